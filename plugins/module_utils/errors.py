@@ -1,0 +1,24 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one error of the collection: a sentence that says what is wrong and what would be right."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+
+class SplitMirrorError(Exception):
+    """A refusal or a failure, told in one clear sentence.
+
+    Packages derive their own errors from it; modules turn every one of them into ``fail_json``.
+
+    :param message: which option, what is wrong, what would be right.
+    :param option: the name of the option at fault, if one is.
+    """
+
+    def __init__(self, message: str, option: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.option = option
