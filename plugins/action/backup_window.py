@@ -1,0 +1,65 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import DEFAULT_STATE_DIR
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel, open_channel
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import LinePeer, WindowFailed, run_window
+
+ARGUMENT_SPEC = {
+    "session": {"type": "str", "required": True},
+    "array": {"type": "str", "required": True},
+    "mounts": {"type": "list", "elements": "path", "required": True},
+    "deadline_s": {"type": "float", "default": 30.0},
+    "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
+    "array_state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
+}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Freeze, split, check and thaw in one task; documented in the module of the same name."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        _validation, args = self.validate_argument_spec(ARGUMENT_SPEC)
+        hostvars = variables["hostvars"]
+        host = variables["inventory_hostname"]
+        if args["deadline_s"] <= 0:
+            raise AnsibleError("deadline_s: a freeze needs a deadline above 0 seconds; 30 is usual.")
+        if self._task.check_mode:
+            result.update(changed=True, msg=f"would freeze {', '.join(args['mounts'])}, split the mirror and thaw")
+            return result
+
+        array_channel = open_channel(args["array"], self._task, self._play_context, hostvars)
+        try:
+            holder = LinePeer(
+                Channel(host, self._connection), _python(hostvars[host]), args["state_dir"], args["session"], "holder"
+            )
+            splitter = LinePeer(
+                array_channel, _python(hostvars[args["array"]]), args["array_state_dir"], args["session"], "splitter"
+            )
+            result.update(changed=True, **run_window(holder, splitter, args["mounts"], args["deadline_s"]))
+        except WindowFailed as exc:
+            result.update(failed=True, changed=exc.split_sent, msg=str(exc), **exc.evidence)
+        finally:
+            array_channel.close()
+        return result
+
+
+def _python(variables: Any) -> str:
+    """The Python of a host, as its modules use it."""
+    named = str(variables.get("ansible_python_interpreter", "auto"))
+    if not named.startswith("auto"):
+        return named
+    facts = variables.get("ansible_facts", {})
+    return str(facts.get("discovered_interpreter_python", "python3"))

@@ -1,0 +1,79 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One file from host to host through the controller, in pieces: no trust between the hosts, no copy held whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os.path
+from dataclasses import dataclass
+from typing import Optional
+
+from ansible.errors import AnsibleError
+
+from .channel import Answer, Channel
+
+#: What the controller holds at once. One command a piece is paid on each side, about 0.1 s over ssh.
+PIECE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Relayed:
+    """A file that arrived: its size in bytes, its SHA-256, and whether it had to be sent."""
+
+    size_bytes: int
+    sha256: str
+    changed: bool
+
+
+def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: bool = False) -> Relayed:
+    """Copy ``src`` on one host to ``dest`` (0600, folder 0700) on another; an equal file is left as it is.
+
+    The file appears under its name only when all of it has arrived and its checksum agrees.
+
+    :param dry_run: only find out whether it would be sent.
+    :raises AnsibleError: when a command fails, or what arrived is not what was sent.
+    """
+    size = int(_must(source, ["stat", "--format=%s", "--", src], f"src: {src} cannot be read").out)
+    sha256 = _sha256(source, src)
+    if sha256 is None:
+        raise AnsibleError(f"{source.host}: src: {src} vanished while it was read.")
+    if sha256 == _sha256(target, dest):
+        return Relayed(size, sha256, changed=False)
+    if dry_run:
+        return Relayed(size, sha256, changed=True)
+
+    part = dest + ".part"
+    cannot = f"dest: {dest} cannot be written"
+    _must(target, ["install", "--directory", "--mode=0700", "--", os.path.dirname(dest)], cannot)
+    _must(target, ["install", "--mode=0600", "--", "/dev/null", part], cannot)
+    digest = hashlib.sha256()
+    for number in range((size + PIECE_BYTES - 1) // PIECE_BYTES):
+        piece = _must(source, _dd(number, f"if={src}", "count=1", skip=True), f"src: {src} cannot be read").out
+        digest.update(piece)
+        _must(target, _dd(number, f"of={part}", "conv=notrunc", skip=False), cannot, stdin=piece)
+    if digest.hexdigest() != sha256 or _sha256(target, part) != sha256:
+        _must(target, ["rm", "--force", "--", part], cannot)
+        raise AnsibleError(f"{target.host}: dest: {dest} did not arrive as {source.host} holds it; run the task again.")
+    _must(target, ["mv", "--no-target-directory", "--", part, dest], cannot)
+    return Relayed(size, sha256, changed=True)
+
+
+def _dd(number: int, file: str, extra: str, skip: bool) -> list[str]:
+    place = "skip" if skip else "seek"
+    return ["dd", file, f"bs={PIECE_BYTES}", f"{place}={number}", extra, "iflag=fullblock", "status=none"]
+
+
+def _sha256(channel: Channel, path: str) -> Optional[str]:
+    """SHA-256 of a file on a host, or None where there is no such file to read."""
+    answer = channel.run(["sha256sum", "--", path])
+    return answer.out.split()[0].decode().lstrip("\\") if answer.code == 0 else None
+
+
+def _must(channel: Channel, argv: list[str], trouble: str, stdin: Optional[bytes] = None) -> Answer:
+    answer = channel.run(argv, stdin)
+    if answer.code:
+        raise AnsibleError(f"{channel.host}: {trouble}: {answer.err.strip() or f'exit code {answer.code}'}")
+    return answer

@@ -1,0 +1,161 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The window: freeze acknowledged, then split sent, split returned, then check and thaw. Nothing else happens in it.
+
+Both processes it talks to are there before it begins, with all their code loaded: the holder on the database host and
+the armed splitter on the array. What proves that the split lay inside the window is the order in which this one
+process saw the answers, never two hosts' clocks.
+"""
+
+from __future__ import annotations
+
+import json
+import os.path
+from typing import Any, Optional
+
+from ansible.errors import AnsibleError
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import CLIENT_SOURCE
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+
+from .channel import Channel
+
+Json = dict[str, Any]
+#: A thaw gets more tries than a freeze: until it is told otherwise, this process is all that stands for it in time.
+THAW_TRIES = 3
+
+
+class WindowFailed(AnsibleError):  # type: ignore[misc]
+    """A window that makes no backup.
+
+    :ivar evidence: what is known of it; :ivar split_sent: whether the array was told to split.
+    """
+
+    def __init__(self, message: str, evidence: Json, split_sent: bool) -> None:
+        super().__init__(message)
+        self.evidence = evidence
+        self.split_sent = split_sent
+
+
+class PeerRefused(AnsibleError):  # type: ignore[misc]
+    """A holder or splitter that could not be reached, or said no. :ivar events: what it told along with it."""
+
+    def __init__(self, message: str, events: list[Json]) -> None:
+        super().__init__(message)
+        self.events = events
+
+
+class LinePeer:
+    """A process of the session on some host: the ``holder`` or the ``splitter``."""
+
+    def __init__(self, channel: Channel, python: str, state_dir: str, session: str, name: str) -> None:
+        self.channel = channel
+        self.name = name
+        self._session = session
+        self._command = [python, "-I", "-S", "-c", CLIENT_SOURCE]
+        self._socket = os.path.join(StateDir(state_dir).session_dir(session), f"{name}.sock")
+
+    def call(self, op: str, **args: Any) -> Json:
+        """Ask it to do ``op``; return its whole answer.
+
+        :raises PeerRefused: it is not there, or it refused.
+        """
+        line = json.dumps({"op": op, "args": args})
+        answer = self.channel.run([*self._command, self._socket, line])
+        try:
+            reply: Json = json.loads(answer.out)
+        except ValueError:
+            reason = answer.err.strip().rpartition("\n")[2] or f"exit code {answer.code}"
+            raise PeerRefused(
+                f"{self.channel.host}: the {self.name} of session {self._session} cannot be asked to {op}: {reason}", []
+            ) from None
+        if not reply["ok"]:
+            raise PeerRefused(f"{self.channel.host}: {reply['error']}", reply.get("events", []))
+        return reply
+
+
+class EventLog:
+    """The events of all hosts in the order in which this process learned of them."""
+
+    def __init__(self) -> None:
+        self.entries: list[Json] = []
+        self._seen = -1
+
+    def note(self, name: str) -> None:
+        """Add an event of this process."""
+        self.entries.append({"seq": len(self.entries), "name": name, "source": "controller"})
+
+    def take(self, events: list[Json]) -> None:
+        """Add what is new among a holder's events."""
+        for event in events:
+            if event["seq"] > self._seen:
+                self._seen = event["seq"]
+                self.entries.append(
+                    {
+                        "seq": len(self.entries),
+                        "name": event["name"],
+                        "source": "holder",
+                        "mono_s": event["mono_s"],
+                    }
+                )
+
+
+def run_window(holder: LinePeer, splitter: LinePeer, mounts: list[str], deadline_s: float) -> Json:
+    """Run the window and return its evidence.
+
+    :returns: ``window`` (events, window_s, split_s, overhead_s, intact), ``check`` (counts) and ``split`` (the
+        splitter's result, with the mirror's devices and instants).
+    :raises WindowFailed: something went wrong; the file systems are thawed, or their guard will do it at the deadline.
+    """
+    log = EventLog()
+    split_sent = False
+    split: Optional[Json] = None
+    try:
+        # Both connections are opened, and both processes seen alive, while nobody waits.
+        splitter.call("ping")
+        log.take(holder.call("ping")["events"])
+        log.take(holder.call("freeze", mounts=mounts, deadline_s=deadline_s)["events"])
+        split_sent = True
+        log.note("split_sent")
+        split = splitter.call("split")["result"]
+        log.note("split_returned")
+        closing = holder.call("check_thaw")
+    except AnsibleError as exc:
+        if isinstance(exc, PeerRefused):
+            log.take(exc.events)
+        thaw_error = _thaw(holder, log)
+        evidence = {"window": {"events": log.entries, "intact": False}, "split": split}
+        message = f"{exc}" if thaw_error is None else f"{exc} The thaw could not be confirmed either: {thaw_error}"
+        raise WindowFailed(message, evidence, split_sent) from exc
+
+    log.take(closing["events"])
+    result: Json = closing["result"]
+    window = {
+        "events": log.entries,
+        "window_s": result["window_s"],
+        "split_s": split["split_s"],
+        "overhead_s": round(result["window_s"] - split["split_s"], 6),
+        "intact": result["intact"],
+    }
+    evidence = {"window": window, "check": result["check"], "split": split}
+    if not (result["intact"] and result["check"]["complete"]):
+        raise WindowFailed(
+            result.get("error") or "The window was broken: something thawed a file system before the check was done.",
+            evidence,
+            split_sent,
+        )
+    return evidence
+
+
+def _thaw(holder: LinePeer, log: EventLog) -> Optional[str]:
+    """Thaw whatever is frozen; return why that could not be confirmed, or None."""
+    reason = None
+    for _attempt in range(THAW_TRIES):
+        try:
+            log.take(holder.call("thaw")["events"])
+            return None
+        except AnsibleError as exc:
+            reason = str(exc)
+    return reason
