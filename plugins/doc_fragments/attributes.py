@@ -1,0 +1,27 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Attributes that every module of the collection has; a module adds C(support) of check_mode and diff_mode."""
+
+    DOCUMENTATION = r"""
+options: {}
+attributes:
+  check_mode:
+    description: Can run in C(check_mode) and return changed status prediction without modifying target.
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
+  action_group:
+    description: Use C(group/splitmirror.backup.backup) in C(module_defaults) to set defaults for this module.
+    support: full
+    membership:
+      - splitmirror.backup.backup
+  platform:
+    description: Target operating system.
+    support: full
+    platforms: linux
+"""

@@ -1,0 +1,44 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Options that name the mirror set of a database host."""
+
+    DOCUMENTATION = r"""
+options:
+  provider:
+    description:
+      - The provider of the mirrors, that is the kind of the array.
+      - V(image) is an array whose LUNs are image files on a file system with reflinks (XFS, Btrfs), as on a hypervisor.
+    type: str
+    required: true
+  pairs:
+    description:
+      - The mirror set of one database host. Its pairs are split as one.
+      - The same list serves on all hosts; each host uses the keys that concern it.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: The name of the pair; it is how all hosts call this LUN.
+        type: str
+        required: true
+      device:
+        description: The block device of the primary on the database host.
+        type: path
+      serial:
+        description: The serial number or WWN of the primary as the database host sees it; it guards against a wrong device.
+        type: str
+      primary:
+        description: The primary as the array calls it. For O(provider=image) the path of its image file.
+        type: str
+      mirror:
+        description:
+          - The mirror as the array calls it. For O(provider=image) the path of the image file that the split makes.
+        type: str
+"""
