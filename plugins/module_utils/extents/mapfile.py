@@ -1,0 +1,482 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The extent map of one session: a SQLite file that says what every file is and where its bytes lie.
+
+The database host makes it and the media server reads a copy. All sizes and offsets are bytes; ``physical`` counts
+from the start of the LUN. The map holds readable data only: holes and unwritten extents have no row and read as zeros.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Optional
+
+from ..errors import SplitMirrorError
+
+FORMAT_VERSION = "1"
+
+#: What ``FileEntry.source`` says of where a file's data come from.
+SOURCE_NONE = "none"
+SOURCE_DEVICE = "device"
+SOURCE_CONTENT = "content"
+SOURCE_MOUNT = "mount"
+SOURCE_SKIP = "skip"
+
+_SCHEMA = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE luns(id INTEGER PRIMARY KEY, name TEXT UNIQUE, serial TEXT, wwn TEXT, size_bytes INTEGER);
+CREATE TABLE filesystems(id INTEGER PRIMARY KEY, mount_point BLOB, fs_type TEXT, fs_uuid TEXT, block_bytes INTEGER,
+  dev INTEGER, lun INTEGER, lun_offset_bytes INTEGER, root BLOB);
+CREATE TABLE segments(fs INTEGER, device_offset INTEGER, lun INTEGER, lun_offset INTEGER, length INTEGER,
+  PRIMARY KEY(fs, device_offset)) WITHOUT ROWID;
+CREATE TABLE files(id INTEGER PRIMARY KEY, sort_key BLOB UNIQUE NOT NULL, path BLOB, kind TEXT, fs INTEGER,
+  inode INTEGER, dev INTEGER, nlink INTEGER, mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER, mtime_ns INTEGER,
+  rdev_major INTEGER, rdev_minor INTEGER, target BLOB, xattrs BLOB, source TEXT, content BLOB, reason TEXT);
+CREATE TABLE extents(file INTEGER, logical INTEGER, lun INTEGER, physical INTEGER, length INTEGER, flags INTEGER,
+  PRIMARY KEY(file, logical)) WITHOUT ROWID;
+CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE groups(id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE changes(path BLOB, layer TEXT, what TEXT);
+"""
+
+_FILE_COLUMNS = (
+    "path, kind, fs, inode, dev, nlink, mode, uid, gid, size, mtime_ns, rdev_major, rdev_minor, target, xattrs, "
+    "source, content, reason"
+)
+_FILE_FIELDS = 18
+_INSERT_FILE = f"INSERT INTO files(id, sort_key, {_FILE_COLUMNS}) VALUES({', '.join('?' * (_FILE_FIELDS + 2))})"
+_INSERT_EXTENT = "INSERT INTO extents VALUES(?, ?, ?, ?, ?, ?)"
+_SELECT_FILE = f"SELECT id, {_FILE_COLUMNS} FROM files"  # noqa: S608
+_SELECT_ALL = (
+    "SELECT f.id, f." + _FILE_COLUMNS.replace(", ", ", f.") + ", e.logical, e.lun, e.physical, e.length, e.flags "
+    "FROM files f LEFT JOIN extents e ON e.file = f.id WHERE f.sort_key >= ? ORDER BY f.sort_key, e.logical"
+)
+_BATCH_ROWS = 4000
+_XATTR = struct.Struct("<HI")
+
+
+class MapError(SplitMirrorError):
+    """A map that cannot be made, read or used for this session."""
+
+
+class FileEntry(NamedTuple):
+    """One file as it was at the freeze.
+
+    ``path`` is absolute on the database host. ``kind`` is f, d, l, c, b, p or s (file, folder, symbolic link,
+    character device, block device, fifo, socket). ``xattrs`` is None or what pack_xattrs made. ``source`` says where
+    the data come from: ``none`` (there are none), ``device`` (the extents), ``content`` (inline data, in ``content``),
+    ``mount`` (only readable through the mounted mirror, ``reason`` says why), ``skip`` (not in the archive).
+    """
+
+    path: bytes
+    kind: str
+    fs: int = 0
+    inode: int = 0
+    dev: int = 0
+    nlink: int = 1
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    rdev_major: int = 0
+    rdev_minor: int = 0
+    target: Optional[bytes] = None
+    xattrs: Optional[bytes] = None
+    source: str = SOURCE_NONE
+    content: Optional[bytes] = None
+    reason: Optional[str] = None
+
+
+class ExtentRow(NamedTuple):
+    """``length`` bytes of a file from ``logical`` on lie on LUN ``lun`` (its id) from ``physical`` on; all bytes."""
+
+    logical: int
+    lun: int
+    physical: int
+    length: int
+    flags: int = 0
+
+
+class Lun(NamedTuple):
+    """One LUN of the mirror set; ``name`` is the name of its pair."""
+
+    id: int
+    name: str
+    serial: Optional[str]
+    wwn: Optional[str]
+    size_bytes: int
+
+
+class FileSystem(NamedTuple):
+    """A mounted file system; ``root`` is the folder inside it that is mounted (``/`` unless it is a bind mount)."""
+
+    id: int
+    mount_point: bytes
+    fs_type: str
+    fs_uuid: str
+    block_bytes: int
+    dev: int
+    lun: int
+    lun_offset_bytes: int
+    root: bytes
+
+
+class SegmentRow(NamedTuple):
+    """``length`` bytes from ``device_offset`` of a file system's device lie on a LUN (its id) from ``lun_offset``."""
+
+    device_offset: int
+    lun: int
+    lun_offset: int
+    length: int
+
+
+class MapCounts(NamedTuple):
+    """What a map holds: all entries, regular files among them, their sizes in bytes, extents, fallbacks."""
+
+    entries: int
+    files: int
+    bytes: int
+    extents: int
+    fallback: int
+
+
+Mapped = tuple[FileEntry, list[ExtentRow]]
+
+
+def sort_key(path: bytes) -> bytes:
+    """The key whose byte order is the logical order: by path component, a folder before what is in it."""
+    return path[1:].replace(b"/", b"\0")
+
+
+def pack_xattrs(xattrs: Mapping[bytes, bytes]) -> Optional[bytes]:
+    """Pack extended attributes into one blob, None when there are none; the order given does not matter."""
+    if not xattrs:
+        return None
+    return b"".join(_XATTR.pack(len(name), len(xattrs[name])) + name + xattrs[name] for name in sorted(xattrs))
+
+
+def unpack_xattrs(blob: Optional[bytes]) -> dict[bytes, bytes]:
+    """The inverse of pack_xattrs. :raises MapError: when the blob is damaged."""
+    found: dict[bytes, bytes] = {}
+    place = 0
+    blob = blob or b""
+    while place < len(blob):
+        try:
+            name_length, value_length = _XATTR.unpack_from(blob, place)
+        except struct.error as exc:
+            raise MapError("map: an extended attribute in it is cut short; the map is damaged, map again.") from exc
+        value_at = place + _XATTR.size + name_length
+        place = value_at + value_length
+        if place > len(blob):
+            raise MapError("map: an extended attribute in it is cut short; the map is damaged, map again.")
+        found[blob[value_at - name_length : value_at]] = blob[value_at:place]
+    return found
+
+
+class MapFile:
+    """One open map file. Use it as a context manager: leaving it without an error writes what is pending.
+
+    One thread at a time may use it.
+    """
+
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+        """Not for callers: use create or open."""
+        self.path = path
+        self._db = connection
+        self._files: list[tuple[object, ...]] = []
+        self._extents: list[tuple[int, ...]] = []
+        self._next_id = 1 + int(self._one("SELECT coalesce(max(id), 0) FROM files") or 0)
+
+    # -- open and close ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: str, session: str, host: str) -> MapFile:
+        """Make an empty map (0600), in place of an older one of the same path.
+
+        :raises MapError: when the file cannot be made.
+        """
+        try:
+            if os.path.lexists(path):
+                os.unlink(path)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as exc:
+            raise MapError(f"map: {path} cannot be made ({exc}); state_dir must be a writable folder.") from exc
+        # A map that was not closed properly is thrown away, so nothing is paid for crash safety while building.
+        for pragma in ("page_size=8192", "journal_mode=OFF", "synchronous=OFF", "cache_size=-16384"):
+            db.execute(f"PRAGMA {pragma}")
+        db.executescript(_SCHEMA)
+        db.execute("BEGIN")
+        made = cls(path, db)
+        for key, value in (("format_version", FORMAT_VERSION), ("session", session), ("host", host)):
+            made.set_meta(key, value)
+        return made
+
+    @classmethod
+    def open(cls, path: str, session: Optional[str] = None, read_only: bool = False) -> MapFile:
+        """Open a map that was made before.
+
+        :param session: the session it must belong to, None for any.
+        :raises MapError: when it is missing, damaged, of another format, or the map of another session.
+        """
+        mode = "ro" if read_only else "rw"
+        uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}"
+        try:
+            db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            db.execute("PRAGMA cache_size=-16384")
+            if not read_only:
+                db.execute("PRAGMA journal_mode=MEMORY")
+                db.execute("PRAGMA synchronous=OFF")
+            meta = dict(db.execute("SELECT key, value FROM meta"))
+        except sqlite3.Error as exc:
+            raise MapError(f"map: {path} is no extent map that can be read ({exc}); map the session first.") from exc
+        if meta.get("format_version") != FORMAT_VERSION:
+            db.close()
+            raise MapError(
+                f"map: {path} has format {meta.get('format_version')}, this version reads {FORMAT_VERSION}; map again."
+            )
+        if session is not None and meta.get("session") != session:
+            db.close()
+            raise MapError(
+                f"session: {path} is the map of another session ({meta.get('session')}, not {session}); "
+                "map this session first.",
+                option="session",
+            )
+        if not read_only:
+            db.execute("BEGIN")
+        return cls(path, db)
+
+    def __enter__(self) -> MapFile:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._db.close()
+
+    def close(self) -> None:
+        """Write what is pending and close the file."""
+        self._flush()
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+        self._db.close()
+
+    def commit(self) -> None:
+        """Write what is pending, so that another process that opens the file sees it."""
+        self._flush()
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+            self._db.execute("BEGIN")
+
+    # -- the head ------------------------------------------------------------------------------------------------
+
+    def meta(self, key: str) -> Optional[str]:
+        """A value of the head (``session``, ``host``, ``state``, ``tracker``, ``scopes``, …), None when not set."""
+        value = self._one("SELECT value FROM meta WHERE key = ?", key)
+        return None if value is None else str(value)
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Set a value of the head."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+
+    def set_state(self, state: str) -> None:
+        """Set the state: ``mapped``, then ``checked``."""
+        self.set_meta("state", state)
+
+    def add_lun(self, name: str, size_bytes: int, serial: Optional[str] = None, wwn: Optional[str] = None) -> int:
+        """Add a LUN and return its id."""
+        cursor = self._db.execute(
+            "INSERT INTO luns(name, serial, wwn, size_bytes) VALUES(?, ?, ?, ?)", (name, serial, wwn, size_bytes)
+        )
+        return int(cursor.lastrowid or 0)
+
+    def luns(self) -> list[Lun]:
+        """All LUNs, in the order they were added."""
+        return [Lun(*row) for row in self._db.execute("SELECT id, name, serial, wwn, size_bytes FROM luns ORDER BY id")]
+
+    def add_filesystem(
+        self,
+        *,
+        mount_point: bytes,
+        fs_type: str,
+        fs_uuid: str,
+        block_bytes: int,
+        dev: int,
+        segments: Sequence[SegmentRow],
+        root: bytes = b"/",
+    ) -> int:
+        """Add a file system and where its device lies on the LUNs, and return its id."""
+        cursor = self._db.execute(
+            "INSERT INTO filesystems(mount_point, fs_type, fs_uuid, block_bytes, dev, lun, lun_offset_bytes, root) "
+            "VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+            (mount_point, fs_type, fs_uuid, block_bytes, dev, segments[0].lun, segments[0].lun_offset, root),
+        )
+        number = int(cursor.lastrowid or 0)
+        self._db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?, ?)", [(number, *row) for row in segments])
+        return number
+
+    def filesystems(self) -> list[FileSystem]:
+        """All file systems, in the order they were added."""
+        return [
+            FileSystem(*row)
+            for row in self._db.execute(
+                "SELECT id, mount_point, fs_type, fs_uuid, block_bytes, dev, lun, lun_offset_bytes, root "
+                "FROM filesystems ORDER BY id"
+            )
+        ]
+
+    def segments(self, fs: int) -> list[SegmentRow]:
+        """Where the device of a file system lies on the LUNs, by ascending device offset."""
+        query = "SELECT device_offset, lun, lun_offset, length FROM segments WHERE fs = ? ORDER BY device_offset"
+        return [SegmentRow(*row) for row in self._db.execute(query, (fs,))]
+
+    def set_owners(self, users: Mapping[int, str], groups: Mapping[int, str]) -> None:
+        """Record the names of users and groups, as the database host knows them."""
+        self._db.executemany("INSERT OR REPLACE INTO users VALUES(?, ?)", users.items())
+        self._db.executemany("INSERT OR REPLACE INTO groups VALUES(?, ?)", groups.items())
+
+    def users(self) -> dict[int, str]:
+        """Names of users by uid."""
+        return dict(self._db.execute("SELECT id, name FROM users"))
+
+    def groups(self) -> dict[int, str]:
+        """Names of groups by gid."""
+        return dict(self._db.execute("SELECT id, name FROM groups"))
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def add_new(self, entry: FileEntry, extents: Iterable[ExtentRow]) -> None:
+        """Add a file whose path is not in the map yet; the quick way for building one.
+
+        :raises MapError: (perhaps not before the next batch is written) when a path comes twice.
+        """
+        number = self._next_id
+        self._next_id = number + 1
+        self._files.append((number, sort_key(entry[0]), *entry))
+        for row in extents:
+            self._extents.append((number, *row))
+        if len(self._files) + len(self._extents) >= _BATCH_ROWS:
+            self._flush()
+
+    def put_file(self, entry: FileEntry, extents: Iterable[ExtentRow]) -> None:
+        """Put a file into the map, in place of what is known of that path."""
+        self._flush()
+        key = sort_key(entry.path)
+        old = self._one("SELECT id FROM files WHERE sort_key = ?", key)
+        if old is not None:
+            self._db.execute("DELETE FROM extents WHERE file = ?", (old,))
+            self._db.execute("DELETE FROM files WHERE id = ?", (old,))
+        self.add_new(entry, extents)
+        self._flush()
+
+    def remove_tree(self, path: bytes) -> list[bytes]:
+        """Take a path and everything below it out of the map; return the paths taken out, in logical order."""
+        self._flush()
+        key = sort_key(path)
+        gone = self._db.execute(
+            "SELECT id, path FROM files WHERE sort_key = ? OR (sort_key >= ? AND sort_key < ?) ORDER BY sort_key",
+            (key, key + b"\0" if key else b"", key + b"\1" if key else b"\xff" * 256),
+        ).fetchall()
+        self._db.executemany("DELETE FROM extents WHERE file = ?", [(row[0],) for row in gone])
+        self._db.executemany("DELETE FROM files WHERE id = ?", [(row[0],) for row in gone])
+        return [row[1] for row in gone]
+
+    def get(self, path: bytes) -> Optional[Mapped]:
+        """A file and its extents, None when the path is not in the map."""
+        self._flush()
+        return self._load(f"{_SELECT_FILE} WHERE sort_key = ?", sort_key(path))
+
+    def paths_of_inodes(self, dev: int, inodes: Iterable[int]) -> list[bytes]:
+        """All paths in the map with one of these inode numbers on the device number ``dev``."""
+        self._flush()
+        query = "SELECT path FROM files WHERE inode = ? AND dev = ?"
+        return [row[0] for inode in inodes for row in self._db.execute(query, (inode, dev))]
+
+    def index_inodes(self) -> None:
+        """Make the index behind paths_of_inodes; done once, when all files are in."""
+        self._flush()
+        self._db.execute("CREATE INDEX IF NOT EXISTS files_inode ON files(inode)")
+
+    def entries(self, first: bytes = b"/") -> Iterator[Mapped]:
+        """All files in logical order, each with its extents by ascending offset; only one is held in memory.
+
+        :param first: a path to begin with (it need not be in the map).
+        """
+        self._flush()
+        entry: Optional[FileEntry] = None
+        extents: list[ExtentRow] = []
+        current = 0
+        for row in self._db.execute(_SELECT_ALL, (sort_key(first),)):
+            if row[0] != current:
+                if entry is not None:
+                    yield entry, extents
+                current = row[0]
+                entry = FileEntry._make(row[1 : _FILE_FIELDS + 1])
+                extents = []
+            if row[_FILE_FIELDS + 1] is not None:
+                extents.append(ExtentRow._make(row[_FILE_FIELDS + 1 :]))
+        if entry is not None:
+            yield entry, extents
+
+    def counts(self) -> MapCounts:
+        """Count what the map holds; reads all of it."""
+        self._flush()
+        entries, files, size, fallback = self._db.execute(
+            "SELECT count(*), total(kind = 'f'), total(CASE kind WHEN 'f' THEN size END), total(source = 'mount') "
+            "FROM files"
+        ).fetchone()
+        extents = self._one("SELECT count(*) FROM extents")
+        return MapCounts(entries, int(files), int(size), int(extents or 0), int(fallback))
+
+    # -- what the check and the proof changed ----------------------------------------------------------------------
+
+    def add_changes(self, layer: str, changes: Iterable[tuple[bytes, str]]) -> None:
+        """Record (path, what) of ``layer`` ``window`` or ``proof``; what: added, removed, remapped or attributes."""
+        self._db.executemany(
+            "INSERT INTO changes(path, layer, what) VALUES(?, ?, ?)", ((path, layer, what) for path, what in changes)
+        )
+
+    def changes(self, layer: str) -> list[tuple[bytes, str]]:
+        """(path, what) of one layer, in logical order of the paths."""
+        rows = self._db.execute("SELECT path, what FROM changes WHERE layer = ?", (layer,)).fetchall()
+        return sorted(rows, key=lambda row: sort_key(row[0]))
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _load(self, query: str, value: object) -> Optional[Mapped]:
+        row = self._db.execute(query, (value,)).fetchone()
+        if row is None:
+            return None
+        rows = self._db.execute(
+            "SELECT logical, lun, physical, length, flags FROM extents WHERE file = ? ORDER BY logical", (row[0],)
+        )
+        return FileEntry._make(row[1:]), [ExtentRow._make(extent) for extent in rows]
+
+    def _one(self, query: str, *values: object) -> Any:
+        row = self._db.execute(query, values).fetchone()
+        return None if row is None else row[0]
+
+    def _flush(self) -> None:
+        if not self._files:
+            return
+        files, self._files = self._files, []
+        extents, self._extents = self._extents, []
+        try:
+            self._db.executemany(_INSERT_FILE, files)
+            self._db.executemany(_INSERT_EXTENT, extents)
+        except sqlite3.IntegrityError as exc:
+            raise MapError("map: a path was to be added twice; put each path into one scope only.") from exc
+        except sqlite3.Error as exc:
+            raise MapError(f"map: {self.path} cannot be written ({exc}); state_dir needs room.") from exc

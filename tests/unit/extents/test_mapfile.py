@@ -1,0 +1,139 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The map file: what goes in comes out, in logical order, and a wrong file is refused."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
+    ExtentRow,
+    FileEntry,
+    MapError,
+    MapFile,
+    SegmentRow,
+    pack_xattrs,
+    sort_key,
+    unpack_xattrs,
+)
+
+NAMES = st.binary(min_size=1, max_size=6).filter(lambda name: b"/" not in name and b"\0" not in name)
+PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda parts: b"/" + b"/".join(parts))
+EXTENTS = st.lists(st.integers(1, 9), max_size=4).map(
+    lambda sizes: [ExtentRow(sum(sizes[:n]) * 4096, 1, n << 20, size * 4096, n) for n, size in enumerate(sizes)]
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(files=st.dictionaries(PATHS, EXTENTS, max_size=12), removed=PATHS)
+def test_a_map_gives_back_what_was_put_in_in_logical_order(files: dict[bytes, list[ExtentRow]], removed: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/map ?#%.sqlite"
+        with MapFile.create(path, "s1", "host") as made:
+            for number, (name, extents) in enumerate(files.items()):
+                entry = FileEntry(name, "f", size=number, target=b"\n", xattrs=b"x", source="device", reason="r")
+                (made.add_new if number % 2 else made.put_file)(entry, extents)
+        with MapFile.open(path, "s1") as opened:
+            stored = {entry.path: extents for entry, extents in opened.entries()}
+            assert stored == files
+            assert list(stored) == sorted(files, key=lambda name: name.split(b"/"))
+            gone = opened.remove_tree(removed)
+            below = [name for name in files if name == removed or name.startswith(removed + b"/")]
+            assert gone == sorted(below, key=sort_key)
+            assert {entry.path for entry, extents in opened.entries()} == set(files) - set(below)
+            assert opened.counts().extents == sum(len(files[name]) for name in set(files) - set(below))
+
+
+@given(st.dictionaries(st.binary(min_size=1, max_size=300), st.binary(max_size=300), max_size=5))
+def test_xattrs_survive_packing(xattrs: dict[bytes, bytes]) -> None:
+    assert unpack_xattrs(pack_xattrs(xattrs)) == xattrs
+
+
+def test_damaged_xattrs_are_refused() -> None:
+    blob = pack_xattrs({b"user.a": b"value"})
+    assert blob is not None
+    for cut in (3, len(blob) - 1):
+        with pytest.raises(MapError, match="cut short"):
+            unpack_xattrs(blob[:cut])
+
+
+def test_put_file_replaces_and_get_finds(tmp_path: Path) -> None:
+    with MapFile.create(str(tmp_path / "map"), "s1", "host") as made:
+        made.put_file(
+            FileEntry(b"/a", "f", inode=7, dev=1, size=5), [ExtentRow(0, 1, 0, 4096), ExtentRow(8192, 1, 1, 9)]
+        )
+        made.put_file(FileEntry(b"/a", "f", inode=7, dev=1, size=6), [ExtentRow(0, 1, 4096, 4096)])
+        made.add_new(FileEntry(b"/b", "f", inode=7, dev=1), [])
+        made.index_inodes()
+        assert made.get(b"/a") == (FileEntry(b"/a", "f", inode=7, dev=1, size=6), [ExtentRow(0, 1, 4096, 4096)])
+        assert made.get(b"/c") is None
+        assert made.paths_of_inodes(1, [7, 8]) == [b"/a", b"/b"]
+        assert [entry.path for entry, extents in made.entries(b"/b")] == [b"/b"]
+
+
+def test_a_path_added_twice_is_refused(tmp_path: Path) -> None:
+    made = MapFile.create(str(tmp_path / "map"), "s1", "host")
+    made.add_new(FileEntry(b"/a", "f"), [])
+    made.add_new(FileEntry(b"/a", "f"), [])
+    with pytest.raises(MapError, match="twice"):
+        made.close()
+
+
+def test_the_head_tells_luns_file_systems_owners_and_changes(tmp_path: Path) -> None:
+    path = tmp_path / "map"
+    with MapFile.create(str(path), "s1", "db.example") as made:
+        lun = made.add_lun("data", 1 << 30, "serial-1")
+        segments = [SegmentRow(0, lun, 1 << 20, 1 << 24), SegmentRow(1 << 24, lun, 1 << 26, 1 << 24)]
+        fs = made.add_filesystem(
+            mount_point=b"/m\xff", fs_type="xfs", fs_uuid="u-1", block_bytes=4096, dev=66, segments=segments
+        )
+        made.set_owners({0: "root"}, {0: "root", 5: "tty"})
+        made.add_changes("window", [(b"/b", "added"), (b"/a/b", "removed")])
+        made.set_state("mapped")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with MapFile.open(str(path), read_only=True) as opened:
+        assert (opened.meta("host"), opened.meta("state"), opened.meta("tracker")) == ("db.example", "mapped", None)
+        assert [(row.name, row.serial, row.size_bytes) for row in opened.luns()] == [("data", "serial-1", 1 << 30)]
+        (row,) = opened.filesystems()
+        assert (row.mount_point, row.lun_offset_bytes, row.root) == (b"/m\xff", 1 << 20, b"/")
+        assert opened.segments(fs) == segments
+        assert (opened.users(), opened.groups()) == ({0: "root"}, {0: "root", 5: "tty"})
+        assert opened.changes("window") == [(b"/a/b", "removed"), (b"/b", "added")]
+        assert opened.changes("proof") == []
+
+
+def test_a_map_of_another_session_is_refused(tmp_path: Path) -> None:
+    MapFile.create(str(tmp_path / "map"), "s1", "host").close()
+    with pytest.raises(MapError, match="another session") as error:
+        MapFile.open(str(tmp_path / "map"), "s2")
+    assert error.value.option == "session"
+
+
+def test_what_is_no_map_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database at all, just some text that is long enough to be read as one\n" * 99)
+    sqlite3.connect(tmp_path / "other").execute("CREATE TABLE t(x)")
+    for name in ("missing", "text", "other"):
+        with pytest.raises(MapError, match="no extent map"):
+            MapFile.open(str(tmp_path / name), "s1")
+    with MapFile.create(str(tmp_path / "map"), "s1", "host") as made:
+        made.set_meta("format_version", "99")
+    with pytest.raises(MapError, match="format 99"):
+        MapFile.open(str(tmp_path / "map"), "s1")
+
+
+def test_logical_order_needs_no_sorting_in_memory(tmp_path: Path) -> None:
+    made = MapFile.create(str(tmp_path / "map"), "s1", "host")
+    plan = made._db.execute(
+        "EXPLAIN QUERY PLAN SELECT * FROM files f LEFT JOIN extents e ON e.file = f.id "
+        "WHERE f.sort_key >= x'00' ORDER BY f.sort_key, e.logical"
+    )
+    assert not [row for row in plan if "TEMP B-TREE" in row[3]]
