@@ -1,0 +1,134 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What goes into the archive pipeline and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, Callable, NamedTuple, Optional, Protocol
+
+from ..errors import SplitMirrorError
+from ..extents.mapfile import FileEntry
+
+#: A tar archive is a row of blocks of this size.
+BLOCK_BYTES = 512
+
+
+class ArchiveError(SplitMirrorError):
+    """An archive that cannot be written, or that cannot be read as one."""
+
+
+class MemberRecord(NamedTuple):
+    """One member as it stands in the archive.
+
+    :param path: its name: the path on the database host without the leading slash.
+    :param kind: f, d, l, c, b, p as in the map, or h for a hard link to a member before it.
+    :param size: logical size in bytes of a file's content; 0 for everything else.
+    :param offset_bytes: where its first header (the pax header, if it has one) begins in the archive.
+    :param header_bytes: length of all its headers; the map of a sparse file and the data follow them.
+    :param sha256: hex digest of the logical content of a file, holes read as zeros; None for everything else.
+    :param linkname: target of a symbolic link as it is, or the name of the member that a hard link points to.
+    """
+
+    path: bytes
+    kind: str
+    size: int
+    offset_bytes: int
+    header_bytes: int
+    sha256: Optional[str]
+    mtime_ns: int
+    mode: int
+    uid: int
+    gid: int
+    linkname: Optional[bytes]
+
+
+class RecordSink(Protocol):
+    """Where the archive goes, record by record."""
+
+    def write_record(self, record: memoryview, /) -> None:
+        """Take one record, exactly ``record_bytes`` long; the memory is reused after the return.
+
+        It is called from a thread of the pipeline, one call at a time, in order. What it raises ends the
+        archive and comes out of write_archive unchanged.
+        """
+
+
+#: Gets every member, in order, in the thread that called write_archive, when its checksum is known.
+MemberSink = Callable[[MemberRecord], None]
+#: Opens a file that cannot be read by its extents, through the mirror mounted read-only.
+Fallback = Callable[[FileEntry], BinaryIO]
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Names of the database host's users and groups by their numbers; a number without a name is fine."""
+
+    users: Mapping[int, str] = field(default_factory=dict)
+    groups: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WriterOptions:
+    """How the pipeline works.
+
+    :param record_bytes: size of a record; a multiple of 512.
+    :param readers: threads that read from the mirror.
+    :param window_bytes: memory for data in flight; in it, reads go in physical order. More of it makes scattered
+        layouts faster.
+    :param gap_bytes: neighbouring extents are read in one go when at most this much lies between them: bandwidth
+        divided by operations a second of the mirror (32 KiB on flash, about 1 MiB on a hard disk).
+    """
+
+    record_bytes: int = 1 << 20
+    readers: int = 8
+    window_bytes: int = 256 << 20
+    gap_bytes: int = 32 << 10
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work. :raises ArchiveError: an option is out of its range."""
+        if self.record_bytes < BLOCK_BYTES or self.record_bytes % BLOCK_BYTES:
+            raise ArchiveError(
+                f"record_bytes: {self.record_bytes} is no multiple of {BLOCK_BYTES}; take 1048576, or what the drive "
+                "takes at most.",
+                option="record_bytes",
+            )
+        if self.window_bytes < 4 * self.record_bytes:
+            raise ArchiveError(
+                f"window_bytes: {self.window_bytes} is less than four records of {self.record_bytes}; give more.",
+                option="window_bytes",
+            )
+        if not 1 <= self.readers <= 64:
+            raise ArchiveError(f"readers: {self.readers} must be from 1 to 64.", option="readers")
+        if self.gap_bytes < 0:
+            raise ArchiveError(f"gap_bytes: {self.gap_bytes} must be 0 or more.", option="gap_bytes")
+
+
+@dataclass(frozen=True)
+class ArchiveResult:
+    """What was written.
+
+    :param members: all members, the index included.
+    :param files: regular files among them that came from the map.
+    :param bytes_data: their logical sizes added up.
+    :param bytes_archive: length of the archive, a multiple of the record size.
+    :param records: how many records that is.
+    :param sha256: hex digest of the archive's bytes, from the first to the last record.
+    :param fallback: files that were read through the mount.
+    :param inline: files whose content came out of the map.
+    :param skipped: entries of the map that a tar cannot hold (sockets).
+    """
+
+    members: int
+    files: int
+    bytes_data: int
+    bytes_archive: int
+    records: int
+    sha256: str
+    fallback: int
+    inline: int
+    skipped: int
