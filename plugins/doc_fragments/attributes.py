@@ -14,7 +14,7 @@ attributes:
   check_mode:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
+    description: Returns in diff mode what has changed, or in C(check_mode) what would change.
   action_group:
     description: Use C(group/splitmirror.backup.backup) in C(module_defaults) to set defaults for this module.
     support: full

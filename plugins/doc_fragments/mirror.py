@@ -32,7 +32,7 @@ options:
         description: The block device of the primary on the database host.
         type: path
       serial:
-        description: The serial number or WWN of the primary as the database host sees it; it guards against a wrong device.
+        description: Serial number or WWN of the primary as the database host sees it. It guards against a wrong device.
         type: str
       primary:
         description: The primary as the array calls it. For O(provider=image) the path of its image file.
