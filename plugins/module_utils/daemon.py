@@ -121,7 +121,7 @@ def _become_daemon(folder: str, name: str, run: Callable[[Ready], None], pipe: i
         code = 0
     except BaseException as exc:
         traceback.print_exc()
-        message = exc.message if isinstance(exc, SplitMirrorError) else f"{type(exc).__name__}: {exc}"
+        message = exc.message if isinstance(exc, SplitMirrorError) else f"{name}: {type(exc).__name__}: {exc}"
         with contextlib.suppress(OSError):  # it was ready: nobody listens any more
             os.write(pipe, b"-" + message.encode())
     finally:
@@ -172,8 +172,8 @@ def _wait_ready(folder: str, name: str, pipe: int, timeout_s: float) -> DaemonRe
             raise DaemonError(f"{name}: the process was not ready within {timeout_s:g} s; see {folder}/{name}.log.")
         part = os.read(pipe, 4096)
         if not part:
-            reason = told[1:].decode(errors="replace") or f"it ended at once, see {folder}/{name}.log."
-            raise DaemonError(f"{name}: the process did not start: {reason}")
+            reason = told[1:].decode(errors="replace")
+            raise DaemonError(reason or f"{name}: the process ended at once; see {folder}/{name}.log.")
         told += part
     record = read_record(folder, name)
     if record is None:

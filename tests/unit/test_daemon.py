@@ -92,7 +92,7 @@ def test_an_error_before_it_is_ready_is_told(tmp_path: Path) -> None:
     def refuse(ready: Ready) -> None:
         raise SplitMirrorError("mounts: / cannot be frozen.")
 
-    with pytest.raises(DaemonError, match=r"did not start: mounts: / cannot be frozen\."):
+    with pytest.raises(DaemonError, match=r"^mounts: / cannot be frozen\.$"):
         daemonize(str(tmp_path), "sm-refuse", refuse)
 
 
