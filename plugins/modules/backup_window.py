@@ -1,0 +1,103 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_window
+short_description: Freeze, split the mirror, check the map and thaw, in one task
+version_added: 0.1.0
+author:
+  - splitmirror.backup contributors (@splitmirror)
+description:
+  - Drives two hosts in one task. The host of the task is the database host; O(array) is reached over its own connection.
+  - The holder of the session freezes the file systems (and the databases that can only freeze), the armed splitter on
+    the array splits the mirror, the holder maps again what changed, and thaws. Nothing else happens in between.
+  - One task, because between two tasks the default strategy waits for the slowest host of the play, and that wait would
+    be spent frozen.
+  - Before it, M(splitmirror.backup.extent_map) has mapped the files and M(splitmirror.backup.mirror_split) has armed
+    the split, so that all code is loaded and all slow work is done.
+  - If anything fails, the file systems are thawed at once; if the controller itself vanishes, their guard thaws them at
+    the deadline.
+options:
+  array:
+    description: Inventory name of the array.
+    type: str
+    required: true
+  mounts:
+    description: Mount points to freeze. Nested ones are frozen inner last and thawed in reverse.
+    type: list
+    elements: path
+    required: true
+  deadline_s:
+    description: Seconds after which everything is thawed whatever happens. The window is broken then.
+    type: float
+    default: 30
+  array_state_dir:
+    description: The state folder of the array, the same that M(splitmirror.backup.mirror_split) was given.
+    type: path
+    default: /var/lib/splitmirror
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.session
+attributes:
+  check_mode:
+    support: full
+    details: Tells what would be frozen; nothing is.
+  diff_mode:
+    support: none
+seealso:
+  - module: splitmirror.backup.write_freeze
+  - module: splitmirror.backup.mirror_split
+  - module: splitmirror.backup.extent_map
+"""
+
+EXAMPLES = r"""
+- name: Freeze, split, check, thaw
+  splitmirror.backup.backup_window:
+    session: "{{ session }}"
+    array: array1
+    mounts: [/var/lib/postgresql]
+    deadline_s: 20
+  register: window
+
+- name: Tell how long writes stood still
+  ansible.builtin.debug:
+    msg: "{{ (window.window.window_s * 1000) | round }} ms, of which {{ window.window.split_s * 1000 }} were the split"
+"""
+
+RETURN = r"""
+window:
+  description: What proves that the split lay inside the freeze.
+  returned: always, except in check mode
+  type: dict
+  contains:
+    events:
+      description: >-
+        What happened in the order in which the controller learned of it: C(freeze_acknowledged), C(split_sent),
+        C(split_returned), C(check_done), C(thaw_sent) and others. Clocks of different hosts are never compared.
+      type: list
+      elements: dict
+    window_s:
+      description: Seconds from the freeze until the thaw, by the database host's monotonic clock.
+      type: float
+    split_s:
+      description: Seconds that the array took to split, by the array's monotonic clock.
+      type: float
+    overhead_s:
+      description: What the window took beyond the array's own split.
+      type: float
+    intact:
+      description: Whether everything stayed frozen until the thaw of this window.
+      type: bool
+check:
+  description: What the check of the map found while everything was frozen.
+  returned: when the mirror was split
+  type: dict
+split:
+  description: What the array returned of the split.
+  returned: when the mirror was split
+  type: dict
+"""

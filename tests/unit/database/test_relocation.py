@@ -1,0 +1,82 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.relocation import (
+    Move,
+    RelocationError,
+    find_data_directories,
+    relocate,
+)
+
+
+def restored(target: Path, space: str = "srv/space one") -> Path:
+    """What tar makes of a data directory with one tablespace and WAL elsewhere."""
+    data = target / "var/lib/pg"
+    (data / "global").mkdir(parents=True)
+    (data / "PG_VERSION").write_text("15\n")
+    (data / "pg_tblspc").mkdir()
+    (target / space).mkdir(parents=True)
+    (target / "srv/wal").mkdir(parents=True)
+    (data / "pg_tblspc/16400").symlink_to(f"/{space}")
+    (data / "pg_wal").symlink_to("/srv/wal")
+    escaped = f"/{space}".replace("\\", "\\\\").replace("\n", "\\\n").replace("\r", "\\\r")
+    (data / "tablespace_map").write_bytes(os.fsencode(f"16400 {escaped}\n"))
+    return data
+
+
+def test_links_and_map_lead_into_the_target(tmp_path: Path) -> None:
+    data = restored(tmp_path)
+    assert find_data_directories(str(tmp_path)) == [str(data)]
+
+    moves = relocate(str(tmp_path), str(data))
+
+    assert os.readlink(data / "pg_tblspc/16400") == f"{tmp_path}/srv/space one"
+    assert os.readlink(data / "pg_wal") == f"{tmp_path}/srv/wal"
+    assert (data / "tablespace_map").read_text() == f"16400 {tmp_path}/srv/space one\n"
+    assert Move(str(data / "pg_wal"), "/srv/wal", f"{tmp_path}/srv/wal") in moves
+    assert len(moves) == 3
+    assert relocate(str(tmp_path), str(data)) == []
+
+
+def test_a_dry_run_tells_the_same_and_changes_nothing(tmp_path: Path) -> None:
+    data = restored(tmp_path)
+    told = relocate(str(tmp_path), str(data), dry_run=True)
+    assert os.readlink(data / "pg_wal") == "/srv/wal"
+    assert (data / "tablespace_map").read_text() == "16400 /srv/space one\n"
+    assert told == relocate(str(tmp_path), str(data))
+
+
+def test_a_tablespace_that_was_not_restored_is_refused(tmp_path: Path) -> None:
+    data = restored(tmp_path)
+    (tmp_path / "srv/space one").rmdir()
+    with pytest.raises(RelocationError, match="not among the restored files"):
+        relocate(str(tmp_path), str(data))
+
+
+def test_a_link_that_leads_out_of_the_target_is_refused(tmp_path: Path) -> None:
+    data = restored(tmp_path / "target")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (data / "pg_wal").unlink()
+    (data / "pg_wal").symlink_to("../../../../outside")
+    with pytest.raises(RelocationError):
+        relocate(str(tmp_path / "target"), str(data))
+
+
+@given(st.text("ab \\\n\r", min_size=1, max_size=12))
+def test_odd_names_survive_the_map(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    target = tmp_path_factory.mktemp("restore")
+    data = restored(target, f"srv/x{name}x")
+    relocate(str(target), str(data))
+    escaped = f"{target}/srv/x{name}x".replace("\\", "\\\\").replace("\n", "\\\n").replace("\r", "\\\r")
+    assert (data / "tablespace_map").read_bytes() == os.fsencode(f"16400 {escaped}\n")
