@@ -164,7 +164,7 @@ def _write_record(folder: str, name: str) -> None:
 def _wait_ready(folder: str, name: str, pipe: int, timeout_s: float) -> DaemonRecord:
     deadline = time.monotonic() + timeout_s
     told = b""
-    while not told.startswith(b"+"):
+    while True:  # until the pipe's end, so that the daemon holds nothing of ours when we return
         if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
             late = read_record(folder, name)
             if late is not None:
@@ -172,9 +172,11 @@ def _wait_ready(folder: str, name: str, pipe: int, timeout_s: float) -> DaemonRe
             raise DaemonError(f"{name}: the process was not ready within {timeout_s:g} s; see {folder}/{name}.log.")
         part = os.read(pipe, 4096)
         if not part:
-            reason = told[1:].decode(errors="replace")
-            raise DaemonError(reason or f"{name}: the process ended at once; see {folder}/{name}.log.")
+            break
         told += part
+    if not told.startswith(b"+"):
+        reason = told[1:].decode(errors="replace")
+        raise DaemonError(reason or f"{name}: the process ended at once; see {folder}/{name}.log.")
     record = read_record(folder, name)
     if record is None:
         raise DaemonError(f"{name}: the process left no record in {folder}.")
