@@ -1,0 +1,197 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Seam 3: the tape drive, as little of it as a backup needs and no more than the kernel's st driver can do.
+
+A tape is a row of records and filemarks. The head stands between two of them; a *file* is what lies between two
+filemarks. Writing anywhere makes everything behind it unreachable: that is how a tape is cut.
+
+Facts are from st(4), mtio.h and Documentation/scsi/st.rst of the kernel.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, NamedTuple, Optional, Union
+
+from ..errors import SplitMirrorError
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+class TapeError(SplitMirrorError):
+    """The drive or the volume cannot do what was asked."""
+
+
+class EndOfData(TapeError):
+    """There is nothing behind this place; the head stands at the end of data."""
+
+
+class FilemarkHit(TapeError):
+    """Spacing over records met a filemark; the head stands behind it (forward) or before it (backward)."""
+
+
+class EarlyWarning(TapeError):
+    """The end of the medium is near and *nothing was written*; one more record may be tried (st.rst: ENOSPC)."""
+
+
+class EndOfMedium(TapeError):
+    """The medium is full and nothing was written."""
+
+
+class Position(NamedTuple):
+    """A place on a tape.
+
+    :param file: filemarks before it.
+    :param record: records between the last of these filemarks and it.
+    """
+
+    file: int
+    record: int
+
+
+@dataclass(frozen=True)
+class DriveStatus:
+    """What a drive tells about itself and the volume in it.
+
+    :param volume: name of the loaded volume as the drive or its library knows it; None if it cannot know.
+    :param write_protected: nothing can be written.
+    :param capacity_bytes: native capacity; None if the drive does not tell.
+    :param remaining_bytes: what may still be written behind the head before the early warning; None if not told.
+    """
+
+    volume: Optional[str]
+    write_protected: bool
+    capacity_bytes: Optional[int]
+    remaining_bytes: Optional[int]
+
+
+class TapeDrive(ABC):
+    """One open drive. Nobody else can use it until close(); use it as a context manager.
+
+    Every method raises TapeError when the drive refuses or fails. After an error other than EndOfData,
+    FilemarkHit and EarlyWarning the place of the head is unknown: rewind or locate before going on.
+
+    :param drive: what the option ``drive`` names: a device, or a folder.
+    :param writable: open it for writing too.
+    """
+
+    #: Name in the registry, value of the option ``drive_type``.
+    name: ClassVar[str]
+    #: make_volume works: volumes are made by the collection and not bought.
+    makes_volumes: ClassVar[bool] = False
+    #: Bounds of one record.
+    min_record_bytes: ClassVar[int] = 512
+    max_record_bytes: ClassVar[int] = 16 << 20
+
+    @abstractmethod
+    def __init__(self, drive: str, *, writable: bool = False) -> None: ...
+
+    def __enter__(self) -> TapeDrive:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the drive. Records not yet followed by a filemark get one, as st does on close."""
+
+    @abstractmethod
+    def status(self) -> DriveStatus:
+        """Tell about the drive and its volume; the head does not move."""
+
+    @abstractmethod
+    def load(self, volume: str) -> None:
+        """Put a volume into the drive (if the drive can choose) and rewind it.
+
+        A drive without a library loads what is in it; only the label tells which volume that is.
+        """
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Take the volume out."""
+
+    def make_volume(self, volume: str, capacity_bytes: int) -> None:
+        """Make a new blank volume. :raises TapeError: this type of drive holds volumes that are bought."""
+        raise TapeError(
+            f"capacity: a drive of type {self.name} cannot make volume {volume}; put a blank one into the drive "
+            "and leave the option out.",
+            option="capacity",
+        )
+
+    @abstractmethod
+    def rewind(self) -> None:
+        """Move the head to the beginning of the volume."""
+
+    @abstractmethod
+    def read_record(self, max_bytes: int) -> bytes:
+        """Read the next record whole.
+
+        :returns: the record; ``b""`` for a filemark, and the head then stands behind it.
+        :raises EndOfData: nothing follows.
+        :raises TapeError: the record is longer than ``max_bytes`` (st: ENOMEM; the head then stands behind it),
+            or cannot be read.
+        """
+
+    @abstractmethod
+    def write_record(self, record: Buffer) -> None:
+        """Write one record; what lay behind the head is gone.
+
+        :raises EarlyWarning: nothing was written; the end is near.
+        :raises EndOfMedium: nothing was written; the end is here.
+        """
+
+    @abstractmethod
+    def write_filemarks(self, count: int) -> None:
+        """Write filemarks and return when all before them is on the medium (a synchronous MTWEOF).
+
+        Errors of records written before may appear only here.
+        """
+
+    @abstractmethod
+    def space_files(self, count: int) -> None:
+        """Move over filemarks: forward to behind the last, or (negative) backward to before the last.
+
+        :raises EndOfData: forward, there were fewer.
+        """
+
+    @abstractmethod
+    def space_records(self, count: int) -> None:
+        """Move over records, forward or (negative) backward, inside one file.
+
+        :raises FilemarkHit: there were fewer in this file.
+        :raises EndOfData: forward, there were fewer on the volume.
+        """
+
+    @abstractmethod
+    def space_end_of_data(self) -> None:
+        """Move behind the last thing written."""
+
+    @abstractmethod
+    def position(self) -> Optional[Position]:
+        """Where the head stands, by our own count of what passed; None when it was lost."""
+
+    @abstractmethod
+    def tell_block(self) -> Optional[int]:
+        """Where the drive says that it stands (MTIOCPOS): records and filemarks before the head.
+
+        None when the drive cannot tell. It is the drive's own word, so it can prove or disprove our count.
+        """
+
+    @abstractmethod
+    def locate(self, target: Position, block: Optional[int] = None) -> None:
+        """Move the head to a place, the quickest way that the drive has.
+
+        :param target: where to.
+        :param block: the same place as tell_block counts, if known; a drive that can seek (MTSEEK) uses it.
+        :raises EndOfData: the volume ends before it.
+        """

@@ -1,0 +1,526 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The virtual tape: a folder that behaves like a drive in which any volume of a library can be loaded.
+
+The option ``drive`` names the folder. A volume is a folder in it::
+
+    <drive>/<volume>/volume.json   capacity, and per tape file the lengths of its records (run-length encoded)
+    <drive>/<volume>/00000.tar     the records of tape file 0, one after another; plain tar reads them
+    <drive>/<volume>/00001.tar     ...
+
+It follows st: one write is one record, a read meets filemarks, writing cuts what is behind, the early warning comes
+before the end of the medium, and what no filemark has made safe may be lost when the process dies.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from .base import (
+    Buffer,
+    DriveStatus,
+    EarlyWarning,
+    EndOfData,
+    EndOfMedium,
+    FilemarkHit,
+    Position,
+    TapeDrive,
+    TapeError,
+)
+
+VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_FORMAT = 1
+_JSON = "volume.json"
+#: As on LTO, where the warning comes some way before the end; never more than a sixteenth of a small volume.
+_EARLY_WARNING_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What shall go wrong; for tests only, given to the constructor of VirtualTape.
+
+    :param write_error_at: this record (counted from 0 since the drive was opened) cannot be written.
+    :param torn_last_record: half of the last record before each filemark never reaches the medium, unnoticed.
+    :param lost_filemark: this filemark (counted from 0 since the drive was opened) never reaches the medium, unnoticed.
+    """
+
+    write_error_at: Optional[int] = None
+    torn_last_record: bool = False
+    lost_filemark: Optional[int] = None
+
+
+@dataclass
+class _TapeFile:
+    """Records between two filemarks. :param runs: [length in bytes, how many] of records of equal length."""
+
+    runs: list[list[int]] = field(default_factory=list)
+    closed: bool = False
+
+    def records(self) -> int:
+        return sum(count for _length, count in self.runs)
+
+    def size_bytes(self) -> int:
+        return sum(length * count for length, count in self.runs)
+
+    def find(self, record: int) -> tuple[int, int]:
+        """Offset in bytes and length of a record; the length is 0 behind the last one."""
+        offset = 0
+        for length, count in self.runs:
+            if record < count:
+                return offset + record * length, length
+            offset += length * count
+            record -= count
+        return offset, 0
+
+    def append(self, length: int) -> None:
+        if self.runs and self.runs[-1][0] == length:
+            self.runs[-1][1] += 1
+        else:
+            self.runs.append([length, 1])
+
+    def cut(self, records: int) -> None:
+        """Keep the first records and open the file."""
+        kept: list[list[int]] = []
+        for length, count in self.runs:
+            if records <= 0:
+                break
+            kept.append([length, min(count, records)])
+            records -= count
+        self.runs = kept
+        self.closed = False
+
+
+@dataclass
+class _Medium:
+    """One volume: its folder and what volume.json says."""
+
+    folder: str
+    capacity_bytes: int
+    early_warning_bytes: int
+    write_protected: bool
+    files: list[_TapeFile]
+
+    @classmethod
+    def read(cls, folder: str) -> _Medium:
+        with open(os.path.join(folder, _JSON), encoding="utf-8") as stream:
+            data: dict[str, Any] = json.load(stream)
+        if data["format_version"] != _FORMAT:
+            raise ValueError("format_version")
+        files = [_TapeFile([list(run) for run in item["records"]], item["filemark"]) for item in data["files"]]
+        return cls(folder, data["capacity_bytes"], data["early_warning_bytes"], data["write_protected"], files)
+
+    def save(self) -> None:
+        """Replace volume.json so that a crash leaves the old or the new one."""
+        try:
+            self._save()
+        except OSError as exc:
+            raise TapeError(f"drive: {self.folder} cannot be written ({exc.strerror}).", option="drive") from exc
+
+    def _save(self) -> None:
+        data = {
+            "format_version": _FORMAT,
+            "capacity_bytes": self.capacity_bytes,
+            "early_warning_bytes": self.early_warning_bytes,
+            "write_protected": self.write_protected,
+            "files": [{"records": item.runs, "filemark": item.closed} for item in self.files],
+        }
+        path = os.path.join(self.folder, _JSON)
+        handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(data, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(path + ".new", path)
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def data_path(self, number: int) -> str:
+        return os.path.join(self.folder, f"{number:05d}.tar")
+
+
+class VirtualTape(TapeDrive):
+    """A folder as a tape drive.
+
+    :param drive: absolute path of the folder; it must exist.
+    :param writable: open for writing.
+    :param faults: what shall go wrong, for tests.
+    :param tells: False makes it a difficult drive that refuses READ POSITION and LOCATE, as some real ones do.
+    """
+
+    name = "virtual"
+    makes_volumes = True
+    min_record_bytes = 1
+
+    def __init__(
+        self, drive: str, *, writable: bool = False, faults: Optional[Faults] = None, tells: bool = True
+    ) -> None:
+        self._folder = drive
+        self._writable = writable
+        self._faults = faults or Faults()
+        self._tells = tells
+        self._medium: Optional[_Medium] = None
+        self._volume: Optional[str] = None
+        self._file = 0
+        self._record = 0
+        self._data: Optional[tuple[int, int]] = None  # number of the tape file, descriptor
+        self._unsaved = False
+        self._warned = False
+        self._records_written = 0
+        self._filemarks_written = 0
+        try:
+            self._lock = os.open(drive, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise TapeError(
+                f"drive: {drive} is no folder that can be opened ({exc.strerror}); a virtual drive is a folder, "
+                "make it first.",
+                option="drive",
+            ) from exc
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(self._lock)
+            raise TapeError(
+                f"drive: {drive} is in use by another process; wait for it or name another drive.", option="drive"
+            ) from exc
+
+    # -- the drive ---------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self._lock < 0:
+            return
+        try:
+            self.unload()
+        finally:
+            os.close(self._lock)
+            self._lock = -1
+
+    def status(self) -> DriveStatus:
+        medium = self._medium
+        if medium is None:
+            return DriveStatus(None, False, None, None)
+        remaining = max(0, medium.capacity_bytes - medium.early_warning_bytes - self._bytes_before())
+        return DriveStatus(self._volume, medium.write_protected, medium.capacity_bytes, remaining)
+
+    def make_volume(self, volume: str, capacity_bytes: int) -> None:
+        folder = self._volume_folder(volume)
+        if capacity_bytes < 1 << 20:
+            raise TapeError(
+                f"capacity: {capacity_bytes} bytes are too few for a volume; give at least 1 MiB.", option="capacity"
+            )
+        try:
+            os.mkdir(folder, 0o700)
+        except OSError as exc:
+            raise TapeError(
+                f"volume: {folder} cannot be made ({exc.strerror}); name a volume that is not there yet, in a folder "
+                "that root may write.",
+                option="volume",
+            ) from exc
+        _Medium(folder, capacity_bytes, min(_EARLY_WARNING_BYTES, capacity_bytes // 16), False, []).save()
+
+    def load(self, volume: str) -> None:
+        folder = self._volume_folder(volume)
+        self.unload()
+        try:
+            medium = _Medium.read(folder)
+        except FileNotFoundError as exc:
+            raise TapeError(
+                f"volume: there is no volume {volume} in {self._folder}; make it with tape_label and its option "
+                "capacity, or name another.",
+                option="volume",
+            ) from exc
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise TapeError(
+                f"volume: {folder}/{_JSON} cannot be read ({exc}), so {volume} is no virtual volume; name another.",
+                option="volume",
+            ) from exc
+        self._medium = medium
+        self._volume = volume
+        self._move(0, 0)
+
+    def unload(self) -> None:
+        medium = self._medium
+        if medium is None:
+            return
+        if self._unsaved:
+            self.space_end_of_data()
+            self.write_filemarks(0 if self._file == len(medium.files) else 1)
+        self._close_data()
+        self._medium = None
+        self._volume = None
+
+    # -- moving ------------------------------------------------------------------------------------------------
+
+    def rewind(self) -> None:
+        self._loaded()
+        self._move(0, 0)
+
+    def space_files(self, count: int) -> None:
+        medium = self._loaded()
+        if count >= 0:
+            closed = sum(item.closed for item in medium.files)
+            if self._file + count > closed:
+                self.space_end_of_data()
+                raise self._end_of_data()
+            if count:
+                self._move(self._file + count, 0)
+            return
+        target = self._file + count
+        if target < 0:
+            self._move(0, 0)
+            raise TapeError("drive: the beginning of the volume was met while spacing backward.", option="drive")
+        self._move(target, medium.files[target].records())
+
+    def space_records(self, count: int) -> None:
+        medium = self._loaded()
+        current = medium.files[self._file] if self._file < len(medium.files) else _TapeFile()
+        target = self._record + count
+        if target < 0:
+            if self._file == 0:
+                self._move(0, 0)
+                raise TapeError("drive: the beginning of the volume was met while spacing backward.", option="drive")
+            self.space_files(-1)
+            raise self._filemark_hit()
+        if target > current.records():
+            if not current.closed:
+                self.space_end_of_data()
+                raise self._end_of_data()
+            self._move(self._file + 1, 0)
+            raise self._filemark_hit()
+        self._move(self._file, target)
+
+    def space_end_of_data(self) -> None:
+        files = self._loaded().files
+        if files and not files[-1].closed:
+            self._move(len(files) - 1, files[-1].records())
+        else:
+            self._move(len(files), 0)
+
+    def position(self) -> Optional[Position]:
+        self._loaded()
+        return Position(self._file, self._record)
+
+    def tell_block(self) -> Optional[int]:
+        files = self._loaded().files
+        if not self._tells:
+            return None
+        return sum(item.records() + 1 for item in files[: self._file]) + self._record
+
+    def locate(self, target: Position, block: Optional[int] = None) -> None:
+        self._loaded()
+        if block is not None and self._tells:
+            self._seek(block)
+            return
+        self._move(0, 0)
+        self.space_files(target.file)
+        self.space_records(target.record)
+
+    def _seek(self, block: int) -> None:
+        for number, item in enumerate(self._loaded().files):
+            if block <= item.records():
+                self._move(number, block)
+                return
+            block -= item.records() + 1
+        self.space_end_of_data()
+        if block:
+            raise self._end_of_data()
+
+    # -- reading and writing -----------------------------------------------------------------------------------
+
+    def read_record(self, max_bytes: int) -> bytes:
+        medium = self._loaded()
+        if self._file >= len(medium.files):
+            raise self._end_of_data()
+        current = medium.files[self._file]
+        offset, length = current.find(self._record)
+        if length == 0:
+            if not current.closed:
+                raise self._end_of_data()
+            self._move(self._file + 1, 0)
+            return b""
+        place = f"record {self._record} of tape file {self._file} of volume {self._volume}"
+        self._record += 1
+        if length > max_bytes:
+            raise TapeError(
+                f"drive: {place} has {length} bytes, more than the {max_bytes} asked for; ask for the record size "
+                "of the label.",
+                option="drive",
+            )
+        try:
+            data = os.pread(self._data_file(self._file), length, offset)
+        except OSError as exc:
+            raise TapeError(f"drive: {place} cannot be read ({exc.strerror}).", option="drive") from exc
+        if len(data) != length:
+            raise TapeError(f"drive: {place} cannot be read whole; the medium is damaged there.", option="drive")
+        return data
+
+    def write_record(self, record: Buffer) -> None:
+        medium = self._writing()
+        view = memoryview(record).cast("B")
+        length = len(view)
+        if not self.min_record_bytes <= length <= self.max_record_bytes:
+            raise TapeError(
+                f"record_bytes: {length} bytes are no record for this drive; it takes {self.min_record_bytes} to "
+                f"{self.max_record_bytes}.",
+                option="record_bytes",
+            )
+        used = self._bytes_before()
+        if used + length > medium.capacity_bytes:
+            raise EndOfMedium(f"volume: {self._volume} is full; name another volume.", option="volume")
+        if used >= medium.capacity_bytes - medium.early_warning_bytes:
+            # st.rst: from the warning on, ENOSPC and success take turns until the end
+            self._warned = not self._warned
+            if self._warned:
+                raise EarlyWarning(f"volume: {self._volume} is nearly full; name another volume.", option="volume")
+        self._cut_here()
+        number = self._records_written
+        self._records_written += 1
+        if number == self._faults.write_error_at:
+            raise TapeError(f"drive: record {number} cannot be written ({os.strerror(errno.EIO)}).", option="drive")
+        if self._file == len(medium.files):
+            medium.files.append(_TapeFile())
+        current = medium.files[self._file]
+        self._write_at(current.size_bytes(), view)
+        current.append(length)
+        self._record += 1
+        self._unsaved = True
+
+    def write_filemarks(self, count: int) -> None:
+        medium = self._writing()
+        if count:
+            self._cut_here()
+        for _ in range(count):
+            number = self._filemarks_written
+            self._filemarks_written += 1
+            if self._file == len(medium.files):
+                medium.files.append(_TapeFile())
+            current = medium.files[self._file]
+            torn = current.runs[-1][0] // 2 if self._faults.torn_last_record and current.runs else 0
+            if number == self._faults.lost_filemark:
+                continue
+            self._sync_data(current.size_bytes() - torn)
+            current.closed = True
+            self._move(self._file + 1, 0)
+        self._sync()
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _volume_folder(self, volume: str) -> str:
+        if not VOLUME_NAME.fullmatch(volume):
+            raise TapeError(
+                f"volume: {volume!r} is no name for a volume; it needs 1 to 32 letters, digits, dots, dashes or "
+                "underscores and begins with a letter or digit.",
+                option="volume",
+            )
+        return os.path.join(self._folder, volume)
+
+    def _loaded(self) -> _Medium:
+        if self._medium is None:
+            raise TapeError(f"drive: there is no volume in {self._folder}; load one first.", option="drive")
+        return self._medium
+
+    def _writing(self) -> _Medium:
+        medium = self._loaded()
+        if not self._writable or medium.write_protected:
+            raise TapeError(
+                f"volume: {self._volume} is write-protected; take the protection away or name another volume.",
+                option="volume",
+            )
+        return medium
+
+    def _end_of_data(self) -> EndOfData:
+        return EndOfData(f"volume: there is nothing more on {self._volume}.", option="volume")
+
+    def _filemark_hit(self) -> FilemarkHit:
+        return FilemarkHit("drive: a filemark was met while spacing over records.", option="drive")
+
+    def _move(self, file: int, record: int) -> None:
+        self._file, self._record = file, record
+        self._warned = False
+
+    def _bytes_before(self) -> int:
+        """Bytes of all records before the head."""
+        files = self._loaded().files
+        before = sum(item.size_bytes() for item in files[: self._file])
+        return before + (files[self._file].find(self._record)[0] if self._file < len(files) else 0)
+
+    def _at_end(self) -> bool:
+        files = self._loaded().files
+        if self._file == len(files):
+            return True
+        return self._file == len(files) - 1 and not files[-1].closed and self._record == files[-1].records()
+
+    def _cut_here(self) -> None:
+        """Forget everything behind the head: first in volume.json, then in the data."""
+        if self._at_end():
+            return
+        medium = self._loaded()
+        behind = range(self._file + 1, len(medium.files))
+        del medium.files[self._file + 1 :]
+        current = medium.files[self._file]
+        current.cut(self._record)
+        medium.save()
+        self._close_data()
+        for number in behind:
+            try:
+                os.unlink(medium.data_path(number))
+            except FileNotFoundError:
+                pass
+        os.ftruncate(self._data_file(self._file), current.size_bytes())
+
+    def _data_file(self, number: int) -> int:
+        """Descriptor of a tape file's data; it stays open until another one is needed."""
+        if self._data is not None and self._data[0] == number:
+            return self._data[1]
+        self._close_data()
+        flags = (os.O_RDWR | os.O_CREAT if self._writable else os.O_RDONLY) | os.O_CLOEXEC
+        path = self._loaded().data_path(number)
+        try:
+            handle = os.open(path, flags, 0o600)
+        except OSError as exc:
+            raise TapeError(f"drive: {path} cannot be opened ({exc.strerror}).", option="drive") from exc
+        self._data = (number, handle)
+        return handle
+
+    def _close_data(self) -> None:
+        if self._data is not None:
+            os.close(self._data[1])
+            self._data = None
+
+    def _write_at(self, offset: int, view: memoryview) -> None:
+        handle = self._data_file(self._file)
+        done = 0
+        try:
+            while done < len(view):
+                done += os.pwrite(handle, view[done:], offset + done)
+        except OSError as exc:
+            raise TapeError(
+                f"drive: a record cannot be written to {self._folder} ({exc.strerror}); make room there.",
+                option="drive",
+            ) from exc
+
+    def _sync_data(self, size_bytes: int) -> None:
+        """Make a tape file's data safe; a dead writer may have left more behind it, which goes."""
+        handle = self._data_file(self._file)
+        try:
+            os.ftruncate(handle, size_bytes)
+            os.fsync(handle)
+        except OSError as exc:
+            raise TapeError(f"drive: {self._folder} cannot be written ({exc.strerror}).", option="drive") from exc
+
+    def _sync(self) -> None:
+        medium = self._loaded()
+        if self._file < len(medium.files):
+            self._sync_data(medium.files[self._file].size_bytes())
+        medium.save()
+        self._unsaved = False

@@ -1,0 +1,332 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The virtual drive behaves like a list of records and filemarks with a head in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Optional, Union
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import (
+    EarlyWarning,
+    EndOfData,
+    EndOfMedium,
+    FilemarkHit,
+    Position,
+    TapeError,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import open_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
+
+MARK = None
+Item = Optional[bytes]
+Outcome = Union[bytes, str, None]
+
+
+class Model:
+    """A tape as SCSI describes it: a list of records and filemarks (None) and a head between two of them."""
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.head = 0
+        self.wrote = False
+
+    def write(self, record: bytes) -> Outcome:
+        self.items[self.head :] = [record]
+        self.head += 1
+        self.wrote = True
+        return None
+
+    def filemarks(self, count: int) -> Outcome:
+        if count:
+            self.items[self.head :] = [MARK] * count
+            self.head += count
+        return None
+
+    def read(self, max_bytes: int) -> Outcome:
+        if self.head == len(self.items):
+            return "end of data"
+        item = self.items[self.head]
+        self.head += 1
+        if item is MARK:
+            return b""
+        return item if len(item) <= max_bytes else "error"
+
+    def files(self, count: int) -> Outcome:
+        while count > 0:
+            if self.head == len(self.items):
+                return "end of data"
+            count -= self.items[self.head] is MARK
+            self.head += 1
+        while count < 0:
+            if self.head == 0:
+                return "error"
+            self.head -= 1
+            count += self.items[self.head] is MARK
+        return None
+
+    def records(self, count: int) -> Outcome:
+        while count > 0:
+            if self.head == len(self.items):
+                return "end of data"
+            self.head += 1
+            if self.items[self.head - 1] is MARK:
+                return "filemark"
+            count -= 1
+        while count < 0:
+            if self.head == 0:
+                return "error"
+            self.head -= 1
+            if self.items[self.head] is MARK:
+                return "filemark"
+            count += 1
+        return None
+
+    def place(self) -> Position:
+        before = self.items[: self.head]
+        marks = before.count(MARK)
+        last = max((number + 1 for number, item in enumerate(before) if item is MARK), default=0)
+        return Position(marks, len(before) - last)
+
+    def reopen(self) -> Outcome:
+        if self.items and self.items[-1] is not MARK:
+            self.items.append(MARK)
+        self.head = 0
+        return None
+
+
+OPERATIONS = st.one_of(
+    st.tuples(st.just("write"), st.binary(min_size=1, max_size=40)),
+    st.tuples(st.just("write"), st.binary(min_size=8, max_size=8)),
+    st.tuples(st.just("filemarks"), st.integers(0, 3)),
+    st.tuples(st.just("read"), st.sampled_from([8, 100])),
+    st.tuples(st.just("files"), st.integers(-3, 3)),
+    st.tuples(st.just("records"), st.integers(-4, 4)),
+    st.tuples(st.just("rewind"), st.just(0)),
+    st.tuples(st.just("end"), st.just(0)),
+    st.tuples(st.just("locate"), st.tuples(st.integers(0, 4), st.integers(0, 4))),
+    st.tuples(st.just("reopen"), st.just(0)),
+)
+
+
+def outcome(call: object, *arguments: object) -> Outcome:
+    try:
+        return call(*arguments)  # type: ignore[operator, no-any-return]
+    except EndOfData:
+        return "end of data"
+    except FilemarkHit:
+        return "filemark"
+    except TapeError:
+        return "error"
+
+
+def make(folder: Path, capacity_bytes: int = 64 << 20, volume: str = "V1") -> None:
+    with VirtualTape(str(folder)) as drive:
+        drive.make_volume(volume, capacity_bytes)
+
+
+def loaded(folder: Path, **options: object) -> VirtualTape:
+    drive = VirtualTape(str(folder), writable=True, **options)  # type: ignore[arg-type]
+    drive.load("V1")
+    return drive
+
+
+@settings(max_examples=300, deadline=None)
+@given(operations=st.lists(OPERATIONS, max_size=30), tells=st.booleans())
+def test_any_row_of_operations_equals_the_list_model(operations: list[tuple[str, object]], tells: bool) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder)
+        model = Model()
+        drive = loaded(folder, tells=tells)
+        for what, value in operations:
+            if what == "write":
+                got, expected = outcome(drive.write_record, value), model.write(value)  # type: ignore[arg-type]
+            elif what == "filemarks":
+                got, expected = outcome(drive.write_filemarks, value), model.filemarks(value)  # type: ignore[arg-type]
+            elif what == "read":
+                got, expected = outcome(drive.read_record, value), model.read(value)  # type: ignore[arg-type]
+            elif what == "files":
+                got, expected = outcome(drive.space_files, value), model.files(value)  # type: ignore[arg-type]
+            elif what == "records":
+                got, expected = outcome(drive.space_records, value), model.records(value)  # type: ignore[arg-type]
+            elif what == "rewind":
+                got, expected = outcome(drive.rewind), None
+                model.head = 0
+            elif what == "end":
+                got, expected = outcome(drive.space_end_of_data), None
+                model.head = len(model.items)
+            elif what == "locate":
+                target = Position(*value)  # type: ignore[misc]
+                model.head = 0
+                expected = model.files(target.file)
+                expected = expected if expected is not None else model.records(target.record)
+                got = outcome(drive.locate, target)
+            else:
+                drive.close()
+                drive = loaded(folder, tells=tells)
+                got, expected = None, model.reopen()
+            assert got == expected, what
+            assert drive.position() == model.place(), what
+            assert drive.tell_block() == (model.head if tells else None), what
+        drive.close()
+        check_folder(folder, model)
+
+
+def check_folder(folder: Path, model: Model) -> None:
+    """The plain files hold what the model holds, and nothing else lies there."""
+    model.reopen()
+    contents: list[bytes] = [b""]
+    for item in model.items:
+        if item is MARK:
+            contents.append(b"")
+        else:
+            contents[-1] += item
+    files = sorted((folder / "V1").glob("*.tar"))
+    assert [path.read_bytes() for path in files] == contents[:-1]
+
+
+@given(records=st.lists(st.one_of(st.none(), st.just(b"r")), max_size=20), data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_locate_by_block_is_locate_by_file_and_record(records: list[Item], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        make(Path(name))
+        with loaded(Path(name)) as drive:
+            for item in records:
+                if item is MARK:
+                    drive.write_filemarks(1)
+                else:
+                    drive.write_record(item)
+            block = data.draw(st.integers(0, len(records)))
+            drive.locate(Position(99, 99), block)
+            assert drive.tell_block() == block
+            place = drive.position()
+            assert place is not None
+            drive.rewind()
+            drive.locate(place)
+            assert drive.tell_block() == block
+
+
+def test_the_warning_comes_before_the_end_and_nothing_is_lost(tmp_path: Path) -> None:
+    make(tmp_path, 2 << 20)  # warns 128 KiB before the end
+    record = bytes(64 << 10)
+    written = 0
+    warned_at = 0
+    with loaded(tmp_path) as drive:
+        while True:
+            try:
+                drive.write_record(record)
+                written += 1
+            except EarlyWarning:
+                warned_at = warned_at or written
+            except EndOfMedium:
+                break
+        drive.write_filemarks(1)
+        assert (warned_at, written) == (30, 32)
+        drive.rewind()
+        assert [len(drive.read_record(1 << 20)) for _ in range(33)] == [64 << 10] * 32 + [0]
+
+
+def test_a_killed_writer_leaves_what_filemarks_made_safe(tmp_path: Path) -> None:
+    make(tmp_path)
+    script = (
+        "import os, sys\n"
+        "from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape\n"
+        "drive = VirtualTape(sys.argv[1], writable=True)\n"
+        "drive.load('V1')\n"
+        "drive.write_record(b'safe'); drive.write_filemarks(1); drive.write_record(b'lost' * 99)\n"
+        "os._exit(9)\n"
+    )
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=False)
+    assert done.returncode == 9
+    with loaded(tmp_path) as drive:
+        assert drive.read_record(99) == b"safe"
+        assert drive.read_record(99) == b""
+        with pytest.raises(EndOfData):
+            drive.read_record(99)
+        drive.write_record(b"next")
+    assert (tmp_path / "V1" / "00001.tar").read_bytes() == b"next"
+
+
+def test_one_drive_serves_one_user(tmp_path: Path) -> None:
+    with VirtualTape(str(tmp_path)), pytest.raises(TapeError, match="in use"):
+        VirtualTape(str(tmp_path))
+    VirtualTape(str(tmp_path)).close()
+
+
+def test_a_protected_volume_and_a_drive_opened_for_reading_are_not_written(tmp_path: Path) -> None:
+    make(tmp_path)
+    with VirtualTape(str(tmp_path)) as drive:
+        drive.load("V1")
+        with pytest.raises(TapeError, match="write-protected"):
+            drive.write_record(b"x")
+        with pytest.raises(TapeError, match="write-protected"):
+            drive.write_filemarks(1)
+    path = tmp_path / "V1" / "volume.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "write_protected": True}))
+    with loaded(tmp_path) as drive:
+        assert drive.status().write_protected
+        with pytest.raises(TapeError, match="write-protected"):
+            drive.write_record(b"x")
+
+
+@pytest.mark.parametrize(
+    ("volume", "option"), [("nowhere", "volume"), ("../V1", "volume"), ("", "volume"), ("other", "volume")]
+)
+def test_what_is_no_volume_is_not_loaded(tmp_path: Path, volume: str, option: str) -> None:
+    make(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "volume.json").write_text("{}")
+    with VirtualTape(str(tmp_path)) as drive, pytest.raises(TapeError) as caught:
+        drive.load(volume)
+    assert caught.value.option == option
+
+
+def test_a_volume_is_made_once(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(TapeError, match="cannot be made"):
+        make(tmp_path)
+    with pytest.raises(TapeError) as caught:
+        make(tmp_path, 4096, "V2")
+    assert caught.value.option == "capacity"
+
+
+def test_unknown_types_and_missing_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TapeError) as caught:
+        open_drive("punchcard", str(tmp_path))
+    assert caught.value.option == "drive_type"
+    with pytest.raises(TapeError) as caught:
+        open_drive("virtual", str(tmp_path / "missing"))
+    assert caught.value.option == "drive"
+
+
+def test_faults_happen_where_they_are_put(tmp_path: Path) -> None:
+    make(tmp_path)
+    with loaded(tmp_path, faults=Faults(write_error_at=1)) as drive:
+        drive.write_record(b"a")
+        with pytest.raises(TapeError, match="cannot be written"):
+            drive.write_record(b"b")
+    with loaded(tmp_path, faults=Faults(lost_filemark=0)) as drive:
+        drive.write_record(b"a")
+        drive.write_filemarks(1)
+        assert drive.tell_block() == 1
+    with loaded(tmp_path, faults=Faults(torn_last_record=True)) as drive:
+        drive.write_record(b"abcd")
+        drive.write_record(b"efgh")
+        drive.write_filemarks(1)
+        drive.rewind()
+        assert drive.read_record(9) == b"abcd"
+        with pytest.raises(TapeError, match="damaged"):
+            drive.read_record(9)
