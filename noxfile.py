@@ -166,7 +166,7 @@ def sanity_home() -> Path:
     """Make a home folder for ansible-test with its bootstrap of pip and the user's settings of pip, and return it.
 
     ansible-test downloads get-pip.py from a server of its own unless its cache holds it, so the cache gets a stand-in
-    that installs from the index which pip is set to. A home of its own, because the user's other collections want theirs.
+    that installs from the index which pip is set to. A home of its own, because the user's own cache is not ours.
     """
     # Which version it wants is known to this internal function only, and it differs between versions of ansible-core.
     from ansible_test._internal.python_requirements import get_venv_packages  # noqa: PLC0415

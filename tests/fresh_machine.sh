@@ -4,31 +4,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 # Makes a fresh Debian in a folder (nothing but sh and apt), puts a clone of this repository's last commit into it, calls
-# ./run there with the arguments given, and takes all of it away again. Needs root and mmdebstrap. The settings of this
-# machine for apt, pip, certificates and name service go into it, for they belong to machines, not to projects.
+# ./run there with the arguments given ("--" between several calls), and takes all of it away again:
 #
-#   FRESH_ROOT   the folder (default: a new one under /var/tmp); with KEEP=yes it stays, and a second call works on top of it
+#   tests/fresh_machine.sh test
+#   tests/fresh_machine.sh demo -- demo -- demo clean
+#
+# Needs root and mmdebstrap. Mounts and processes live in namespaces of their own, so none of them stays. This machine's
+# settings of apt, pip, certificates and name service go into the folder, for they belong to machines, not to projects.
+#
+#   FRESH_ROOT   the folder; it is kept, and the next call works on top of it (default: a new one, removed at the end)
 #   FRESH_SUITE  the Debian release (default: bookworm)
 set -eu
 
 repository=$(cd "$(dirname "$0")/.." && pwd -P)
-fresh=${FRESH_ROOT:-$(mktemp -d /var/tmp/fresh-machine.XXXXXX)}
-suite=${FRESH_SUITE:-bookworm}
-home=/root/clone
-
-take_away() {
-    # The folders of the kernel go first: what remains mounted must never be removed with the rest.
-    findmnt --list --noheadings --output TARGET | grep "^$fresh/" | sort -r | while read -r mount_point; do
-        umount "$mount_point" || umount --lazy "$mount_point"
-    done
-    if [ "${KEEP:-no}" = yes ]; then
-        echo "fresh_machine: kept in $fresh"
-    elif findmnt --list --noheadings --output TARGET | grep -q "^$fresh/"; then
-        echo "fresh_machine: something is still mounted below $fresh, which therefore stays" >&2
-    else
-        rm -rf --one-file-system "$fresh"
-    fi
-}
+clone=/root/clone
 
 copy_settings() {
     for setting in /etc/apt/sources.list /etc/apt/sources.list.d /etc/resolv.conf /etc/pip.conf \
@@ -39,31 +28,52 @@ copy_settings() {
     done
 }
 
+# What runs as the first process of the new namespaces; its end is the end of everything below it.
+inside() {
+    fresh=$1
+    shift
+    mount -t proc fresh-proc "$fresh/proc"
+    mount --rbind /sys "$fresh/sys"
+    mount --rbind /dev "$fresh/dev"
+    mount -t tmpfs fresh-run "$fresh/run"
+    code=0
+    while [ $# -gt 0 ] && [ $code -eq 0 ]; do
+        call=
+        while [ $# -gt 0 ] && [ "$1" != -- ]; do
+            call="$call $1"
+            shift
+        done
+        [ $# -eq 0 ] || shift
+        echo "fresh_machine: ./run$call"
+        # shellcheck disable=SC2086  # a list of words
+        chroot "$fresh" env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb "$clone/run" $call </dev/null || code=$?
+    done
+    exit $code
+}
+
+if [ "${1:-}" = --inside ]; then
+    shift
+    inside "$@"
+fi
+
 [ "$(id -u)" -eq 0 ] || {
     echo "fresh_machine: making a root folder needs root" >&2
     exit 1
 }
-trap take_away EXIT
-trap 'exit 130' INT TERM
-
+fresh=${FRESH_ROOT:-}
+if [ -z "$fresh" ]; then
+    fresh=$(mktemp -d /var/tmp/fresh-machine.XXXXXX)
+    trap 'rm -rf --one-file-system "$fresh"' EXIT
+    trap 'exit 130' INT TERM
+fi
 if [ ! -e "$fresh/etc/debian_version" ]; then
-    mmdebstrap --quiet --variant=minbase "$suite" "$fresh"
-    # An administrator's image has no package lists either.
+    mmdebstrap --quiet --variant=minbase "${FRESH_SUITE:-bookworm}" "$fresh"
     rm -rf "$fresh"/var/lib/apt/lists/*
     copy_settings
 fi
-rm -rf "${fresh:?}$home/.git.new"
-if [ -d "$fresh$home" ]; then
-    git -C "$fresh$home" pull --quiet --ff-only "$repository" HEAD
+if [ -d "$fresh$clone" ]; then
+    git -C "$fresh$clone" pull --quiet --ff-only "file://$repository" HEAD
 else
-    git clone --quiet "file://$repository" "$fresh$home"
+    git clone --quiet "file://$repository" "$fresh$clone"
 fi
-for kernel_folder in proc sys dev; do
-    mount --rbind "/$kernel_folder" "$fresh/$kernel_folder"
-    mount --make-rslave "$fresh/$kernel_folder"
-done
-mount -t tmpfs fresh-run "$fresh/run"
-
-code=0
-chroot "$fresh" env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb "$home/run" "$@" </dev/null || code=$?
-exit "$code"
+unshare --mount --pid --fork --kill-child "$0" --inside "$fresh" "$@"
