@@ -1,0 +1,131 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Any other database, by the user's own commands: lists of arguments, never through a shell, each with a time limit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, ClassVar, Mapping, Optional
+
+from ..extents.scope import Scope
+from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, ThawCommand
+from .limited import run_limited
+
+_ARGV = {"type": "list", "elements": "str"}
+
+
+class CommandsDriver(DatabaseDriver):
+    """A database that is told by commands. Exit code 0 is success."""
+
+    name: ClassVar[str] = "commands"
+    argument_spec: ClassVar[dict[str, dict[str, Any]]] = {
+        "begin": _ARGV,
+        "end": _ARGV,
+        "freeze": _ARGV,
+        "thaw": _ARGV,
+        "ping": _ARGV,
+        "recover": _ARGV,
+        "files": _ARGV,
+        "timeout_s": {"type": "int", "default": 60},
+    }
+
+    def __init__(self, label: str, options: Mapping[str, Any], quiesce: str) -> None:
+        super().__init__(label, options, quiesce)
+        self._begun = False
+
+    @classmethod
+    def capabilities(cls, options: Mapping[str, Any]) -> Capabilities:
+        for first, second in (("begin", "end"), ("freeze", "thaw")):
+            if bool(options[first]) != bool(options[second]):
+                raise DatabaseError(
+                    f"databases: driver commands needs {first} and {second} together; only one of them is given.",
+                    option="databases",
+                )
+        return Capabilities(
+            hot_backup=bool(options["begin"] and options["end"]),
+            freeze=bool(options["freeze"] and options["thaw"]),
+        )
+
+    def preflight(self) -> dict[str, Any]:
+        for name, rules in self.argument_spec.items():
+            argv = self.options[name]
+            if rules is _ARGV and argv and not _is_program(argv[0]):
+                raise DatabaseError(
+                    f"{self.where}: the program of {name}, {argv[0]!r}, is no absolute path of an executable file.",
+                    option="databases",
+                )
+        return {name: bool(self.options[name]) for name, rules in self.argument_spec.items() if rules is _ARGV}
+
+    def files(self) -> list[Scope]:
+        if not self.options["files"]:
+            return []
+        scopes = []
+        for line in self._run("files").split("\n"):
+            path = os.path.realpath(line)
+            if not line:
+                continue
+            if not os.path.isabs(line) or not os.path.exists(path):
+                raise DatabaseError(
+                    f"{self.where}: the command of files named {line!r}; it must print absolute paths that exist, one "
+                    "a line.",
+                    option="databases",
+                )
+            scopes.append(Scope(path, label=f"commands {self.label}"))
+        return scopes
+
+    def begin(self, label: str) -> None:
+        self._begun = True
+        self._run("begin", label)
+
+    def ping(self) -> None:
+        if self.options["ping"]:
+            self._run("ping")
+
+    def end(self) -> EndResult:
+        self._run("end")
+        self._begun = False
+        return EndResult()
+
+    def freeze(self, limit_s: float) -> None:
+        self._run("freeze", limit_s=limit_s)
+
+    def thaw(self) -> None:
+        self._run("thaw")
+
+    def thaw_command(self) -> Optional[ThawCommand]:
+        return ThawCommand(tuple(self.options["thaw"]), float(self.options["timeout_s"]))
+
+    def recover(self) -> bool:
+        if not self.options["recover"]:
+            return False
+        self._run("recover")
+        return True
+
+    def close(self) -> None:
+        if self._begun:
+            self._begun = False
+            with contextlib.suppress(DatabaseError):
+                self._run("recover" if self.options["recover"] else "end")
+
+    def _run(self, name: str, label: str = "", limit_s: float = float("inf")) -> str:
+        limit_s = min(limit_s, float(self.options["timeout_s"]))
+        environment = dict(os.environ, SPLITMIRROR_DATABASE=self.label)
+        if label:
+            environment["SPLITMIRROR_LABEL"] = label
+        try:
+            done = run_limited(self.options[name], limit_s, environment)
+        except OSError as exc:
+            raise DatabaseError(f"{self.where}: the command of {name} cannot be started ({exc}).") from exc
+        if done.code is None:
+            raise DatabaseError(f"{self.where}: the command of {name} was not done after {limit_s:g} s and was ended.")
+        if done.code:
+            words = done.err.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise DatabaseError(f"{self.where}: the command of {name} failed with exit code {done.code}: {words}")
+        return os.fsdecode(done.out)
+
+
+def _is_program(path: str) -> bool:
+    return os.path.isabs(path) and os.path.isfile(path) and os.access(path, os.X_OK)

@@ -1,0 +1,63 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Run a command that may hang, and be back in time whatever it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from typing import Mapping, Optional, Sequence
+
+# After SIGKILL a process is gone at once, unless it hangs in the kernel; then nobody waits for it.
+_KILLED_S = 1.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended. :param code: exit code, None when it was ended at its limit."""
+
+    code: Optional[int]
+    out: bytes
+    err: bytes
+
+
+def run_limited(argv: Sequence[str], limit_s: float, environment: Optional[Mapping[str, str]] = None) -> Done:
+    """Run a command, never through a shell; at the limit it is killed with all that it started.
+
+    Its output goes to memory: a pipe would be held open by a child that outlives it, and a file could lie on a file
+    system that is frozen.
+
+    :raises OSError: it cannot be started.
+    """
+    out, err = os.memfd_create("out"), os.memfd_create("err")
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+        code: Optional[int] = None
+        try:
+            code = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_KILLED_S)
+        return Done(code, _content(out), _content(err))
+    finally:
+        os.close(out)
+        os.close(err)
+
+
+def _content(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)

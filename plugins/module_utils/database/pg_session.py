@@ -1,0 +1,172 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One connection to a local PostgreSQL server, and clear sentences for why there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import socket
+from collections.abc import Iterator
+from typing import Any, Mapping, Optional, Sequence
+
+from .base import DatabaseError
+
+try:
+    import psycopg2
+except ImportError:  # told by connect(), because only this driver needs it
+    psycopg2 = None
+
+CONNECT_TIMEOUT_S = 10
+
+
+class PgSession:
+    """A connection in autocommit mode, made for sitting idle for hours.
+
+    :param where: for messages. :param options: the driver's options.
+    """
+
+    def __init__(self, where: str, options: Mapping[str, Any]) -> None:
+        self._where = where
+        self._options = options
+        self._connection: Any = None
+        self.version = 0
+
+    def connect(self) -> None:
+        """Open the connection.
+
+        :raises DatabaseError: nobody listens, the server refuses us, or psycopg2 is missing.
+        """
+        if psycopg2 is None:
+            raise DatabaseError(
+                f"{self._where}: the Python of this host has no psycopg2; install it (Debian and Red Hat: "
+                "python3-psycopg2) for the interpreter that ansible_python_interpreter names."
+            )
+        options = self._options
+        target = {
+            "host": options["login_host"] or options["unix_socket"],
+            "port": options["port"],
+            "user": options["login_user"],
+            "password": _password(self._where, options),
+            "dbname": options["login_db"],
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "splitmirror",
+            "keepalives_idle": 60,
+            "keepalives_interval": 10,
+        }
+        with _effective_user(self._where, "" if options["login_host"] else options["os_user"]):
+            self._probe(target["host"], target["port"])
+            try:
+                self._connection = psycopg2.connect(**{key: value for key, value in target.items() if value})
+            except psycopg2.OperationalError as exc:
+                words = " ".join(str(exc).split())
+                raise DatabaseError(
+                    f"{self._where}: PostgreSQL does not let {target['user']!r} in; check login_user, login_password, "
+                    f"os_user and pg_hba.conf. It says: {words}",
+                    option="databases",
+                ) from exc
+        self._connection.autocommit = True
+        self.version = self._connection.server_version
+        # A parallel worker, an idle limit or a statement limit of the role or the database must not end a backup.
+        self.execute("SET max_parallel_workers_per_gather = 0")
+        self.execute("SET idle_in_transaction_session_timeout = 0")
+        self.execute("SET statement_timeout = 0")
+        self.execute("SET lock_timeout = 0")
+        if self.version >= 140000:
+            self.execute("SET idle_session_timeout = 0")
+
+    def _probe(self, host: str, port: int) -> None:
+        """Tell "nobody is there" from "not let in": libpq's own words are in the language of the host."""
+        try:
+            if host.startswith("/"):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                    probe.settimeout(CONNECT_TIMEOUT_S)
+                    probe.connect(os.path.join(host, f".s.PGSQL.{port}"))
+            else:
+                socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+        except OSError as exc:
+            place = os.path.join(host, f".s.PGSQL.{port}") if host.startswith("/") else f"{host}, port {port}"
+            raise DatabaseError(
+                f"{self._where}: the database is not running: no PostgreSQL answers at {place} "
+                f"({exc.strerror or exc}); start it, or set unix_socket, login_host and port to where it listens.",
+                option="databases",
+            ) from exc
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
+        """Run a statement that returns nothing. :raises DatabaseError: the server's words."""
+        self._run(sql, values, fetch=False)
+
+    def row(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """Run a query and return its first row. :raises DatabaseError: the server's words."""
+        found = self._run(sql, values, fetch=True)
+        if found is None:
+            raise DatabaseError(f"{self._where}: PostgreSQL returned no row for: {sql}")
+        return found
+
+    def _run(self, sql: str, values: Sequence[Any], fetch: bool) -> Optional[tuple[Any, ...]]:
+        if self._connection is None:
+            raise DatabaseError(f"{self._where}: there is no connection to PostgreSQL.")
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(sql, tuple(values) or None)
+                row: Optional[tuple[Any, ...]] = cursor.fetchone() if fetch else None
+                return row
+        except psycopg2.Error as exc:
+            words = " ".join(str(exc).split())
+            if self._connection.closed:
+                raise DatabaseError(f"{self._where}: the connection to PostgreSQL is lost: {words}") from exc
+            raise DatabaseError(f"{self._where}: PostgreSQL says: {words}") from exc
+
+    def fileno(self) -> Optional[int]:
+        """The socket's descriptor while connected."""
+        if self._connection is None or self._connection.closed:
+            return None
+        number: int = self._connection.fileno()
+        return number
+
+    @property
+    def connected(self) -> bool:
+        """Whether connect() was called and close() was not; the server may be gone all the same."""
+        return self._connection is not None
+
+    def close(self) -> None:
+        """Close the connection, if there is one; never raises."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg2.Error):
+                connection.close()
+
+
+def _password(where: str, options: Mapping[str, Any]) -> Optional[str]:
+    path = options["login_password_file"]
+    if not path:
+        password: Optional[str] = options["login_password"]
+        return password
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.readline().rstrip("\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DatabaseError(f"{where}: login_password_file {path} cannot be read ({exc}).", "databases") from exc
+
+
+@contextlib.contextmanager
+def _effective_user(where: str, name: str) -> Iterator[None]:
+    """Be another user for a moment: over a unix socket the server looks who connects (peer authentication)."""
+    if not name or os.geteuid() != 0:
+        yield
+        return
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise DatabaseError(f"{where}: os_user {name!r} is no user of this host.", option="databases") from None
+    group = os.getegid()
+    os.setegid(entry.pw_gid)
+    os.seteuid(entry.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)

@@ -1,0 +1,62 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The drivers that exist, and how a description of a database becomes one."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+from .base import DatabaseDriver, DatabaseError
+from .commands import CommandsDriver
+from .options import check_options
+from .postgresql import PostgresqlDriver
+from .sqlite import SqliteDriver
+
+DRIVERS: dict[str, type[DatabaseDriver]] = {
+    driver.name: driver for driver in (CommandsDriver, PostgresqlDriver, SqliteDriver)
+}
+QUIESCE = ("auto", "hot_backup", "freeze")
+
+
+def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
+    """Make the driver of one database.
+
+    :param description: ``driver``; ``name`` (default: the driver's name); ``quiesce`` (``auto``, the default: hot
+        backup where the driver can; ``hot_backup``; ``freeze``); ``options`` of the driver.
+    :raises DatabaseError: unknown driver, unknown or bad option, or a way to quiesce that it does not have.
+    """
+    kind = description.get("driver")
+    name = description.get("name") or kind
+    where = f"databases: {name}"
+    if kind not in DRIVERS:
+        raise DatabaseError(
+            f"{where}: {kind!r} is no known driver; known are {', '.join(sorted(DRIVERS))}.", option="databases"
+        )
+    driver = DRIVERS[kind]
+    options = check_options(where, kind, driver.argument_spec, description.get("options") or {})
+    can = driver.capabilities(options)
+    quiesce = description.get("quiesce") or "auto"
+    if quiesce not in QUIESCE:
+        raise DatabaseError(f"{where}: quiesce is {quiesce!r}; it must be auto, hot_backup or freeze.", "databases")
+    if quiesce == "auto":
+        quiesce = "hot_backup" if can.hot_backup else "freeze"
+    if not (can.hot_backup if quiesce == "hot_backup" else can.freeze):
+        raise DatabaseError(
+            f"{where}: driver {kind} cannot do quiesce {quiesce} with these options; use another or auto.", "databases"
+        )
+    return driver(str(name), options, quiesce)
+
+
+def make_drivers(descriptions: Sequence[Mapping[str, Any]]) -> list[DatabaseDriver]:
+    """Make the drivers of all databases of a host, in their order.
+
+    :raises DatabaseError: as make_driver, or when two have the same name.
+    """
+    drivers = [make_driver(description) for description in descriptions]
+    names = [driver.label for driver in drivers]
+    for name in names:
+        if names.count(name) > 1:
+            raise DatabaseError(f"databases: two are named {name!r}; give each its own name.", option="databases")
+    return drivers

@@ -1,0 +1,112 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""SQLite: the write lock is held through the window; the write-ahead log belongs to the copy.
+
+https://www.sqlite.org/lockingv3.html and https://www.sqlite.org/wal.html: a copy of the database and its ``-wal`` of
+one instant, taken while nobody writes, is a whole database. ``-shm`` is only an index of ``-wal`` and is made again; a
+rollback journal cannot be there while the write lock is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from typing import Any, ClassVar, Mapping, Optional
+from urllib.parse import quote
+
+from ..extents.scope import Scope
+from .base import Capabilities, DatabaseDriver, DatabaseError
+
+_MAGIC = b"SQLite format 3\0"
+
+
+class SqliteDriver(DatabaseDriver):
+    """One SQLite database file."""
+
+    name: ClassVar[str] = "sqlite"
+    argument_spec: ClassVar[dict[str, dict[str, Any]]] = {"path": {"type": "path", "required": True}}
+
+    def __init__(self, label: str, options: Mapping[str, Any], quiesce: str) -> None:
+        super().__init__(label, options, quiesce)
+        self._path = os.path.realpath(options["path"])
+        self._connection: Optional[sqlite3.Connection] = None
+
+    @classmethod
+    def capabilities(cls, options: Mapping[str, Any]) -> Capabilities:
+        return Capabilities(hot_backup=False, freeze=True)
+
+    def preflight(self) -> dict[str, Any]:
+        return {"path": self._path, "journal_mode": self._journal_mode()}
+
+    def files(self) -> list[Scope]:
+        label = f"sqlite {self.label}"
+        scopes = [Scope(self._path, label=label)]
+        if self._journal_mode() == "wal":
+            # It exists as long as this connection is open, or any other.
+            scopes.append(Scope(self._path + "-wal", label=label))
+        return scopes
+
+    def prepare_freeze(self) -> None:
+        connection = self._connected()
+        # Moves what it can into the database without waiting for anybody; does nothing in other journal modes.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def freeze(self, limit_s: float) -> None:
+        connection = self._connected()
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {max(1, int(limit_s * 1000))}").fetchone()
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as exc:
+            raise self._error(f"is not let go by a writer within {limit_s:g} s", exc) from exc
+
+    def thaw(self) -> None:
+        connection = self._connection
+        if connection is not None and connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except sqlite3.Error as exc:
+                self.close()
+                raise self._error("could not be thawed but by closing it", exc) from exc
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _journal_mode(self) -> str:
+        connection = self._connected()
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as exc:
+            raise self._error("cannot be read", exc) from exc
+        return str(mode)
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            try:
+                with open(self._path, "rb") as stream:
+                    magic = stream.read(len(_MAGIC))
+            except OSError as exc:
+                raise DatabaseError(
+                    f"{self.where}: {self._path} cannot be read ({exc.strerror}); set path to the database file.",
+                    option="databases",
+                ) from exc
+            if magic != _MAGIC:
+                raise DatabaseError(
+                    f"{self.where}: {self._path} is no SQLite database; set path to the database file.",
+                    option="databases",
+                )
+            try:
+                self._connection = sqlite3.connect(f"file:{quote(self._path)}?mode=rw", uri=True, isolation_level=None)
+            except sqlite3.Error as exc:
+                raise self._error("cannot be opened", exc) from exc
+        return self._connection
+
+    def _error(self, what: str, exc: sqlite3.Error) -> DatabaseError:
+        return DatabaseError(f"{self.where}: {self._path} {what}; SQLite says: {exc}", option="databases")
