@@ -4,10 +4,10 @@
 
 """A writer that goes on committing, and knows what the database has acknowledged.
 
-``start SOCKET_DIR BIN_DIR SECONDS`` starts it in the background: pgbench at a fixed rate, and one connection that commits
-the numbers 1, 2, 3, … to demo_marks and, after each acknowledged commit, notes the number and the server's WAL position
-in the journal. ``stop SOCKET_DIR`` ends it. ``acknowledged SOCKET_DIR LSN`` prints the highest number whose commit was
-acknowledged at or before that WAL position.
+``start SOCKET_DIR BIN_DIR SECONDS`` starts it in the background: pgbench at a fixed rate, and one connection that
+commits the numbers 1, 2, 3, … to demo_marks and, after each acknowledged commit, notes the number and the server's WAL
+position in the journal. ``stop SOCKET_DIR`` ends it. ``acknowledged SOCKET_DIR LSN`` prints the highest number whose
+commit was acknowledged at or before that WAL position.
 """
 
 from __future__ import annotations
@@ -48,9 +48,17 @@ def write(folder: str, bin_dir: str, seconds: int) -> None:
 
     signal.signal(signal.SIGTERM, leave)
     end = time.monotonic() + seconds
-    pgbench = subprocess.Popen(  # noqa: S603
-        [f"{bin_dir}/pgbench", f"--host={folder}", "--port=5432", "--no-vacuum", "--client=2", "--rate=150",
-         f"--time={seconds}", "postgres"],
+    pgbench = subprocess.Popen(
+        [
+            f"{bin_dir}/pgbench",
+            f"--host={folder}",
+            "--port=5432",
+            "--no-vacuum",
+            "--client=2",
+            "--rate=150",
+            f"--time={seconds}",
+            "postgres",
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
