@@ -1,0 +1,123 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Promise 2: only a true backup is called one.
+
+The verdict rests on the order of events, never on clocks of two hosts. What is not proved has not happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+#: What must have happened in the window, in this order, each exactly once.
+WINDOW_ORDER = (
+    "freeze_acknowledged",
+    "split_sent",
+    "split_returned",
+    "check_done",
+    "thaw_sent",
+    "thaw_acknowledged",
+)
+#: What may be told beside it and proves nothing.
+HARMLESS = frozenset({"tracking_started", "backup_begun", "freeze_sent", "check_started", "backup_ended"})
+
+
+class Verdict(NamedTuple):
+    """Whether a session is good. :param reason: one sentence; empty when it is good."""
+
+    good: bool
+    reason: str
+
+
+def judge(evidence: Mapping[str, Any], session: str) -> Verdict:
+    """Judge a session by its evidence.
+
+    :param evidence: ``session``, ``window``, ``check``, ``hot_backup`` and ``write``, as the tasks returned them.
+    :param session: the session that is to be judged.
+    """
+    if evidence.get("session") != session:
+        return Verdict(False, f"the evidence is of session {evidence.get('session')!r}, not of {session}.")
+    for reason in (
+        _window(_part(evidence, "window")),
+        _check(_part(evidence, "check")),
+        _hot_backup(_part(evidence, "hot_backup")),
+        _write(_part(evidence, "write")),
+    ):
+        if reason:
+            return Verdict(False, reason)
+    return Verdict(True, "")
+
+
+def _part(evidence: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = evidence.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _window(window: Mapping[str, Any]) -> str:
+    events = window.get("events")
+    if not isinstance(events, Sequence) or isinstance(events, (str, bytes)) or not events:
+        return "the events of the window are missing, so nothing proves that the split lay inside it."
+    names: list[str] = []
+    last = None
+    for event in events:
+        name, seq = (event.get("name"), event.get("seq")) if isinstance(event, Mapping) else (None, None)
+        if not isinstance(name, str) or isinstance(seq, bool) or not isinstance(seq, int):
+            return "an event of the window has no name or number, so its order cannot be proved."
+        if last is not None and seq <= last:
+            return f"event {name} of the window is numbered {seq} after {last}, so the order cannot be proved."
+        last = seq
+        names.append(name)
+    told = [name for name in names if name not in HARMLESS]
+    for name in told:
+        if name not in WINDOW_ORDER:
+            return f"the window was broken: {name}."
+    for name in WINDOW_ORDER:
+        if told.count(name) != 1:
+            return f"{name} happened {told.count(name)} times in the window instead of once."
+    if tuple(told) != WINDOW_ORDER:
+        return f"the window ran in a wrong order: {', '.join(told)}."
+    if window.get("intact") is not True:
+        return "the window was not intact: the file systems were not frozen from the freeze to the thaw."
+    return ""
+
+
+def _check(check: Mapping[str, Any]) -> str:
+    if check.get("complete") is not True:
+        return "the check of the extent map was not complete before the thaw."
+    return ""
+
+
+def _hot_backup(hot_backup: Mapping[str, Any]) -> str:
+    required = hot_backup.get("required")
+    if required is False:
+        return ""
+    if required is not True:
+        return "it is not told whether hot backup was required."
+    if hot_backup.get("error"):
+        return f"hot backup failed: {hot_backup['error']}"
+    if hot_backup.get("ended_cleanly") is not True:
+        return "hot backup did not end cleanly."
+    if hot_backup.get("same_session") is not True:
+        return "hot backup did not end in the database session that began it."
+    return ""
+
+
+def _write(write: Mapping[str, Any]) -> str:
+    if write.get("complete") is not True:
+        return "not every byte is on the volume."
+    if write.get("filemark") is not True:
+        return "the filemark behind the archive is not proved to be on the volume."
+    if write.get("checksums") is not True:
+        return "the checksums of the files were not written."
+    volume, number = write.get("volume"), write.get("file_number")
+    if not isinstance(volume, str) or not volume or isinstance(number, bool) or not isinstance(number, int):
+        return "it is not told on which volume and where the archive lies."
+    proof = write.get("proof")
+    if isinstance(proof, Mapping) and proof.get("mode") != "none" and proof.get("complete") is not True:
+        return "the proof of the extent map against the mirror was not complete."
+    if not isinstance(proof, Mapping):
+        return "it is not told whether the extent map was proved against the mirror."
+    return ""

@@ -1,0 +1,138 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The verdict: only the one order of events, with everything proved, is a good backup."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import HARMLESS, WINDOW_ORDER, judge
+
+SESSION = "20260101T000000Z-db1-abcd"
+
+
+def events(names: tuple[str, ...] | list[str]) -> list[dict[str, Any]]:
+    return [{"seq": number, "name": name, "source": "test"} for number, name in enumerate(names, 1)]
+
+
+def evidence(names: tuple[str, ...] | list[str] = WINDOW_ORDER) -> dict[str, Any]:
+    return {
+        "session": SESSION,
+        "window": {"events": events(names), "window_s": 0.2, "split_s": 0.1, "intact": True},
+        "check": {"complete": True, "remapped": 1, "added": 0, "removed": 0},
+        "hot_backup": {"required": True, "ended_cleanly": True, "same_session": True, "error": None},
+        "write": {
+            "complete": True,
+            "filemark": True,
+            "checksums": True,
+            "members": 3,
+            "bytes": 10,
+            "volume": "V1",
+            "file_number": 1,
+            "fallback": 0,
+            "proof": {"mode": "full", "complete": True},
+        },
+    }
+
+
+def test_the_one_order_with_all_proofs_is_good() -> None:
+    assert judge(evidence(), SESSION) == (True, "")
+
+
+def test_harmless_events_do_not_matter() -> None:
+    names = ["tracking_started", "backup_begun", "freeze_sent", *WINDOW_ORDER[:3], "check_started", *WINDOW_ORDER[3:]]
+    assert judge(evidence([*names, "backup_ended"]), SESSION).good
+
+
+def test_every_other_order_is_failed() -> None:
+    for order in itertools.permutations(WINDOW_ORDER):
+        assert judge(evidence(list(order)), SESSION).good == (order == WINDOW_ORDER)
+
+
+@given(names=st.lists(st.sampled_from([*WINDOW_ORDER, *sorted(HARMLESS), "deadline_thaw"]), max_size=12))
+def test_no_other_row_of_events_is_good(names: list[str]) -> None:
+    told = tuple(name for name in names if name not in HARMLESS)
+    assert judge(evidence(names), SESSION).good == (told == WINDOW_ORDER)
+
+
+@pytest.mark.parametrize("name", ["deadline_thaw", "connection_lost", "something_new"])
+@pytest.mark.parametrize("place", range(7))
+def test_an_event_that_breaks_the_window_breaks_the_backup(name: str, place: int) -> None:
+    names = list(WINDOW_ORDER)
+    names.insert(place, name)
+    verdict = judge(evidence(names), SESSION)
+    assert not verdict.good
+    assert name in verdict.reason
+
+
+@given(numbers=st.lists(st.integers(0, 9), min_size=6, max_size=6))
+def test_numbers_must_ascend(numbers: list[int]) -> None:
+    told = evidence()
+    for event, number in zip(told["window"]["events"], numbers):
+        event["seq"] = number
+    assert judge(told, SESSION).good == all(one < two for one, two in zip(numbers, numbers[1:]))
+
+
+NEEDED = [
+    ("session",),
+    ("window",),
+    ("window", "events"),
+    ("window", "intact"),
+    ("check",),
+    ("check", "complete"),
+    ("hot_backup",),
+    ("hot_backup", "required"),
+    ("hot_backup", "ended_cleanly"),
+    ("hot_backup", "same_session"),
+    ("write",),
+    ("write", "complete"),
+    ("write", "filemark"),
+    ("write", "checksums"),
+    ("write", "volume"),
+    ("write", "file_number"),
+    ("write", "proof"),
+    ("write", "proof", "complete"),
+]
+
+
+@pytest.mark.parametrize("keys", NEEDED)
+@pytest.mark.parametrize("value", ["missing", None, "", "yes", "true", 0, 1, [], {}])
+def test_what_is_missing_or_only_looks_true_is_not_proved(keys: tuple[str, ...], value: Any) -> None:
+    told = copy.deepcopy(evidence())
+    place = told
+    for key in keys[:-1]:
+        place = place[key]
+    if value == "missing":
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    harmless = (keys[-1] == "volume" and value in ("yes", "true")) or (keys[-1] == "file_number" and value in (0, 1))
+    verdict = judge(told, SESSION)
+    assert verdict.good == harmless
+    assert harmless or verdict.reason.endswith(".")
+
+
+def test_a_backup_without_hot_backup_needs_none() -> None:
+    told = evidence()
+    told["hot_backup"] = {"required": False}
+    assert judge(told, SESSION).good
+
+
+def test_a_chosen_lack_of_proof_is_allowed_and_an_error_of_hot_backup_is_not() -> None:
+    told = evidence()
+    told["write"]["proof"] = {"mode": "none"}
+    assert judge(told, SESSION).good
+    told["hot_backup"]["error"] = "connection lost."
+    assert "connection lost" in judge(told, SESSION).reason
+
+
+def test_evidence_of_another_session_proves_nothing() -> None:
+    assert not judge(evidence(), "another").good
