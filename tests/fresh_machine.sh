@@ -68,7 +68,7 @@ if [ -z "$fresh" ]; then
 fi
 if [ ! -e "$fresh/etc/debian_version" ]; then
     mmdebstrap --quiet --variant=minbase "${FRESH_SUITE:-bookworm}" "$fresh"
-    rm -rf "$fresh"/var/lib/apt/lists/*
+    rm -rf "$fresh"/var/lib/apt/lists/* "$fresh/etc/apt/sources.list"
     copy_settings
 fi
 if [ -d "$fresh$clone" ]; then
