@@ -1,0 +1,56 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What all tests share: who may run, where images lie, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from ansible_collections.splitmirror.backup.tests.support.blockdev import run
+
+# New examples in every run; a failure prints what reproduces it.
+hypothesis.settings.register_profile("splitmirror", deadline=None, derandomize=False, print_blob=True)
+hypothesis.settings.load_profile("splitmirror")
+
+#: File systems in memory: no extents, and no direct I/O that means anything.
+IN_MEMORY = {"tmpfs", "ramfs"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs root where there is none, with the reason in the summary."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root, loop devices and mounts: call ./run test"))
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """Yield an empty folder on a disk, where images for loop devices with direct I/O may lie."""
+    if run("stat", "--file-system", "--format=%T", tmp_path).stdout.strip() not in IN_MEMORY:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="splitmirror-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail the run when a test leaves a mount or a loop device of its own behind."""
+    yield
+    base = os.fspath(tmp_path_factory.getbasetemp())
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    backing_files = [
+        name.read_text(encoding="utf-8").strip() for name in Path("/sys/block").glob("loop*/loop/backing_file")
+    ]
+    left = [name for name in mounts + backing_files if name.startswith(f"{base}/")]
+    assert not left, f"tests left these mounted or attached: {left}"
