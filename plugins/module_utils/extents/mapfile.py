@@ -71,9 +71,11 @@ class FileEntry(NamedTuple):
     """One file as it was at the freeze.
 
     ``path`` is absolute on the database host. ``kind`` is f, d, l, c, b, p or s (file, folder, symbolic link,
-    character device, block device, fifo, socket). ``xattrs`` is None or what pack_xattrs made. ``source`` says where
-    the data come from: ``none`` (there are none), ``device`` (the extents), ``content`` (inline data, in ``content``),
-    ``mount`` (only readable through the mounted mirror, ``reason`` says why), ``skip`` (not in the archive).
+    character device, block device, fifo, socket). ``dev`` is the device number on the database host, ``mode`` holds
+    the permission bits (0o7777), ``size`` is in bytes and 0 for what is no regular file. ``xattrs`` is None or what
+    pack_xattrs made. ``source`` says where the data come from: ``none`` (there are none), ``device`` (the extents;
+    what has none reads as zeros), ``content`` (inline data, in ``content``), ``mount`` (only readable through the
+    mounted mirror, ``reason`` says why), ``skip`` (not in the archive).
     """
 
     path: bytes
@@ -347,6 +349,12 @@ class MapFile:
         self._db.executemany("INSERT OR REPLACE INTO users VALUES(?, ?)", users.items())
         self._db.executemany("INSERT OR REPLACE INTO groups VALUES(?, ?)", groups.items())
 
+    def owner_ids(self) -> tuple[set[int], set[int]]:
+        """The uids and the gids that own files in the map; reads all of it."""
+        self._flush()
+        users = {row[0] for row in self._db.execute("SELECT DISTINCT uid FROM files")}
+        return users, {row[0] for row in self._db.execute("SELECT DISTINCT gid FROM files")}
+
     def users(self) -> dict[int, str]:
         """Names of users by uid."""
         return dict(self._db.execute("SELECT id, name FROM users"))
@@ -369,6 +377,11 @@ class MapFile:
             self._extents.append((number, *row))
         if len(self._files) + len(self._extents) >= _BATCH_ROWS:
             self._flush()
+
+    def add_rows(self, rows: Iterable[tuple[tuple[Any, ...], Sequence[tuple[int, ...]]]]) -> None:
+        """Add files whose paths are not in the map yet, as plain tuples with the fields of FileEntry and ExtentRow."""
+        for entry, extents in rows:
+            self.add_new(entry, extents)  # type: ignore[arg-type]
 
     def put_file(self, entry: FileEntry, extents: Iterable[ExtentRow]) -> None:
         """Put a file into the map, in place of what is known of that path."""

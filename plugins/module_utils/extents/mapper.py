@@ -1,0 +1,165 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Make the extent map of a session: walk its scopes and look at every file.
+
+Two processes look at files while a third writes the map: each walks all folders and takes the names whose checksum is
+its own, so that a name is looked at once whatever appears or vanishes in its folder meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import grp
+import json
+import os
+import pwd
+import selectors
+import zlib
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Callable, Optional
+
+from .filemap import FileMapper, MappedFields, Translation
+from .mapfile import MapCounts, MapError, MapFile, SegmentRow
+from .scope import Scope
+from .stack import BlockStack, LunSpec
+from .survey import survey
+from .walk import Places, ScopeTree, walk
+from .worker import END, Send, Worker
+
+DEFAULT_WORKERS = 2
+_SEND_ROWS = 1000
+
+
+def map_scopes(
+    map_file: MapFile,
+    scopes: Iterable[Scope],
+    luns: Sequence[LunSpec],
+    progress: Optional[Callable[[int], None]] = None,
+    workers: int = DEFAULT_WORKERS,
+) -> MapCounts:
+    """Map everything that belongs to the scopes into an empty map, and set its state to ``mapped``.
+
+    Change tracking must have been started before. The file systems are synchronized first: before that, a map can
+    lie without showing it.
+
+    :param progress: called now and then with the number of files looked at so far.
+    :param workers: how many processes look at files; 0 does all in this one.
+    :raises MapError: for everything that cannot be mapped, see survey.
+    """
+    scopes = list(scopes)
+    stack = BlockStack(luns)
+    found = survey(scopes, luns, stack)
+    numbers = {lun.name: map_file.add_lun(lun.name, size, lun.serial, wwn) for lun, size, wwn in stack.luns()}
+    for surveyed in found:
+        map_file.add_filesystem(
+            mount_point=surveyed.mount.mount_point,
+            fs_type=surveyed.info.fs_type,
+            fs_uuid=surveyed.info.fs_uuid,
+            block_bytes=surveyed.info.block_bytes,
+            dev=surveyed.mount.dev,
+            segments=[SegmentRow(s.device_offset, numbers[s.lun], s.lun_offset, s.length) for s in surveyed.segments],
+            root=surveyed.mount.root,
+        )
+    map_file.set_meta("scopes", json.dumps([scope.as_dict() for scope in scopes]))
+    filesystems = map_file.filesystems()
+    for fs in filesystems:
+        sync_filesystem(fs.mount_point)
+    places = Places.live(filesystems)
+    tree = ScopeTree(scopes)
+    mapper = FileMapper(places, translations(map_file))
+    done = 0
+    with contextlib.closing(_look(tree, places, mapper, workers)) as batches:
+        for batch in batches:
+            map_file.add_rows(batch)
+            done += len(batch)
+            if progress is not None:
+                progress(done)
+    map_file.index_inodes()
+    users, groups = map_file.owner_ids()
+    map_file.set_owners(user_names(users), group_names(groups))
+    map_file.set_state("mapped")
+    return map_file.counts()
+
+
+def map_scopes_of(map_file: MapFile) -> ScopeTree:
+    """The scopes a map was made for."""
+    return ScopeTree(Scope.from_dict(row) for row in json.loads(map_file.meta("scopes") or "[]"))
+
+
+def translations(map_file: MapFile) -> dict[int, Translation]:
+    """For each file system of a map, how offsets on its device become offsets on the LUNs."""
+    return {fs.id: Translation(map_file.segments(fs.id), fs.block_bytes) for fs in map_file.filesystems()}
+
+
+def live_mapper(map_file: MapFile) -> FileMapper:
+    """A FileMapper for the host that made the map."""
+    return FileMapper(Places.live(map_file.filesystems()), translations(map_file))
+
+
+def sync_filesystem(mount_point: bytes) -> None:
+    """syncfs(2) of one file system. :raises MapError: when it fails, which means that data were lost."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if libc.syncfs(fd):
+            reason = os.strerror(ctypes.get_errno())
+            raise MapError(f"paths: {os.fsdecode(mount_point)} cannot be synchronized ({reason}); look at its device.")
+    finally:
+        os.close(fd)
+
+
+def user_names(ids: Iterable[int]) -> Mapping[int, str]:
+    """Names of those uids that have one."""
+    names = {}
+    for number in ids:
+        with contextlib.suppress(KeyError):
+            names[number] = pwd.getpwuid(number).pw_name
+    return names
+
+
+def group_names(ids: Iterable[int]) -> Mapping[int, str]:
+    """Names of those gids that have one."""
+    names = {}
+    for number in ids:
+        with contextlib.suppress(KeyError):
+            names[number] = grp.getgrgid(number).gr_name
+    return names
+
+
+def _look(
+    tree: ScopeTree, places: Places, mapper: FileMapper, workers: int
+) -> Generator[list[MappedFields], None, None]:
+    if workers < 1:
+        for run in walk(tree, places):
+            yield mapper.map_run(run)
+        return
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for number in range(workers):
+            worker = Worker(functools.partial(_work, tree, places, mapper, (number, workers)))
+            stack.callback(worker.close)
+            selector.register(worker, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _events in selector.select():
+                ready: Worker = key.fileobj  # type: ignore[assignment]
+                batch = ready.receive()
+                if batch is END:
+                    selector.unregister(ready)
+                else:
+                    yield batch
+
+
+def _work(tree: ScopeTree, places: Places, mapper: FileMapper, share: tuple[int, int], send: Send) -> None:
+    number, workers = share
+    rows: list[MappedFields] = []
+    for run in walk(tree, places):
+        rows += mapper.map_run(run._replace(names=[name for name in run.names if zlib.crc32(name) % workers == number]))
+        if len(rows) >= _SEND_ROWS:
+            send(rows)
+            rows = []
+    send(rows)

@@ -1,0 +1,294 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Walk the scopes of a session in logical order: what belongs to them, and through which folder it is reached.
+
+The same walk serves the live database host (where a file is reached by its own path) and the media server (where a
+file system is reached through the folder on which the mirror is mounted).
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Optional
+
+from .mapfile import FileSystem, MapError, sort_key
+from .scope import Scope
+from .stack import is_below
+
+#: What open and stat say of a file that went away or became something else since its folder was read.
+VANISHED = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE))
+_RUN_NAMES = 512
+OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME | os.O_CLOEXEC
+
+
+class Rule:
+    """The exceptions of one scope, made ready for many questions."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.root = os.fsencode(scope.root)
+        self.label = scope.label
+        self._base = self.root.rstrip(b"/") + b"/"
+        self._empty = frozenset(self._base + os.fsencode(name).strip(b"/") for name in scope.empty)
+        self._names = _pattern(pattern for pattern in scope.exclude if "/" not in pattern)
+        self._paths = _pattern(pattern.lstrip("/") for pattern in scope.exclude if "/" in pattern)
+
+    def excludes(self, path: bytes, name: bytes) -> bool:
+        """Whether a path below the root (its last component is ``name``) is left out, not looking at its parents."""
+        if self._names is not None and self._names.match(name):
+            return True
+        return self._paths is not None and self._paths.match(path[len(self._base) :]) is not None
+
+    @property
+    def has_excludes(self) -> bool:
+        """Whether there is any pattern."""
+        return self._names is not None or self._paths is not None
+
+    def is_empty(self, path: bytes) -> bool:
+        """Whether a folder is backed up without what is in it."""
+        return path in self._empty
+
+    def allows(self, path: bytes) -> bool:
+        """Whether a path below the root belongs to the scope, looking at its parents too."""
+        if path == self.root:
+            return True
+        place = len(self._base)
+        while True:
+            end = path.find(b"/", place)
+            part = path if end < 0 else path[:end]
+            if self.excludes(part, part[place:]):
+                return False
+            if end < 0:
+                return True
+            if part in self._empty:
+                return False
+            place = end + 1
+
+
+class ScopeTree:
+    """Several scopes as one tree; where one scope lies inside another, the inner one rules its part."""
+
+    def __init__(self, scopes: Iterable[Scope]) -> None:
+        self.rules: dict[bytes, Rule] = {}
+        for scope in scopes:
+            rule = Rule(scope)
+            if rule.root in self.rules:
+                raise MapError(
+                    f"paths: {scope.root} is asked for twice ({self.rules[rule.root].label}, {scope.label}); "
+                    "name it once.",
+                    option="paths",
+                )
+            self.rules[rule.root] = rule
+        roots = sorted(self.rules, key=sort_key)
+        #: Roots inside no other scope, in logical order.
+        self.tops: list[bytes] = []
+        # Folders on the way from a scope to one inside it: these are passed even where the outer scope leaves them out.
+        self._on_the_way: dict[bytes, set[bytes]] = {}
+        for root in roots:
+            if not self.tops or not is_below(root, self.tops[-1]):
+                self.tops.append(root)
+                continue
+            path = root
+            while path != self.tops[-1]:
+                path, name = os.path.split(path)
+                self._on_the_way.setdefault(path, set()).add(name)
+
+    def rule_of(self, path: bytes) -> Optional[Rule]:
+        """The rule of the innermost scope that holds ``path``, None when no scope does or the rule leaves it out."""
+        root = path
+        while root not in self.rules:
+            if root == b"/":
+                return None
+            root = os.path.dirname(root)
+        rule = self.rules[root]
+        return rule if rule.allows(path) else None
+
+    def on_the_way(self, path: bytes) -> set[bytes]:
+        """Names in a folder that lead to scopes inside the scope that holds it."""
+        return self._on_the_way.get(path, set())
+
+
+class PlacedFs(NamedTuple):
+    """A file system of the map and where it is reached.
+
+    ``local`` is the folder that shows its ``mount_point``; ``local_dev`` the device number that stat tells there.
+    """
+
+    fs: FileSystem
+    local: bytes
+    local_dev: int
+
+    def local_path(self, path: bytes) -> bytes:
+        """Where a path of the database host is reached."""
+        below = path[len(self.fs.mount_point.rstrip(b"/")) :]
+        return self.local.rstrip(b"/") + below or b"/"
+
+
+class Places:
+    """All file systems of the map by mount point."""
+
+    def __init__(self, placed: Iterable[PlacedFs]) -> None:
+        self.by_mount_point = {place.fs.mount_point: place for place in placed}
+        self.by_id = {place.fs.id: place for place in self.by_mount_point.values()}
+
+    @classmethod
+    def live(cls, filesystems: Iterable[FileSystem]) -> Places:
+        """The file systems where they are mounted on the database host itself."""
+        return cls(PlacedFs(fs, fs.mount_point, fs.dev) for fs in filesystems)
+
+    def of(self, path: bytes) -> PlacedFs:
+        """The file system that holds a path. :raises MapError: when none of the map does."""
+        folder = path
+        while folder not in self.by_mount_point:
+            if folder in (b"/", b""):
+                raise MapError(f"map: {os.fsdecode(path)} lies in no file system of the map; map again.")
+            folder = os.path.dirname(folder)
+        return self.by_mount_point[folder]
+
+
+class Run(NamedTuple):
+    """Neighbours in one folder, in logical order.
+
+    The path of each is ``prefix`` + name; it is reached by its name in the folder ``local``, or is that folder itself
+    when the name is empty. ``kinds`` names those that are no regular files: d, or o for others.
+    """
+
+    fs: int
+    prefix: bytes
+    local: bytes
+    names: list[bytes]
+    kinds: dict[bytes, str]
+
+
+class _Frame:
+    """A folder whose content is being walked."""
+
+    def __init__(self, path: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree) -> None:
+        self.prefix = path.rstrip(b"/") + b"/"
+        self.place = place
+        self.rule = rule  # None in a folder that is only on the way
+        self.local = place.local_path(path)
+        self.next = 0
+        found, self.kinds = scan(self.local)
+        self.way = tree.on_the_way(path)
+        if rule is None:
+            found = [name for name in found if name in self.way]
+        elif rule.has_excludes:
+            found = [name for name in found if name in self.way or not rule.excludes(self.prefix + name, name)]
+        found.sort()
+        self.names = found
+
+
+def walk(tree: ScopeTree, places: Places, first: Optional[Iterable[bytes]] = None) -> Iterator[Run]:
+    """All that belongs to the scopes, in logical order; what vanishes meanwhile is passed over.
+
+    :param first: walk only these paths and what is below them (they must belong to a scope).
+    :raises MapError: when a folder cannot be read.
+    """
+    for top in tree.tops if first is None else first:
+        rule = tree.rule_of(top)
+        place = places.of(top)
+        yield from _single(top, place)
+        yield from _below(top, place, rule, tree, places)
+
+
+def _single(path: bytes, place: PlacedFs) -> Iterator[Run]:
+    if path == place.fs.mount_point:
+        yield Run(place.fs.id, path, place.local, [b""], {b"": "o"})
+        return
+    folder, name = os.path.split(path)
+    # Whether it is a regular file is seen when it is looked at.
+    yield Run(place.fs.id, folder.rstrip(b"/") + b"/", place.local_path(folder), [name], {name: "o"})
+
+
+def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree, places: Places) -> Iterator[Run]:
+    if rule is not None and rule.is_empty(top):
+        rule = None
+        if not tree.on_the_way(top):
+            return
+    stack = [_Frame(top, place, rule, tree)]
+    while stack:
+        frame = stack[-1]
+        names: list[bytes] = []
+        kinds: dict[bytes, str] = {}
+        inner: Optional[_Frame] = None
+        single: Optional[tuple[bytes, PlacedFs]] = None
+        while frame.next < len(frame.names) and len(names) < _RUN_NAMES and inner is None:
+            name = frame.names[frame.next]
+            frame.next += 1
+            kind = frame.kinds.get(name)
+            if kind is None and frame.rule is not None and name not in frame.way:
+                names.append(name)
+                continue
+            path = frame.prefix + name
+            child_rule = tree.rules.get(path)
+            if child_rule is None and frame.rule is not None and not frame.rule.excludes(path, name):
+                child_rule = frame.rule
+            mounted = places.by_mount_point.get(path)
+            if child_rule is not None:
+                if mounted is not None:
+                    single = (path, mounted)
+                else:
+                    names.append(name)
+                    if kind is not None:
+                        kinds[name] = kind
+            if kind == "d":
+                if child_rule is not None and child_rule.is_empty(path):
+                    child_rule = None
+                if child_rule is not None or tree.on_the_way(path):
+                    inner = _Frame(path, mounted or frame.place, child_rule, tree)
+            if single is not None:
+                break
+        if names:
+            yield Run(frame.place.fs.id, frame.prefix, frame.local, names, kinds)
+        if single is not None:
+            yield from _single(*single)
+        if inner is not None:
+            stack.append(inner)
+        elif frame.next >= len(frame.names):
+            stack.pop()
+
+
+def scan(folder: bytes) -> tuple[list[bytes], dict[bytes, str]]:
+    """Names in a folder, and which of them are no regular files; nothing when the folder vanished.
+
+    :raises MapError: when it cannot be read.
+    """
+    names: list[bytes] = []
+    kinds: dict[bytes, str] = {}
+    try:
+        fd = os.open(folder, OPEN_FOLDER)
+    except OSError as exc:
+        if exc.errno in VANISHED:
+            return names, kinds
+        raise unreadable(folder, exc) from exc
+    try:
+        # Through /proc: names come as bytes, and a folder that is swapped for a link is not followed.
+        with os.scandir(b"/proc/self/fd/%d" % fd) as entries:
+            for entry in entries:
+                names.append(entry.name)
+                if not entry.is_file(follow_symlinks=False):
+                    kinds[entry.name] = "d" if entry.is_dir(follow_symlinks=False) else "o"
+    except OSError as exc:
+        if exc.errno not in VANISHED:
+            raise unreadable(folder, exc) from exc
+    finally:
+        os.close(fd)
+    return names, kinds
+
+
+def unreadable(path: bytes, exc: OSError) -> MapError:
+    """The error for something that is there and cannot be looked at."""
+    advice = "root (become) is needed" if exc.errno in (errno.EACCES, errno.EPERM) else "look at its file system"
+    return MapError(f"paths: {os.fsdecode(path)} cannot be mapped ({exc.strerror}); {advice}.", option="paths")
+
+
+def _pattern(globs: Iterable[str]) -> Optional[re.Pattern[bytes]]:
+    parts = [b"(?:" + os.fsencode(fnmatch.translate(glob)) + b")" for glob in globs]
+    return re.compile(b"|".join(parts)) if parts else None

@@ -1,0 +1,117 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A map made on a real file system tells where every byte lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile, sort_key
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
+from tests.support.blockdev import mounted, run
+from tests.support.fsload import KINDS, file_system, frozen, make_all_sorts, tree_of, tree_of_map
+
+pytestmark = pytest.mark.root
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_read_from_the_device_by_their_map_are_the_files(tmp_path: Path, kind: str, workers: int) -> None:
+    with file_system(tmp_path, kind) as (mount, device):
+        make_all_sorts(mount / "data")
+        with MapFile.create(str(tmp_path / "map"), "s1", "host") as made:
+            counts = map_scopes(made, [Scope(str(mount / "data"))], [LunSpec("lun", device)], workers=workers)
+            with frozen(mount):
+                stored = list(made.entries())
+                found = tree_of_map(stored, {1: device})
+                expected = tree_of(os.fsencode(mount / "data"))
+        assert found == expected
+        assert [entry.path for entry, _ in stored] == sorted(expected, key=sort_key)
+        assert counts.entries == len(expected)
+        assert counts.files == sum(row[0] == "f" for row in expected.values())
+        assert counts.fallback == 0
+        sources = {entry.path.rsplit(b"/", 1)[1]: entry.source for entry, _ in stored}
+        assert sources[b"socket"] == "skip"
+        assert sources[b"size-100"] == ("content" if kind == "ext4-inline" else "device")
+
+
+def test_the_head_of_a_map_says_where_it_belongs(tmp_path: Path) -> None:
+    with file_system(tmp_path, "xfs") as (mount, device):
+        uuid = run("blkid", "-p", "-s", "UUID", "-o", "value", device).stdout.strip()
+        (mount / "file").write_bytes(b"x")
+        with MapFile.create(str(tmp_path / "map"), "s1", "host") as made:
+            map_scopes(made, [Scope(str(mount))], [LunSpec("lun", device, "serial")])
+            (fs,) = made.filesystems()
+            (lun,) = made.luns()
+            assert (fs.fs_type, fs.fs_uuid, fs.block_bytes) == ("xfs", uuid, 4096)
+            assert (fs.mount_point, fs.lun, fs.lun_offset_bytes) == (os.fsencode(mount), lun.id, 0)
+            assert (lun.name, lun.serial, lun.size_bytes) == ("lun", "serial", 320 << 20)
+            assert made.users()[0] == "root"
+            assert (made.meta("state"), made.meta("session")) == ("mapped", "s1")
+
+
+def test_a_partition_and_a_nested_mount_are_translated(tmp_path: Path) -> None:
+    from tests.support.blockdev import loop_device, make_image
+
+    image = make_image(tmp_path / "disk.img", 700)
+    run("sfdisk", "--quiet", image, input="label: gpt\nstart=4096, size=700000\nstart=704512\n")
+    with loop_device(image) as disk:
+        run("partx", "--add", disk)
+        try:
+            run("mkfs.xfs", "-q", f"{disk}p1")
+            run("mkfs.ext4", "-q", f"{disk}p2")
+            with mounted(f"{disk}p1", tmp_path / "outer") as outer, mounted(f"{disk}p2", outer / "inner") as inner:
+                make_all_sorts(outer / "data")
+                make_all_sorts(inner / "data")
+                (inner / "data2").mkdir()
+                with mounted(str(inner / "data"), outer / "bound", "bind") as bound:
+                    with MapFile.create(str(tmp_path / "map"), "s1", "host") as made:
+                        map_scopes(made, [Scope(str(outer), exclude=("lost+found",))], [LunSpec("lun", disk)])
+                        offsets = {fs.mount_point: (fs.lun_offset_bytes, fs.root) for fs in made.filesystems()}
+                        with frozen(inner), frozen(outer):
+                            found = tree_of_map(made.entries(), {1: disk})
+                            expected = tree_of(os.fsencode(outer))
+                    del expected[os.fsencode(inner / "lost+found")]
+                    assert found == expected
+                    assert offsets == {
+                        os.fsencode(outer): (4096 * 512, b"/"),
+                        os.fsencode(inner): (704512 * 512, b"/"),
+                        os.fsencode(bound): (704512 * 512, b"/data"),
+                    }
+        finally:
+            run("partx", "--delete", disk)
+
+
+def test_scopes_inside_one_another(tmp_path: Path) -> None:
+    with file_system(tmp_path, "ext4") as (mount, device):
+        for name in (
+            "a/b/c/deep",
+            "a/b/other",
+            "a/temp/x",
+            "a/z.log",
+            "b/x.log",
+            "b/keep",
+            "b/wal/seg",
+            "single",
+            "out",
+        ):
+            (mount / name).parent.mkdir(parents=True, exist_ok=True)
+            (mount / name).write_bytes(b"x")
+        top = str(mount)
+        scopes = [
+            Scope(f"{top}/a", empty=("temp",), exclude=("*.log", "b")),
+            Scope(f"{top}/a/b/c", label="inner"),
+            Scope(f"{top}/b", empty=("wal",)),
+            Scope(f"{top}/single"),
+        ]
+        with MapFile.create(str(tmp_path / "map"), "s1", "host") as made:
+            map_scopes(made, scopes, [LunSpec("lun", device)])
+            names = [os.fsdecode(entry.path)[len(top) + 1 :] for entry, _ in made.entries()]
+        assert names == ["a", "a/b/c", "a/b/c/deep", "a/temp", "b", "b/keep", "b/wal", "b/x.log", "single"]
