@@ -1,0 +1,155 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The splitter: a process on the array that stands ready, so that the window waits for one exchange and the split only.
+
+It answers on ``sessions/<id>/splitter.sock``: ``ping`` (also writes out caches), ``status``, ``split`` and ``stop``.
+It ends by itself: after its split is on disk, at ``stop``, or when its time is over; in the last two cases without a
+trace.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from ..daemon import Ready, daemonize, is_alive, read_record, terminate
+from ..lineserver import LineError, LineServer, Service, call
+from ..session import StateDir
+from .base import MirrorError, MirrorProvider, PreparedSplit, SplitResult
+
+NAME = "splitter"
+CALL_TIMEOUT_S = 10.0
+#: A split may take as long as the array takes; this only ends a call to a splitter that hangs.
+SPLIT_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Armed:
+    """A splitter that stands ready. :param deadline_s: seconds until it gives up. :param method: see SplitResult."""
+
+    pid: int
+    deadline_s: float
+    method: str
+
+
+class Splitter(Service):
+    """The service; one split, then the end."""
+
+    def __init__(self, prepared: PreparedSplit, timeout_s: float) -> None:
+        self._prepared = prepared
+        self._deadline = time.monotonic() + timeout_s
+        self._state = "armed"
+        self.server: Optional[LineServer] = None
+
+    def handle(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
+        """Answer ``ping``, ``status``, ``split`` and ``stop``."""
+        if op == "ping" and self._state == "armed":
+            self._prepared.flush()
+        elif op == "split":
+            return self._split().as_dict()
+        elif op == "stop":
+            self._end("stopped")
+        elif op not in ("ping", "status"):
+            raise MirrorError(f"the splitter knows no {op!r}; it knows ping, status, split and stop.")
+        left_s = max(0.0, self._deadline - time.monotonic())
+        return {"state": self._state, "method": self._prepared.method, "deadline_s": round(left_s, 3)}
+
+    def next_wakeup(self) -> Optional[float]:
+        """The deadline; or at once, when only the end is left to do."""
+        return self._deadline if self._state == "armed" else 0.0
+
+    def on_wakeup(self) -> None:
+        """The answer is sent, or the time is over."""
+        self._end(self._state if self._state != "armed" else "timed out")
+
+    def finish(self) -> None:
+        """After the loop: make the split durable, or leave no trace."""
+        if self._state == "split":
+            self._prepared.settle()
+        else:
+            self._prepared.cancel()
+
+    def _split(self) -> SplitResult:
+        if self._state != "armed":
+            raise MirrorError(f"the splitter does not stand ready any more; it is {self._state}.")
+        # Whatever goes wrong from here on, this splitter has had its try.
+        self._state = "failed"
+        result = self._prepared.split()
+        self._state = "split"
+        return result
+
+    def _end(self, state: str) -> None:
+        if self._state != "split":
+            self._state = state
+        if self.server is not None:
+            self.server.stop()
+
+
+def socket_path(state_dir: StateDir, session: str) -> str:
+    """Where the session's splitter answers."""
+    return state_dir.session_file(session, NAME + ".sock")
+
+
+def armed(state_dir: StateDir, session: str) -> Optional[Armed]:
+    """The session's splitter if it stands ready, else None."""
+    record = read_record(state_dir.session_dir(session), NAME)
+    if record is None or not is_alive(record):
+        return None
+    try:
+        status = call(socket_path(state_dir, session), "status", CALL_TIMEOUT_S)["result"]
+    except LineError:  # it is about to end
+        return None
+    return Armed(record.pid, status["deadline_s"], status["method"]) if status["state"] == "armed" else None
+
+
+def arm(provider: MirrorProvider, session: str, timeout_s: float) -> Armed:
+    """Prepare the split in a process of its own, which waits ``timeout_s`` for the word.
+
+    :raises MirrorError: the mirror set cannot be split now.
+    :raises DaemonError: preparing failed; the message is the provider's.
+    """
+    provider.check_splittable(session)  # refused here, nothing has been made yet
+    folder = provider.state_dir.make_session_dir(session)
+    path = socket_path(provider.state_dir, session)
+
+    def run(ready: Ready) -> None:
+        splitter = Splitter(provider.prepare(session), timeout_s)
+        try:
+            server = splitter.server = LineServer(path, splitter)
+            signal.signal(signal.SIGTERM, lambda number, frame: server.stop())
+            ready()
+            server.serve()
+        finally:
+            splitter.finish()
+
+    # Writing out the caches of a busy array takes its time.
+    daemonize(folder, NAME, run, timeout_s=60.0 + timeout_s)
+    ready = armed(provider.state_dir, session)
+    if ready is None:
+        raise MirrorError(f"session {session}: its splitter ended at once; see {folder}/{NAME}.log.")
+    return ready
+
+
+def split(state_dir: StateDir, session: str) -> SplitResult:
+    """Tell the session's splitter to split.
+
+    :raises NotRunning: none stands ready.
+    :raises Refused: the split failed, and nothing is split.
+    """
+    return SplitResult.from_dict(call(socket_path(state_dir, session), "split", SPLIT_TIMEOUT_S)["result"])
+
+
+def disarm(state_dir: StateDir, session: str) -> bool:
+    """End the session's splitter and its preparations; return whether there was one.
+
+    A splitter that has split already is given the time to put that on disk.
+    """
+    record = read_record(state_dir.session_dir(session), NAME)
+    if record is None or not is_alive(record):
+        return False
+    # SIGTERM ends its loop just like the op stop, and needs no answer from it.
+    return terminate(record, timeout_s=30.0)

@@ -1,0 +1,293 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Seam 1: what a mirror provider is, whatever the array.
+
+The life of a mirror set in a session::
+
+    sync -> prepare -> PreparedSplit.split -> PreparedSplit.settle -> present -> withdraw -> resync
+
+``prepare`` does everything that takes time and leaves a durable record of what is about to happen; ``split`` is what
+the window waits for; ``settle`` makes the result durable once the window has its answer. Whatever a process leaves
+when it dies between any two steps is found by ``state`` and finished by ``recover``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Optional
+
+from ..errors import SplitMirrorError
+from ..session import StateDir
+
+#: No split of this pair; a splitter stands ready; split and on record; left half done by a dead process.
+PHASES = ("none", "armed", "split", "broken")
+
+
+class MirrorError(SplitMirrorError):
+    """A mirror that cannot be used as asked."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One LUN and its mirror.
+
+    :param name: how all hosts call the pair.
+    :param primary: the primary, as the array calls it.
+    :param mirror: the mirror, as the array calls it.
+    """
+
+    name: str
+    primary: str
+    mirror: str
+
+
+def check_pairs(pairs: Sequence[Pair]) -> None:
+    """Refuse an empty mirror set, and a name, primary or mirror that stands in it twice.
+
+    :raises MirrorError: naming what is wrong.
+    """
+    if not pairs:
+        raise MirrorError("pairs: the mirror set is empty; name at least one pair.", option="pairs")
+    names: set[str] = set()
+    luns: set[str] = set()
+    for pair in pairs:
+        if pair.name in names:
+            raise MirrorError(f"pairs: there are two pairs named {pair.name}; each needs its own name.", option="pairs")
+        names.add(pair.name)
+        for lun in (pair.primary, pair.mirror):
+            if lun in luns:
+                raise MirrorError(
+                    f"pairs: {lun} stands in the mirror set twice (again in pair {pair.name}); a LUN has one place.",
+                    option="pairs",
+                )
+            luns.add(lun)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a provider can do.
+
+    :param atomic_set: one command splits all pairs at one instant, even without a freeze.
+    :param incremental_resync: a resync copies only what changed since the split.
+    :param presents_itself: the media server sees the mirror after the split without any further step.
+    """
+
+    atomic_set: bool
+    incremental_resync: bool
+    presents_itself: bool
+
+
+@dataclass(frozen=True)
+class PairState:
+    """What the array says of one pair.
+
+    :param size_bytes: size of the primary, or None when it is not there.
+    :param in_sync: a split now would give a whole mirror.
+    :param sync_percent: how far the synchronization is.
+    :param phase: one of PHASES.
+    :param session: the session that armed or split it.
+    :param devices: the block devices through which the mirror is presented.
+    :param users: who uses the mirror now (mount points, processes), in words.
+    :param problem: one sentence why the pair cannot be split, whatever its phase; None when it can.
+    """
+
+    name: str
+    primary: str
+    mirror: str
+    size_bytes: Optional[int]
+    in_sync: bool
+    sync_percent: Optional[float]
+    phase: str
+    session: Optional[str]
+    devices: tuple[str, ...]
+    users: tuple[str, ...]
+    problem: Optional[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """A dict for JSON."""
+        return {**asdict(self), "devices": list(self.devices), "users": list(self.users)}
+
+
+@dataclass(frozen=True)
+class PairSplit:
+    """The split of one pair: the mirror's name on the array, and the instants around it in seconds.
+
+    The monotonic instants order events on the array; the wall clock ones are for people.
+    """
+
+    name: str
+    mirror: str
+    before_mono_s: float
+    after_mono_s: float
+    before_wall_s: float
+    after_wall_s: float
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """The split of a mirror set. :param method: how it was made (``reflink``, ``copy``, ``raid1``)."""
+
+    session: str
+    provider: str
+    method: str
+    pairs: tuple[PairSplit, ...]
+
+    @property
+    def split_s(self) -> float:
+        """From before the first pair until after the last, in seconds: what the array itself takes."""
+        return self.pairs[-1].after_mono_s - self.pairs[0].before_mono_s
+
+    def as_dict(self) -> dict[str, Any]:
+        """A dict for JSON; ``devices`` gives each pair's mirror on the array."""
+        return {
+            "session": self.session,
+            "provider": self.provider,
+            "method": self.method,
+            "split_s": round(self.split_s, 6),
+            "devices": {pair.name: pair.mirror for pair in self.pairs},
+            "pairs": [asdict(pair) for pair in self.pairs],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SplitResult:
+        """The inverse of as_dict."""
+        pairs = tuple(PairSplit(**pair) for pair in data["pairs"])
+        return cls(data["session"], data["provider"], data["method"], pairs)
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """The block devices of a presented mirror set. :param changed: whether this call made any of them."""
+
+    devices: dict[str, str]
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """One dead session whose leftovers were cleaned up. :param withdrawn: devices that were still presented."""
+
+    session: str
+    phase: str
+    pairs: tuple[str, ...]
+    withdrawn: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """A dict for JSON."""
+        return {**asdict(self), "pairs": list(self.pairs), "withdrawn": list(self.withdrawn)}
+
+
+class PreparedSplit(ABC):
+    """A mirror set on the point of being split; made by MirrorProvider.prepare.
+
+    :ivar method: how it will be split, as in SplitResult.
+    """
+
+    method: str
+
+    def flush(self) -> None:  # noqa: B027 - optional
+        """Bring what waits in the array's caches to disk ahead of the window. Called while nobody waits."""
+
+    @abstractmethod
+    def split(self) -> SplitResult:
+        """Split all pairs, or none; this is what the window waits for.
+
+        :raises MirrorError: it failed, and nothing is split.
+        """
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Make the split durable; called once, after split has succeeded and its answer is sent."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Drop everything that prepare and a failed split made."""
+
+
+class MirrorProvider(ABC):
+    """The mirrors of one database host on one kind of array.
+
+    :param pairs: the mirror set, at least one pair.
+    :param state_dir: where the array keeps its records.
+    :param allow_copy: let a provider that cannot split fall back to a plain copy; others take no notice.
+    """
+
+    #: The name in ``provider``, and in the registry.
+    name: str
+    capabilities: Capabilities
+
+    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
+        check_pairs(pairs)
+        self.pairs = tuple(pairs)
+        self.state_dir = state_dir
+        self.allow_copy = allow_copy
+
+    @abstractmethod
+    def state(self) -> list[PairState]:
+        """What the array says of each pair, in the order of the pairs. Changes nothing."""
+
+    @abstractmethod
+    def sync(self, wait: bool, timeout_s: float) -> float:
+        """Bring all pairs in sync and return the seconds waited.
+
+        :param wait: wait until they are; otherwise raise at once when they are not.
+        :raises MirrorError: a pair cannot be synchronized, or is not in sync in time.
+        """
+
+    @abstractmethod
+    def check_splittable(self, session: str) -> None:
+        """Raise MirrorError unless all pairs are in sync, free, and splittable for this session."""
+
+    @abstractmethod
+    def prepare(self, session: str) -> PreparedSplit:
+        """Do all that can be done before the window, durably noting what is to come.
+
+        :raises MirrorError: as check_splittable.
+        """
+
+    def split(self, session: str) -> SplitResult:
+        """Prepare, split and settle in one go, for those who have no window to keep short."""
+        prepared = self.prepare(session)
+        try:
+            result = prepared.split()
+        except SplitMirrorError:
+            prepared.cancel()
+            raise
+        prepared.settle()
+        return result
+
+    @abstractmethod
+    def split_result(self, session: str) -> Optional[SplitResult]:
+        """The split of this session as recorded, or None when the session has not split these pairs."""
+
+    @abstractmethod
+    def present(self, session: str) -> Presentation:
+        """Make the session's mirrors readable as block devices, and only readable; again gives the same.
+
+        :raises MirrorError: the session has no finished split.
+        """
+
+    @abstractmethod
+    def withdraw(self, session: str) -> list[str]:
+        """Take the presentation back and return the devices that are gone; all of them, or none.
+
+        :raises MirrorError: a device is in use.
+        """
+
+    @abstractmethod
+    def resync(self, session: str) -> int:
+        """Make the session's mirrors mirrors again and return the bytes copied for it.
+
+        :raises MirrorError: a mirror is presented or in use, or is split by another session.
+        """
+
+    @abstractmethod
+    def recover(self) -> list[Recovered]:
+        """Finish what dead sessions left on these pairs: withdraw, resync, remove records.
+
+        :raises MirrorError: what is left is in use, or belongs to a living splitter.
+        """

@@ -1,0 +1,420 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Provider ``image``: the LUNs are image files, and a split is a clone that shares all blocks with the primary.
+
+This is the array of a hypervisor whose raw images lie on XFS or Btrfs. Such a mirror is in sync at every instant, and
+there is nothing to copy at a resync: the clone is deleted. Each clone is atomic (FICLONE locks the file); a set of
+several images is one instant only while the database host is frozen.
+
+What belongs to a session carries its id in the extended attribute ``user.splitmirror.session``. A file without it is
+somebody else's, whatever its name, and is never replaced or removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from ..daemon import DaemonRecord
+from ..session import StateDir, check_session_id
+from . import loop, reflink
+from .base import (
+    Capabilities,
+    MirrorError,
+    MirrorProvider,
+    Pair,
+    PairSplit,
+    PairState,
+    PreparedSplit,
+    Presentation,
+    Recovered,
+    SplitResult,
+)
+from .journal import Journal, SplitRecord, sync_folder
+
+MARK = "user.splitmirror.session"
+#: How long a reader waits for a splitter that has answered to put its split on disk.
+SETTLE_TIMEOUT_S = 60.0
+
+
+class ImageProvider(MirrorProvider):
+    """Mirrors as clones of image files; ``primary`` and ``mirror`` are absolute paths on the array."""
+
+    name = "image"
+    capabilities = Capabilities(atomic_set=False, incremental_resync=True, presents_itself=False)
+
+    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
+        for pair in pairs:
+            for what, path in (("primary", pair.primary), ("mirror", pair.mirror)):
+                if not os.path.isabs(path):
+                    raise MirrorError(
+                        f"pairs: the {what} of pair {pair.name} is {path!r}; provider image needs an absolute path.",
+                        option="pairs",
+                    )
+        # One file has one name in the journal, whatever symbolic links lead to it.
+        real = [replace(pair, primary=os.path.realpath(pair.primary), mirror=_real(pair.mirror)) for pair in pairs]
+        super().__init__(real, state_dir, allow_copy)
+        self._journal = Journal(state_dir)
+
+    def state(self) -> list[PairState]:
+        """See MirrorProvider."""
+        return [self._pair_state(pair) for pair in self.pairs]
+
+    def sync(self, wait: bool, timeout_s: float) -> float:
+        """See MirrorProvider; a clone is whole at every instant, so there is never anything to wait for."""
+        for pair in self.pairs:
+            problem = _primary_problem(pair)
+            if problem:
+                raise MirrorError(problem, option="pairs")
+        return 0.0
+
+    def check_splittable(self, session: str) -> None:
+        """See MirrorProvider."""
+        check_session_id(session)
+        for state in self.state():
+            if state.problem:
+                raise MirrorError(state.problem, option="pairs")
+
+    def prepare(self, session: str) -> PreparedSplit:
+        """See MirrorProvider."""
+        process = DaemonRecord.of(os.getpid())
+        if process is None:
+            raise MirrorError("/proc: this process cannot see itself there; mount it.")
+        record = SplitRecord(session, self.name, self.pairs, process)
+        with self._journal.locked():
+            self.check_splittable(session)
+            self._journal.write(record)
+        return self._prepared(record)
+
+    def _prepared(self, record: SplitRecord) -> PreparedSplit:
+        return ImageSplit(record, self._journal, self.allow_copy)
+
+    def split_result(self, session: str) -> Optional[SplitResult]:
+        """See MirrorProvider."""
+        record = self._own_record(session)
+        return record.result if record else None
+
+    def present(self, session: str) -> Presentation:
+        """See MirrorProvider."""
+        record = self._settled_record(session)
+        devices: dict[str, str] = {}
+        changed = False
+        for pair in record.pairs:
+            attached = loop.loops_of(pair.mirror)
+            writable = [device.path for device in attached if not device.read_only]
+            if writable:
+                raise MirrorError(
+                    f"pair {pair.name}: its mirror is attached writable as {', '.join(writable)}; such a mirror is no "
+                    "backup, detach the device and start a new session."
+                )
+            if attached:
+                devices[pair.name] = attached[0].path
+            else:
+                devices[pair.name] = loop.attach(pair.mirror, loop.sector_bytes(pair.primary))
+                changed = True
+        return Presentation(devices, changed)
+
+    def withdraw(self, session: str) -> list[str]:
+        """See MirrorProvider."""
+        record = self._own_record(session)
+        return _withdraw(record.pairs) if record else []
+
+    def resync(self, session: str) -> int:
+        """See MirrorProvider."""
+        record = self._own_record(session)
+        if record is None:
+            return 0
+        if record.phase == "armed":
+            raise MirrorError(f"session {session}: its splitter (process {record.process.pid}) still stands ready.")
+        for pair in record.pairs:
+            attached = [device.path for device in loop.loops_of(pair.mirror)]
+            if attached:
+                raise MirrorError(
+                    f"pair {pair.name}: its mirror is still presented as {', '.join(attached)}; withdraw it before "
+                    "the resync."
+                )
+        self._drop(record)
+        return 0
+
+    def recover(self) -> list[Recovered]:
+        """See MirrorProvider."""
+        done = []
+        for record in self._leftovers():
+            phase = record.phase
+            if phase == "armed":
+                raise MirrorError(
+                    f"session {record.session}: its splitter (process {record.process.pid}) stands ready for a split "
+                    "of these pairs; let that session end first."
+                )
+            withdrawn = _withdraw(record.pairs)
+            self._drop(record)
+            names = tuple(pair.name for pair in record.pairs)
+            done.append(Recovered(record.session, phase, names, tuple(withdrawn)))
+        return done
+
+    def _pair_state(self, pair: Pair) -> PairState:
+        record = self._journal.holder_of(pair)
+        mark = _mark(pair.mirror)
+        attached = loop.loops_of(pair.mirror) if mark is not None else []
+        users = tuple(user for device in attached for user in loop.users(device.path))
+        phase, session = (record.phase, record.session) if record else ("none", None)
+        if record is None and mark:
+            phase, session = "broken", mark  # the journal was lost
+        problem = _primary_problem(pair) or _place_problem(pair)
+        in_sync = problem is None
+        if problem is None and users:
+            problem = f"pair {pair.name}: its mirror {pair.mirror} is in use by {'; '.join(users)}."
+        if problem is None and phase != "none":
+            problem = {
+                "armed": f"pair {pair.name}: session {session} stands ready to split it.",
+                "split": f"pair {pair.name}: it is already split by session {session}; resync it first "
+                "(mirror_sync with state: synced and that session, or state: recovered).",
+                "broken": f"pair {pair.name}: session {session} died while it split the pair; clean it up first "
+                "(mirror_sync with state: recovered).",
+            }[phase]
+        if problem is None and mark is not None:
+            problem = (
+                f"pair {pair.name}: {pair.mirror} exists, and no split of ours made it; move it away or name another "
+                "mirror."
+            )
+        return PairState(
+            name=pair.name,
+            primary=pair.primary,
+            mirror=pair.mirror,
+            size_bytes=_size(pair.primary),
+            in_sync=in_sync,
+            sync_percent=100.0 if in_sync else None,
+            phase=phase,
+            session=session,
+            devices=tuple(device.path for device in attached),
+            users=users,
+            problem=problem,
+        )
+
+    def _own_record(self, session: str) -> Optional[SplitRecord]:
+        """The session's record; raises when another session holds one of the pairs."""
+        for pair in self.pairs:
+            record = self._journal.holder_of(pair)
+            if record is not None and record.session != session:
+                raise MirrorError(
+                    f"pair {pair.name}: it is split by session {record.session}, not by {session}.", option="session"
+                )
+        return self._journal.read(session)
+
+    def _settled_record(self, session: str) -> SplitRecord:
+        """The session's record once its split is on disk; the splitter answers before that."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while True:
+            record = self._own_record(session)
+            if record is None:
+                raise MirrorError(f"session {session}: it has not split these pairs; split them first.")
+            if record.phase == "split":
+                return record
+            if record.phase == "broken":
+                # It may have settled and ended between the reading of its record and the look at its process.
+                record = self._own_record(session)
+                if record is not None and record.phase == "split":
+                    return record
+                raise MirrorError(
+                    f"session {session}: its split did not finish; clean it up (mirror_sync with state: recovered) "
+                    "and start a new session."
+                )
+            if time.monotonic() > deadline:
+                raise MirrorError(f"session {session}: its splitter has not split the pairs yet.")
+            time.sleep(0.02)
+
+    def _leftovers(self) -> list[SplitRecord]:
+        """Records of all sessions that hold our pairs; for a mirror that lost its record, one made up from its mark."""
+        found = [record for record in self._journal.all() if any(record.touches(pair) for pair in self.pairs)]
+        dead = DaemonRecord(0, 0, "")
+        for pair in self.pairs:
+            mark = _mark(pair.mirror)
+            if mark and not any(record.touches(pair) for record in found):
+                found.append(SplitRecord(mark, self.name, (pair,), dead))
+        return found
+
+    def _drop(self, record: SplitRecord) -> None:
+        remove_clones(record)
+        self._journal.remove(record.session)
+
+
+@dataclass
+class _Job:
+    """One pair of a prepared split, with its open files."""
+
+    pair: Pair
+    temp: str
+    source: int = -1
+    target: int = -1
+
+
+class ImageSplit(PreparedSplit):
+    """Sources open, empty targets made and marked; only the clones and their names are missing."""
+
+    def __init__(self, record: SplitRecord, journal: Journal, allow_copy: bool) -> None:
+        self._record = record
+        self._journal = journal
+        self._jobs = [_Job(pair, temp_name(pair, record.session)) for pair in record.pairs]
+        self._result: Optional[SplitResult] = None
+        self.method = "reflink"
+        try:
+            for job in self._jobs:
+                self._open(job, allow_copy)
+            self.flush()
+        except OSError as exc:
+            self.cancel()
+            raise MirrorError(f"{exc.filename or job.pair.mirror}: {exc.strerror}.") from exc
+        except MirrorError:
+            self.cancel()
+            raise
+
+    def flush(self) -> None:
+        """Write the sources' cached data; FICLONE would do it too, but then the window waits for it."""
+        for job in self._jobs:
+            os.fdatasync(job.source)
+
+    def split(self) -> SplitResult:
+        """See PreparedSplit."""
+        done = []
+        try:
+            for job in self._jobs:
+                before_mono_s, before_wall_s = time.monotonic(), time.time()
+                self._clone(job)
+                after_mono_s, after_wall_s = time.monotonic(), time.time()
+                done.append(
+                    PairSplit(job.pair.name, job.pair.mirror, before_mono_s, after_mono_s, before_wall_s, after_wall_s)
+                )
+            for job in self._jobs:
+                self._publish(job)
+        except OSError as exc:
+            raise MirrorError(f"pair {job.pair.name}: the clone {job.pair.mirror} failed ({exc.strerror}).") from exc
+        self._result = SplitResult(self._record.session, self._record.provider, self.method, tuple(done))
+        return self._result
+
+    def settle(self) -> None:
+        """See PreparedSplit."""
+        for job in self._jobs:
+            os.fsync(job.target)
+            os.unlink(job.temp)
+        for folder in {os.path.dirname(job.pair.mirror) for job in self._jobs}:
+            sync_folder(folder)
+        self._journal.write(replace(self._record, result=self._result))
+        self._close()
+
+    def cancel(self) -> None:
+        """See PreparedSplit."""
+        self._close()
+        remove_clones(self._record)
+        self._journal.remove(self._record.session)
+
+    def _open(self, job: _Job, allow_copy: bool) -> None:
+        job.source = os.open(job.pair.primary, os.O_RDONLY | os.O_CLOEXEC)
+        job.target = os.open(job.temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        try:
+            os.setxattr(job.target, MARK, self._record.session.encode())
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP:
+                raise
+            raise MirrorError(
+                f"pair {job.pair.name}: the file system of {job.pair.mirror} has no user extended attributes, by which "
+                "a clone is known again; use XFS or Btrfs."
+            ) from exc
+        if reflink.can_clone(job.source, job.target):
+            return
+        if not allow_copy:
+            raise MirrorError(
+                f"pair {job.pair.name}: {job.pair.mirror} cannot share blocks with {job.pair.primary}; put both on one "
+                "XFS (reflink=1) or Btrfs, or set allow_copy: true and let the window last as long as a copy.",
+                option="pairs",
+            )
+        self.method = "copy"
+
+    def _clone(self, job: _Job) -> None:
+        if self.method == "reflink":
+            reflink.clone(job.source, job.target)
+        else:
+            reflink.copy(job.source, job.target)
+
+    def _publish(self, job: _Job) -> None:
+        # A link, not a rename: it fails when a file of that name has come meanwhile.
+        os.link(job.temp, job.pair.mirror)
+
+    def _close(self) -> None:
+        for job in self._jobs:
+            for fd in (job.source, job.target):
+                if fd >= 0:
+                    os.close(fd)
+            job.source = job.target = -1
+
+
+def temp_name(pair: Pair, session: str) -> str:
+    """Where a session makes the clone before it gets its name; in the same folder."""
+    return f"{pair.mirror}.{session}.new"
+
+
+def remove_clones(record: SplitRecord) -> None:
+    """Remove whatever the session made of its clones, whole or half, and nothing else."""
+    for pair in record.pairs:
+        if _mark(pair.mirror) == record.session:
+            os.unlink(pair.mirror)
+        temp = temp_name(pair, record.session)
+        if _mark(temp) == record.session or _size(temp) == 0:  # empty: it died before it could mark it
+            os.unlink(temp)
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder(os.path.dirname(pair.mirror))
+
+
+def _withdraw(pairs: Sequence[Pair]) -> list[str]:
+    attached = [(device.path, pair) for pair in pairs for device in loop.loops_of(pair.mirror)]
+    for device, pair in attached:
+        busy = loop.busy_users(device)
+        if busy:
+            raise MirrorError(f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.")
+    for device, pair in attached:
+        loop.detach(device, pair.mirror)
+    return [device for device, _ in attached]
+
+
+def _real(path: str) -> str:
+    """The path with its folder resolved; the file itself is taken by its name."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def _size(path: str) -> Optional[int]:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _mark(path: str) -> Optional[str]:
+    """The session that a file belongs to; '' when it is nobody's of ours, None when there is no file."""
+    try:
+        return os.getxattr(path, MARK, follow_symlinks=False).decode(errors="replace")
+    except OSError:
+        return "" if os.path.lexists(path) else None
+
+
+def _primary_problem(pair: Pair) -> Optional[str]:
+    try:
+        status = os.stat(pair.primary)
+    except OSError as exc:
+        return f"pair {pair.name}: its primary {pair.primary} cannot be found ({exc.strerror})."
+    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+        return f"pair {pair.name}: its primary {pair.primary} is no image file with data; name the LUN's image."
+    return None
+
+
+def _place_problem(pair: Pair) -> Optional[str]:
+    folder = os.path.dirname(pair.mirror)
+    if not os.path.isdir(folder):
+        return f"pair {pair.name}: there is no folder {folder} for its mirror; make it, on the primary's file system."
+    return None

@@ -1,0 +1,144 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the array knows of its split mirrors: one small file a session in ``mirrors/`` of the state folder.
+
+A record is written durably before anything is done that it would have to explain, and removed after the last trace of
+it. So whatever is found without a living process was left by a dead one, and the record says what to look for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Optional
+
+from ..daemon import DaemonRecord, is_alive
+from ..session import StateDir, check_session_id
+from .base import MirrorError, Pair, SplitResult
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """One session's hold on a mirror set.
+
+    :param process: who prepared the split; as long as it lives and ``result`` is None, the set is armed.
+    :param result: the split, once it is durable.
+    """
+
+    session: str
+    provider: str
+    pairs: tuple[Pair, ...]
+    process: DaemonRecord
+    result: Optional[SplitResult] = None
+
+    @property
+    def phase(self) -> str:
+        """``armed``, ``split`` or ``broken``, see base.PHASES."""
+        if self.result is not None:
+            return "split"
+        return "armed" if is_alive(self.process) else "broken"
+
+    def touches(self, pair: Pair) -> bool:
+        """Whether this record holds the pair's primary or mirror, under whatever name."""
+        return any(pair.primary == own.primary or pair.mirror == own.mirror for own in self.pairs)
+
+
+class Journal:
+    """The records of one array. :param state_dir: its state folder."""
+
+    def __init__(self, state_dir: StateDir) -> None:
+        self._state_dir = state_dir
+        self._folder = os.path.join(state_dir.root, "mirrors")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other sessions from claiming a mirror while this one looks and claims."""
+        self._state_dir.make_private_dir(self._folder)
+        lock = os.open(os.path.join(self._folder, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def write(self, record: SplitRecord) -> None:
+        """Put the record on disk in one step; when this returns, a power cut does not undo it."""
+        self._state_dir.make_private_dir(self._folder)
+        path = self._path(record.session)
+        data = {
+            "format_version": FORMAT_VERSION,
+            "session": record.session,
+            "provider": record.provider,
+            "pairs": [asdict(pair) for pair in record.pairs],
+            "process": asdict(record.process),
+            "result": record.result.as_dict() if record.result else None,
+        }
+        new = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(new, "w", encoding="utf-8") as stream:
+            json.dump(data, stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(path + ".new", path)
+        sync_folder(self._folder)
+
+    def read(self, session: str) -> Optional[SplitRecord]:
+        """The record of a session, or None.
+
+        :raises MirrorError: the file is no record.
+        """
+        path = self._path(session)
+        try:
+            with open(path, encoding="utf-8") as stream:
+                data = json.load(stream)
+            if data["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format version {data['format_version']}")
+            return SplitRecord(
+                session=data["session"],
+                provider=data["provider"],
+                pairs=tuple(Pair(**pair) for pair in data["pairs"]),
+                process=DaemonRecord(**data["process"]),
+                result=SplitResult.from_dict(data["result"]) if data["result"] else None,
+            )
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as exc:
+            raise MirrorError(f"{path}: it is no record of a split mirror ({exc}); look at it and remove it.") from exc
+
+    def remove(self, session: str) -> None:
+        """Forget a session; the last step of its clean-up."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(session))
+            sync_folder(self._folder)
+
+    def all(self) -> list[SplitRecord]:
+        """The records of all sessions, by name."""
+        try:
+            names = sorted(os.listdir(self._folder))
+        except FileNotFoundError:
+            return []
+        found = [self.read(name[: -len(".json")]) for name in names if name.endswith(".json")]
+        return [record for record in found if record is not None]
+
+    def holder_of(self, pair: Pair) -> Optional[SplitRecord]:
+        """The record that holds this pair's primary or mirror, or None."""
+        return next((record for record in self.all() if record.touches(pair)), None)
+
+    def _path(self, session: str) -> str:
+        return os.path.join(self._folder, check_session_id(session) + ".json")
+
+
+def sync_folder(folder: str) -> None:
+    """Make new and removed names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,154 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Loop devices over image files, found by the file itself (device and inode), never by a remembered name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import subprocess
+import time
+from dataclasses import dataclass
+
+from .base import MirrorError
+
+#: udev opens a new or closing device for a moment to look at it; that is no use of the mirror.
+SETTLE_S = 5.0
+
+
+@dataclass(frozen=True)
+class LoopDevice:
+    """One attached loop device. :param backing: major, minor and inode of the image file."""
+
+    path: str
+    backing: tuple[int, int, int]
+    read_only: bool
+
+
+def loop_devices() -> list[LoopDevice]:
+    """All attached loop devices."""
+    text = _losetup("--list", "--json", "--output", "NAME,BACK-INO,BACK-MAJ:MIN,RO")
+    if not text.strip():
+        return []
+    devices = []
+    for row in json.loads(text)["loopdevices"]:
+        major, _, minor = str(row["back-maj:min"]).strip().partition(":")
+        if minor:  # a device that is being detached has none
+            # Numbers and booleans came as strings before util-linux 2.33 or so.
+            backing = (int(major), int(minor), int(row["back-ino"]))
+            devices.append(LoopDevice(row["name"], backing, row["ro"] in (True, "1")))
+    return devices
+
+
+def loops_of(path: str) -> list[LoopDevice]:
+    """The loop devices over this file; none when the file is not there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return []
+    backing = (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
+    return [device for device in loop_devices() if device.backing == backing]
+
+
+def attach(path: str, sector_bytes: int = 512) -> str:
+    """Attach a file read-only and return the device.
+
+    Direct I/O is asked for. The kernel refuses it quietly for sectors smaller than what the file takes: files that
+    share blocks on XFS want whole blocks (seen on Linux 6.18). Such a device reads through the page cache of the
+    image, which cannot be stale: a clone never changes. The sector size is always given, because the kernel would
+    take 4096 in that case, and an XFS made on 512-byte sectors does not mount there.
+
+    :raises MirrorError: losetup failed.
+    """
+    options = ["--read-only", "--direct-io=on", f"--sector-size={sector_bytes}"]
+    return _losetup("--find", "--show", *options, "--", path).strip()
+
+
+def sector_bytes(path: str) -> int:
+    """The logical sector size at which a file is attached on this machine; 512, as disks have it, when it is not."""
+    for device in loops_of(path):
+        with open(f"/sys/class/block/{os.path.basename(device.path)}/queue/logical_block_size", "rb") as stream:
+            return int(stream.read())
+    return 512
+
+
+def detach(device: str, path: str) -> None:
+    """Detach a device from ``path`` and wait until it is gone.
+
+    :raises MirrorError: somebody opened it meanwhile, so that it stays.
+    """
+    _losetup("--detach", device)
+    deadline = time.monotonic() + SETTLE_S
+    while any(loop.path == device for loop in loops_of(path)):
+        if time.monotonic() > deadline:
+            raise MirrorError(f"{device}: it is in use by {'; '.join(users(device)) or 'somebody'} and stays attached.")
+        time.sleep(0.05)
+
+
+def users(device: str) -> list[str]:
+    """Who uses a block device now: a mount or another kernel user, and every process that has it open."""
+    found = []
+    try:
+        # O_EXCL without O_CREAT on a block device fails when a file system or dm/md holds it, see open(2).
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError as exc:
+        if exc.errno != errno.EBUSY:
+            raise MirrorError(f"{device}: it cannot be opened ({exc.strerror}).") from exc
+        found.append(_mount_of(device) or "the kernel (a mount in another namespace, or device mapper)")
+    return found + _processes_with(os.stat(device).st_rdev)
+
+
+def busy_users(device: str) -> list[str]:
+    """As users, but gives those who look only for a moment the time to go away."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        found = users(device)
+        if not found or time.monotonic() > deadline or any(name.startswith("mount ") for name in found):
+            return found
+        time.sleep(0.05)
+
+
+def _mount_of(device: str) -> str:
+    number = os.stat(device).st_rdev
+    wanted = f"{os.major(number)}:{os.minor(number)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
+        points = [fields[4] for fields in map(str.split, stream) if fields[2] == wanted]
+    return f"mount {', '.join(points)}" if points else ""
+
+
+def _processes_with(rdev: int) -> list[str]:
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if int(pid) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # the process ended meanwhile
+            if any(_is_device(f"/proc/{pid}/fd/{fd}", rdev) for fd in os.listdir(f"/proc/{pid}/fd")):
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+                    found.append(f"process {pid} ({comm.read().strip()})")
+    return found
+
+
+def _is_device(link: str, rdev: int) -> bool:
+    try:
+        # The link is read first: stat on a descriptor of a dead network file system would hang.
+        if not os.readlink(link).startswith("/dev/"):
+            return False
+        status = os.stat(link)
+    except OSError:  # closed meanwhile
+        return False
+    return stat.S_ISBLK(status.st_mode) and status.st_rdev == rdev
+
+
+def _losetup(*words: str) -> str:
+    try:
+        done = subprocess.run(["losetup", *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError as exc:
+        raise MirrorError("losetup: it is not installed; install util-linux.") from exc
+    if done.returncode:
+        raise MirrorError(f"losetup {' '.join(words)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return done.stdout

@@ -1,0 +1,58 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Clones of files: FICLONE where the file system shares blocks, a plain sparse copy where the user allows it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+#: ioctl_ficlone(2); from linux/fs.h: _IOW(0x94, 9, int) and _IOW(0x94, 13, struct file_clone_range).
+FICLONE = 0x40049409
+FICLONERANGE = 0x4020940D
+#: What the kernel says when these two files cannot share blocks.
+_NO_REFLINK = {errno.EOPNOTSUPP, errno.EXDEV, errno.ENOTTY, errno.ENOSYS, errno.EINVAL}
+
+
+def can_clone(source: int, target: int) -> bool:
+    """Try it on the first block; the target is empty again afterwards.
+
+    :param source: descriptor of a file with data. :param target: descriptor of an empty file, open for writing.
+    :raises OSError: for other reasons than that the two cannot share blocks.
+    """
+    length = min(os.fstatvfs(target).f_bsize, os.fstat(source).st_size)
+    try:
+        fcntl.ioctl(target, FICLONERANGE, struct.pack("=qQQQ", source, 0, length, 0))
+    except OSError as exc:
+        if exc.errno in _NO_REFLINK:
+            return False
+        raise
+    os.ftruncate(target, 0)
+    return True
+
+
+def clone(source: int, target: int) -> None:
+    """Make the target share all blocks of the source, at one instant."""
+    fcntl.ioctl(target, FICLONE, source)
+
+
+def copy(source: int, target: int) -> None:
+    """Copy data and keep holes; takes as long as it takes, and the source must not change meanwhile."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(source, position, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:  # only a hole is left
+                break
+            raise
+        position = os.lseek(source, start, os.SEEK_HOLE)
+        os.lseek(target, start, os.SEEK_SET)
+        while start < position:
+            start += os.sendfile(target, source, start, min(position - start, 1 << 30))

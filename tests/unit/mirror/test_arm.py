@@ -1,0 +1,131 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The splitter: armed, told, ended; and what it leaves (nothing, or a split on record)."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonError, is_alive, read_record
+from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import NotRunning, Refused, call
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from tests.support.mirrors import OTHER, SESSION, Array
+
+
+@pytest.fixture
+def array(tmp_path: Path) -> Iterator[Array]:
+    folder = tmp_path / "luns"
+    folder.mkdir()
+    array = Array(folder, tmp_path / "state", allow_copy=True)
+    yield array
+    arm.disarm(array.provider.state_dir, SESSION)
+
+
+def wait_for_end(array: Array, session: str = SESSION) -> None:
+    record = read_record(array.provider.state_dir.session_dir(session), arm.NAME)
+    assert record is not None
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return
+    ended, _, _ = select.select([pidfd], [], [], 10)
+    os.close(pidfd)
+    assert ended or not is_alive(record)
+
+
+def test_armed_splitter_splits_at_one_word_and_puts_it_on_record(array: Array) -> None:
+    ready = arm.arm(array.provider, SESSION, 60)
+    assert ready.method == "copy"
+    assert 0 < ready.deadline_s <= 60
+    assert arm.armed(array.provider.state_dir, SESSION) is not None
+    path = arm.socket_path(array.provider.state_dir, SESSION)
+    assert call(path, "ping", 10)["result"]["state"] == "armed"
+    assert not any(os.path.exists(pair.mirror) for pair in array.pairs)
+    result = arm.split(array.provider.state_dir, SESSION)
+    assert set(result.as_dict()["devices"]) == {"data", "wal"}
+    for pair in array.pairs:
+        assert Path(pair.mirror).read_bytes() == Path(pair.primary).read_bytes()
+    wait_for_end(array)
+    assert array.provider.split_result(SESSION) == result
+    assert arm.armed(array.provider.state_dir, SESSION) is None
+    with pytest.raises(NotRunning):
+        arm.split(array.provider.state_dir, SESSION)
+
+
+def test_arming_twice_is_refused_and_the_first_stays_ready(array: Array) -> None:
+    arm.arm(array.provider, SESSION, 60)
+    for session in (SESSION, OTHER):
+        with pytest.raises(MirrorError, match=f"session {SESSION} stands ready"):
+            arm.arm(array.provider, session, 60)
+    assert arm.armed(array.provider.state_dir, SESSION) is not None
+
+
+def test_splitter_whose_time_is_over_leaves_no_trace(array: Array) -> None:
+    with pytest.raises(MirrorError, match="ended at once"):
+        arm.arm(array.provider, SESSION, 0)
+    wait_for_end(array)
+    assert array.files() == {"data.img", "wal.img"}
+    assert array.records() == []
+
+
+@pytest.mark.parametrize("how", ["stop", "disarm"])
+def test_stopped_splitter_leaves_no_trace(array: Array, how: str) -> None:
+    arm.arm(array.provider, SESSION, 60)
+    if how == "stop":
+        call(arm.socket_path(array.provider.state_dir, SESSION), "stop", 10)
+    else:
+        assert arm.disarm(array.provider.state_dir, SESSION)
+    wait_for_end(array)
+    assert array.files() == {"data.img", "wal.img"}
+    assert array.records() == []
+    assert not arm.disarm(array.provider.state_dir, SESSION)
+    assert array.provider.state()[0].problem is None
+
+
+def test_killed_splitter_is_found_and_cleaned_up(array: Array) -> None:
+    ready = arm.arm(array.provider, SESSION, 60)
+    os.kill(ready.pid, signal.SIGKILL)
+    wait_for_end(array)
+    assert {state.phase for state in array.provider.state()} == {"broken"}
+    with pytest.raises(MirrorError, match="died while it split"):
+        arm.arm(array.provider, OTHER, 60)
+    assert [(done.session, done.phase) for done in array.provider.recover()] == [(SESSION, "broken")]
+    assert array.files() == {"data.img", "wal.img"}
+    # The dead one's socket is still there; a new splitter of the same session takes its place.
+    arm.arm(array.provider, SESSION, 60)
+
+
+def test_failed_split_ends_the_splitter_without_a_trace(array: Array) -> None:
+    arm.arm(array.provider, SESSION, 60)
+    Path(array.pairs[0].mirror).write_text("precious")
+    with pytest.raises(Refused, match="pair data: the clone"):
+        arm.split(array.provider.state_dir, SESSION)
+    wait_for_end(array)
+    assert array.files() == {"data.img", "wal.img", "data.mirror"}
+    assert array.records() == []
+
+
+def test_unknown_word_is_refused_and_it_stays_ready(array: Array) -> None:
+    arm.arm(array.provider, SESSION, 60)
+    with pytest.raises(Refused, match="knows no 'freeze'"):
+        call(arm.socket_path(array.provider.state_dir, SESSION), "freeze", 10)
+    assert arm.armed(array.provider.state_dir, SESSION) is not None
+
+
+def test_refusal_while_preparing_is_told_in_its_own_words(array: Array) -> None:
+    strict = ImageProvider(array.pairs, StateDir(str(array.state)))
+    with pytest.raises(DaemonError, match=r"^pair data: .* cannot share blocks"):
+        arm.arm(strict, SESSION, 60)
+    assert array.files() == {"data.img", "wal.img"}
+    assert array.records() == []

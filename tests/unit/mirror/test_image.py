@@ -1,0 +1,201 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The image provider without block sharing: refusals, records, and the copy that the user allowed."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, Pair
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider, temp_name
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from tests.support.mirrors import OTHER, SESSION, Array
+
+
+@pytest.fixture
+def array(tmp_path: Path) -> Array:
+    folder = tmp_path / "luns"
+    folder.mkdir()
+    return Array(folder, tmp_path / "state", allow_copy=True)
+
+
+def test_unknown_provider_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(MirrorError, match=r"no mirror provider 'hitachi'; known are: .*image") as caught:
+        make_provider("hitachi", [], str(tmp_path))
+    assert caught.value.option == "provider"
+
+
+def test_lun_without_a_mirror_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MirrorError, match="LUN data has no mirror"):
+        make_provider("image", [{"name": "data", "primary": "/luns/data.img", "mirror": None}], str(tmp_path))
+
+
+def test_pair_without_a_primary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MirrorError, match="pair data names no primary"):
+        make_provider("image", [{"name": "data", "mirror": "/luns/data.img"}], str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        ([], "the mirror set is empty"),
+        ([Pair("a", "/l/a", "/l/ma"), Pair("a", "/l/b", "/l/mb")], "two pairs named a"),
+        ([Pair("a", "/l/a", "/l/ma"), Pair("b", "/l/a", "/l/mb")], "/l/a stands in the mirror set twice"),
+        ([Pair("a", "/l/a", "/l/m"), Pair("b", "/l/b", "/l/m")], "/l/m stands in the mirror set twice"),
+        ([Pair("a", "/l/a", "/l/a")], "/l/a stands in the mirror set twice"),
+        ([Pair("a", "a.img", "/l/m")], "needs an absolute path"),
+    ],
+)
+def test_bad_mirror_set_is_refused(tmp_path: Path, pairs: list[Pair], sentence: str) -> None:
+    with pytest.raises(MirrorError, match=sentence):
+        ImageProvider(pairs, StateDir(str(tmp_path)))
+
+
+def test_two_names_of_one_image_are_one_lun(array: Array) -> None:
+    (array.folder / "alias.img").symlink_to("data.img")
+    pairs = [array.pairs[0], Pair("alias", str(array.folder / "alias.img"), str(array.folder / "x"))]
+    with pytest.raises(MirrorError, match=r"data\.img stands in the mirror set twice"):
+        ImageProvider(pairs, StateDir(str(array.state)))
+
+
+def test_state_of_a_fresh_set(array: Array) -> None:
+    for state in array.provider.state():
+        assert (state.phase, state.in_sync, state.sync_percent, state.problem) == ("none", True, 100.0, None)
+        assert state.size_bytes == 1 << 20
+    assert array.records() == []
+
+
+def test_missing_primary_is_told(array: Array) -> None:
+    os.unlink(array.pairs[1].primary)
+    assert array.provider.state()[1].in_sync is False
+    with pytest.raises(MirrorError, match=r"pair wal: its primary .* cannot be found"):
+        array.provider.sync(wait=True, timeout_s=1)
+    with pytest.raises(MirrorError, match="cannot be found"):
+        array.provider.split(SESSION)
+    assert array.records() == []
+
+
+def test_missing_folder_of_a_mirror_is_told(array: Array) -> None:
+    provider = ImageProvider([Pair("a", array.pairs[0].primary, "/nowhere/at/all/m")], StateDir(str(array.state)))
+    with pytest.raises(MirrorError, match="there is no folder /nowhere/at/all"):
+        provider.split(SESSION)
+
+
+def test_without_block_sharing_it_refuses_and_leaves_nothing(array: Array) -> None:
+    strict = ImageProvider(array.pairs, StateDir(str(array.state)))
+    with pytest.raises(MirrorError, match="cannot share blocks"):
+        strict.split(SESSION)
+    assert array.files() == {"data.img", "wal.img"}
+    assert array.records() == []
+
+
+def test_allowed_copy_is_whole_sparse_and_read_only(array: Array) -> None:
+    with open(array.pairs[0].primary, "r+b") as image:
+        image.seek(700_000)
+        image.write(b"behind a hole")
+    result = array.provider.split(SESSION)
+    assert result.method == "copy"
+    for pair in array.pairs:
+        assert Path(pair.mirror).read_bytes() == Path(pair.primary).read_bytes()
+        assert os.stat(pair.mirror).st_blocks <= os.stat(pair.primary).st_blocks
+        assert stat.S_IMODE(os.stat(pair.mirror).st_mode) == 0o400
+    assert array.files() == {"data.img", "wal.img", "data.mirror", "wal.mirror"}
+
+
+def test_split_result_is_recorded_with_instants_in_order(array: Array) -> None:
+    result = array.provider.split(SESSION)
+    assert array.provider.split_result(SESSION) == result
+    first, second = result.pairs
+    assert first.before_mono_s <= first.after_mono_s <= second.before_mono_s <= second.after_mono_s
+    assert result.split_s == second.after_mono_s - first.before_mono_s
+    assert result.as_dict()["devices"] == {pair.name: pair.mirror for pair in array.pairs}
+
+
+def test_split_set_is_refused_to_all_until_resynced(array: Array) -> None:
+    array.provider.split(SESSION)
+    for session in (SESSION, OTHER):
+        with pytest.raises(MirrorError, match=f"already split by session {SESSION}"):
+            array.provider.split(session)
+    with pytest.raises(MirrorError, match=f"split by session {SESSION}, not by {OTHER}"):
+        array.provider.resync(OTHER)
+    assert array.provider.resync(SESSION) == 0
+    assert array.files() == {"data.img", "wal.img"}
+    assert array.records() == []
+    assert array.provider.resync(SESSION) == 0  # again changes nothing
+    array.provider.split(OTHER)
+
+
+def test_primary_under_another_mirror_name_is_held_too(array: Array) -> None:
+    array.provider.split(SESSION)
+    other = ImageProvider([Pair("x", array.pairs[0].primary, str(array.folder / "y"))], StateDir(str(array.state)))
+    with pytest.raises(MirrorError, match=f"already split by session {SESSION}"):
+        other.split(OTHER)
+
+
+def test_foreign_file_at_the_mirror_is_never_touched(array: Array) -> None:
+    Path(array.pairs[1].mirror).write_text("precious")
+    with pytest.raises(MirrorError, match="no split of ours made it"):
+        array.provider.split(SESSION)
+    assert array.provider.recover() == []
+    assert Path(array.pairs[1].mirror).read_text() == "precious"
+
+
+def test_file_that_comes_between_prepare_and_split_undoes_the_whole_set(array: Array) -> None:
+    prepared = array.provider.prepare(SESSION)
+    Path(array.pairs[1].mirror).write_text("precious")
+    with pytest.raises(MirrorError, match="pair wal: the clone"):
+        prepared.split()
+    prepared.cancel()
+    assert array.files() == {"data.img", "wal.img", "wal.mirror"}
+    assert Path(array.pairs[1].mirror).read_text() == "precious"
+    assert array.records() == []
+
+
+def test_prepared_set_is_armed_and_cancelled_without_a_trace(array: Array) -> None:
+    prepared = array.provider.prepare(SESSION)
+    assert [(state.phase, state.session) for state in array.provider.state()] == [("armed", SESSION)] * 2
+    for action in (lambda: array.provider.prepare(OTHER), array.provider.recover):
+        with pytest.raises(MirrorError, match="stands ready"):
+            action()
+    prepared.cancel()
+    assert array.files() == {"data.img", "wal.img"}
+    assert array.records() == []
+
+
+def test_mirror_whose_record_was_lost_is_found_by_its_mark(array: Array) -> None:
+    array.provider.split(SESSION)
+    os.unlink(array.state / "mirrors" / f"{SESSION}.json")
+    assert [(state.phase, state.session) for state in array.provider.state()] == [("broken", SESSION)] * 2
+    with pytest.raises(MirrorError, match="died while it split"):
+        array.provider.split(OTHER)
+    assert [done.session for done in array.provider.recover()] == [SESSION, SESSION]
+    array.provider.split(OTHER)
+
+
+def test_presenting_what_is_not_split_is_refused(array: Array) -> None:
+    with pytest.raises(MirrorError, match="has not split these pairs"):
+        array.provider.present(SESSION)
+    assert array.provider.withdraw(SESSION) == []
+
+
+def test_broken_record_is_named_and_kept(array: Array) -> None:
+    array.provider.split(SESSION)
+    record = array.state / "mirrors" / f"{SESSION}.json"
+    text = record.read_text()
+    for bad in (text[:40], json.dumps({**json.loads(text), "format_version": 99})):
+        record.write_text(bad)
+        with pytest.raises(MirrorError, match=r"\.json: it is no record of a split mirror"):
+            array.provider.state()
+    assert record.exists()
+
+
+def test_temporary_name_stays_in_the_folder_of_the_mirror(array: Array) -> None:
+    assert os.path.dirname(temp_name(array.pairs[0], SESSION)) == str(array.folder)
