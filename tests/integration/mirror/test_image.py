@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import signal
 import struct
 import subprocess
@@ -306,26 +307,32 @@ def test_present_waits_for_the_splitter_to_settle(array: Array) -> None:
 
 
 def test_one_session_of_two_racing_ones_gets_the_set(array: Array) -> None:
-    """Two processes claim the same pairs at once; one splits, the other is refused and leaves nothing."""
-    start = os.pipe()
+    """Both look before either claims, unless looking and claiming are one step; then the second sees the first."""
+    looked = {session: os.pipe() for session in (SESSION, OTHER)}
     children = []
-    for session in (SESSION, OTHER):
+    for session, other in ((SESSION, OTHER), (OTHER, SESSION)):
+
+        class Slow(ImageProvider):
+            def check_splittable(self, session: str, other: str = other) -> None:
+                super().check_splittable(session)
+                os.write(looked[session][1], b"+")
+                select.select([looked[other][0]], [], [], 0.5)  # meet the other one here, if it can come
+
         child = os.fork()
         if child == 0:
             code = 2
             try:
-                os.read(start[0], 1)
-                array.provider.split(session)
+                Slow(array.pairs, array.provider.state_dir).split(session)
                 code = 0
             except MirrorError:
                 code = 1
             finally:
                 os._exit(code)
         children.append(child)
-    os.write(start[1], b"go")
     codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
-    for fd in start:
-        os.close(fd)
+    for pipe in looked.values():
+        os.close(pipe[0])
+        os.close(pipe[1])
     assert codes == [0, 1]
     assert len(array.records()) == 1
     assert array.files() == {"data.img", "wal.img", "data.mirror", "wal.mirror"}
