@@ -49,8 +49,6 @@ def _nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     base = os.fspath(tmp_path_factory.getbasetemp())
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
-    backing_files = [
-        name.read_text(encoding="utf-8").strip() for name in Path("/sys/block").glob("loop*/loop/backing_file")
-    ]
-    left = [name for name in mounts + backing_files if name.startswith(f"{base}/")]
+    images = [name.read_text(encoding="utf-8").strip() for name in Path("/sys/block").glob("loop*/loop/backing_file")]
+    left = [name for name in mounts + images if name.startswith(f"{base}/")]
     assert not left, f"tests left these mounted or attached: {left}"

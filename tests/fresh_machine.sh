@@ -18,6 +18,7 @@ set -eu
 
 repository=$(cd "$(dirname "$0")/.." && pwd -P)
 clone=/root/clone
+suite=${FRESH_SUITE:-bookworm}
 
 copy_settings() {
     for setting in /etc/apt/sources.list /etc/apt/sources.list.d /etc/resolv.conf /etc/pip.conf \
@@ -26,6 +27,9 @@ copy_settings() {
         mkdir -p "$fresh${setting%/*}"
         cp -RL "$setting" "$fresh${setting%/*}/"
     done
+    # The same mirrors, for the release that was asked for.
+    here=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    find "$fresh/etc/apt" -name '*.list' -o -name '*.sources' | xargs sed -i "s/$here/$suite/g"
 }
 
 # What runs as the first process of the new namespaces; its end is the end of everything below it.
@@ -67,7 +71,7 @@ if [ -z "$fresh" ]; then
     trap 'exit 130' INT TERM
 fi
 if [ ! -e "$fresh/etc/debian_version" ]; then
-    mmdebstrap --quiet --variant=minbase "${FRESH_SUITE:-bookworm}" "$fresh"
+    mmdebstrap --quiet --variant=minbase "$suite" "$fresh"
     rm -rf "$fresh"/var/lib/apt/lists/* "$fresh/etc/apt/sources.list"
     copy_settings
 fi
