@@ -1,0 +1,195 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the media server sees of the mirror: the right LUNs, and the file systems on them mounted read-only."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import BinaryIO, Optional
+
+from ..errors import SplitMirrorError
+from ..extents.fsinfo import read_fs_info
+from ..extents.mapfile import FileEntry, FileSystem, MapFile
+
+#: linux/fs.h: throw away what the kernel caches of a block device.
+_BLKFLSBUF = 0x1261
+#: linux/sched.h, for unshare(2).
+_CLONE_NEWNS = 0x00020000
+_MOUNT_OPTIONS = {"xfs": "ro,norecovery,nouuid", "ext4": "ro,noload"}
+
+
+class MirrorViewError(SplitMirrorError):
+    """A device is not the mirror it should be, or cannot be mounted."""
+
+
+def check_devices(map_file: MapFile, devices: Mapping[str, str]) -> dict[int, str]:
+    """Prove that the devices are the mirrors of the map: their sizes, and the file systems at their places.
+
+    :param devices: device by name of the pair.
+    :returns: device by number of the LUN in the map.
+    :raises SplitMirrorError: one is missing, or is the wrong LUN.
+    """
+    found: dict[int, str] = {}
+    for lun in map_file.luns():
+        device = devices.get(lun.name)
+        if device is None:
+            raise MirrorViewError(
+                f"devices: there is no device for pair {lun.name}; give the path of its mirror on this host.",
+                option="devices",
+            )
+        size_bytes = _device_size(device)
+        if size_bytes != lun.size_bytes:
+            raise MirrorViewError(
+                f"devices: {device} is the wrong LUN for pair {lun.name}, it has {size_bytes} bytes and the map says "
+                f"{lun.size_bytes}; give the mirror that was split in this session.",
+                option="devices",
+            )
+        found[lun.id] = device
+    for fs in map_file.filesystems():
+        device = found[fs.lun]
+        info = read_fs_info(device, fs.lun_offset_bytes)
+        if info is None or (info.fs_type, info.fs_uuid) != (fs.fs_type, fs.fs_uuid):
+            seen = "no file system" if info is None else f"{info.fs_type} {info.fs_uuid}"
+            raise MirrorViewError(
+                f"devices: {device} is the wrong LUN, it holds {seen} where the map says {fs.fs_type} {fs.fs_uuid}; "
+                "give the mirror that was split in this session.",
+                option="devices",
+            )
+    return found
+
+
+def leave_mount_namespace() -> None:
+    """Give this process mounts of its own, so that they end with it, however it ends.
+
+    Without the right to do so everything works, only less safely. Call it before any thread is started.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) == 0:
+        # What others unmount must go here too, or we would keep it busy.
+        subprocess.run(["mount", "--make-rslave", "/"], check=False, capture_output=True)
+
+
+class ReadOnlyMounts:
+    """File systems of the mirror, mounted read-only below one folder for as long as this context lasts.
+
+    :param folder: where the mount points are made; it and they are removed afterwards.
+    :param devices: what check_devices returned.
+    :ivar folders: mount point by number of the file system in the map.
+    """
+
+    def __init__(self, folder: str, map_file: MapFile, devices: Mapping[int, str]) -> None:
+        self._folder = folder
+        self._map_file = map_file
+        self._devices = devices
+        self._stack = ExitStack()
+        self._filesystems: dict[int, FileSystem] = {}
+        self.folders: dict[int, str] = {}
+
+    def __enter__(self) -> ReadOnlyMounts:
+        try:
+            for fs in self._map_file.filesystems():
+                self._filesystems[fs.id] = fs
+                self.folders[fs.id] = self._mount(fs)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self._stack.close()
+
+    def open(self, entry: FileEntry) -> BinaryIO:
+        """Open a file of the map through its mount. :raises OSError: it is not there."""
+        fs = self._filesystems[entry.fs]
+        inside = os.path.relpath(entry.path, fs.mount_point)
+        path = os.path.join(os.fsencode(self.folders[fs.id]), fs.root.strip(b"/"), inside)
+        return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+
+    def _mount(self, fs: FileSystem) -> str:
+        segments = self._map_file.segments(fs.id)
+        if len(segments) != 1:
+            raise MirrorViewError(
+                f"proof: {os.fsdecode(fs.mount_point)} lies in {len(segments)} pieces on the LUNs and cannot be "
+                "mounted from the mirror; set proof to none.",
+                option="proof",
+            )
+        device = self._devices[fs.lun]
+        folder = os.path.join(self._folder, str(fs.id))
+        _drop_cache(device)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._stack.callback(_remove_folders, folder, self._folder)
+        options = _MOUNT_OPTIONS[fs.fs_type]
+        if segments[0].lun_offset:
+            # mount(8) makes a loop device for the piece and frees it on umount
+            options += f",loop,offset={segments[0].lun_offset},sizelimit={segments[0].length}"
+        done = subprocess.run(
+            ["mount", "-t", fs.fs_type, "-o", options, "--", device, folder],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise MirrorViewError(
+                f"devices: {device} cannot be mounted read-only ({done.stderr.strip()}); the media server needs a "
+                f"kernel that knows {fs.fs_type}, or set proof to none.",
+                option="devices",
+            )
+        self._stack.callback(_unmount, folder)
+        return folder
+
+
+def _unmount(folder: str) -> None:
+    done = subprocess.run(["umount", "--", folder], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise MirrorViewError(f"mounts_dir: {folder} cannot be unmounted ({done.stderr.strip()}).", option="mounts_dir")
+
+
+def _remove_folders(*folders: str) -> None:
+    for folder in folders:
+        try:
+            os.rmdir(folder)
+        except OSError:
+            # another file system of the session is still mounted beside it; the last one removes the folder
+            pass
+
+
+def _device_size(device: str) -> int:
+    try:
+        handle = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.lseek(handle, 0, os.SEEK_END)
+        finally:
+            os.close(handle)
+    except OSError as exc:
+        raise MirrorViewError(
+            f"devices: {device} cannot be opened ({exc.strerror}); give the path of the presented mirror.",
+            option="devices",
+        ) from exc
+
+
+def _drop_cache(device: str) -> None:
+    """A mirror changes behind the kernel's back at every resync, so nothing cached of it may be believed."""
+    try:
+        handle = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(handle, _BLKFLSBUF, 0)
+        finally:
+            os.close(handle)
+    except OSError as exc:
+        raise MirrorViewError(
+            f"devices: what is cached of {device} cannot be dropped ({exc.strerror}); it must be a block device.",
+            option="devices",
+        ) from exc

@@ -1,0 +1,54 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The prepare phase of a backup: while the database is quiesced, find out whether the tape side is ready."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..catalog.store import FILE_NAME, Catalog
+from ..session import StateDir, check_session_id
+from .registry import open_drive
+from .volumes import APPEND, check_room, place_for
+
+
+def prepare(
+    state_dir: str,
+    session: str,
+    *,
+    drive_type: str,
+    drive: str,
+    volume: str,
+    mode: str = APPEND,
+    expected_bytes: int = 0,
+) -> dict[str, Any]:
+    """Load the volume, read its label, move to where the session will begin, and tell the plan; nothing is written.
+
+    tape_write proves all of it again, so that nothing is lost if somebody changes the tape in between.
+
+    :param expected_bytes: how much the session will hold, as far as it is known; 0 when it is not.
+    :returns: ``session``, ``drive_type``, ``drive``, ``volume``, ``pool``, ``record_bytes``, ``mode``,
+        ``file_number``, ``block``, ``remaining_bytes`` (None when the drive does not tell) and ``expected_bytes``.
+    :raises SplitMirrorError: the volume or the drive cannot take the session; one sentence that names the option.
+    """
+    check_session_id(session)
+    catalog_path = os.path.join(StateDir(state_dir).root, FILE_NAME)
+    with open_drive(drive_type, drive) as opened, Catalog.open(catalog_path) as catalog:
+        place = place_for(opened, catalog, volume, mode)
+        check_room(place, expected_bytes)
+        return {
+            "session": session,
+            "drive_type": drive_type,
+            "drive": drive,
+            "volume": volume,
+            "pool": place.label.pool,
+            "record_bytes": place.label.record_bytes,
+            "mode": mode,
+            "file_number": place.file_number,
+            "block": place.block,
+            "remaining_bytes": place.remaining_bytes,
+            "expected_bytes": expected_bytes,
+        }

@@ -1,0 +1,60 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A small file that says how far long work has come, for whoever waits for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+_EVERY_S = 0.5
+
+
+class Progress:
+    """Writes ``{"files", "bytes", "total_bytes", "total_files", "bytes_per_s", "seconds", "done"}`` as JSON.
+
+    The file is replaced as a whole, at most twice a second, so that a reader always finds all of it.
+
+    :param path: where; its folder must exist.
+    """
+
+    def __init__(self, path: str, total_files: int, total_bytes: int) -> None:
+        self._path = path
+        self._total_files = total_files
+        self._total_bytes = total_bytes
+        self._begun = self._last = time.monotonic()
+        self._files = 0
+        self._bytes = 0
+        self._save(done=False)
+
+    def add(self, size_bytes: int) -> None:
+        """One more file is done."""
+        self._files += 1
+        self._bytes += size_bytes
+        now = time.monotonic()
+        if now - self._last >= _EVERY_S:
+            self._last = now
+            self._save(done=False)
+
+    def finish(self) -> None:
+        """All is done."""
+        self._save(done=True)
+
+    def _save(self, *, done: bool) -> None:
+        seconds = time.monotonic() - self._begun
+        data = {
+            "files": self._files,
+            "bytes": self._bytes,
+            "total_files": self._total_files,
+            "total_bytes": self._total_bytes,
+            "bytes_per_s": round(self._bytes / seconds) if seconds > 0 else 0,
+            "seconds": round(seconds, 3),
+            "done": done,
+        }
+        handle = os.open(self._path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(data, stream)
+        os.replace(self._path + ".new", self._path)

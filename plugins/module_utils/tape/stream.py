@@ -1,0 +1,144 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An archive on tape: the sink that records go into, and the stream that reads them back."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from .base import EarlyWarning, EndOfData, EndOfMedium, Position, TapeDrive, TapeError
+from .volumes import Place
+
+
+class TapeRecordSink:
+    """Takes the records of one archive; it becomes the tape file at ``place``, where the head stands.
+
+    :ivar records: how many were written.
+    """
+
+    def __init__(self, drive: TapeDrive, place: Place) -> None:
+        self._drive = drive
+        self._place = place
+        self.records = 0
+
+    def write_record(self, record: memoryview) -> None:
+        """Write one record. :raises TapeError: the volume is full, or the drive failed."""
+        try:
+            self._drive.write_record(record)
+        except (EarlyWarning, EndOfMedium) as exc:
+            raise TapeError(
+                f"volume: {self._place.label.volume} is full after {self.records} records of this session; name a "
+                "volume with more room.",
+                option="volume",
+            ) from exc
+        self.records += 1
+
+    def finish(self) -> None:
+        """Write the filemark and prove that it is on the medium, with exactly our records before it.
+
+        :raises TapeError: it is not.
+        """
+        drive = self._drive
+        drive.write_filemarks(1)
+        expected = self._place.block + self.records + 1
+        block = drive.tell_block()
+        if block is None:
+            # The drive cannot tell where it stands, so the filemark is read, and behind it the end of data.
+            drive.space_files(-1)
+            try:
+                proved = drive.read_record(self._place.label.record_bytes) == b""
+                drive.read_record(self._place.label.record_bytes)
+                proved = False
+            except EndOfData:
+                pass
+        else:
+            proved = block == expected
+        if not proved:
+            raise TapeError(
+                f"volume: the filemark behind tape file {self._place.file_number} of {self._place.label.volume} is not "
+                f"where it must be (the drive stands at block {block}, not at {expected}); the session is not on it.",
+                option="volume",
+            )
+
+
+class TapeStream:
+    """The bytes of one tape file, from any place in it on, up to its filemark.
+
+    :param file_number: the tape file.
+    :param block: where it begins as the drive counts, None if not known.
+    :param record_bytes: length of every record in it.
+    :ivar records_read: how many records were read from the tape.
+    """
+
+    def __init__(self, drive: TapeDrive, file_number: int, block: Optional[int], record_bytes: int) -> None:
+        self._drive = drive
+        self._file_number = file_number
+        self._block = block
+        self._record_bytes = record_bytes
+        self._record = b""
+        self._used = 0
+        self._next = -1  # number of the record under the head; -1 before the first seek
+        self._ended = False  # the filemark was met
+        self.records_read = 0
+
+    def seek(self, offset_bytes: int) -> None:
+        """Go to a byte of the tape file; a record that is in memory is not read again."""
+        number, self._used = divmod(offset_bytes, self._record_bytes)
+        if self._record and number == self._next - 1:
+            return
+        if number != self._next or self._ended:
+            block = None if self._block is None else self._block + number
+            self._drive.locate(Position(self._file_number, number), block)
+            self._next = number
+            self._ended = False
+        self._record = b""
+        if self._used:
+            used = self._used
+            self._fill()
+            self._used = used
+
+    def read(self, size: int) -> bytes:
+        """Read up to ``size`` bytes, less only at a record's end; ``b""`` at the filemark.
+
+        :raises TapeError: a record is bad, or the data end without a filemark.
+        """
+        if self._next < 0:
+            self.seek(0)
+        if self._used >= len(self._record) and not self._fill():
+            return b""
+        data = self._record[self._used : self._used + size]
+        self._used += len(data)
+        return data
+
+    def skip_to_filemark(self) -> int:
+        """Read what is left and return how many records the tape file has."""
+        while self._fill():
+            pass
+        return self._next
+
+    def _fill(self) -> bool:
+        if self._ended:
+            return False
+        try:
+            self._record = self._drive.read_record(self._record_bytes)
+        except EndOfData as exc:
+            raise TapeError(
+                f"volume: the data end in tape file {self._file_number} without a filemark; its writer was "
+                "interrupted, so this is no backup.",
+                option="volume",
+            ) from exc
+        self._used = 0
+        if not self._record:
+            self._ended = True
+            return False
+        if len(self._record) != self._record_bytes:
+            raise TapeError(
+                f"volume: record {self._next} of tape file {self._file_number} has {len(self._record)} bytes instead "
+                f"of {self._record_bytes}; it is damaged or foreign.",
+                option="volume",
+            )
+        self._next += 1
+        self.records_read += 1
+        return True

@@ -1,0 +1,246 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Promise 5: no tape is overwritten unless it is blank, scratch, or expired in the catalog and its label matches.
+
+Everything that decides whether a volume may be written, and where, is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from ..catalog.store import Catalog, Volume
+from .base import EndOfData, Position, TapeDrive, TapeError
+from .label import Label, LabelReading, check_record_bytes, new_label, read_label, write_label
+
+APPEND = "append"
+OVERWRITE = "overwrite"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the next archive goes.
+
+    :param label: the label of the volume in the drive.
+    :param file_number: the tape file that it becomes.
+    :param block: where that begins, as the drive counts.
+    :param remaining_bytes: room behind it; None when the drive does not tell.
+    """
+
+    label: Label
+    file_number: int
+    block: int
+    remaining_bytes: Optional[int]
+
+    @property
+    def position(self) -> Position:
+        """The place as the drive takes it."""
+        return Position(self.file_number, 0)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What labelling did, or would do. :param before: the label that was there, if one was."""
+
+    changed: bool
+    before: Optional[Label]
+    after: Label
+    in_catalog: bool
+
+
+def load_labelled(drive: TapeDrive, volume: str) -> Label:
+    """Load a volume and read its label.
+
+    :raises TapeError: it is unlabelled, foreign, or not the one asked for.
+    """
+    drive.load(volume)
+    return _checked(read_label(drive), volume)
+
+
+def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str) -> Place:
+    """Load a volume, prove that it may be written in this mode, and move to where; nothing is written.
+
+    :param mode: ``append`` behind what is there, or ``overwrite`` all of it, which must have expired.
+    :raises SplitMirrorError: it may not.
+    """
+    label = load_labelled(drive, volume)
+    known = _known(catalog, label)
+    check_record_bytes(drive, label.record_bytes)
+    if drive.status().write_protected:
+        raise TapeError(
+            f"volume: {volume} is write-protected; take the protection away or name another volume.", option="volume"
+        )
+    if mode == OVERWRITE:
+        catalog.refuse_unexpired(volume)
+        known = known._replace(files=1, blocks=2)
+    place = Place(label, known.files, known.blocks, None)
+    _move_to(drive, place)
+    if mode == APPEND and not catalog.unfinished(volume, known.files):
+        _prove_end(drive, place)
+    return Place(label, known.files, known.blocks, drive.status().remaining_bytes)
+
+
+def check_room(place: Place, needed_bytes: int) -> None:
+    """:raises TapeError: the volume is too small for so much."""
+    if place.remaining_bytes is not None and needed_bytes > place.remaining_bytes:
+        raise TapeError(
+            f"volume: {place.label.volume} is too small, the session needs about {needed_bytes} bytes and "
+            f"{place.remaining_bytes} are left; name a volume with more room.",
+            option="volume",
+        )
+
+
+def begin_anew(drive: TapeDrive, catalog: Catalog, place: Place) -> Place:
+    """Label an expired volume anew, so that everything on it is gone, and return the place behind the label.
+
+    :raises SplitMirrorError: there is unexpired data on it after all.
+    """
+    catalog.refuse_unexpired(place.label.volume)
+    label = new_label(place.label.volume, place.label.pool, place.label.record_bytes)
+    _write(drive, catalog, label)
+    return Place(label, 1, 2, drive.status().remaining_bytes)
+
+
+def cut_back(drive: TapeDrive, place: Place) -> None:
+    """Make the volume end at a place again, after a session that failed behind it.
+
+    The filemark before the place is written once more, which leaves nothing behind it.
+    """
+    _move_to(drive, place)
+    drive.space_files(-1)
+    block = drive.tell_block()
+    if block is not None and block != place.block - 1:
+        raise TapeError(
+            f"drive: it says that it stands at block {block} instead of {place.block - 1}; nothing is cut off "
+            f"{place.label.volume}.",
+            option="drive",
+        )
+    drive.write_filemarks(1)
+
+
+def label_volume(
+    drive: TapeDrive, catalog: Catalog, volume: str, pool: str, record_bytes: int, *, only_look: bool = False
+) -> Labelling:
+    """Give the volume in the drive a label, unless it has it.
+
+    :param only_look: tell what would be done and write nothing.
+    :raises SplitMirrorError: there is something on it that must not be lost.
+    """
+    check_record_bytes(drive, record_bytes)
+    reading = read_label(drive)
+    asked = new_label(volume, pool, record_bytes)
+    if reading.blank:
+        catalog.refuse_unexpired(volume)
+        if not only_look:
+            _write(drive, catalog, asked)
+        return Labelling(True, None, asked, True)
+    label = _checked(reading, volume)
+    known = catalog.volume(volume)
+    same = known is not None and known.uuid == label.uuid
+    if (label.pool, label.record_bytes) == (pool, record_bytes):
+        if same or not _nothing_behind(drive):
+            return Labelling(False, label, label, same)
+        if not only_look:
+            _enter(catalog, label)
+        return Labelling(True, label, label, True)
+    if not same:
+        raise _unknown(label, known)
+    catalog.refuse_unexpired(volume)
+    if not only_look:
+        _write(drive, catalog, asked)
+    return Labelling(True, label, asked, True)
+
+
+def _checked(reading: LabelReading, volume: str) -> Label:
+    """The label of the volume asked for; everything else is refused."""
+    if reading.blank:
+        raise TapeError(f"volume: {volume} is unlabelled; label it with tape_label first.", option="volume")
+    if reading.label is None:
+        raise TapeError(
+            f"volume: {volume} is foreign, it begins with {reading.foreign} and is never overwritten; name another "
+            "volume, or blank it with mt if you are sure.",
+            option="volume",
+        )
+    if reading.label.volume != volume:
+        raise TapeError(
+            f"volume: the drive holds {reading.label.volume}, not {volume}; insert the one asked for or name this one.",
+            option="volume",
+        )
+    return reading.label
+
+
+def _known(catalog: Catalog, label: Label) -> Volume:
+    known = catalog.volume(label.volume)
+    if known is None or known.uuid != label.uuid:
+        raise _unknown(label, known)
+    return known
+
+
+def _unknown(label: Label, known: Optional[Volume]) -> TapeError:
+    what = "is not in the catalog" if known is None else "has another label than the one in the catalog"
+    return TapeError(
+        f"volume: {label.volume} {what}, so nobody can tell what on it is still needed; enter it with tape_verify and "
+        "rebuild, or name another.",
+        option="volume",
+    )
+
+
+def _move_to(drive: TapeDrive, place: Place) -> None:
+    volume = place.label.volume
+    try:
+        drive.locate(place.position, place.block)
+    except EndOfData as exc:
+        raise TapeError(
+            f"volume: {volume} ends before tape file {place.file_number}, where the catalog has its end; enter it anew "
+            "with tape_verify and rebuild, or name another.",
+            option="volume",
+        ) from exc
+    block = drive.tell_block()
+    if block is not None and block != place.block:
+        raise TapeError(
+            f"volume: the drive stands at block {block} of {volume} and the catalog expects {place.block}; enter it "
+            "anew with tape_verify and rebuild, or name another.",
+            option="volume",
+        )
+
+
+def _prove_end(drive: TapeDrive, place: Place) -> None:
+    """The filemark is before the place and nothing behind it; the head stands there again."""
+    drive.space_files(-1)
+    volume = place.label.volume
+    mark = None
+    try:
+        mark = drive.read_record(place.label.record_bytes)
+        drive.read_record(place.label.record_bytes)
+    except EndOfData:
+        if mark == b"":
+            _move_to(drive, place)
+            return
+    raise TapeError(
+        f"volume: {volume} does not end behind tape file {place.file_number - 1}, where the catalog has its end; enter "
+        "it anew with tape_verify and rebuild, or name another.",
+        option="volume",
+    )
+
+
+def _nothing_behind(drive: TapeDrive) -> bool:
+    """Nothing stands behind the label."""
+    drive.rewind()
+    drive.space_files(1)
+    try:
+        drive.read_record(drive.max_record_bytes)
+    except EndOfData:
+        return True
+    return False
+
+
+def _write(drive: TapeDrive, catalog: Catalog, label: Label) -> None:
+    write_label(drive, label)
+    _enter(catalog, label)
+
+
+def _enter(catalog: Catalog, label: Label) -> None:
+    catalog.replace_volume(Volume(label.volume, label.uuid, label.pool, label.record_bytes, label.created, 1, 2))

@@ -1,0 +1,430 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Promise 5, tried with every volume that must not be written; and archives written to and read from volumes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Optional
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog, CatalogError, Part
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import EndOfData, Position, TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import (
+    new_label,
+    read_label,
+    write_label,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.prepare import prepare
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.stream import TapeRecordSink, TapeStream
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import (
+    APPEND,
+    OVERWRITE,
+    Place,
+    begin_anew,
+    check_room,
+    cut_back,
+    label_volume,
+    place_for,
+)
+
+RECORD = 512
+
+
+class Library:
+    """A folder with volumes, a catalog, and how sessions get there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state_dir = folder
+        self.folder = folder / "library"
+        self.folder.mkdir()
+        self.catalog = Catalog.open(str(folder / "catalog.sqlite"), writable=True)
+
+    def drive(self, *, writable: bool = True, faults: Optional[Faults] = None, tells: bool = True) -> VirtualTape:
+        return VirtualTape(str(self.folder), writable=writable, faults=faults, tells=tells)
+
+    def make(self, name: str = "V1", capacity_bytes: int = 8 << 20) -> None:
+        with self.drive() as drive:
+            drive.make_volume(name, capacity_bytes)
+
+    def label(self, name: str = "V1", pool: str = "p", record_bytes: int = RECORD) -> bool:
+        with self.drive() as drive:
+            drive.load(name)
+            return label_volume(drive, self.catalog, name, pool, record_bytes).changed
+
+    def write(
+        self,
+        session: str,
+        records: list[bytes],
+        *,
+        expires_s: Optional[float] = None,
+        dies: bool = False,
+        mode: str = APPEND,
+        tells: bool = True,
+    ) -> Place:
+        with self.drive(tells=tells) as drive:
+            place = place_for(drive, self.catalog, "V1", mode)
+            if mode == OVERWRITE:
+                place = begin_anew(drive, self.catalog, place)
+            number = self.catalog.begin_session(session, "db1", 1.0, expires_s)
+            part = Part(number, 0, "V1", place.file_number, place.block, RECORD, 0, 0, False)
+            self.catalog.begin_part(part)
+            sink = TapeRecordSink(drive, place)
+            for record in records:
+                sink.write_record(memoryview(record))
+            if not dies:
+                sink.finish()
+                self.catalog.finish_part(part._replace(records=sink.records), files=1, size_bytes=1, write={})
+        return place
+
+    def place(self, mode: str = APPEND, volume: str = "V1") -> Place:
+        with self.drive(writable=False) as drive:
+            return place_for(drive, self.catalog, volume, mode)
+
+    def content_exists(self) -> bool:
+        return (self.folder / "V1").exists()
+
+    def content(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.folder / "V1").glob("*.tar")}
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    made = Library(tmp_path)
+    yield made
+    made.catalog.close()
+
+
+def record(fill: bytes) -> bytes:
+    return fill * RECORD
+
+
+# -- labelling ---------------------------------------------------------------------------------------------------
+
+
+def test_labelling_is_idempotent(library: Library) -> None:
+    library.make()
+    assert library.label()
+    before = library.content()
+    assert not library.label()
+    assert library.content() == before
+
+
+def test_looking_writes_nothing(library: Library) -> None:
+    library.make()
+    with library.drive(writable=False) as drive:
+        drive.load("V1")
+        assert label_volume(drive, library.catalog, "V1", "p", RECORD, only_look=True).changed
+        assert read_label(drive).blank
+    assert library.catalog.volume("V1") is None
+
+
+def test_a_volume_with_data_keeps_it_when_the_label_is_as_asked(library: Library) -> None:
+    library.make()
+    library.label()
+    library.write("s1", [record(b"1")])
+    assert not library.label()
+    assert library.content()["00001.tar"] == record(b"1")
+
+
+def test_a_foreign_volume_is_never_labelled(library: Library) -> None:
+    library.make()
+    with library.drive() as drive:
+        drive.load("V1")
+        drive.write_record(b"precious" * 100)
+        drive.write_filemarks(1)
+    before = library.content()
+    with pytest.raises(TapeError, match="foreign"):
+        library.label()
+    with pytest.raises(TapeError, match="foreign"):
+        library.place()
+    assert library.content() == before
+
+
+def test_another_volume_than_asked_for_is_never_labelled(library: Library) -> None:
+    library.make()
+    library.label()
+    (library.folder / "V1").rename(library.folder / "V2")
+    for call in (lambda: library.label("V2"), lambda: library.place(volume="V2")):
+        with pytest.raises(TapeError, match="holds V1, not V2") as caught:
+            call()
+        assert caught.value.option == "volume"
+
+
+def test_another_pool_needs_expired_data(library: Library) -> None:
+    library.make()
+    library.label()
+    library.write("s1", [record(b"1")])
+    with pytest.raises(CatalogError, match="unexpired"):
+        library.label(pool="other")
+    assert library.content()["00001.tar"] == record(b"1")
+    library.catalog.close_session("s1", Verdict(False, "broken."), {})
+    assert library.label(pool="other")
+    assert set(library.content()) == {"00000.tar"}
+
+
+def test_another_pool_on_a_volume_that_the_catalog_does_not_know_is_refused(library: Library) -> None:
+    library.make()
+    with library.drive() as drive:
+        drive.load("V1")
+        write_label(drive, new_label("V1", "p", RECORD))
+    with pytest.raises(TapeError, match="not in the catalog"):
+        library.label(pool="other")
+    with pytest.raises(TapeError, match="not in the catalog"):
+        library.place()
+    assert library.label(), "an empty volume is entered"
+    library.place()
+
+
+def test_a_blank_volume_does_not_take_the_name_of_one_with_unexpired_data(library: Library) -> None:
+    library.make()
+    library.label()
+    library.write("s1", [record(b"1")])
+    (library.folder / "V1").rename(library.folder / "away")
+    library.make()
+    with pytest.raises(CatalogError, match="unexpired"):
+        library.label()
+    with library.drive() as drive:
+        drive.load("V1")
+        assert read_label(drive).blank
+
+
+# -- where to write ----------------------------------------------------------------------------------------------
+
+
+def test_sessions_are_appended_one_behind_another(library: Library) -> None:
+    library.make()
+    library.label()
+    for number in (1, 2, 3):
+        place = library.write(f"s{number}", [record(b"%d" % number)] * number, tells=number != 2)
+        assert place.file_number == number
+    assert [library.content()[f"0000{number}.tar"] for number in (1, 2, 3)] == [
+        record(b"1"),
+        record(b"2") * 2,
+        record(b"3") * 3,
+    ]
+
+
+def test_unlabelled_and_missing_volumes_are_refused(library: Library) -> None:
+    library.make()
+    for volume, said in (("V1", "unlabelled"), ("V9", "no volume V9")):
+        with pytest.raises(TapeError, match=said) as caught:
+            library.place(volume=volume)
+        assert caught.value.option == "volume"
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_more_or_less_on_the_volume_than_the_catalog_knows_is_refused(library: Library, tells: bool) -> None:
+    library.make()
+    library.label()
+    library.write("s1", [record(b"1")])
+    known = library.catalog.volume("V1")
+    assert known is not None
+    number = library.catalog.begin_session("another", "db2")
+    for files, blocks in ((1, 2), (3, 6), (2, 5)):
+        if (files, tells) == (2, False):
+            continue  # only a drive that tells its block can see this
+        part = Part(number, files, "V1", files - 1, 0, RECORD, 0, blocks - 1, False)
+        library.catalog.begin_part(part)
+        library.catalog.finish_part(part, files=0, size_bytes=0, write={})
+        before = library.content()
+        with library.drive(tells=tells) as drive, pytest.raises(TapeError, match="rebuild"):
+            place_for(drive, library.catalog, "V1", APPEND)
+        assert library.content() == before
+
+
+def test_a_dead_writer_does_not_block_its_volume(library: Library) -> None:
+    library.make()
+    library.label()
+    library.write("s1", [record(b"1")])
+    library.write("dead", [record(b"x")] * 5, dies=True)
+    place = library.write("s2", [record(b"2")])
+    assert place.file_number == 2
+    assert library.content() == {
+        "00000.tar": library.content()["00000.tar"],
+        "00001.tar": record(b"1"),
+        "00002.tar": record(b"2"),
+    }
+
+
+def test_overwriting_needs_expired_data_and_makes_another_volume_of_it(library: Library) -> None:
+    library.make()
+    library.label()
+    library.write("s1", [record(b"1")], expires_s=None)
+    with pytest.raises(CatalogError, match="unexpired"):
+        library.place(OVERWRITE)
+    library.catalog.close_session("s1", Verdict(False, "broken."), {})
+    old = library.place(OVERWRITE)
+    library.write("s2", [record(b"2")], expires_s=10.0, mode=OVERWRITE)
+    library.write("s3", [record(b"3")], mode=OVERWRITE)
+    assert library.content()["00001.tar"] == record(b"3")
+    assert [found.id for found in library.catalog.sessions()] == ["s3"]
+    assert library.place().label.uuid != old.label.uuid
+
+
+def test_a_volume_labelled_elsewhere_since_is_refused(library: Library) -> None:
+    library.make()
+    library.label()
+    with library.drive() as drive:
+        drive.load("V1")
+        write_label(drive, new_label("V1", "p", RECORD))
+    for mode in (APPEND, OVERWRITE):
+        with pytest.raises(TapeError, match="another label"):
+            library.place(mode)
+
+
+def test_a_label_that_the_drive_cannot_follow_is_refused(library: Library) -> None:
+    library.make()
+    library.label(record_bytes=16 << 20)
+    with library.drive() as drive:
+        drive.max_record_bytes = 1 << 20  # type: ignore[misc]
+        with pytest.raises(TapeError, match="record_bytes"):
+            place_for(drive, library.catalog, "V1", APPEND)
+
+
+def test_a_small_volume_is_refused_before_anything_is_written(library: Library) -> None:
+    library.make(capacity_bytes=1 << 20)
+    library.label()
+    place = library.place()
+    assert place.remaining_bytes == (1 << 20) - (64 << 10) - 10240
+    check_room(place, place.remaining_bytes)
+    with pytest.raises(TapeError, match="too small") as caught:
+        check_room(place, place.remaining_bytes + 1)
+    assert caught.value.option == "volume"
+
+
+def test_prepare_tells_the_plan_and_refuses_early(library: Library) -> None:
+    library.make()
+    library.label()
+    options = {"drive_type": "virtual", "drive": str(library.folder), "volume": "V1"}
+    plan = prepare(str(library.state_dir), "s1", **options, expected_bytes=1000)  # type: ignore[arg-type]
+    assert (plan["file_number"], plan["block"], plan["record_bytes"], plan["pool"]) == (1, 2, RECORD, "p")
+    with pytest.raises(TapeError, match="too small"):
+        prepare(str(library.state_dir), "s1", **options, expected_bytes=1 << 40)  # type: ignore[arg-type]
+    with pytest.raises(SplitMirrorError) as caught:
+        prepare(str(library.state_dir / "nowhere"), "s1", **options)  # type: ignore[arg-type]
+    assert caught.value.option == "state_dir"
+
+
+# -- archives ----------------------------------------------------------------------------------------------------
+
+
+def test_a_full_volume_is_said_and_cut_back(library: Library) -> None:
+    library.make(capacity_bytes=1 << 20)
+    library.label()
+    library.write("s1", [record(b"1")])
+    before = library.content()
+    with library.drive() as drive:
+        place = place_for(drive, library.catalog, "V1", APPEND)
+        sink = TapeRecordSink(drive, place)
+        for _ in range(1899):
+            sink.write_record(memoryview(record(b"x")))
+        with pytest.raises(TapeError, match="full after 1899"):
+            sink.write_record(memoryview(record(b"x")))
+        cut_back(drive, place)
+    assert library.content() == before
+    library.write("s2", [record(b"2")])
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_lost_filemark_is_noticed(library: Library, tells: bool) -> None:
+    library.make()
+    library.label()
+    library.write("s1", [record(b"1")])
+    with library.drive(faults=Faults(lost_filemark=0), tells=tells) as drive:
+        place = place_for(drive, library.catalog, "V1", APPEND)
+        sink = TapeRecordSink(drive, place)
+        sink.write_record(memoryview(record(b"2")))
+        with pytest.raises(TapeError, match="filemark"):
+            sink.finish()
+        cut_back(drive, place)
+    assert set(library.content()) == {"00000.tar", "00001.tar"}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(seed=st.integers(0, 2**32), tells=st.booleans())
+def test_any_piece_of_an_archive_is_read_back(library: Library, seed: int, tells: bool) -> None:
+    chance = random.Random(seed)
+    if not library.content_exists():
+        library.make()
+        library.label()
+        library.write("s1", [record(b"1")])
+        library.write("s2", [bytes([n]) * RECORD for n in range(9)])
+        library.write("s3", [record(b"3")])
+    archive = library.content()["00002.tar"]
+    with library.drive(writable=False, tells=tells) as drive:
+        drive.load("V1")
+        stream = TapeStream(drive, 2, 4 if tells else None, RECORD)
+        for _ in range(6):
+            start = chance.randrange(len(archive) + 1)
+            length = chance.randrange(len(archive) - start + 1)
+            stream.seek(start)
+            read = b""
+            before = stream.records_read
+            while len(read) < length:
+                read += stream.read(length - len(read))
+            assert read == archive[start : start + length]
+            assert stream.records_read - before <= -(-length // RECORD) + 2
+        assert stream.skip_to_filemark() == 9
+        assert stream.read(1) == b""
+
+
+def test_records_of_odd_size_and_missing_filemarks_are_said(library: Library) -> None:
+    library.make()
+    library.label()
+    with library.drive() as drive:
+        drive.load("V1")
+        drive.locate(Position(1, 0))
+        drive.write_record(bytes(100))
+        with pytest.raises(TapeError, match="instead of 512"):
+            TapeStream(drive, 1, None, RECORD).read(1)
+        drive.locate(Position(1, 0))
+        drive.write_record(record(b"x"))
+        stream = TapeStream(drive, 1, None, RECORD)
+        assert stream.read(9) == b"x" * 9
+        with pytest.raises(TapeError, match="without a filemark"):
+            stream.skip_to_filemark()
+
+
+def test_a_drive_at_the_wrong_place_cuts_nothing(library: Library) -> None:
+    library.make()
+    library.label()
+    library.write("s1", [record(b"1")])
+    before = library.content()
+    with library.drive() as drive:
+        place = place_for(drive, library.catalog, "V1", APPEND)
+        drive.rewind()
+        wrong = Place(place.label, 5, 99, None)
+        with pytest.raises(TapeError):
+            cut_back(drive, wrong)
+    assert library.content() == before
+
+
+def test_a_torn_label_is_not_taken_for_one(library: Library) -> None:
+    library.make()
+    with library.drive(faults=Faults(torn_last_record=True)) as drive:
+        drive.load("V1")
+        with pytest.raises(TapeError, match="reads back otherwise"):
+            label_volume(drive, library.catalog, "V1", "p", RECORD)
+    assert library.catalog.volume("V1") is None
+
+
+def test_the_head_stands_where_the_place_says(library: Library) -> None:
+    library.make()
+    library.label()
+    library.write("s1", [record(b"1")])
+    with library.drive() as drive:
+        place = place_for(drive, library.catalog, "V1", APPEND)
+        assert (drive.position(), drive.tell_block()) == (place.position, place.block)
+        with pytest.raises(EndOfData):
+            drive.read_record(RECORD)
