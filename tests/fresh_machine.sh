@@ -28,8 +28,8 @@ copy_settings() {
         cp -RL "$setting" "$fresh${setting%/*}/"
     done
     # The same mirrors, for the release that was asked for.
-    here=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    find "$fresh/etc/apt" -name '*.list' -o -name '*.sources' | xargs sed -i "s/$here/$suite/g"
+    here=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    find "$fresh/etc/apt" \( -name '*.list' -o -name '*.sources' \) -exec sed -i "s/$here/$suite/g" {} +
 }
 
 # What runs as the first process of the new namespaces; its end is the end of everything below it.
