@@ -1,0 +1,306 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The process beside the writer: it reads the mirror into the shared ring, and takes the checksums.
+
+Python runs one thread at a time in a process, so planning 100,000 members and reading them in one process means taking
+turns; here each has a process of its own. The engine is forked with the ring (shared memory) and a socket. It gets
+*turns* (what to read to which place of the ring, and which stretches of the ring are the content of which file), reads
+in physical order by several threads, and answers what is complete, what is checksummed, and the checksums.
+
+Offsets: *stream* offsets count from the start of the archive; *places* are offsets in the ring, stream modulo its size.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import queue
+import signal
+import socket
+import struct
+import sys
+import threading
+from array import array
+from collections import deque
+from collections.abc import Mapping
+from typing import Callable, NamedTuple, NoReturn, Optional
+
+from .model import ArchiveError
+from .source import LunReader, ReadFault, Task, coalesce, page_buffer
+
+# Writer to engine: a turn (stream offset of its end, how it ends, number of integers of requests and of contents),
+# followed by these integers.
+TURN = struct.Struct("<QIII")
+GOES_ON = 0  # the last chunk is taken up when it is full
+FLUSH = 1  # take up what is there
+END = 2  # the archive ends here
+# Engine to writer: kind, one number, length of what follows.
+REPLY = struct.Struct("<BQI")
+READY = 1  # read up to this stream offset
+HASHED = 2  # checksummed up to this stream offset
+DIGESTS = 3  # sha256 of the next files, in order, 32 bytes each
+FINISHED = 4  # sha256 of the archive
+FAULT = 5  # physical offset; then LUN, place and errno
+BROKEN = 6  # a sentence
+
+FAULT_BODY = struct.Struct("<QQI")
+
+# Contents: stream offset, length, flags.
+FIRST = 1
+LAST = 2
+HOLE = 4
+WHOLE = FIRST | LAST
+
+_INTEGER = array("q").itemsize
+_ZEROS = bytes(1 << 20)
+# How long a thread may keep the interpreter while another one waits for it. The default (5 ms) would hold reads up.
+SWITCH_INTERVAL_S = 0.0005
+
+
+class RingShape(NamedTuple):
+    """The ring's size and that of the chunks in which it is filled, checksummed and emptied; all bytes."""
+
+    window_bytes: int
+    chunk_bytes: int
+
+
+class EngineOptions(NamedTuple):
+    """What the engine needs to know. :param devices: path of each LUN's device by its id in the map."""
+
+    devices: Mapping[int, str]
+    readers: int
+    gap_bytes: int
+
+
+def fork_engine(ring: memoryview, shape: RingShape, options: EngineOptions) -> tuple[int, socket.socket]:
+    """Start an engine; return its pid and the writer's end of the socket. It ends when the socket is closed."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return pid, ours
+    _run_engine(ring, shape, options, theirs)
+
+
+def _run_engine(ring: memoryview, shape: RingShape, options: EngineOptions, link: socket.socket) -> NoReturn:
+    """The child's whole life; nothing of the parent's is touched, and no exit handler of it runs."""
+    try:
+        # The parent's objects stay as they are: their finalizers would close descriptors that are now others.
+        gc.freeze()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _close_inherited(keep=link.fileno())
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        Engine(ring, shape, options, link).run()
+    except BaseException as exc:  # whatever it is, the parent is told in words
+        message = exc.message if isinstance(exc, ArchiveError) else f"the reading process failed ({exc!r})."
+        body = message.encode("utf-8", "backslashreplace")
+        try:
+            link.sendall(REPLY.pack(BROKEN, 0, len(body)) + body)
+            link.recv(1)
+        except OSError:
+            pass
+    finally:
+        os._exit(0)
+
+
+def _close_inherited(keep: int) -> None:
+    """Close all open files of the parent but the socket and the three standard ones: a tape must not stay open."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd > 2 and fd != keep:
+            try:
+                os.close(fd)
+            except OSError:  # the one that listed the folder
+                pass
+
+
+class Engine:
+    """Reads and checksums. Runs in its own process."""
+
+    def __init__(self, ring: memoryview, shape: RingShape, options: EngineOptions, link: socket.socket) -> None:
+        self._ring = ring
+        self._window, self._chunk = shape
+        self._options = options
+        self._link = link
+        self._readers = {lun: LunReader(lun, device) for lun, device in options.devices.items()}
+        self._tasks: queue.SimpleQueue[tuple[Task, list[int]]] = queue.SimpleQueue()
+        self._send_lock = threading.Lock()
+        self._changed = threading.Condition()
+        # Under the condition: reads that are missing in each chunk of the ring, and how far all is there.
+        self._missing = [0] * (self._window // self._chunk)
+        self._contents: deque[tuple[int, int, int]] = deque()
+        self._planned = 0
+        self._flush = False
+        self._ended = False
+        self._ready = 0
+        self._content_done = 0
+        self._stream_done = 0
+        self._digest = b""
+
+    def run(self) -> None:
+        """Serve turns until the writer closes the socket."""
+        loops = [self._read_loop] * self._options.readers if self._readers else []
+        for loop in (*loops, self._content_loop, self._stream_loop):
+            threading.Thread(target=self._guard, args=(loop,), daemon=True).start()
+        with self._link.makefile("rb") as turns:
+            while True:
+                head = turns.read(TURN.size)
+                if len(head) < TURN.size:
+                    return
+                end, how, requests, contents = TURN.unpack(head)
+                self._take_turn(
+                    end,
+                    how,
+                    _integers(turns.read(requests * _INTEGER)),
+                    _integers(turns.read(contents * _INTEGER)),
+                )
+
+    def _guard(self, loop: Callable[[], None]) -> None:
+        """Run a thread's loop; its failure ends the engine with a sentence."""
+        try:
+            loop()
+        except ReadFault as fault:
+            self._send(FAULT, fault.physical, FAULT_BODY.pack(fault.lun, fault.place, fault.code))
+        except BaseException as exc:  # whatever it is, the parent is told in words
+            self._send(BROKEN, 0, f"the reading process failed ({exc!r}).".encode("utf-8", "backslashreplace"))
+
+    def _take_turn(self, end: int, how: int, requests: array[int], contents: array[int]) -> None:
+        numbers = iter(requests)
+        tasks = coalesce(zip(numbers, numbers, numbers, numbers), self._options.gap_bytes)
+        chunk = self._chunk
+        work = [(task, list({piece[2] // chunk for piece in task.pieces})) for task in tasks]
+        numbers = iter(contents)
+        with self._changed:
+            for _, places in work:
+                for place in places:
+                    self._missing[place] += 1
+            self._contents.extend(zip(numbers, numbers, numbers))
+            self._planned = end
+            self._flush = how != GOES_ON
+            self._ended = how == END
+            self._advance()
+        for item in work:
+            self._tasks.put(item)
+
+    def _advance(self) -> None:
+        """Find how far everything is there now, and tell; the condition is held."""
+        ready = self._ready
+        while ready < self._planned:
+            if self._missing[ready % self._window // self._chunk]:
+                break
+            end = ready - ready % self._chunk + self._chunk
+            if end > self._planned:
+                if not self._flush:
+                    break
+                end = self._planned
+            ready = end
+        if ready > self._ready:
+            self._ready = ready
+            self._changed.notify_all()
+            self._send(READY, ready)
+        elif self._ended:
+            self._changed.notify_all()
+
+    def _read_loop(self) -> None:
+        bounce = page_buffer(max(reader.bounce_bytes for reader in self._readers.values()))
+        while True:
+            task, places = self._tasks.get()
+            self._readers[task.lun].read(task, self._ring, bounce)
+            with self._changed:
+                for place in places:
+                    self._missing[place] -= 1
+                if not self._missing[self._ready % self._window // self._chunk]:
+                    self._advance()
+
+    def _wait_ready(self, done: int) -> Optional[int]:
+        """Wait until more than ``done`` is there, and say how much; None when all of the archive was done."""
+        with self._changed:
+            while self._ready <= done:
+                if self._ended and done >= self._planned:
+                    return None
+                self._changed.wait()
+            return self._ready
+
+    def _content_loop(self) -> None:
+        """Checksum the contents of files."""
+        ring, window, contents, sha256 = self._ring, self._window, self._contents, hashlib.sha256
+        done = 0
+        current = sha256()
+        while True:
+            ready = self._wait_ready(done)
+            if ready is None:
+                break
+            digests = []
+            while contents:
+                start, length, flags = contents[0]
+                if start + length > ready and not flags & HOLE:
+                    break
+                contents.popleft()
+                place = start % window
+                if flags == WHOLE:
+                    digests.append(sha256(ring[place : place + length]).digest())
+                    continue
+                if flags & FIRST:
+                    current = sha256()
+                if flags & HOLE:
+                    for zeros in range(0, length, len(_ZEROS)):
+                        current.update(_ZEROS[: length - zeros])
+                elif length:
+                    current.update(ring[place : place + length])
+                if flags & LAST:
+                    digests.append(current.digest())
+            if digests:
+                self._send(DIGESTS, len(digests), b"".join(digests))
+            done = ready
+            self._checksummed(content=done)
+        self._checksummed(content=done)
+
+    def _stream_loop(self) -> None:
+        """Checksum the archive."""
+        ring, window = self._ring, self._window
+        total = hashlib.sha256()
+        done = 0
+        while True:
+            ready = self._wait_ready(done)
+            if ready is None:
+                break
+            while done < ready:
+                place = done % window
+                part = min(ready - done, self._chunk, window - place)
+                total.update(ring[place : place + part])
+                done += part
+                self._checksummed(stream=done)
+        self._digest = total.digest()
+        self._checksummed(stream=done)
+
+    def _checksummed(self, content: int = 0, stream: int = 0) -> None:
+        """Note how far one of the two checksums is, and tell how far both are."""
+        with self._changed:
+            before = min(self._content_done, self._stream_done)
+            self._content_done = max(self._content_done, content)
+            self._stream_done = max(self._stream_done, stream)
+            both = min(self._content_done, self._stream_done)
+            finished = self._ended and both == self._planned and bool(self._digest)
+            if both > before:
+                self._send(HASHED, both)
+            if finished:
+                self._send(FINISHED, both, self._digest)
+                self._digest = b""
+
+    def _send(self, kind: int, number: int, body: bytes = b"") -> None:
+        with self._send_lock:
+            try:
+                self._link.sendall(REPLY.pack(kind, number, len(body)) + body)
+            except OSError:  # the writer is gone, and with it the reason to be
+                os._exit(0)
+
+
+def _integers(data: bytes) -> array[int]:
+    numbers = array("q")
+    numbers.frombytes(data)
+    return numbers

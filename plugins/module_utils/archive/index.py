@@ -1,0 +1,112 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The session's index, the last member of its archive: JSON lines, so that a lost catalog is rebuilt from the tape.
+
+The first line is an object about the session; each further line is one member, in the order of the archive.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from json.encoder import encode_basestring_ascii
+from typing import Any, Optional
+
+from .model import ArchiveError, MemberRecord
+
+FORMAT_VERSION = 1
+
+
+def index_name(session: str) -> bytes:
+    """Name of the index of a session in its archive."""
+    return f".splitmirror/{session}/index.jsonl".encode()
+
+
+def head_line(meta: Mapping[str, Any]) -> bytes:
+    """The first line of an index."""
+    return json.dumps({"format_version": FORMAT_VERSION, **meta}, sort_keys=True).encode() + b"\n"
+
+
+def member_line(member: MemberRecord) -> bytes:
+    """The line of one member. A name that is no UTF-8 is ``path_b64``, a link target ``linkname_b64``."""
+    path, kind, size, offset, header, sha256, mtime, mode, uid, gid, linkname = member
+    return (
+        b'{%b,"kind":"%b","size":%d,"offset_bytes":%d,"header_bytes":%d,%b"mtime_ns":%d,"mode":%d,"uid":%d,"gid":%d%b}\n'
+        % (
+            _text(b"path", path),
+            kind.encode(),
+            size,
+            offset,
+            header,
+            b"" if sha256 is None else b'"sha256":"%b",' % sha256.encode(),
+            mtime,
+            mode,
+            uid,
+            gid,
+            b"" if linkname is None else b"," + _text(b"linkname", linkname),
+        )
+    )
+
+
+def read_head(line: bytes) -> dict[str, Any]:
+    """The inverse of head_line. :raises ArchiveError: it is none, or of another format."""
+    head = _parse(line)
+    if head.get("format_version") != FORMAT_VERSION:
+        raise ArchiveError(
+            f"the index has format {head.get('format_version')}, this version reads {FORMAT_VERSION}; "
+            "use the version of the collection that wrote it."
+        )
+    return head
+
+
+def read_member(line: bytes) -> MemberRecord:
+    """The inverse of member_line. :raises ArchiveError: it is none."""
+    data = _parse(line)
+    try:
+        path = _bytes(data, "path")
+        if path is None:
+            raise KeyError("path")
+        return MemberRecord(
+            path,
+            str(data["kind"]),
+            int(data["size"]),
+            int(data["offset_bytes"]),
+            int(data["header_bytes"]),
+            data.get("sha256"),
+            int(data["mtime_ns"]),
+            int(data["mode"]),
+            int(data["uid"]),
+            int(data["gid"]),
+            _bytes(data, "linkname"),
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ArchiveError("a line of the index is damaged; the archive itself may still be read with tar.") from exc
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except ValueError as exc:
+        raise ArchiveError("a line of the index is damaged; the archive itself may still be read with tar.") from exc
+    if not isinstance(data, dict):
+        raise ArchiveError("a line of the index is damaged; the archive itself may still be read with tar.")
+    return data
+
+
+def _text(key: bytes, value: bytes) -> bytes:
+    try:
+        return b'"%b":%b' % (key, encode_basestring_ascii(value.decode()).encode())
+    except UnicodeDecodeError:
+        return b'"%b_b64":"%b"' % (key, base64.b64encode(value))
+
+
+def _bytes(data: Mapping[str, Any], key: str) -> Optional[bytes]:
+    if key in data:
+        return str(data[key]).encode()
+    if key + "_b64" in data:
+        return base64.b64decode(data[key + "_b64"])
+    return None

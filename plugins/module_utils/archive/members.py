@@ -1,0 +1,293 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From an entry of the map to a member: its headers, and the pieces that its data are made of."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple, Optional, Union
+
+from ..extents.mapfile import (
+    SOURCE_CONTENT,
+    SOURCE_MOUNT,
+    SOURCE_SKIP,
+    ExtentRow,
+    FileEntry,
+    unpack_xattrs,
+)
+from . import pax
+from .acl import ACL_KEYS, acl_text
+from .model import BLOCK_BYTES, ArchiveError, Fallback
+from .sparse import is_worth_it, sparse_header_name, sparse_map, sparse_records
+from .unpack import show
+
+#: MemberRecord.kind of a hard link; the other kinds are those of the map.
+HARD_LINK = "h"
+
+_TYPEFLAGS = {
+    "f": pax.REGULAR,
+    "d": pax.FOLDER,
+    "l": pax.SYMLINK,
+    "c": pax.CHARACTER,
+    "b": pax.BLOCK,
+    "p": pax.FIFO,
+}
+
+
+class DevicePiece(NamedTuple):
+    """Content that lies on a LUN (its id in the map) at ``physical``."""
+
+    logical: int
+    length: int
+    lun: int
+    physical: int
+
+
+class InlinePiece(NamedTuple):
+    """Content that came with the map."""
+
+    logical: int
+    length: int
+    data: bytes
+
+
+class StreamPiece(NamedTuple):
+    """Content that is read through the mount; ``stream`` can seek."""
+
+    logical: int
+    length: int
+    stream: BinaryIO
+
+
+Piece = Union[DevicePiece, InlinePiece, StreamPiece]
+
+
+class MemberPlan(NamedTuple):
+    """One member, ready to be laid into the archive.
+
+    :param header: all its header blocks.
+    :param lead: blocks between header and data that are no content: the map of a sparse file.
+    :param pieces: the content where it is not a hole, by ascending offset.
+    :param sparse: holes are left out; otherwise they are written as zeros.
+    """
+
+    name: bytes
+    kind: str
+    size: int
+    linkname: Optional[bytes]
+    header: bytes
+    lead: bytes = b""
+    pieces: Sequence[Piece] = ()
+    sparse: bool = False
+    stream: Optional[BinaryIO] = None
+
+
+def member_name(path: bytes) -> bytes:
+    """The name of a member: the path on the database host without the leading slash."""
+    return path.lstrip(b"/") or b"."
+
+
+class MemberPlanner:
+    """Plans members one after another; it remembers the first names of files with several hard links.
+
+    :param headers: makes the headers.
+    :param fallback: opens files that are read through the mount; None when there is no mount.
+    """
+
+    def __init__(self, headers: pax.HeaderMaker, fallback: Optional[Fallback]) -> None:
+        self._headers = headers
+        self._fallback = fallback
+        # (dev, inode) -> name and number of links that have not come yet.
+        self._links: dict[tuple[int, int], tuple[bytes, int]] = {}
+
+    def plan(self, entry: FileEntry, extents: Sequence[ExtentRow]) -> Optional[MemberPlan]:
+        """Plan one member; None for what a tar cannot hold.
+
+        :raises ArchiveError: the map contradicts itself, or a file needs the mount and there is none.
+        """
+        if entry.source == SOURCE_SKIP or entry.kind not in _TYPEFLAGS:
+            return None
+        name = member_name(entry.path)
+        if entry.nlink > 1 and entry.kind != "d":
+            first = self._first_link(entry, name)
+            if first is not None:
+                header = self._header(entry, name, pax.HARD_LINK, 0, linkname=first)
+                return MemberPlan(name, HARD_LINK, 0, first, header)
+        if entry.kind == "f":
+            return self._plan_file(entry, name, extents)
+        target = entry.target or b""
+        header = self._header(
+            entry,
+            name + b"/" if entry.kind == "d" else name,
+            _TYPEFLAGS[entry.kind],
+            0,
+            linkname=target,
+            extra=self._attributes(entry),
+        )
+        return MemberPlan(name, entry.kind, 0, target if entry.kind == "l" else None, header)
+
+    def _plan_file(self, entry: FileEntry, name: bytes, extents: Sequence[ExtentRow]) -> MemberPlan:
+        stream: Optional[BinaryIO] = None
+        pieces: Sequence[Piece]
+        if entry.source == SOURCE_CONTENT:
+            pieces = _inline_pieces(entry)
+        elif entry.source == SOURCE_MOUNT:
+            stream = self._open(entry)
+            pieces = _stream_pieces(stream, entry.size)
+        else:
+            pieces = device_pieces(entry, extents)
+        attributes = self._attributes(entry)
+        stored = sum([piece.length for piece in pieces])
+        if stored < entry.size:
+            lead = sparse_map(_ranges(pieces), entry.size)
+            if is_worth_it(stored, len(lead), entry.size):
+                header = self._header(
+                    entry,
+                    name,
+                    pax.REGULAR,
+                    len(lead) + stored,
+                    extra=[*attributes, *sparse_records(name, entry.size)],
+                    header_name=sparse_header_name(name),
+                )
+                return MemberPlan(name, "f", entry.size, None, header, lead, pieces, True, stream)
+        header = self._header(entry, name, pax.REGULAR, entry.size, extra=attributes)
+        return MemberPlan(name, "f", entry.size, None, header, b"", pieces, False, stream)
+
+    def _header(
+        self,
+        entry: FileEntry,
+        name: bytes,
+        typeflag: bytes,
+        size: int,
+        *,
+        linkname: bytes = b"",
+        extra: Sequence[pax.Record] = (),
+        header_name: bytes = b"",
+    ) -> bytes:
+        return self._headers.header(
+            name,
+            typeflag,
+            (entry.mode & 0o7777, entry.uid, entry.gid),
+            size,
+            entry.mtime_ns,
+            linkname=linkname,
+            rdev=(entry.rdev_major, entry.rdev_minor) if entry.kind in "cb" else (0, 0),
+            extra=extra,
+            header_name=header_name,
+        )
+
+    def _first_link(self, entry: FileEntry, name: bytes) -> Optional[bytes]:
+        """The name under which this file is in the archive already, or None when this is its first name."""
+        key = (entry.dev, entry.inode)
+        known = self._links.pop(key, None)
+        if known is None:
+            self._links[key] = (name, entry.nlink - 1)
+            return None
+        first, to_come = known
+        if to_come > 1:
+            self._links[key] = (first, to_come - 1)
+        return first
+
+    def _open(self, entry: FileEntry) -> BinaryIO:
+        if self._fallback is None:
+            raise ArchiveError(
+                f"{show(entry.path)} cannot be read by its extents ({entry.reason or 'no reason was recorded'}); "
+                "mount the mirror read-only on the media server, so that it is read through the mount."
+            )
+        try:
+            return self._fallback(entry)
+        except OSError as exc:
+            raise ArchiveError(
+                f"{show(entry.path)} cannot be opened through the mounted mirror ({exc.strerror}); "
+                "it needs the mount because it cannot be read by its extents."
+            ) from exc
+
+    @staticmethod
+    def _attributes(entry: FileEntry) -> list[pax.Record]:
+        """The records of a file's ACLs and other extended attributes."""
+        if not entry.xattrs:
+            return []
+        records = []
+        for name, value in unpack_xattrs(entry.xattrs).items():
+            if name in ACL_KEYS:
+                try:
+                    records.append((ACL_KEYS[name], acl_text(value)))
+                except ArchiveError as exc:
+                    raise ArchiveError(f"{show(entry.path)}: {exc.message}") from exc
+            else:
+                records.append((pax.xattr_key(name), value))
+        return records
+
+
+def device_pieces(entry: FileEntry, extents: Sequence[ExtentRow]) -> list[DevicePiece]:
+    """The extents of a file cut at its size.
+
+    :raises ArchiveError: they overlap, or one begins or ends inside a block before the end of the file. Then the data
+        of the member could not be put together from whole blocks, and no file system that is mapped makes such.
+    """
+    pieces = []
+    end = 0
+    for logical, lun, physical, length, _ in extents:
+        if logical >= entry.size:
+            break
+        if logical < end or logical % BLOCK_BYTES or length <= 0:
+            raise ArchiveError(
+                f"{show(entry.path)}: the extent at {logical} in the map overlaps another or begins inside a block; "
+                "map the session again."
+            )
+        kept = min(length, entry.size - logical)
+        if kept % BLOCK_BYTES and logical + kept < entry.size:
+            raise ArchiveError(
+                f"{show(entry.path)}: the extent at {logical} in the map ends inside a block; map the session again."
+            )
+        pieces.append(DevicePiece(logical, kept, lun, physical))
+        end = logical + kept
+    return pieces
+
+
+def _inline_pieces(entry: FileEntry) -> list[InlinePiece]:
+    content = entry.content or b""
+    if len(content) != entry.size:
+        raise ArchiveError(
+            f"{show(entry.path)}: the map carries {len(content)} bytes of its content, not {entry.size}; "
+            "map the session again."
+        )
+    return [InlinePiece(0, entry.size, content)] if content else []
+
+
+def _stream_pieces(stream: BinaryIO, size: int) -> list[StreamPiece]:
+    """Where a file that is read through the mount has data (lseek(2), SEEK_DATA), in whole blocks."""
+    try:
+        fd = stream.fileno()
+    except (OSError, io.UnsupportedOperation):
+        return [StreamPiece(0, size, stream)] if size else []
+    pieces = []
+    place = 0
+    while place < size:
+        try:
+            start = os.lseek(fd, place, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole follows
+            break
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        start -= start % BLOCK_BYTES
+        end = min(end + pax.pad(end), size)
+        if start < end:
+            pieces.append(StreamPiece(start, end - start, stream))
+        place = end
+    return pieces
+
+
+def _ranges(pieces: Sequence[Piece]) -> list[tuple[int, int]]:
+    """Offset and length of the data, neighbours joined."""
+    ranges: list[tuple[int, int]] = []
+    for piece in pieces:
+        if ranges and sum(ranges[-1]) == piece.logical:
+            ranges[-1] = (ranges[-1][0], ranges[-1][1] + piece.length)
+        else:
+            ranges.append((piece.logical, piece.length))
+    return ranges

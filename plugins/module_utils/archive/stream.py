@@ -1,0 +1,351 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The archive as it grows: a ring of shared memory that the planner lays out, the engine fills and the sink empties.
+
+Three offsets run after each other around the ring: what is laid out (``position``), what is read, what is both
+written and checksummed. A *turn* is a stretch that is given to the engine at once; inside it reads go in physical
+order. Turns grow from small to half the ring: the first record leaves early, and scattered files are still read in few
+sweeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from array import array
+from collections import deque
+from collections.abc import Mapping
+from typing import Callable, Optional
+
+from . import engine
+from .model import BLOCK_BYTES, ArchiveError, RecordSink, WriterOptions
+from .source import page_buffer
+
+_CHUNK_BYTES = 4 << 20
+_CHUNKS_AT_LEAST = 8
+_ZEROS = bytes(1 << 16)
+
+NameAt = Callable[[int], str]
+
+
+def ring_shape(options: WriterOptions) -> engine.RingShape:
+    """Ring and chunks in whole records: chunks of about 4 MiB, and at least eight of them."""
+    most = max(options.window_bytes // _CHUNKS_AT_LEAST, options.record_bytes)
+    chunk = max(min(_CHUNK_BYTES, most) // options.record_bytes, 1) * options.record_bytes
+    return engine.RingShape(max(options.window_bytes // chunk, 2) * chunk, chunk)
+
+
+class ArchiveStream:
+    """Lays members into the archive. Use it as a context manager; leaving it without finish() abandons the archive.
+
+    :param devices: path of each LUN's device, by the LUN's id in the map.
+    :param sink: takes the records.
+    :param on_turn: called after each turn, when digests may have come.
+    :param name_at: names the file whose data lie at a stream offset, for a message (in another thread).
+    """
+
+    def __init__(
+        self,
+        devices: Mapping[int, str],
+        sink: RecordSink,
+        options: WriterOptions,
+        *,
+        on_turn: Callable[[], None],
+        name_at: NameAt,
+    ) -> None:
+        self._sink = sink
+        self._devices = devices
+        self._on_turn = on_turn
+        self._name_at = name_at
+        self._record = options.record_bytes
+        self._window, self._chunk = shape = ring_shape(options)
+        self._ring = page_buffer(self._window)
+        self._requests = array("q")
+        self._contents = array("q")
+        #: Stream offset of the next byte to be laid out.
+        self.position = 0
+        self._bound = 0
+        self._turn_bytes = self._chunk
+        self._turn_most = self._window // self._chunk // 2 * self._chunk
+        #: sha256 of the contents, in order; whoever laid them out takes them from the left.
+        self.digests: deque[bytes] = deque()
+        # Under the condition, in the order in which they follow each other: written and checksummed; read.
+        self._changed = threading.Condition()
+        self._written = 0
+        self._hashed = 0
+        self._ready = 0
+        self._total: Optional[int] = None
+        self._sha256 = b""
+        self._error: Optional[BaseException] = None
+        self._stopped = False
+
+        self._switch_interval = sys.getswitchinterval()
+        self._pid, self._link = engine.fork_engine(
+            self._ring, shape, engine.EngineOptions(devices, options.readers, options.gap_bytes)
+        )
+        sys.setswitchinterval(min(engine.SWITCH_INTERVAL_S, self._switch_interval))
+        self._threads = [
+            threading.Thread(target=self._guard, args=(loop,), name=name, daemon=True)
+            for loop, name in ((self._listen, "archive-listen"), (self._write, "archive-write"))
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._bound = self._next_bound()
+
+    def __enter__(self) -> ArchiveStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- laying out: the caller's thread -----------------------------------------------------------------------------
+
+    def small_file(self, header: bytes, lun: int, physical: int, size: int) -> bool:
+        """Lay out a file of one extent at once, if it fits into the chunk; False when it does not."""
+        start = self.position
+        data = start + len(header)
+        end = data + size + -size % BLOCK_BYTES
+        if end > self._bound or end // self._chunk != start // self._chunk:
+            return False
+        place = start % self._window
+        into = place + len(header)
+        self._ring[place:into] = header
+        self._requests.extend((lun, physical, size, into))
+        self._contents.extend((data, size, engine.WHOLE))
+        self.position = end
+        return True
+
+    def put(self, data: bytes) -> None:
+        """Lay out bytes that are no content: headers, maps."""
+        view = memoryview(data)
+        while view:
+            place, room = self._room(len(view))
+            self._ring[place : place + room] = view[:room]
+            self.position += room
+            view = view[room:]
+
+    def begin_content(self) -> None:
+        """What follows is the content of a file, until end_content()."""
+        self._contents.extend((self.position, 0, engine.FIRST))
+
+    def end_content(self) -> None:
+        """The content of the file is complete; its checksum will follow in ``digests``."""
+        self._contents.extend((self.position, 0, engine.LAST))
+
+    def device(self, lun: int, physical: int, length: int) -> None:
+        """Content that is to be read from a LUN. Its last block is filled up with zeros."""
+        while length:
+            place, room = self._room(length)
+            self._requests.extend((lun, physical, room, place))
+            self._lay(room)
+            physical += room
+            length -= room
+
+    def content(self, fill: Callable[[memoryview], int], length: int) -> bool:
+        """Content that ``fill`` puts into the memory it gets (like readinto); False when it ended too early."""
+        while length:
+            place, room = self._room(length)
+            got = fill(self._ring[place : place + room])
+            if not got:
+                return False
+            self._lay(got)
+            length -= got
+        return True
+
+    def zeros(self, length: int) -> None:
+        """Content that is zeros and is written as zeros."""
+        while length:
+            place, room = self._room(min(length, len(_ZEROS)))
+            self._ring[place : place + room] = _ZEROS[:room]
+            self._lay(room)
+            length -= room
+
+    def hole(self, length: int) -> None:
+        """Content that is zeros and is not written."""
+        self._contents.extend((self.position, length, engine.HOLE))
+
+    def fill_block(self) -> None:
+        """Zeros up to the end of the block; they are no content."""
+        self.put(_ZEROS[: -self.position % BLOCK_BYTES])
+
+    def finish(self) -> str:
+        """End the archive, wait until all of it is written and checksummed, and return its sha256 in hex."""
+        self.put(_ZEROS[: 2 * BLOCK_BYTES])
+        rest = -self.position % self._record
+        while rest:
+            part = min(rest, len(_ZEROS))
+            self.put(_ZEROS[:part])
+            rest -= part
+        self._send_turn(engine.END)
+        with self._changed:
+            self._total = self.position
+            self._changed.notify_all()
+            while self._error is None and not (self._sha256 and self._written == self._total):
+                self._changed.wait()
+        self._check()
+        return self._sha256.hex()
+
+    def flush(self) -> None:
+        """Wait until everything laid out is read and checksummed: then all its digests are there."""
+        self._send_turn(engine.FLUSH)
+        with self._changed:
+            while self._error is None and self._hashed < self.position:
+                self._changed.wait()
+        self._check()
+
+    def _lay(self, length: int) -> None:
+        self._contents.extend((self.position, length, 0))
+        self.position += length
+
+    def _room(self, wanted: int) -> tuple[int, int]:
+        """A place in the ring, and how much of what is wanted may be laid there in one piece."""
+        if self.position >= self._bound:
+            self.turn()
+        in_chunk = self._chunk - self.position % self._chunk
+        return self.position % self._window, min(wanted, in_chunk, self._bound - self.position)
+
+    @property
+    def is_turn_full(self) -> bool:
+        """Whether turn() is due; the methods that lay out pieces call it themselves."""
+        return self.position >= self._bound
+
+    def turn(self) -> None:
+        """Give the engine what is laid out, and wait for room for the next turn."""
+        self._send_turn()
+        self._turn_bytes = min(2 * self._turn_bytes, self._turn_most)
+        with self._changed:
+            while self._error is None and self._next_bound() - self.position < self._turn_bytes:
+                self._changed.wait()
+        self._check()
+        self._bound = self._next_bound()
+        self._on_turn()
+
+    def _next_bound(self) -> int:
+        """Where the next turn ends: as far as the ring is free, in whole blocks."""
+        free = min(self._written, self._hashed)
+        free -= free % self._chunk
+        return min(free + self._window, self.position + self._turn_bytes)
+
+    def _send_turn(self, how: int = engine.GOES_ON) -> None:
+        requests, contents = self._requests, self._contents
+        try:
+            self._link.sendall(
+                engine.TURN.pack(self.position, how, len(requests), len(contents))
+                + requests.tobytes()
+                + contents.tobytes()
+            )
+        except OSError:
+            # The listener knows what happened to the engine, or will in a moment.
+            with self._changed:
+                while self._error is None:
+                    self._changed.wait()
+        self._requests = array("q")
+        self._contents = array("q")
+        self._check()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    # -- the two threads ---------------------------------------------------------------------------------------------
+
+    def _guard(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as exc:  # it comes out of the caller's thread
+            self._fail(exc)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            self._changed.notify_all()
+
+    def _listen(self) -> None:
+        """Hear what the engine tells."""
+        with self._link.makefile("rb") as replies:
+            while True:
+                head = replies.read(engine.REPLY.size)
+                if len(head) < engine.REPLY.size:
+                    if not self._stopped:
+                        self._fail(ArchiveError("the reading process ended unexpectedly; see the kernel's log."))
+                    return
+                kind, number, length = engine.REPLY.unpack(head)
+                body = replies.read(length) if length else b""
+                if kind == engine.DIGESTS:
+                    self.digests.extend([body[place : place + 32] for place in range(0, length, 32)])
+                    continue
+                if kind == engine.FAULT:
+                    self._fail(self._fault(number, *engine.FAULT_BODY.unpack(body)))
+                    return
+                if kind == engine.BROKEN:
+                    self._fail(ArchiveError(body.decode("utf-8")))
+                    return
+                with self._changed:
+                    if kind == engine.READY:
+                        self._ready = number
+                    else:
+                        self._hashed = number
+                        self._sha256 = body
+                    self._changed.notify_all()
+
+    def _fault(self, physical: int, lun: int, place: int, code: int) -> ArchiveError:
+        """The sentence for data that cannot be read."""
+        free = min(self._written, self._hashed)
+        free -= free % self._chunk
+        name = self._name_at(free + (place - free) % self._window)
+        why = os.strerror(code) if code else "the device ends there"
+        return ArchiveError(
+            f"{name} cannot be read from {self._devices.get(lun, lun)} at offset {physical} ({why}); "
+            "the archive is not complete, check the mirror and back up again."
+        )
+
+    def _write(self) -> None:
+        """Hand complete records to the sink."""
+        done = 0
+        while True:
+            with self._changed:
+                while self._ready - done < self._record and not self._is_over(done):
+                    self._changed.wait()
+                if self._is_over(done):
+                    return
+                ready = self._ready
+            while ready - done >= self._record and not self._stopped:
+                place = done % self._window
+                self._sink.write_record(self._ring[place : place + self._record])
+                done += self._record
+                with self._changed:
+                    self._written = done
+                    if not done % self._chunk or done == self._total:
+                        self._changed.notify_all()
+
+    def _is_over(self, done: int) -> bool:
+        return self._stopped or self._error is not None or done == self._total
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the engine and the threads, whatever they are doing. The sink's last call is waited for."""
+        if self._stopped:
+            return
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        with contextlib.suppress(OSError):
+            self._link.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        for thread in self._threads:
+            thread.join()
+        self._link.close()
+        sys.setswitchinterval(self._switch_interval)
+        self._ring.release()

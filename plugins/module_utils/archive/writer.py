@@ -1,0 +1,309 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Writing a session's archive: files in logical order from the mirror, then the extras, then the index.
+
+Members go through four hands at once: this thread plans them and lays them out (stream.py), the engine reads the mirror
+and takes the checksums (engine.py), one thread hands records to the sink, and when the checksums of a member are known,
+it is reported here and goes into the index. Memory is bounded by the window.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, BinaryIO, Optional, cast
+
+from ..extents.mapfile import SOURCE_CONTENT, SOURCE_DEVICE, SOURCE_MOUNT, ExtentRow, FileEntry
+from .index import head_line, index_name, member_line
+from .members import DevicePiece, InlinePiece, MemberPlan, MemberPlanner, StreamPiece
+from .model import ArchiveError, ArchiveResult, Fallback, MemberRecord, MemberSink, Owners, RecordSink, WriterOptions
+from .pax import REGULAR, HeaderMaker
+from .reader import iterate_members
+from .stream import ArchiveStream
+from .unpack import show
+
+_EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+# A member whose checksum is not known yet: MemberRecord without the checksum, and whether one will come.
+_Pending = tuple[bytes, str, int, int, int, int, int, int, int, Optional[bytes], bool]
+
+
+def write_archive(
+    entries: Iterable[tuple[FileEntry, Sequence[ExtentRow]]],
+    devices: Mapping[int, str],
+    sink: RecordSink,
+    options: WriterOptions = WriterOptions(),  # noqa: B008  it is frozen
+    *,
+    member: Optional[MemberSink] = None,
+    owners: Owners = Owners(),  # noqa: B008  it is frozen
+    fallback: Optional[Fallback] = None,
+    extras: Optional[str] = None,
+    index_meta: Mapping[str, Any],
+) -> ArchiveResult:
+    """Write one archive.
+
+    ``entries`` and ``member`` are used in the calling thread, ``sink`` in a thread of the pipeline. What they raise
+    ends the archive and comes out unchanged; no thread and no process is left behind then.
+
+    :param entries: files and their extents in logical order.
+    :param devices: path of each LUN's mirror device on this host, by the LUN's id in the map.
+    :param sink: takes the records.
+    :param member: is told every member, in order, the index last.
+    :param fallback: opens files that have to be read through the mount.
+    :param extras: path of a tar whose members come behind the files (label files, logs).
+    :param index_meta: goes into the first line of the index; ``session`` must be in it.
+    :raises ArchiveError: something cannot be read, or the map contradicts itself.
+    """
+    if "session" not in index_meta:
+        raise ArchiveError("index_meta: the session's id is missing in it.")
+    with tempfile.TemporaryFile(prefix="splitmirror-index-") as spool:
+        writer = _Writer(
+            devices, sink, options, member=member, owners=owners, fallback=fallback, spool=cast(BinaryIO, spool)
+        )
+        with writer.stream:
+            writer.put_index_head(index_meta)
+            writer.put_entries(entries)
+            if extras is not None:
+                writer.put_extras(extras)
+            writer.put_index(index_name(str(index_meta["session"])))
+            sha256 = writer.stream.finish()
+            writer.report()
+            return writer.result(sha256)
+
+
+class _Writer:
+    def __init__(
+        self,
+        devices: Mapping[int, str],
+        sink: RecordSink,
+        options: WriterOptions,
+        *,
+        member: Optional[MemberSink],
+        owners: Owners,
+        fallback: Optional[Fallback],
+        spool: BinaryIO,
+    ) -> None:
+        self._member = member
+        self._headers = HeaderMaker(owners)
+        self._planner = MemberPlanner(self._headers, fallback)
+        self._spool = spool
+        self._record_bytes = options.record_bytes
+        self._pending: deque[_Pending] = deque()
+        self._members = self._files = self._bytes = self._fallbacks = self._inline = self._skipped = 0
+        self.stream = ArchiveStream(devices, sink, options, on_turn=self.report, name_at=self._name_at)
+
+    # -- members of the map ------------------------------------------------------------------------------------------
+
+    def put_entries(self, entries: Iterable[tuple[FileEntry, Sequence[ExtentRow]]]) -> None:
+        """Lay out all files."""
+        stream = self.stream
+        file_header, small_file = self._headers.file_header, stream.small_file
+        pending = self._pending
+        for entry, extents in entries:
+            path, kind, _, _, _, nlink, mode, uid, gid, size, mtime_ns, _, _, _, xattrs, source, _, _ = entry
+            # Nearly all files of nearly all hosts: one extent, one name, nothing special. They take the short way.
+            if len(extents) == 1 and nlink == 1 and xattrs is None and kind == "f" and source == SOURCE_DEVICE:
+                logical, lun, physical, length, _ = extents[0]
+                if logical == 0 and 0 < size <= length:
+                    name = path[1:]
+                    permissions = mode & 0o7777
+                    header = file_header(name, (permissions, uid, gid), size, mtime_ns)
+                    offset = stream.position
+                    if small_file(header, lun, physical, size):
+                        pending.append(
+                            (name, "f", size, offset, len(header), mtime_ns, permissions, uid, gid, None, True)
+                        )
+                        self._files += 1
+                        self._bytes += size
+                        if stream.is_turn_full:
+                            stream.turn()
+                        continue
+            self._put_planned(entry, extents)
+
+    def _put_planned(self, entry: FileEntry, extents: Sequence[ExtentRow]) -> None:
+        """Lay out a member that is not of the plainest kind."""
+        plan = self._planner.plan(entry, extents)
+        if plan is None:
+            self._skipped += 1
+            return
+        has_content = plan.kind == "f" and plan.size > 0
+        self._expect(plan, entry.mtime_ns, (entry.mode & 0o7777, entry.uid, entry.gid), has_content)
+        try:
+            self.stream.put(plan.header)
+            if has_content:
+                self._put_content(entry, plan)
+        finally:
+            if plan.stream is not None:
+                plan.stream.close()
+        if plan.kind == "f":
+            self._files += 1
+            self._bytes += plan.size
+            self._fallbacks += entry.source == SOURCE_MOUNT
+            self._inline += entry.source == SOURCE_CONTENT
+
+    def _put_content(self, entry: FileEntry, plan: MemberPlan) -> None:
+        stream = self.stream
+        gap = stream.hole if plan.sparse else stream.zeros
+        stream.put(plan.lead)
+        stream.begin_content()
+        place = 0
+        for piece in plan.pieces:
+            if piece.logical > place:
+                gap(piece.logical - place)
+            if isinstance(piece, DevicePiece):
+                stream.device(piece.lun, piece.physical, piece.length)
+            elif isinstance(piece, InlinePiece):
+                stream.content(_filler(piece.data), piece.length)
+            else:
+                self._put_stream(entry, piece)
+            place = piece.logical + piece.length
+        if plan.size > place:
+            gap(plan.size - place)
+        stream.end_content()
+        stream.fill_block()
+
+    def _put_stream(self, entry: FileEntry, piece: StreamPiece) -> None:
+        """Copy what is read through the mount."""
+        try:
+            piece.stream.seek(piece.logical)
+            complete = self.stream.content(_reader(piece.stream), piece.length)
+        except OSError as exc:
+            raise ArchiveError(
+                f"{show(entry.path)} cannot be read through the mounted mirror ({exc.strerror}); check the mirror and "
+                "back up again."
+            ) from exc
+        if not complete:
+            raise ArchiveError(
+                f"{show(entry.path)} is shorter on the mounted mirror than in the map ({entry.size} bytes); the mount "
+                "shows another state than the map, prove the map against the mirror."
+            )
+
+    # -- extras and index --------------------------------------------------------------------------------------------
+
+    def put_extras(self, path: str) -> None:
+        """Copy the members of a tar behind the files."""
+        stream = self.stream
+        try:
+            with open(path, "rb") as tar:
+                for found in iterate_members(tar):
+                    has_content = found.kind == "f" and found.size > 0
+                    linkname = found.linkname if found.kind in "lh" else None
+                    plan = MemberPlan(found.name, found.kind, found.real_size, linkname, found.header)
+                    self._expect(plan, found.mtime_ns, (found.mode, found.uid, found.gid), has_content)
+                    stream.put(found.header)
+                    if has_content:
+                        if found.sparse is not None:
+                            raise ArchiveError(f"extras: {show(found.name)} in {path} is sparse; write it whole.")
+                        stream.begin_content()
+                        for piece in found.content():
+                            stream.content(_filler(piece), len(piece))
+                        stream.end_content()
+                        stream.fill_block()
+        except OSError as exc:
+            raise ArchiveError(
+                f"extras: {path} cannot be read ({exc.strerror}); it holds the label files of the session."
+            ) from exc
+
+    def put_index_head(self, meta: Mapping[str, Any]) -> None:
+        """Begin the index."""
+        self._spool.write(head_line({"record_bytes": self._record_bytes, **meta}))
+
+    def put_index(self, name: bytes) -> None:
+        """Lay out the index; every other member must be reported before."""
+        self.stream.flush()
+        self.report()
+        size = self._spool.tell()
+        self._spool.seek(0)
+        written_ns = os.fstat(self._spool.fileno()).st_mtime_ns
+        ownership = (0o600, 0, 0)
+        header = self._headers.header(name, REGULAR, ownership, size, written_ns)
+        self._expect(MemberPlan(name, "f", size, None, header), written_ns, ownership, True)
+        self.stream.put(header)
+        self.stream.begin_content()
+        self.stream.content(_reader(self._spool), size)
+        self.stream.end_content()
+        self.stream.fill_block()
+
+    # -- reports -----------------------------------------------------------------------------------------------------
+
+    def _expect(self, plan: MemberPlan, mtime_ns: int, ownership: tuple[int, int, int], has_content: bool) -> None:
+        """Note a member that begins here; it is reported when its checksum is known."""
+        self._pending.append(
+            (
+                plan.name,
+                plan.kind,
+                plan.size,
+                self.stream.position,
+                len(plan.header),
+                mtime_ns,
+                *ownership,
+                plan.linkname,
+                has_content,
+            )
+        )
+
+    def report(self) -> None:
+        """Report all members whose checksums have come, and put them into the index."""
+        pending, digests = self._pending, self.stream.digests
+        lines = []
+        while pending:
+            path, kind, size, offset, header, mtime_ns, mode, uid, gid, linkname, has_content = pending[0]
+            if has_content:
+                if not digests:
+                    break
+                sha256: Optional[str] = digests.popleft().hex()
+            else:
+                sha256 = _EMPTY_SHA256 if kind == "f" else None
+            pending.popleft()
+            record = MemberRecord(path, kind, size, offset, header, sha256, mtime_ns, mode, uid, gid, linkname)
+            lines.append(member_line(record))
+            self._members += 1
+            if self._member is not None:
+                self._member(record)
+        self._spool.write(b"".join(lines))
+
+    def _name_at(self, offset: int) -> str:
+        """The file whose data lie at a stream offset."""
+        name = b"a file"
+        for member in list(self._pending):
+            if member[3] > offset:
+                break
+            name = b"/" + member[0]
+        return show(name)
+
+    def result(self, sha256: str) -> ArchiveResult:
+        """What was written."""
+        return ArchiveResult(
+            members=self._members,
+            files=self._files,
+            bytes_data=self._bytes,
+            bytes_archive=self.stream.position,
+            records=self.stream.position // self._record_bytes,
+            sha256=sha256,
+            fallback=self._fallbacks,
+            inline=self._inline,
+            skipped=self._skipped,
+        )
+
+
+class _filler:
+    """Fills memory from bytes, like readinto."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = memoryview(data)
+
+    def __call__(self, view: memoryview) -> int:
+        part = self._left[: len(view)]
+        view[: len(part)] = part
+        self._left = self._left[len(part) :]
+        return len(part)
+
+
+def _reader(stream: BinaryIO) -> Any:
+    """The readinto of a binary file."""
+    return cast(Any, stream).readinto
