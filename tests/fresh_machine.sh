@@ -9,8 +9,9 @@
 #   tests/fresh_machine.sh test
 #   tests/fresh_machine.sh demo -- demo -- demo clean
 #
-# Needs root and mmdebstrap. Mounts and processes live in namespaces of their own, so none of them stays. This machine's
-# settings of apt, pip, certificates and name service go into the folder, for they belong to machines, not to projects.
+# Needs root and mmdebstrap. Mounts and processes live in namespaces of their own, so none of them stays, and a second call
+# finds the machine as after a power cut. This machine's settings of apt, pip, certificates and name service go into the
+# folder, for they belong to machines, not to projects.
 #
 #   FRESH_ROOT   the folder; it is kept, and the next call works on top of it (default: a new one, removed at the end)
 #   FRESH_SUITE  the Debian release (default: bookworm)
@@ -51,6 +52,10 @@ inside() {
         echo "fresh_machine: ./run$call"
         # shellcheck disable=SC2086  # a list of words
         chroot "$fresh" env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb "$clone/run" $call </dev/null || code=$?
+    done
+    for device in $(losetup --list --noheadings --raw --output NAME,BACK-FILE | grep " $fresh/" | cut -d ' ' -f 1); do
+        echo "fresh_machine: $device was left attached; it goes with the last that uses it"
+        losetup --detach "$device" 2>/dev/null || : # or it went with the one before it
     done
     exit $code
 }
