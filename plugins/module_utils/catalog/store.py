@@ -157,6 +157,18 @@ class Catalog:
             )
         return catalog
 
+    @classmethod
+    def open_for(cls, path: str, *, writable: bool) -> Catalog:
+        """Open the catalog, whether there is one yet or not; for reading, a missing one is an empty one in memory.
+
+        :raises CatalogError: it is damaged, or of another format.
+        """
+        if writable or os.path.exists(path):
+            return cls.open(path, writable=writable)
+        catalog = cls(path, sqlite3.connect(":memory:", isolation_level=None))
+        catalog._make()
+        return catalog
+
     def _make(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
@@ -270,6 +282,21 @@ class Catalog:
                 (session, host, OPEN, time.time() if created_s is None else created_s, expires_s),
             )
             return int(cursor.lastrowid or 0)
+
+    def expire_session(self, session: str, now_s: Optional[float] = None) -> bool:
+        """Let a session expire now, so that its volume may be overwritten; True when that changed something.
+
+        :raises CatalogError: it is not in the catalog.
+        """
+        now_s = time.time() if now_s is None else now_s
+        with self._transaction():
+            old = self.session(session)
+            if old is None:
+                raise CatalogError(f"session: {session} is not in the catalog.", option="session")
+            if old.expires_s is not None and old.expires_s <= now_s:
+                return False
+            self._db.execute("UPDATE sessions SET expires_s = ? WHERE number = ?", (now_s, old.number))
+            return True
 
     def close_session(self, session: str, verdict: Verdict, evidence: Mapping[str, Any]) -> bool:
         """Make an open session good or failed; True when that changed something.

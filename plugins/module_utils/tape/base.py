@@ -120,6 +120,10 @@ class TapeDrive(ABC):
     def unload(self) -> None:
         """Take the volume out."""
 
+    def volumes(self) -> Optional[list[str]]:
+        """Names of all volumes that load can reach; None when the drive has no library that knows them."""
+        return None
+
     def make_volume(self, volume: str, capacity_bytes: int) -> None:
         """Make a new blank volume. :raises TapeError: this type of drive holds volumes that are bought."""
         raise TapeError(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from .base import TapeDrive, TapeError
@@ -25,10 +26,33 @@ def open_drive(drive_type: str, drive: str, *, writable: bool = False) -> TapeDr
 
     :raises TapeError: the type is unknown, or the drive cannot be opened.
     """
+    return _type(drive_type)(drive, writable=writable)
+
+
+def make_library(drive_type: str, drive: str, *, only_look: bool = False) -> bool:
+    """Make the folder of a drive whose volumes are made, if it is missing; other drives are there or not.
+
+    :param only_look: make nothing.
+    :returns: whether the drive can be opened now.
+    :raises TapeError: the type is unknown, or the folder cannot be made.
+    """
+    if not _type(drive_type).makes_volumes or os.path.exists(drive):
+        return True
+    if only_look:
+        return False
     try:
-        made = DRIVES[drive_type]
+        os.makedirs(drive, mode=0o700)
+    except OSError as exc:
+        raise TapeError(
+            f"drive: {drive} cannot be made ({exc.strerror}); name a folder that root may write.", option="drive"
+        ) from exc
+    return True
+
+
+def _type(drive_type: str) -> type[TapeDrive]:
+    try:
+        return DRIVES[drive_type]
     except KeyError:
         raise TapeError(
             f"drive_type: {drive_type!r} is unknown; known are {', '.join(sorted(DRIVES))}.", option="drive_type"
         ) from None
-    return made(drive, writable=writable)

@@ -209,8 +209,15 @@ class VirtualTape(TapeDrive):
         medium = self._medium
         if medium is None:
             return DriveStatus(None, False, None, None)
-        remaining = max(0, medium.capacity_bytes - medium.early_warning_bytes - self._bytes_before())
+        remaining = medium.capacity_bytes - medium.early_warning_bytes - self._bytes_before()
+        disk = os.statvfs(medium.folder)
+        # what lies behind the head is cut before it is written over, so its room counts too
+        behind = sum(item.size_bytes() for item in medium.files) - self._bytes_before()
+        remaining = max(0, min(remaining, disk.f_bavail * disk.f_frsize + behind))
         return DriveStatus(self._volume, medium.write_protected, medium.capacity_bytes, remaining)
+
+    def volumes(self) -> Optional[list[str]]:
+        return sorted(entry.name for entry in os.scandir(self._folder) if os.path.exists(os.path.join(entry, _JSON)))
 
     def make_volume(self, volume: str, capacity_bytes: int) -> None:
         folder = self._volume_folder(volume)

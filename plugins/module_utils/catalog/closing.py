@@ -1,0 +1,40 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The end of a session in the catalog: judged by its evidence, failed with a reason, or expired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .store import Catalog, CatalogError
+from .verdict import Verdict, judge
+
+
+def verdict_of(catalog: Catalog, session: str, evidence: Mapping[str, Any]) -> Verdict:
+    """Judge a session; what was written is taken from the catalog, where tape_write itself entered it.
+
+    :raises CatalogError: the session is not in the catalog.
+    """
+    known = catalog.session(session)
+    if known is None:
+        raise CatalogError(
+            f"session: {session} is not in the catalog; only what tape_write began can be closed.", option="session"
+        )
+    told = evidence.get("write") or {}
+    for key, value in told.items():
+        if known.write.get(key) != value:
+            return Verdict(False, f"the evidence of the write is not what the catalog has ({key}).")
+    return judge({**evidence, "write": known.write}, session)
+
+
+def fail_session(catalog: Catalog, session: str, host: str, reason: str) -> bool:
+    """Record that a session failed, also one that never came to its tape; True when that changed something.
+
+    :raises CatalogError: it is good.
+    """
+    if catalog.session(session) is None:
+        catalog.begin_session(session, host)
+    return catalog.close_session(session, Verdict(False, reason), {})

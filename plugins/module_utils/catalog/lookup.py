@@ -1,0 +1,147 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Questions to the catalog, as people and modules ask them."""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import re
+from collections.abc import Iterator
+from typing import Any, Optional
+
+from ..archive.model import MemberRecord
+from .store import GOOD, Catalog, CatalogError, Part, Session
+
+LATEST = "latest"
+
+
+def find_good_session(catalog: Catalog, session: str, host: Optional[str]) -> Session:
+    """The session to restore from; what is open or failed is never offered.
+
+    :param session: an id, or ``latest`` for the newest good session of ``host``.
+    :raises CatalogError: there is no such session, or it is no good backup.
+    """
+    if session == LATEST:
+        if not host:
+            raise CatalogError(
+                "host: the latest session of which host is wanted; name the host, or the session.", option="host"
+            )
+        good = catalog.sessions(host=host, state=GOOD)
+        if not good:
+            raise CatalogError(f"host: the catalog holds no good session of {host}; back it up first.", option="host")
+        return good[-1]
+    found = catalog.session(session)
+    if found is None:
+        raise CatalogError(
+            f"session: {session} is not in the catalog; name one that catalog_info lists, or enter its volume with "
+            "tape_verify and rebuild.",
+            option="session",
+        )
+    if host and found.host != host:
+        raise CatalogError(
+            f"host: session {session} is of host {found.host}, not of {host}; name a session of {host}, or no host.",
+            option="host",
+        )
+    if found.state != GOOD:
+        why = f" ({found.reason.rstrip('.')})" if found.reason else ""
+        raise CatalogError(
+            f"session: {session} is {found.state}{why}, not good, so it is no backup; name a good one.",
+            option="session",
+        )
+    return found
+
+
+def complete_parts(catalog: Catalog, session: Session) -> dict[int, Part]:
+    """The parts of a session by number. :raises CatalogError: one is not complete, or there is none."""
+    parts = {part.part: part for part in catalog.parts(session.number)}
+    if not parts or not all(part.complete for part in parts.values()):
+        raise CatalogError(f"session: {session.id} has no complete archive on tape.", option="session")
+    return parts
+
+
+def parse_time(text: str, option: str) -> float:
+    """Seconds since 1970 of an ISO 8601 time (UTC when it names no zone). :raises CatalogError: it is none."""
+    try:
+        found = datetime.datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text.strip()))
+    except ValueError as exc:
+        raise CatalogError(f"{option}: {text!r} is no time; write it as 2026-01-31T12:00:00Z.", option=option) from exc
+    if found.tzinfo is None:
+        found = found.replace(tzinfo=datetime.timezone.utc)
+    return found.timestamp()
+
+
+def format_time(seconds: Optional[float]) -> Optional[str]:
+    """The same time as text, UTC; None stays None."""
+    if seconds is None:
+        return None
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def show_path(name: bytes) -> str:
+    """The path on the database host of a member; what is not UTF-8 is shown with backslashes."""
+    return "/" + name.decode("utf-8", "backslashreplace")
+
+
+def member_name(path: str) -> bytes:
+    """The name of the member for an absolute path on the database host; ``b""`` for all of them."""
+    return path.strip("/").encode("utf-8", "surrogateescape")
+
+
+def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
+    """A session as modules return it."""
+    return {
+        "session": session.id,
+        "host": session.host,
+        "state": session.state,
+        "reason": session.reason,
+        "created": format_time(session.created_s),
+        "closed": format_time(session.closed_s),
+        "expires": format_time(session.expires_s),
+        "files": session.files,
+        "bytes": session.bytes,
+        "members": session.members,
+        "parts": [
+            {
+                "volume": part.volume,
+                "file_number": part.file_number,
+                "block": part.block,
+                "record_bytes": part.record_bytes,
+                "records": part.records,
+                "complete": part.complete,
+            }
+            for part in catalog.parts(session.number)
+        ],
+        "evidence": session.evidence,
+    }
+
+
+def member_facts(session: str, part: Part, member: MemberRecord) -> dict[str, Any]:
+    """A member as modules return it."""
+    return {
+        "session": session,
+        "path": show_path(member.path),
+        "kind": member.kind,
+        "size": member.size,
+        "mtime": format_time(member.mtime_ns / 1e9),
+        "mode": f"{member.mode:04o}",
+        "uid": member.uid,
+        "gid": member.gid,
+        "sha256": member.sha256,
+        "target": None if member.linkname is None else member.linkname.decode("utf-8", "backslashreplace"),
+        "volume": part.volume,
+        "file_number": part.file_number,
+        "record": (member.offset_bytes - part.offset_bytes) // part.record_bytes,
+        "offset_bytes": member.offset_bytes,
+    }
+
+
+def find_files(catalog: Catalog, session: Session, pattern: str) -> Iterator[dict[str, Any]]:
+    """Members of a session whose path on the database host matches a shell pattern (``*`` also matches ``/``)."""
+    wanted = re.compile(fnmatch.translate(pattern).encode("utf-8", "surrogateescape"))
+    parts = {part.part: part for part in catalog.parts(session.number)}
+    for number, member in catalog.members(session.number):
+        if wanted.match(b"/" + member.path):
+            yield member_facts(session.id, parts[number], member)

@@ -1,0 +1,297 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: catalog_info
+short_description: Look up sessions, volumes and files in the catalog
+version_added: 0.1.0
+author:
+  - splitmirror.backup contributors (@splitmirror)
+description:
+  - Lists what the catalog of a media server knows, that is which sessions there are and whether they are good backups,
+    on which volumes they are, and where on them each file lies.
+  - A media server without a catalog has an empty one.
+options:
+  host:
+    description: Only sessions of this database host.
+    type: str
+  session:
+    description:
+      - Only this session. V(latest) is the newest good one of O(host).
+    type: str
+  state:
+    description:
+      - Only sessions in this state.
+      - An V(open) session is being written, was interrupted, or has not been judged yet.
+      - Only a V(good) one is a backup.
+    type: str
+    choices: [open, good, failed]
+  at:
+    description:
+      - Only sessions that were begun at this time or before, as V(2026-01-31T12:00:00Z). Without a zone it is UTC.
+    type: str
+  path:
+    description:
+      - List the files of the sessions found whose absolute path on the database host matches this shell pattern.
+      - C(*) also matches slashes. A path without any pattern is found as it is.
+      - Without it no files are listed.
+    type: str
+  limit:
+    description: List at most so many files.
+    type: int
+    default: 1000
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.session.state_dir
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+    details: It changes nothing.
+seealso:
+  - module: splitmirror.backup.tape_read
+"""
+
+EXAMPLES = r"""
+- name: List the good backups of a host
+  splitmirror.backup.catalog_info:
+    host: db1
+    state: good
+  register: backups
+
+- name: Find a configuration file in the backup that was the newest one at New Year
+  splitmirror.backup.catalog_info:
+    host: db1
+    session: latest
+    at: '2026-01-01T00:00:00+01:00'
+    path: /etc/postgresql/*.conf
+"""
+
+RETURN = r"""
+sessions:
+  description: The sessions found, from old to new.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    session:
+      description: The id.
+      type: str
+      sample: 20260131T120000Z-db1-3f2a
+    host:
+      description: The database host.
+      type: str
+      sample: db1
+    state:
+      description: V(open), V(good) or V(failed).
+      type: str
+      sample: good
+    reason:
+      description: Why it failed.
+      type: str
+    created:
+      description: When its writing began.
+      type: str
+      sample: '2026-01-31T12:00:00Z'
+    closed:
+      description: When it was judged.
+      type: str
+    expires:
+      description: From when on its volume may be overwritten; none when never.
+      type: str
+    files:
+      description: Number of regular files.
+      type: int
+    bytes:
+      description: Length of their contents.
+      type: int
+    members:
+      description: Number of all members of the archive, folders and links included.
+      type: int
+    parts:
+      description: Where its archive is.
+      type: list
+      elements: dict
+      contains:
+        volume:
+          description: The volume.
+          type: str
+        file_number:
+          description: The tape file on it; the label is 0.
+          type: int
+        block:
+          description: Where it begins, as drives count.
+          type: int
+        record_bytes:
+          description: The size of its records.
+          type: int
+        records:
+          description: How many these are.
+          type: int
+        complete:
+          description: Whether the filemark behind it is proved to be on the volume.
+          type: bool
+    evidence:
+      description: What it was judged by.
+      type: dict
+volumes:
+  description: All volumes that the catalog knows.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The name.
+      type: str
+      sample: SMB001
+    pool:
+      description: The pool.
+      type: str
+    uuid:
+      description: The uuid of its label.
+      type: str
+    record_bytes:
+      description: The size of its records.
+      type: int
+    created:
+      description: When it was labelled.
+      type: str
+    files:
+      description: Complete tape files on it, the label included.
+      type: int
+    blocks:
+      description: Records and filemarks in these.
+      type: int
+    unexpired:
+      description: Sessions on it that must not be overwritten.
+      type: list
+      elements: str
+files:
+  description: The files found, by session and in the order of the archive.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    session:
+      description: The session that holds it.
+      type: str
+    path:
+      description: Its path on the database host.
+      type: str
+      sample: /etc/postgresql/15/main/pg_hba.conf
+    kind:
+      description: C(f) file, C(d) folder, C(l) symbolic link, C(h) hard link, C(c), C(b) or C(p) special file.
+      type: str
+    size:
+      description: Length of its content.
+      type: int
+    mtime:
+      description: When its content changed.
+      type: str
+    mode:
+      description: Its permissions.
+      type: str
+      sample: '0640'
+    uid:
+      description: Its owner.
+      type: int
+    gid:
+      description: Its group.
+      type: int
+    sha256:
+      description: The checksum of its content.
+      type: str
+    target:
+      description: Where a link leads.
+      type: str
+    volume:
+      description: The volume that it is on.
+      type: str
+    file_number:
+      description: The tape file that it is in.
+      type: int
+    record:
+      description: The record of the tape file in which it begins.
+      type: int
+    offset_bytes:
+      description: Where in the archive it begins.
+      type: int
+truncated:
+  description: Whether there are more files than O(limit).
+  returned: success
+  type: bool
+"""
+
+import itertools
+import os
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import (
+    LATEST,
+    find_files,
+    parse_time,
+    session_facts,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, GOOD, Catalog, Session
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+
+def find_sessions(catalog: Catalog, params: dict[str, Any]) -> list[Session]:
+    """The sessions that were asked for."""
+    at_s = None if params["at"] is None else parse_time(params["at"], "at")
+    found = catalog.sessions(params["host"], params["state"], at_s)
+    if params["session"] == LATEST:
+        return [session for session in found if session.state == GOOD][-1:]
+    if params["session"] is not None:
+        return [session for session in found if session.id == params["session"]]
+    return found
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Look everything up."""
+    params = module.params
+    files: list[dict[str, Any]] = []
+    with Catalog.open_for(os.path.join(params["state_dir"], FILE_NAME), writable=False) as catalog:
+        sessions = find_sessions(catalog, params)
+        if params["path"] is not None:
+            found = itertools.chain.from_iterable(find_files(catalog, session, params["path"]) for session in sessions)
+            files = list(itertools.islice(found, params["limit"] + 1))
+        volumes = [
+            {**volume._asdict(), "unexpired": [session.id for session in catalog.unexpired(volume.name)]}
+            for volume in catalog.volumes()
+        ]
+        return {
+            "changed": False,
+            "sessions": [session_facts(catalog, session) for session in sessions],
+            "volumes": volumes,
+            "files": files[: params["limit"]],
+            "truncated": len(files) > params["limit"],
+        }
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(
+        work,
+        {
+            "host": {"type": "str"},
+            "session": {"type": "str"},
+            "state": {"type": "str", "choices": ["open", "good", "failed"]},
+            "at": {"type": "str"},
+            "path": {"type": "str"},
+            "limit": {"type": "int", "default": 1000},
+            **STATE_DIR_SPEC,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

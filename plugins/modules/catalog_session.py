@@ -1,0 +1,176 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: catalog_session
+short_description: Close a session in the catalog
+version_added: 0.1.0
+author:
+  - splitmirror.backup contributors (@splitmirror)
+description:
+  - Judges a session by its evidence and makes it good or failed, for ever. What was not judged is never offered for a
+    restore.
+  - A session is good only if the split lay inside the window (proved by the order of the events), the check of the
+    extent map was complete before the thaw, hot backup ended cleanly in the database session that began it, and every
+    byte, the filemark and the checksums are on the volume.
+  - That a session is judged failed is a result and no error of this task.
+options:
+  state:
+    description:
+      - V(closed) judges the session by O(evidence).
+      - V(failed) makes it failed without asking, with O(reason); it need not have come as far as its tape.
+      - V(expired) lets it expire now, so that its volume may be overwritten.
+    type: str
+    choices: [closed, failed, expired]
+    required: true
+  evidence:
+    description:
+      - What the tasks of the session returned, with the keys C(session), C(window), C(check), C(hot_backup) and
+        C(write).
+      - What was written is taken from the catalog; C(write) is compared with it.
+    type: dict
+  host:
+    description: The database host, for a session that failed before C(tape_write) began.
+    type: str
+  reason:
+    description: Why the session failed.
+    type: str
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.session
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+seealso:
+  - module: splitmirror.backup.catalog_info
+  - module: splitmirror.backup.tape_write
+"""
+
+EXAMPLES = r"""
+- name: Judge the session and commit it to the catalog
+  splitmirror.backup.catalog_session:
+    session: "{{ session }}"
+    state: closed
+    evidence:
+      session: "{{ session }}"
+      window: "{{ window.window }}"
+      check: "{{ window.check }}"
+      hot_backup: "{{ hot_backup.evidence }}"
+      write: "{{ written.evidence }}"
+  register: verdict
+  failed_when: verdict.session_state != 'good'
+
+- name: Record that it failed
+  splitmirror.backup.catalog_session:
+    session: "{{ session }}"
+    host: db1
+    state: failed
+    reason: The array did not answer.
+
+- name: Let an old session expire before its time
+  splitmirror.backup.catalog_session:
+    session: 20260131T120000Z-db1-3f2a
+    state: expired
+"""
+
+RETURN = r"""
+session_state:
+  description: The state of the session in the catalog, in check mode as it would be.
+  returned: success
+  type: str
+  sample: good
+reason:
+  description: Why it failed; empty when it is good.
+  returned: success
+  type: str
+  sample: the check of the extent map was not complete before the thaw.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import fail_session, verdict_of
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import (
+    FAILED,
+    FILE_NAME,
+    GOOD,
+    OPEN,
+    Catalog,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, check_session_id
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+
+def foreseen(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
+    """What the task would do, for check mode."""
+    known = catalog.session(params["session"])
+    before = "absent" if known is None else known.state
+    if params["state"] == "expired":
+        return {"changed": known is not None, "session_state": before, "reason": known.reason if known else ""}
+    reason = params["reason"] or ""
+    after = FAILED
+    if params["state"] == "closed" and known is not None:
+        verdict = verdict_of(catalog, params["session"], params["evidence"])
+        reason = verdict.reason
+        after = GOOD if verdict.good else FAILED
+    return {"changed": before in ("absent", OPEN), "session_state": after, "reason": reason, "before": before}
+
+
+def close(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
+    """Do it."""
+    session = params["session"]
+    known = catalog.session(session)
+    before = "absent" if known is None else known.state
+    if params["state"] == "closed":
+        verdict = verdict_of(catalog, session, params["evidence"])
+        changed = catalog.close_session(session, verdict, params["evidence"])
+    elif params["state"] == "failed":
+        changed = fail_session(catalog, session, params["host"] or "", params["reason"])
+    else:
+        changed = catalog.expire_session(session)
+    after = catalog.session(session)
+    state, reason = (after.state, after.reason) if after else ("absent", "")
+    return {"changed": changed, "session_state": state, "reason": reason, "before": before}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Close the session."""
+    check_session_id(module.params["session"])
+    state_dir = StateDir(module.params["state_dir"])
+    if not module.check_mode:
+        state_dir.make_private_dir(state_dir.root)
+    with Catalog.open_for(os.path.join(state_dir.root, FILE_NAME), writable=not module.check_mode) as catalog:
+        result = (foreseen if module.check_mode else close)(catalog, module.params)
+    before = result.pop("before", result["session_state"])
+    return {
+        **result,
+        "diff": {"before": {"state": before}, "after": {"state": result["session_state"], "reason": result["reason"]}},
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(
+        work,
+        {
+            "state": {"type": "str", "choices": ["closed", "failed", "expired"], "required": True},
+            "evidence": {"type": "dict"},
+            "host": {"type": "str"},
+            "reason": {"type": "str"},
+            **SESSION_SPEC,
+        },
+        required_if=[("state", "closed", ["evidence"]), ("state", "failed", ["reason"])],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tape_label
+short_description: Label a tape volume
+version_added: 0.1.0
+author:
+  - splitmirror.backup contributors (@splitmirror)
+description:
+  - Writes the label of a volume as its first tape file and enters the volume into the catalog, so that C(tape_write)
+    may write sessions behind it.
+  - The label is a small tar archive; C(tar -tf) lists it, and the text in it tells how to read the rest of the volume
+    without this collection.
+  - A volume that has the label asked for already is left as it is, with everything on it.
+  - Nothing that may still be needed is overwritten. A volume that holds foreign data, that has another name than
+    O(volume), or whose sessions have not expired, is refused.
+options:
+  volume:
+    description:
+      - The name of the volume, best its barcode.
+      - 1 to 32 letters, digits, dots, dashes or underscores; it begins with a letter or digit.
+    type: str
+    required: true
+  pool:
+    description:
+      - The pool that the volume belongs to.
+    type: str
+    default: default
+  record_bytes:
+    description:
+      - The size of the records in which sessions are written to the volume, a multiple of 512.
+      - V(1048576) suits LTO drives. Some host adapters take less, for instance V(262144).
+      - Plain C(tar) is told it as C(tar -b), in units of 512 bytes.
+    type: int
+    default: 1048576
+  capacity:
+    description:
+      - The capacity of a virtual volume that is made by this task, such as V(18T) or V(64M).
+      - A virtual volume takes up no more than what is written to it.
+      - V(1T) when it is left out. It does not change a volume that is there already, and a volume in a real drive has a
+        capacity of its own.
+    type: str
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.drive
+  - splitmirror.backup.session.state_dir
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+seealso:
+  - module: splitmirror.backup.tape_write
+  - module: splitmirror.backup.catalog_info
+"""
+
+EXAMPLES = r"""
+- name: Make and label a virtual volume
+  splitmirror.backup.tape_label:
+    volume: SMB001
+    capacity: 64G
+    drive_type: virtual
+    drive: /var/lib/splitmirror/library
+
+- name: Label ten volumes for the weekly backups, with records that the adapter takes
+  splitmirror.backup.tape_label:
+    volume: "{{ item }}"
+    pool: weekly
+    record_bytes: 262144
+    drive_type: virtual
+    drive: /srv/library
+  loop: "{{ query('sequence', 'start=1 end=10 format=W%05d') }}"
+"""
+
+RETURN = r"""
+volume:
+  description: The volume as its label tells it, in check mode as it would.
+  returned: success
+  type: dict
+  contains:
+    volume:
+      description: Its name.
+      type: str
+      sample: SMB001
+    pool:
+      description: Its pool.
+      type: str
+      sample: default
+    record_bytes:
+      description: The size of its records.
+      type: int
+      sample: 1048576
+    uuid:
+      description: New at every labelling; the catalog knows the volume by it.
+      type: str
+      sample: 0b7d4a0e-6f43-4e0f-9f9f-0d5a4c4f1f5e
+    created:
+      description: When it was labelled.
+      type: str
+      sample: '2026-01-31T12:00:00Z'
+made:
+  description: Whether the virtual volume was made by this task.
+  returned: success
+  type: bool
+in_catalog:
+  description:
+    - Whether the catalog knows the volume.
+    - It does not when there is data behind a label that the catalog has never seen. M(splitmirror.backup.tape_verify)
+      enters such a volume.
+  returned: success
+  type: bool
+"""
+
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Optional
+
+from ansible.module_utils.common.text.formatters import human_to_bytes
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import Label, check_record_bytes, new_label
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
+    DRIVE_SPEC,
+    make_library,
+    open_drive,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import label_volume
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+_DEFAULT_CAPACITY = "1T"
+
+
+def capacity_bytes(text: Optional[str]) -> int:
+    """The capacity in bytes. :raises TapeError: it is none."""
+    try:
+        return int(human_to_bytes(text or _DEFAULT_CAPACITY))
+    except ValueError as exc:
+        raise TapeError(
+            f"capacity: {text!r} is no size; write it as 64G or as a number of bytes.", option="capacity"
+        ) from exc
+
+
+def outcome(changed: bool, before: Optional[Label], after: Label, made: bool, in_catalog: bool) -> dict[str, Any]:
+    """What the module returns."""
+
+    def shown(label: Optional[Label]) -> dict[str, Any]:
+        return {} if label is None else {"pool": label.pool, "record_bytes": label.record_bytes, "volume": label.volume}
+
+    return {
+        "changed": changed,
+        "volume": asdict(after),
+        "made": made,
+        "in_catalog": in_catalog,
+        "diff": {"before": shown(before), "after": shown(after)},
+    }
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Make the volume if it has to be made, and label it if it has no such label."""
+    params = module.params
+    volume, pool, record_bytes = params["volume"], params["pool"], params["record_bytes"]
+    size_bytes = capacity_bytes(params["capacity"])
+    state_dir = StateDir(params["state_dir"])
+    catalog_path = os.path.join(state_dir.root, FILE_NAME)
+    if not make_library(params["drive_type"], params["drive"], only_look=module.check_mode):
+        return outcome(True, None, new_label(volume, pool, record_bytes), True, True)
+    if not module.check_mode:
+        state_dir.make_private_dir(state_dir.root)
+    writable = not module.check_mode
+    with (
+        open_drive(params["drive_type"], params["drive"], writable=writable) as drive,
+        Catalog.open_for(catalog_path, writable=writable) as catalog,
+    ):
+        check_record_bytes(drive, record_bytes)
+        label = new_label(volume, pool, record_bytes)
+        names = drive.volumes()
+        made = drive.makes_volumes and names is not None and volume not in names
+        if made:
+            if module.check_mode:
+                return outcome(True, None, label, True, True)
+            catalog.refuse_unexpired(volume)
+            drive.make_volume(volume, size_bytes)
+        elif params["capacity"] is not None and not drive.makes_volumes:
+            drive.make_volume(volume, size_bytes)
+        drive.load(volume)
+        done = label_volume(drive, catalog, volume, pool, record_bytes, only_look=module.check_mode)
+    return outcome(done.changed or made, done.before, done.after, made, done.in_catalog)
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(
+        work,
+        {
+            "volume": {"type": "str", "required": True},
+            "pool": {"type": "str", "default": "default"},
+            "record_bytes": {"type": "int", "default": 1 << 20},
+            "capacity": {"type": "str"},
+            **DRIVE_SPEC,
+            **STATE_DIR_SPEC,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
