@@ -1,0 +1,113 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command line of the lab."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .description import DEFAULT_FILE, LabError, load
+from .lifecycle import RunningLab
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lab", description="Database hosts, an array, a tape library: one machine.")
+    parser.add_argument("--name", help="which lab, when there are several (default: the description's name)")
+    parser.add_argument("--file", type=Path, default=DEFAULT_FILE, help="description of the lab (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="build and boot the lab")
+    up.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as database_hosts.count=4")
+    up.add_argument("--keep", action="store_true", help="when a step fails, leave what came up, to look at it")
+    commands.add_parser("down", help="take the lab away, whatever is left of it")
+    commands.add_parser("status", help="what runs")
+    commands.add_parser("inventory", help="print the Ansible inventory")
+    ssh = commands.add_parser("ssh", help="a shell, or one command, on a host")
+    ssh.add_argument("host")
+    ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="command")
+    inside = commands.add_parser("exec", help="run a command of this machine in the lab's network")
+    inside.add_argument("words", nargs=argparse.REMAINDER, metavar="command")
+    for name, text in (("kill", "cut the power of a host"), ("start", "boot a host again")):
+        commands.add_parser(name, help=text).add_argument("host")
+    return parser
+
+
+def main(words: list[str] | None = None) -> int:
+    """Do what the command line says, and return the exit status."""
+    arguments = _parser().parse_args(words)
+    os.umask(0o022)
+    try:
+        lab = load(arguments.file, tuple(getattr(arguments, "set", ())))
+        running = RunningLab(arguments.name or lab.name)
+        return int(_COMMANDS[arguments.command](running, lab, arguments) or 0)
+    except (LabError, RuntimeError) as exc:
+        print(f"lab: {exc}", file=sys.stderr)
+        return 1
+
+
+def _up(running: RunningLab, lab: Any, arguments: argparse.Namespace) -> None:
+    begin = time.monotonic()
+    running.up(lab, lambda line: print(f"{time.monotonic() - begin:6.1f} s  {line}", flush=True), arguments.keep)
+    print(f"{time.monotonic() - begin:6.1f} s  up; inventory: {running.inventory_file}")
+    print(f"          run Ansible by: ip netns exec {running.namespace} ansible-playbook -i {running.inventory_file} …")
+
+
+def _down(running: RunningLab, *_: Any) -> None:
+    running.down()
+
+
+def _status(running: RunningLab, *_: Any) -> int:
+    whole = True
+    for host in running.lab().hosts:
+        runs = bool(running.machine(host).processes())
+        whole = whole and runs
+        print(f"{host.name:10} {host.role:10} {host.address:14} {'runs' if runs else 'is dead'}")
+    return 0 if whole else 3
+
+
+def _inventory(running: RunningLab, *_: Any) -> None:
+    running.lab()
+    print(json.dumps(json.loads(running.inventory_file.read_text()), indent=2))
+
+
+def _exec(command: list[str]) -> None:
+    sys.stdout.flush()
+    os.execvp(command[0], command)
+
+
+def _ssh(running: RunningLab, _: Any, arguments: argparse.Namespace) -> None:
+    _exec(running.ssh_command(arguments.host, arguments.words))
+
+
+def _inside(running: RunningLab, _: Any, arguments: argparse.Namespace) -> None:
+    running.lab()
+    if not arguments.words:
+        raise LabError("exec: name the command to run")
+    _exec([*running.inside(), *arguments.words])
+
+
+def _kill(running: RunningLab, _: Any, arguments: argparse.Namespace) -> None:
+    running.machine(running.lab().host(arguments.host)).kill()
+
+
+def _start(running: RunningLab, _: Any, arguments: argparse.Namespace) -> None:
+    running.start(arguments.host)
+
+
+_COMMANDS = {
+    "up": _up,
+    "down": _down,
+    "status": _status,
+    "inventory": _inventory,
+    "ssh": _ssh,
+    "exec": _inside,
+    "kill": _kill,
+    "start": _start,
+}

@@ -1,0 +1,141 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One host of the lab: its folder, its overlay of the shared root, its disks, and its kernel, an ordinary process."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from ..support.blockdev import run
+from .description import MANAGEMENT_NETWORK, STORAGE_NETWORK, Host, LabError
+from .network import taps
+
+GUEST = Path(__file__).with_name("guest")
+
+
+class Machine:
+    """A host of a running lab.
+
+    :param lab_folder: folder of the lab; the host's own is ``hosts/<name>`` in it.
+    :param namespace: network namespace with the host's taps.
+    """
+
+    def __init__(self, lab_folder: Path, namespace: str, host: Host) -> None:
+        self.host = host
+        self.folder = lab_folder / "hosts" / host.name
+        self.root = self.folder / "root"
+        self.console = self.folder / "console"
+        self._namespace = namespace
+        # These two words on the command line tell the kernel's processes from all others of the machine.
+        self._marks = (f"uml_dir={lab_folder}/uml/", f"umid={host.name}")
+
+    def prepare(self, image: Path, files: dict[str, str]) -> None:
+        """Make the host's folder, disks and root. :param files: what the host's root has of its own: path to text."""
+        upper = self.folder / "upper"
+        for folder in (upper, self.folder / "work", self.root):
+            folder.mkdir(parents=True)
+        for name, text in files.items():
+            path = upper / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o600 if name.startswith("etc/ssh/ssh_host_") else 0o644)
+        for name, target in (("init.sh", "init.sh"), ("setup.py", "usr/local/sbin/lab-setup")):
+            (upper / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(GUEST / name, upper / target)
+            (upper / target).chmod(0o755)
+        for number, size_mib in enumerate(self.host.disks_mib):
+            with open(self._disk(number), "wb") as disk:
+                disk.truncate(size_mib << 20)
+        options = f"lowerdir={image},upperdir={upper},workdir={self.folder / 'work'}"
+        run("mount", "-t", "overlay", "-o", options, "splitmirror-lab", self.root)
+
+    def _disk(self, number: int) -> Path:
+        return self.folder / f"disk{number}"
+
+    def start(self) -> None:
+        """Start the kernel; it goes on when this process ends."""
+        if self.processes():
+            raise LabError(f"{self.host.name} runs already")
+        host = self.host
+        command = ["nsenter", f"--net=/run/netns/{self._namespace}", "linux.uml", *self._marks]
+        command += [f"mem={host.memory_mib}M", "root=/dev/root", "rootfstype=hostfs", f"rootflags={self.root}", "rw"]
+        command += ["init=/init.sh", "quiet"]
+        command += [f"ubd{number}={self._disk(number)}" for number in range(len(host.disks_mib))]
+        command += [
+            f"vec{number}:transport=tap,ifname={tap},depth=64,gro=1,mac=02:5b:{number:02x}:00:00:{host.number:02x}"
+            for number, tap in enumerate(taps(host))
+        ]
+        command += ["con=null", "con0=null,fd:1", f"LAB_HOSTNAME={host.name}"]
+        command += [f"LAB_ADDRESS={host.address}/{MANAGEMENT_NETWORK.prefixlen}"]
+        command += [f"LAB_STORAGE={host.storage_address}/{STORAGE_NETWORK.prefixlen}"]
+        with open(self.console, "ab") as console:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True, cwd="/"
+            )
+        (self.folder / "pid").write_text(f"{process.pid}\n")
+
+    def processes(self) -> list[int]:
+        """All processes of the kernel: it has one for each address space, which outlive it when it is killed."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                except OSError:
+                    continue
+                if all(mark in words for mark in self._marks):
+                    found.append(int(entry.name))
+        return found
+
+    def kill(self) -> None:
+        """End the kernel as a power cut would, and wait until it is gone."""
+        while True:
+            found = self.processes()
+            if not found:
+                return
+            for pid in found:
+                _kill(pid)
+
+    def remove(self) -> None:
+        """Kill the kernel and take away all that the host had."""
+        self.kill()
+        while self.root.is_mount():
+            run("umount", self.root)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def console_tail(self) -> str:
+        """The last lines of the console."""
+        if not self.console.exists():
+            return ""
+        return "\n".join(self.console.read_text(errors="replace").splitlines()[-15:])
+
+
+def _kill(pid: int) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        if not poll.poll(10_000):
+            raise LabError(f"process {pid} does not die")
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def guest_settings(host: Host) -> str:
+    """What the host's own set-up reads."""
+    return json.dumps({"role": host.role, "initiator": host.initiator, **host.settings}, indent=1)

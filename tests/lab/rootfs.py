@@ -1,0 +1,98 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The root file system that all hosts of the lab share: made from Debian packages, kept by the hash of its recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from ..support.blockdev import run
+from .description import LabError
+
+SUITE = "bookworm"
+PACKAGES = (
+    "acl,attr,e2fsprogs,iproute2,kmod,lsscsi,lvm2,mdadm,mount,mt-st,mtx,open-iscsi,openssh-server,postgresql,procps,"
+    "python3,python3-psycopg2,sg3-utils,sudo,tgt,tini,udev,xfsprogs"
+)
+#: Runs on the building machine; $1 is the new root. Keys and clusters are made per lab, so none stays in the image.
+CUSTOMIZE = """
+set -eu
+rm -f "$1"/etc/ssh/ssh_host_*
+chroot "$1" useradd --create-home --shell /bin/bash --password '*' ops
+printf 'ops ALL=(ALL:ALL) NOPASSWD: ALL\n' > "$1/etc/sudoers.d/ops"
+chmod 0440 "$1/etc/sudoers.d/ops"
+cat > "$1/etc/ssh/sshd_config.d/lab.conf" <<'END'
+PermitRootLogin no
+PasswordAuthentication no
+AuthorizedKeysFile /etc/ssh/authorized_keys
+UseDNS no
+MaxStartups 100
+END
+chroot "$1" pg_dropcluster 15 main
+chroot "$1" pg_createcluster --start-conf=manual 15 main -- --encoding=UTF8 --locale=C.UTF-8 --data-checksums
+mkdir -p "$1/lib/modules"
+cp -a /usr/lib/uml/modules/. "$1/lib/modules/"
+"""
+#: Documentation has no readers in the lab.
+PATH_EXCLUDE = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+
+
+def cache_dir() -> Path:
+    """Where images and running labs are kept."""
+    return Path(os.environ.get("SPLITMIRROR_LAB_CACHE", "/var/cache/splitmirror-lab"))
+
+
+def recipe_hash() -> str:
+    """The name of the image: another recipe or another kernel makes another one."""
+    kernel = run("dpkg-query", "--show", "--showformat", "${Version}", "user-mode-linux").stdout
+    recipe = json.dumps([SUITE, PACKAGES, CUSTOMIZE, PATH_EXCLUDE, kernel])
+    return hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+
+def ensure() -> Path:
+    """Return the folder of the image, built now if it is not there. Images of other recipes go away unless in use."""
+    images = cache_dir() / "images"
+    image = images / recipe_hash()
+    if not image.is_dir():
+        images.mkdir(parents=True, exist_ok=True)
+        _prune(images)
+        partial = image.with_suffix(".partial")
+        _build(partial)
+        partial.rename(image)
+    return image
+
+
+def _build(folder: Path) -> None:
+    log = folder.with_suffix(".log")
+    command = ["mmdebstrap", "--variant=important", f"--include={PACKAGES}"]
+    command += [f"--dpkgopt=path-exclude={pattern}" for pattern in PATH_EXCLUDE]
+    command += [f"--aptopt={line}" for line in _apt_proxy()]
+    command += [f"--customize-hook={CUSTOMIZE}", "--format=directory", SUITE, os.fspath(folder)]
+    with open(log, "w") as output:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise LabError(f"mmdebstrap could not build the root file system:\n{log.read_text()[-3000:]}")
+
+
+def _apt_proxy() -> list[str]:
+    """The machine's own way to the packages: mmdebstrap does not read the settings of its apt."""
+    lines = run("apt-config", "dump").stdout.splitlines()
+    return [line for line in lines if "::Proxy" in line and line.startswith("Acquire::http")]
+
+
+def _prune(images: Path) -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+    for old in images.iterdir():
+        if os.fspath(old) in mounts:
+            continue
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
