@@ -42,3 +42,33 @@ options:
           - The mirror as the array calls it. For O(provider=image) the path of the image file that the split makes.
         type: str
 """
+
+    # For modules that run on the database host and need no provider.
+    PAIRS = r"""
+options:
+  pairs:
+    description:
+      - The mirror set of one database host. Its pairs are split as one.
+      - The same list serves on all hosts; each host uses the keys that concern it.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: The name of the pair; it is how all hosts call this LUN.
+        type: str
+        required: true
+      device:
+        description: The block device of the primary on the database host.
+        type: path
+      serial:
+        description: Serial number or WWN of the primary as the database host sees it. It guards against a wrong device.
+        type: str
+      primary:
+        description: The primary as the array calls it. For O(provider=image) the path of its image file.
+        type: str
+      mirror:
+        description:
+          - The mirror as the array calls it. For O(provider=image) the path of the image file that the split makes.
+        type: str
+"""

@@ -7,15 +7,22 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import os
+import select
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import loop
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import Pair
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from tests.support.blockdev import XFS_MIN_MIB, loop_device, make_image, mounted
+from ansible_collections.splitmirror.backup.tests.support.blockdev import XFS_MIN_MIB, loop_device, make_image, mounted
 
 SESSION = "20260101T000000Z-db1-0001"
 OTHER = "20260101T000000Z-db1-0002"
@@ -75,3 +82,26 @@ def in_child(work: Callable[[], object]) -> int:
         finally:
             os._exit(code)
     return os.waitpid(child, 0)[1]
+
+
+def run_module(main: Callable[[], None], arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
+    """Run a module in this process and return its result; a failed one has ``failed`` set."""
+    out = io.StringIO()
+    with (
+        patch_module_args({**arguments, "_ansible_check_mode": check, "_ansible_diff": True}),
+        contextlib.redirect_stdout(out),
+        contextlib.suppress(SystemExit),
+    ):
+        main()
+    result: dict[str, Any] = json.loads(out.getvalue())
+    return result
+
+
+def kill(pid: int) -> None:
+    """Kill a process that need not be our child, and wait until it is gone."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        assert select.select([pidfd], [], [], 10)[0], f"process {pid} does not end"
+    finally:
+        os.close(pidfd)

@@ -23,15 +23,21 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider, ImageSplit, _Job
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.journal import Journal, SplitRecord
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from tests.support.blockdev import XFS_MIN_MIB, loop_device, make_image, mounted, run
-from tests.support.mirrors import OTHER, SESSION, Array, in_child, reflink_array
+from ansible_collections.splitmirror.backup.tests.support.blockdev import (
+    XFS_MIN_MIB,
+    loop_device,
+    make_image,
+    mounted,
+    run,
+)
+from ansible_collections.splitmirror.backup.tests.support.mirrors import OTHER, SESSION, Array, in_child, reflink_array
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def array(tmp_path: Path) -> Iterator[Array]:
-    with reflink_array(tmp_path) as array:
+def array(scratch: Path) -> Iterator[Array]:
+    with reflink_array(scratch) as array:
         yield array
 
 
@@ -46,9 +52,9 @@ def test_split_shares_all_blocks_and_the_primary_goes_on(array: Array) -> None:
     assert array.files() == {"data.img", "wal.img", "data.mirror", "wal.mirror"}
 
 
-def test_clone_is_one_instant_of_a_primary_under_direct_writes(tmp_path: Path) -> None:
+def test_clone_is_one_instant_of_a_primary_under_direct_writes(scratch: Path) -> None:
     """A writer puts the same counter into block after block; no instant shows a later block ahead of an earlier one."""
-    with reflink_array(tmp_path) as array, loop_device(Path(array.pairs[0].primary)) as device:
+    with reflink_array(scratch) as array, loop_device(Path(array.pairs[0].primary)) as device:
         block, blocks = 4096, 64
         stop = threading.Event()
         rounds: list[int] = []

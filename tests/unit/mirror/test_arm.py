@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import a
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from tests.support.mirrors import OTHER, SESSION, Array
+from ansible_collections.splitmirror.backup.tests.support.mirrors import OTHER, SESSION, Array, kill
 
 
 @pytest.fixture
@@ -95,8 +94,7 @@ def test_stopped_splitter_leaves_no_trace(array: Array, how: str) -> None:
 
 def test_killed_splitter_is_found_and_cleaned_up(array: Array) -> None:
     ready = arm.arm(array.provider, SESSION, 60)
-    os.kill(ready.pid, signal.SIGKILL)
-    wait_for_end(array)
+    kill(ready.pid)
     assert {state.phase for state in array.provider.state()} == {"broken"}
     with pytest.raises(MirrorError, match="died while it split"):
         arm.arm(array.provider, OTHER, 60)

@@ -17,7 +17,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider, temp_name
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from tests.support.mirrors import OTHER, SESSION, Array
+from ansible_collections.splitmirror.backup.tests.support.mirrors import OTHER, SESSION, Array
 
 
 @pytest.fixture

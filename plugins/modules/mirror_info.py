@@ -1,0 +1,157 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mirror_info
+short_description: Tell the state of a mirror set
+version_added: 0.1.0
+description:
+  - Asks the array for the state of each pair of a mirror set. Changes nothing.
+  - Runs on the array, or on the host that drives it.
+author:
+  - splitmirror.backup contributors (@splitmirror)
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.mirror
+  - splitmirror.backup.session.state_dir
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: N/A
+    description: This module changes nothing.
+seealso:
+  - module: splitmirror.backup.mirror_sync
+  - module: splitmirror.backup.mirror_split
+"""
+
+EXAMPLES = r"""
+- name: Look at the mirrors of db1
+  splitmirror.backup.mirror_info:
+    provider: image
+    pairs: "{{ hostvars['db1']['splitmirror_pairs'] }}"
+  register: mirrors
+
+- name: Stop here unless a backup could begin now
+  ansible.builtin.assert:
+    that: mirrors.splittable
+    fail_msg: "{{ mirrors.pairs | selectattr('problem') | map(attribute='problem') | join(' ') }}"
+"""
+
+RETURN = r"""
+splittable:
+  description: Whether all pairs are in sync and free, so that they could be split now.
+  type: bool
+  returned: always
+  sample: true
+pairs:
+  description: The state of each pair, in the order of O(pairs).
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    name:
+      description: The name of the pair.
+      type: str
+      sample: data
+    primary:
+      description: The primary as the array calls it.
+      type: str
+      sample: /luns/db1-data.img
+    mirror:
+      description: The mirror as the array calls it.
+      type: str
+      sample: /luns/db1-data.mirror
+    size_bytes:
+      description: The size of the primary; V(null) when it is not there.
+      type: int
+      sample: 107374182400
+    in_sync:
+      description: Whether a split now would give a whole mirror.
+      type: bool
+      sample: true
+    sync_percent:
+      description: How far the synchronization is; V(null) when the array cannot tell.
+      type: float
+      sample: 100.0
+    phase:
+      description:
+        - V(none) is a pair that nobody has split. V(armed) has a splitter that stands ready, V(split) is split.
+        - V(broken) was left half done by a process that died; M(splitmirror.backup.mirror_sync) with
+          O(splitmirror.backup.mirror_sync#module:state=recovered) cleans it up.
+      type: str
+      sample: none
+    session:
+      description: The session that armed or split the pair, or V(null).
+      type: str
+      sample: 20260131T020000Z-db1-9f3c
+    devices:
+      description: The block devices through which the mirror is presented.
+      type: list
+      elements: str
+      sample: []
+    users:
+      description: Who uses the mirror now, in words.
+      type: list
+      elements: str
+      sample: []
+    problem:
+      description: One sentence why the pair cannot be split now, or V(null).
+      type: str
+      sample: null
+capabilities:
+  description: What the provider can do.
+  type: dict
+  returned: always
+  contains:
+    atomic_set:
+      description: Whether one command splits all pairs at one instant, even without a freeze.
+      type: bool
+      sample: false
+    incremental_resync:
+      description: Whether a resync copies only what changed since the split.
+      type: bool
+      sample: true
+    presents_itself:
+      description: Whether the media server sees the mirror after the split without any further step.
+      type: bool
+      sample: false
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    PAIRS_SPEC,
+    STATE_DIR_SPEC,
+    run_module,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Ask the provider."""
+    params = module.params
+    provider = make_provider(params["provider"], params["pairs"], params["state_dir"])
+    states = provider.state()
+    return {
+        "changed": False,
+        "splittable": all(state.problem is None for state in states),
+        "pairs": [state.as_dict() for state in states],
+        "capabilities": asdict(provider.capabilities),
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(work, {**PAIRS_SPEC, **STATE_DIR_SPEC})
+
+
+if __name__ == "__main__":
+    main()

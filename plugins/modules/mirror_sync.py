@@ -1,0 +1,214 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mirror_sync
+short_description: Bring a mirror set in sync, or clean up behind a dead session
+version_added: 0.1.0
+description:
+  - Brings all pairs of a mirror set in sync and free, so that they can be split.
+  - Runs on the array, or on the host that drives it.
+  - A mirror that is presented or being read is never resynced; this module fails then.
+author:
+  - splitmirror.backup contributors (@splitmirror)
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.mirror
+  - splitmirror.backup.session.state_dir
+options:
+  state:
+    description:
+      - V(synced) waits until all pairs are in sync. What O(session) has split is resynced first, and a splitter that it
+        has armed is ended. It fails when another session holds one of the pairs.
+      - V(recovered) first finishes what dead sessions left on these pairs, whichever they are. It ends their
+        presentation, resyncs, and removes their records. It fails when a mirror is in use, or when the splitter of a
+        session other than O(session) stands ready.
+    type: str
+    choices: [synced, recovered]
+    default: synced
+  session:
+    description:
+      - The id of the backup session whose hold on the mirror set is to end.
+      - Leave it out before a backup begins.
+    type: str
+  wait:
+    description: Whether to wait until all pairs are in sync; otherwise the module fails at once when they are not.
+    type: bool
+    default: true
+  timeout_s:
+    description: How many seconds to wait for the synchronization.
+    type: int
+    default: 14400
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+seealso:
+  - module: splitmirror.backup.mirror_info
+  - module: splitmirror.backup.mirror_split
+  - module: splitmirror.backup.mirror_present
+"""
+
+EXAMPLES = r"""
+- name: Clean up behind whatever run died last night
+  splitmirror.backup.mirror_sync:
+    provider: image
+    pairs: "{{ splitmirror_pairs }}"
+    state: recovered
+  delegate_to: array1
+
+- name: Wait until the mirrors are in sync
+  splitmirror.backup.mirror_sync:
+    provider: image
+    pairs: "{{ splitmirror_pairs }}"
+    timeout_s: 7200
+  delegate_to: array1
+
+- name: Make mirrors again of what this session has split
+  splitmirror.backup.mirror_sync:
+    provider: image
+    pairs: "{{ splitmirror_pairs }}"
+    session: "{{ splitmirror_session }}"
+  delegate_to: array1
+"""
+
+RETURN = r"""
+pairs:
+  description: The state of each pair afterwards, as M(splitmirror.backup.mirror_info) returns it.
+  type: list
+  elements: dict
+  returned: always
+  sample: [{"name": "data", "in_sync": true, "sync_percent": 100.0, "phase": "none", "session": null, "problem": null}]
+waited_s:
+  description: How many seconds it took to come in sync.
+  type: float
+  returned: when not in check mode
+  sample: 0.0
+resynced_bytes:
+  description: How many bytes the resync of O(session) copied. Provider V(image) copies none.
+  type: int
+  returned: when not in check mode
+  sample: 0
+recovered:
+  description: The dead sessions that were cleaned up, or would be in check mode.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    session:
+      description: The id of the session.
+      type: str
+      sample: 20260131T020000Z-db1-9f3c
+    phase:
+      description: How far it had come; V(broken) or V(split).
+      type: str
+      sample: split
+    pairs:
+      description: The names of its pairs.
+      type: list
+      elements: str
+      sample: [data, wal]
+    withdrawn:
+      description: The devices that were still presented.
+      type: list
+      elements: str
+      sample: [/dev/loop7]
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    PAIRS_SPEC,
+    STATE_DIR_SPEC,
+    run_module,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import (
+    MirrorError,
+    PairState,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+
+SPEC = {
+    **PAIRS_SPEC,
+    **STATE_DIR_SPEC,
+    "state": {"type": "str", "choices": ["synced", "recovered"], "default": "synced"},
+    "session": {"type": "str"},
+    "wait": {"type": "bool", "default": True},
+    "timeout_s": {"type": "int", "default": 14400},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Free what is to be freed, then wait until all is in sync."""
+    params = module.params
+    provider = make_provider(params["provider"], params["pairs"], params["state_dir"])
+    session, recovering = params["session"], params["state"] == "recovered"
+    before = provider.state()
+    if module.check_mode:
+        return predict(before, session, recovering)
+    changed = bool(session) and arm.disarm(provider.state_dir, session)
+    recovered = provider.recover() if recovering else []
+    resynced_bytes = provider.resync(session) if session and not recovering else 0
+    waited_s = provider.sync(params["wait"], params["timeout_s"])
+    after = provider.state()
+    refuse_problems(after)
+    return {
+        "changed": changed or bool(recovered) or holders(before) != holders(after),
+        "pairs": [state.as_dict() for state in after],
+        "waited_s": round(waited_s, 3),
+        "resynced_bytes": resynced_bytes,
+        "recovered": [one.as_dict() for one in recovered],
+        "diff": {"before": holders(before), "after": holders(after)},
+    }
+
+
+def predict(states: list[PairState], session: Any, recovering: bool) -> dict[str, Any]:
+    """What a run would do."""
+    freed = [state for state in states if state.session and (state.session == session or recovering)]
+    refuse_problems([state for state in states if state not in freed])
+    for state in freed:
+        if state.users:
+            refuse_problems([state])
+        if state.phase == "armed" and state.session != session:
+            refuse_problems([state])
+    dead: dict[str, dict[str, Any]] = {}
+    for state in freed if recovering else []:
+        one = dead.setdefault(str(state.session), {"session": state.session, "phase": state.phase, "pairs": []})
+        one["pairs"].append(state.name)
+        one.setdefault("withdrawn", []).extend(state.devices)
+    free = {state.name: {"phase": "none", "session": None} for state in freed}
+    return {
+        "changed": bool(freed),
+        "pairs": [{**state.as_dict(), **free.get(state.name, {})} for state in states],
+        "recovered": list(dead.values()),
+        "diff": {"before": holders(states), "after": {**holders(states), **free}},
+    }
+
+
+def refuse_problems(states: list[PairState]) -> None:
+    """Raise the first thing that keeps a pair from being split."""
+    for state in states:
+        if state.problem:
+            raise MirrorError(state.problem, option="pairs")
+
+
+def holders(states: list[PairState]) -> dict[str, dict[str, Any]]:
+    """Who holds each pair."""
+    return {state.name: {"phase": state.phase, "session": state.session} for state in states}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(work, SPEC)
+
+
+if __name__ == "__main__":
+    main()
