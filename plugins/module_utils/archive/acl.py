@@ -16,6 +16,8 @@ ACL_KEYS = {
     b"system.posix_acl_access": b"SCHILY.acl.access",
     b"system.posix_acl_default": b"SCHILY.acl.default",
 }
+#: How XFS keeps ACLs; root sees them beside the attributes above, and they mean nothing on another file system.
+ACL_COPIES = frozenset((b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"))
 
 # include/uapi/linux/posix_acl_xattr.h and posix_acl.h
 _HEADER = struct.Struct("<I")

@@ -21,7 +21,7 @@ from ..extents.mapfile import (
     unpack_xattrs,
 )
 from . import pax
-from .acl import ACL_KEYS, acl_text
+from .acl import ACL_COPIES, ACL_KEYS, acl_text
 from .model import BLOCK_BYTES, ArchiveError, Fallback
 from .sparse import is_worth_it, sparse_header_name, sparse_map, sparse_records
 from .unpack import show
@@ -219,7 +219,7 @@ class MemberPlanner:
                     records.append((ACL_KEYS[name], acl_text(value)))
                 except ArchiveError as exc:
                     raise ArchiveError(f"{show(entry.path)}: {exc.message}") from exc
-            else:
+            elif name not in ACL_COPIES:
                 records.append((pax.xattr_key(name), value))
         return records
 
