@@ -32,7 +32,7 @@ NOT_COPIED = (".*", "__pycache__", "*.pyc", "*.tar.gz", "output")
 COPIED_ANYWAY = (".ansible-lint", ".yamllint")
 
 nox.options.default_venv_backend = "none"
-# The quick part: `./run check`.
+# What needs no test to run; `./run check` calls these and the unit tests.
 nox.options.sessions = [
     "lint",
     "types",
@@ -42,7 +42,6 @@ nox.options.sessions = [
     "license-check",
     "extra-checks",
     "build-import-check",
-    "units",
 ]
 antsibull_nox.load_antsibull_nox_toml()
 
