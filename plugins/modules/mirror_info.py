@@ -99,6 +99,12 @@ pairs:
       type: list
       elements: str
       sample: []
+    split_estimate_s:
+      description:
+        - About how long the split of this pair alone takes, in seconds; V(null) when the array cannot tell.
+        - For O(provider=image) it grows with the number of extents of the image file.
+      type: float
+      sample: 0.004
     problem:
       description: One sentence why the pair cannot be split now, or V(null).
       type: str

@@ -136,6 +136,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base imp
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
 
+#: A production host is to be disturbed for about a second.
+LONG_SPLIT_S = 1.0
 SPEC = {
     **PAIRS_SPEC,
     **STATE_DIR_SPEC,
@@ -160,6 +162,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     waited_s = provider.sync(params["wait"], params["timeout_s"])
     after = provider.state()
     refuse_problems(after)
+    warn_of_a_long_split(module, after)
     return {
         "changed": changed or bool(recovered) or holders(before) != holders(after),
         "pairs": [state.as_dict() for state in after],
@@ -191,6 +194,16 @@ def predict(states: list[PairState], session: Any, recovering: bool) -> dict[str
         "recovered": list(dead.values()),
         "diff": {"before": holders(states), "after": {**holders(states), **free}},
     }
+
+
+def warn_of_a_long_split(module: AnsibleModule, states: list[PairState]) -> None:
+    """Tell beforehand that writes will stand still for long."""
+    split_s = sum(state.split_estimate_s or 0.0 for state in states)
+    if split_s > LONG_SPLIT_S:
+        module.warn(
+            f"the split of these pairs will take about {split_s:.1f} seconds, and writes stand still for it; their "
+            "images are in many extents, see the guide to mirror providers."
+        )
 
 
 def refuse_problems(states: list[PairState]) -> None:

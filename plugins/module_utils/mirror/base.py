@@ -92,6 +92,8 @@ class PairState:
     :param session: the session that armed or split it.
     :param devices: the block devices through which the mirror is presented.
     :param users: who uses the mirror now (mount points, processes), in words.
+    :param split_estimate_s: about how long the split of this pair alone will take, in seconds; None when the array
+        cannot tell.
     :param problem: one sentence why the pair cannot be split, whatever its phase; None when it can.
     """
 
@@ -105,6 +107,7 @@ class PairState:
     session: Optional[str]
     devices: tuple[str, ...]
     users: tuple[str, ...]
+    split_estimate_s: Optional[float]
     problem: Optional[str]
 
     def as_dict(self) -> dict[str, Any]:

@@ -196,6 +196,7 @@ class ImageProvider(MirrorProvider):
             session=session,
             devices=tuple(device.path for device in attached),
             users=users,
+            split_estimate_s=_estimate_s(pair.primary),
             problem=problem,
         )
 
@@ -391,6 +392,13 @@ def _real(path: str) -> str:
 def _size(path: str) -> Optional[int]:
     try:
         return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _estimate_s(path: str) -> Optional[float]:
+    try:
+        return round(reflink.estimate_s(path), 6)
     except OSError:
         return None
 

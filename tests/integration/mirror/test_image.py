@@ -52,6 +52,20 @@ def test_split_shares_all_blocks_and_the_primary_goes_on(array: Array) -> None:
     assert array.files() == {"data.img", "wal.img", "data.mirror", "wal.mirror"}
 
 
+def test_estimate_grows_with_the_extents_of_the_image(array: Array) -> None:
+    whole, torn = array.pairs
+    with open(torn.primary, "r+b") as image:
+        for number in range(100):
+            image.seek(number * 8192)
+            image.write(b"x" * 4096)
+        os.fsync(image.fileno())
+    states = array.provider.state()
+    assert states[0].split_estimate_s is not None
+    assert states[1].split_estimate_s is not None
+    assert 50 * states[0].split_estimate_s < states[1].split_estimate_s < 1.0
+    assert whole.name == states[0].name
+
+
 def test_clone_is_one_instant_of_a_primary_under_direct_writes(scratch: Path) -> None:
     """A writer puts the same counter into block after block; no instant shows a later block ahead of an earlier one."""
     with reflink_array(scratch) as array, loop_device(Path(array.pairs[0].primary)) as device:
