@@ -65,10 +65,10 @@ options:
         description: Serial number or WWN of the primary as the database host sees it. It guards against a wrong device.
         type: str
       primary:
-        description: The primary as the array calls it. For O(provider=image) the path of its image file.
+        description: The primary as the array calls it. For provider V(image) the path of its image file.
         type: str
       mirror:
         description:
-          - The mirror as the array calls it. For O(provider=image) the path of the image file that the split makes.
+          - The mirror as the array calls it. For provider V(image) the path of the image file that the split makes.
         type: str
 """

@@ -158,7 +158,7 @@ class LineServer:
 
     def _accept(self) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, _address = self._listener.accept()
         except OSError:  # the client is gone already
             return
         if len(self._connections) >= MAX_CONNECTIONS:

@@ -381,7 +381,7 @@ def _withdraw(pairs: Sequence[Pair]) -> list[str]:
             raise MirrorError(f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.")
     for device, pair in attached:
         loop.detach(device, pair.mirror)
-    return [device for device, _ in attached]
+    return [device for device, _pair in attached]
 
 
 def _real(path: str) -> str:

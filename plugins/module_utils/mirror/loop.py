@@ -37,7 +37,7 @@ def loop_devices() -> list[LoopDevice]:
         return []
     devices = []
     for row in json.loads(text)["loopdevices"]:
-        major, _, minor = str(row["back-maj:min"]).strip().partition(":")
+        major, _colon, minor = str(row["back-maj:min"]).strip().partition(":")
         if minor:  # a device that is being detached has none
             # Numbers and booleans came as strings before util-linux 2.33 or so.
             backing = (int(major), int(minor), int(row["back-ino"]))
