@@ -218,6 +218,10 @@ class Catalog:
             self._db.execute("DELETE FROM parts WHERE volume = ?", (volume.name,))
             self._db.execute("INSERT OR REPLACE INTO volumes VALUES(?, ?, ?, ?, ?, ?, ?)", volume)
 
+    def set_volume_end(self, name: str, files: int, blocks: int) -> None:
+        """Tell where the data of a volume end, as it was seen on the volume itself."""
+        self._db.execute("UPDATE volumes SET files = ?, blocks = ? WHERE name = ?", (files, blocks, name))
+
     def unexpired(self, volume: str, now_s: Optional[float] = None) -> list[Session]:
         """Sessions on a volume that may not be overwritten: good or not yet judged, and not expired."""
         now_s = time.time() if now_s is None else now_s

@@ -132,6 +132,10 @@ class TapeDrive(ABC):
             option="capacity",
         )
 
+    def data_path(self, file_number: int) -> Optional[str]:
+        """The plain file that holds a tape file of the loaded volume; None on a medium that is no file system."""
+        return None
+
     @abstractmethod
     def rewind(self) -> None:
         """Move the head to the beginning of the volume."""

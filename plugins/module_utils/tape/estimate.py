@@ -47,11 +47,13 @@ def estimate(map_path: str, record_bytes: int, extras: Optional[str] = None) -> 
                 "FROM files WHERE source != 'skip'"
             ).fetchone()
             extents, mapped = db.execute("SELECT count(*), total(length) FROM extents").fetchone()
-            # hard links after the first have no data of their own in the archive
-            (linked,) = db.execute(
-                "SELECT total(length) FROM extents WHERE file IN (SELECT id FROM files WHERE kind = 'f' AND nlink > 1 "
-                "AND id NOT IN (SELECT min(id) FROM files WHERE kind = 'f' AND nlink > 1 GROUP BY fs, inode))"
-            ).fetchone()
+            # names of a file after its first have no data of their own in the archive
+            db.execute(
+                "CREATE TEMP TABLE names AS SELECT id, size FROM files WHERE kind = 'f' AND nlink > 1 AND id NOT IN "
+                "(SELECT min(id) FROM files WHERE kind = 'f' AND nlink > 1 GROUP BY dev, inode)"
+            )
+            (linked,) = db.execute("SELECT total(length) FROM extents WHERE file IN (SELECT id FROM names)").fetchone()
+            links, repeated = db.execute("SELECT count(*), total(size) FROM names").fetchone()
         finally:
             db.close()
         more = os.path.getsize(extras) if extras else 0
@@ -69,4 +71,4 @@ def estimate(map_path: str, record_bytes: int, extras: Optional[str] = None) -> 
         + _END_BYTES
         + record_bytes
     )
-    return Estimate(int(files), int(data), int(archive))
+    return Estimate(int(files - links), int(data - repeated), int(archive))

@@ -174,7 +174,7 @@ class VirtualTape(TapeDrive):
         self._file = 0
         self._record = 0
         self._data: Optional[tuple[int, int]] = None  # number of the tape file, descriptor
-        self._unsaved = False
+        self._needs_filemark = False
         self._warned = False
         self._records_written = 0
         self._filemarks_written = 0
@@ -259,12 +259,15 @@ class VirtualTape(TapeDrive):
         medium = self._medium
         if medium is None:
             return
-        if self._unsaved:
+        if self._needs_filemark:
             self.space_end_of_data()
             self.write_filemarks(0 if self._file == len(medium.files) else 1)
         self._close_data()
         self._medium = None
         self._volume = None
+
+    def data_path(self, file_number: int) -> Optional[str]:
+        return self._loaded().data_path(file_number)
 
     # -- moving ------------------------------------------------------------------------------------------------
 
@@ -400,7 +403,7 @@ class VirtualTape(TapeDrive):
         self._write_at(current.size_bytes(), view)
         current.append(length)
         self._record += 1
-        self._unsaved = True
+        self._needs_filemark = True
 
     def write_filemarks(self, count: int) -> None:
         medium = self._writing()
@@ -419,6 +422,8 @@ class VirtualTape(TapeDrive):
             current.closed = True
             self._move(self._file + 1, 0)
         self._sync()
+        if count:
+            self._needs_filemark = False
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -530,4 +535,3 @@ class VirtualTape(TapeDrive):
         if self._file < len(medium.files):
             self._sync_data(medium.files[self._file].size_bytes())
         medium.save()
-        self._unsaved = False

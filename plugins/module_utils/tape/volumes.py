@@ -60,13 +60,31 @@ def load_labelled(drive: TapeDrive, volume: str) -> Label:
     return _checked(read_label(drive), volume)
 
 
+def enter_label(catalog: Catalog, label: Label) -> None:
+    """Enter a volume with nothing behind its label; what the catalog knew of its name is forgotten.
+
+    :raises CatalogError: there is unexpired data on the one it knew.
+    """
+    catalog.replace_volume(Volume(label.volume, label.uuid, label.pool, label.record_bytes, label.created, 1, 2))
+
+
+def load_known(drive: TapeDrive, catalog: Catalog, volume: str) -> Label:
+    """Load a volume for reading and prove that it is the one that the catalog means.
+
+    :raises TapeError: it is not.
+    """
+    label = load_labelled(drive, volume)
+    _known(catalog, label)
+    return label
+
+
 def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str) -> Place:
     """Load a volume, prove that it may be written in this mode, and move to where; nothing is written.
 
     :param mode: ``append`` behind what is there, or ``overwrite`` all of it, which must have expired.
     :raises SplitMirrorError: it may not.
     """
-    label = load_labelled(drive, volume)
+    label = load_known(drive, catalog, volume)
     known = _known(catalog, label)
     check_record_bytes(drive, label.record_bytes)
     if drive.status().write_protected:
@@ -144,7 +162,7 @@ def label_volume(
         if same or not _nothing_behind(drive):
             return Labelling(False, label, label, same)
         if not only_look:
-            _enter(catalog, label)
+            enter_label(catalog, label)
         return Labelling(True, label, label, True)
     if not same:
         raise _unknown(label, known)
@@ -219,6 +237,9 @@ def _prove_end(drive: TapeDrive, place: Place) -> None:
         if mark == b"":
             _move_to(drive, place)
             return
+    except TapeError:
+        # a record that cannot be read is there, too
+        pass
     raise TapeError(
         f"volume: {volume} does not end behind tape file {place.file_number - 1}, where the catalog has its end; enter "
         "it anew with tape_verify and rebuild, or name another.",
@@ -239,8 +260,4 @@ def _nothing_behind(drive: TapeDrive) -> bool:
 
 def _write(drive: TapeDrive, catalog: Catalog, label: Label) -> None:
     write_label(drive, label)
-    _enter(catalog, label)
-
-
-def _enter(catalog: Catalog, label: Label) -> None:
-    catalog.replace_volume(Volume(label.volume, label.uuid, label.pool, label.record_bytes, label.created, 1, 2))
+    enter_label(catalog, label)

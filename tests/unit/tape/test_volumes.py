@@ -7,15 +7,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Optional
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog, CatalogError, Part
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import CatalogError, Part
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import EndOfData, Position, TapeError
@@ -26,83 +23,17 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label impo
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.prepare import prepare
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.stream import TapeRecordSink, TapeStream
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import (
     APPEND,
     OVERWRITE,
     Place,
-    begin_anew,
     check_room,
     cut_back,
     label_volume,
     place_for,
 )
-
-RECORD = 512
-
-
-class Library:
-    """A folder with volumes, a catalog, and how sessions get there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.state_dir = folder
-        self.folder = folder / "library"
-        self.folder.mkdir()
-        self.catalog = Catalog.open(str(folder / "catalog.sqlite"), writable=True)
-
-    def drive(self, *, writable: bool = True, faults: Optional[Faults] = None, tells: bool = True) -> VirtualTape:
-        return VirtualTape(str(self.folder), writable=writable, faults=faults, tells=tells)
-
-    def make(self, name: str = "V1", capacity_bytes: int = 8 << 20) -> None:
-        with self.drive() as drive:
-            drive.make_volume(name, capacity_bytes)
-
-    def label(self, name: str = "V1", pool: str = "p", record_bytes: int = RECORD) -> bool:
-        with self.drive() as drive:
-            drive.load(name)
-            return label_volume(drive, self.catalog, name, pool, record_bytes).changed
-
-    def write(
-        self,
-        session: str,
-        records: list[bytes],
-        *,
-        expires_s: Optional[float] = None,
-        dies: bool = False,
-        mode: str = APPEND,
-        tells: bool = True,
-    ) -> Place:
-        with self.drive(tells=tells) as drive:
-            place = place_for(drive, self.catalog, "V1", mode)
-            if mode == OVERWRITE:
-                place = begin_anew(drive, self.catalog, place)
-            number = self.catalog.begin_session(session, "db1", 1.0, expires_s)
-            part = Part(number, 0, "V1", place.file_number, place.block, RECORD, 0, 0, False)
-            self.catalog.begin_part(part)
-            sink = TapeRecordSink(drive, place)
-            for record in records:
-                sink.write_record(memoryview(record))
-            if not dies:
-                sink.finish()
-                self.catalog.finish_part(part._replace(records=sink.records), files=1, size_bytes=1, write={})
-        return place
-
-    def place(self, mode: str = APPEND, volume: str = "V1") -> Place:
-        with self.drive(writable=False) as drive:
-            return place_for(drive, self.catalog, volume, mode)
-
-    def content_exists(self) -> bool:
-        return (self.folder / "V1").exists()
-
-    def content(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (self.folder / "V1").glob("*.tar")}
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Iterator[Library]:
-    made = Library(tmp_path)
-    yield made
-    made.catalog.close()
+from ansible_collections.splitmirror.backup.tests.support.tape import RECORD, Library
 
 
 def record(fill: bytes) -> bytes:

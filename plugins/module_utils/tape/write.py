@@ -1,0 +1,272 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Write one session to tape: from the split mirror, by the extent map, in logical order.
+
+Everything that can be refused is refused before the first record is written. From then on the catalog has the session
+as open, and whatever goes wrong, the volume ends again where it ended before.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from ..archive.index import index_name
+from ..archive.model import ArchiveResult, MemberRecord, Owners, WriterOptions
+from ..archive.writer import write_archive
+from ..catalog.store import FILE_NAME, Catalog, Part
+from ..errors import SplitMirrorError
+from ..extents.mapfile import MapFile
+from ..extents.proof import FULL, NONE
+from ..session import StateDir
+from .base import TapeDrive
+from .estimate import Estimate, estimate
+from .mirror_view import ReadOnlyMounts, check_devices
+from .progress import Progress
+from .proving import Proving
+from .stream import TapeRecordSink
+from .volumes import APPEND, OVERWRITE, Place, begin_anew, check_room, cut_back, place_for
+
+STATUS_FILE = "write-status.json"
+_BATCH_MEMBERS = 5000
+_DAY_S = 86400
+
+
+@dataclass(frozen=True)
+class WriteJob:
+    """What tape_write was asked for.
+
+    :param map_path: the extent map, checked in the window.
+    :param devices: mirror device by name of the pair.
+    :param mounts_dir: folder below which the mirror is mounted read-only for a while.
+    :param extras: a tar of label files and logs; empty when there is none.
+    :param host: name of the database host in the catalog; None takes that of the map.
+    :param retention_days: how long the session must be kept; None for ever.
+    :param evidence: what is known of the session so far; it is kept on the tape, for a catalog that is rebuilt.
+    """
+
+    session: str
+    state_dir: str
+    map_path: str
+    devices: Mapping[str, str]
+    mounts_dir: str
+    volume: str
+    extras: str = ""
+    host: Optional[str] = None
+    mode: str = APPEND
+    proof: str = FULL
+    readers: int = 8
+    window_bytes: int = 256 << 20
+    retention_days: Optional[float] = None
+    evidence: Optional[Mapping[str, Any]] = None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that was proved before the first record."""
+
+    host: str
+    devices: dict[int, str]
+    size: Estimate
+    place: Place
+
+
+def plan_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
+    """Prove what can be proved without writing, and tell where the session would go.
+
+    In check mode the tasks before made no map, so a missing one is passed over.
+    """
+    state = StateDir(job.state_dir)
+    with Catalog.open_for(os.path.join(state.root, FILE_NAME), writable=False) as catalog:
+        if not os.path.exists(job.map_path):
+            place = place_for(drive, catalog, job.volume, job.mode)
+            return _where(place)
+        with MapFile.open(job.map_path, job.session, read_only=True) as map_file:
+            ready = _prove_ready(job, drive, catalog, map_file)
+        return {
+            **_where(ready.place),
+            "host": ready.host,
+            "files": ready.size.files,
+            "bytes": ready.size.data_bytes,
+            "bytes_archive": ready.size.archive_bytes,
+        }
+
+
+def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
+    """Write the session to the volume.
+
+    :returns: the facts for the catalog and the report; ``evidence`` in it is what catalog_session judges by.
+    :raises SplitMirrorError: something was refused, or failed; then the session is not on the volume.
+    """
+    begun = time.monotonic()
+    state = StateDir(job.state_dir)
+    folder = state.make_session_dir(job.session)
+    with ExitStack() as stack:
+        stack.enter_context(_alone(folder, job.session))
+        catalog = stack.enter_context(Catalog.open(os.path.join(state.root, FILE_NAME), writable=True))
+        map_file = stack.enter_context(MapFile.open(job.map_path, job.session, read_only=True))
+        ready = _prove_ready(job, drive, catalog, map_file)
+        mounts = None
+        if job.proof != NONE or map_file.counts().fallback:
+            mounts = stack.enter_context(
+                ReadOnlyMounts(os.path.join(job.mounts_dir, job.session), map_file, ready.devices)
+            )
+        # It starts a process, so it comes before any thread.
+        folders = {} if mounts is None else mounts.folders
+        proving = stack.enter_context(Proving(job.map_path, job.proof, folders))
+        expires_s = None if job.retention_days is None else time.time() + job.retention_days * _DAY_S
+        number = catalog.begin_session(job.session, ready.host, expires_s=expires_s)
+        place = begin_anew(drive, catalog, ready.place) if job.mode == OVERWRITE else ready.place
+        part = Part(number, 0, job.volume, place.file_number, place.block, place.label.record_bytes, 0, 0, False)
+        catalog.begin_part(part)
+        try:
+            progress = Progress(os.path.join(folder, STATUS_FILE), ready.size.files, ready.size.data_bytes)
+            entered = _Members(catalog, number, progress, index_name(job.session))
+            sink = TapeRecordSink(drive, place)
+            done = write_archive(
+                proving.entries(),
+                ready.devices,
+                sink,
+                WriterOptions(
+                    record_bytes=place.label.record_bytes, readers=job.readers, window_bytes=job.window_bytes
+                ),
+                member=entered.add,
+                owners=Owners(map_file.users(), map_file.groups()),
+                fallback=mounts.open if mounts is not None else None,
+                extras=job.extras or None,
+                index_meta={
+                    "session": job.session,
+                    "host": ready.host,
+                    "created_s": time.time(),
+                    "expires_s": expires_s,
+                    "volume": job.volume,
+                    "evidence": dict(job.evidence or {}),
+                    "proof": {"mode": job.proof},
+                },
+            )
+            sink.finish()
+            entered.flush()
+        except BaseException:
+            _give_back(drive, catalog, place, part)
+            raise
+        facts = _facts(done, entered.members, sink.records, place, proving)
+        catalog.finish_part(
+            part._replace(records=sink.records), files=done.files, size_bytes=done.bytes_data, write=facts
+        )
+        progress.finish()
+    seconds = time.monotonic() - begun
+    return {
+        **_where(place),
+        "host": ready.host,
+        "files": done.files,
+        "members": done.members,
+        "bytes": done.bytes_data,
+        "bytes_archive": done.bytes_archive,
+        "records": done.records,
+        "fallback": done.fallback,
+        "inline": done.inline,
+        "skipped": done.skipped,
+        "proof": facts["proof"],
+        "seconds": round(seconds, 3),
+        "bytes_per_s": round(done.bytes_archive / seconds),
+        "archive": drive.data_path(place.file_number),
+        "evidence": facts,
+    }
+
+
+class _Members:
+    """Takes members from the pipeline and enters them into the catalog in batches."""
+
+    def __init__(self, catalog: Catalog, number: int, progress: Progress, index: bytes) -> None:
+        self._catalog = catalog
+        self._index = index
+        self._number = number
+        self._progress = progress
+        self._batch: list[MemberRecord] = []
+        self.members = 0
+
+    def add(self, member: MemberRecord) -> None:
+        self._batch.append(member)
+        self.members += 1
+        if member.kind == "f" and member.path != self._index:
+            self._progress.add(member.size)
+        if len(self._batch) >= _BATCH_MEMBERS:
+            self.flush()
+
+    def flush(self) -> None:
+        self._catalog.add_members(self._number, 0, self._batch)
+        self._batch = []
+
+
+def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: MapFile) -> _Ready:
+    """Prove the map, the mirror and the volume, and move to where the archive goes."""
+    if map_file.meta("state") != "checked":
+        raise SplitMirrorError(
+            f"map: {job.map_path} was not checked in the window of session {job.session}, so nothing says that it is "
+            "true; take the map again after extent_map with state checked.",
+            option="map",
+        )
+    devices = check_devices(map_file, job.devices)
+    place = place_for(drive, catalog, job.volume, job.mode)
+    size = estimate(job.map_path, place.label.record_bytes, job.extras or None)
+    check_room(place, size.archive_bytes)
+    return _Ready(job.host or map_file.meta("host") or "", devices, size, place)
+
+
+def _facts(done: ArchiveResult, entered: int, records: int, place: Place, proving: Proving) -> dict[str, Any]:
+    """What the verdict needs to know of the writing; it is told only when the filemark is proved."""
+    return {
+        "complete": records == done.records,
+        "filemark": True,
+        "checksums": entered == done.members,
+        "members": done.members,
+        "files": done.files,
+        "bytes": done.bytes_data,
+        "records": records,
+        "volume": place.label.volume,
+        "file_number": place.file_number,
+        "sha256": done.sha256,
+        "fallback": done.fallback,
+        "proof": proving.result(),
+    }
+
+
+def _where(place: Place) -> dict[str, Any]:
+    return {
+        "volume": place.label.volume,
+        "file_number": place.file_number,
+        "block": place.block,
+        "record_bytes": place.label.record_bytes,
+    }
+
+
+def _give_back(drive: TapeDrive, catalog: Catalog, place: Place, part: Part) -> None:
+    """Make the volume end where it ended before; what cannot be cut off is known in the catalog as unfinished."""
+    try:
+        cut_back(drive, place)
+    except SplitMirrorError:
+        return
+    catalog.drop_part(part)
+
+
+@contextmanager
+def _alone(folder: str, session: str) -> Iterator[None]:
+    """Nobody else writes this session meanwhile."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise SplitMirrorError(
+                f"session: {session} is being written by another process; wait for it.", option="session"
+            ) from exc
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,170 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A library of virtual volumes, its catalog, and sessions in it that need no mirror."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import verdict_of
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog, Part
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import WINDOW_ORDER
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
+    SOURCE_CONTENT,
+    SOURCE_NONE,
+    FileEntry,
+    MapFile,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.stream import TapeRecordSink
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import (
+    APPEND,
+    OVERWRITE,
+    Place,
+    begin_anew,
+    label_volume,
+    place_for,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, write_session
+
+RECORD = 512
+MTIME_NS = 1_700_000_000_123_456_789
+
+
+def folder(path: str) -> FileEntry:
+    """A folder of a map."""
+    return FileEntry(path.encode(), "d", mode=0o755, uid=os.getuid(), gid=os.getgid(), mtime_ns=MTIME_NS)
+
+
+def inline(path: str, content: bytes, *, inode: int = 0, nlink: int = 1) -> FileEntry:
+    """A file of a map whose content travels in the map, so that no device is needed."""
+    return FileEntry(
+        path.encode(),
+        "f",
+        inode=inode,
+        nlink=nlink,
+        mode=0o640,
+        uid=os.getuid(),
+        gid=os.getgid(),
+        size=len(content),
+        mtime_ns=MTIME_NS,
+        source=SOURCE_CONTENT if content else SOURCE_NONE,
+        content=content or None,
+    )
+
+
+def link(path: str, target: str) -> FileEntry:
+    """A symbolic link of a map."""
+    return FileEntry(
+        path.encode(), "l", mode=0o777, uid=os.getuid(), gid=os.getgid(), mtime_ns=MTIME_NS, target=target.encode()
+    )
+
+
+def window_evidence() -> dict[str, Any]:
+    """What the tasks before tape_write tell of a window without fault."""
+    events = [{"seq": number, "name": name, "source": "test"} for number, name in enumerate(WINDOW_ORDER, 1)]
+    return {
+        "window": {"events": events, "window_s": 0.2, "split_s": 0.1, "intact": True},
+        "check": {"complete": True, "remapped": 0, "added": 0, "removed": 0},
+        "hot_backup": {"required": False},
+    }
+
+
+class Library:
+    """A folder with volumes, a catalog, and how sessions get there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state_dir = folder
+        self.folder = folder / "library"
+        self.folder.mkdir()
+        self.catalog = Catalog.open(str(folder / "catalog.sqlite"), writable=True)
+
+    def drive(self, *, writable: bool = True, faults: Optional[Faults] = None, tells: bool = True) -> VirtualTape:
+        return VirtualTape(str(self.folder), writable=writable, faults=faults, tells=tells)
+
+    def make(self, name: str = "V1", capacity_bytes: int = 8 << 20) -> None:
+        with self.drive() as drive:
+            drive.make_volume(name, capacity_bytes)
+
+    def label(self, name: str = "V1", pool: str = "p", record_bytes: int = RECORD) -> bool:
+        with self.drive() as drive:
+            drive.load(name)
+            return label_volume(drive, self.catalog, name, pool, record_bytes).changed
+
+    def write(
+        self,
+        session: str,
+        records: list[bytes],
+        *,
+        expires_s: Optional[float] = None,
+        dies: bool = False,
+        mode: str = APPEND,
+        tells: bool = True,
+    ) -> Place:
+        with self.drive(tells=tells) as drive:
+            place = place_for(drive, self.catalog, "V1", mode)
+            if mode == OVERWRITE:
+                place = begin_anew(drive, self.catalog, place)
+            number = self.catalog.begin_session(session, "db1", 1.0, expires_s)
+            part = Part(number, 0, "V1", place.file_number, place.block, RECORD, 0, 0, False)
+            self.catalog.begin_part(part)
+            sink = TapeRecordSink(drive, place)
+            for record in records:
+                sink.write_record(memoryview(record))
+            if not dies:
+                sink.finish()
+                self.catalog.finish_part(part._replace(records=sink.records), files=1, size_bytes=1, write={})
+        return place
+
+    def place(self, mode: str = APPEND, volume: str = "V1") -> Place:
+        with self.drive(writable=False) as drive:
+            return place_for(drive, self.catalog, volume, mode)
+
+    def content_exists(self) -> bool:
+        return (self.folder / "V1").exists()
+
+    def content(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.folder / "V1").glob("*.tar")}
+
+    def make_map(self, session: str, entries: Sequence[FileEntry], state: str = "checked") -> Path:
+        path = self.state_dir / f"{session}.sqlite"
+        with MapFile.create(str(path), session, "db1") as map_file:
+            for entry in entries:
+                map_file.add_new(entry, [])
+            map_file.set_state(state)
+        return path
+
+    def job(self, session: str, entries: Sequence[FileEntry], **options: Any) -> WriteJob:
+        return WriteJob(
+            **{
+                "session": session,
+                "state_dir": str(self.state_dir),
+                "map_path": str(self.make_map(session, entries)),
+                "devices": {},
+                "mounts_dir": str(self.state_dir / "mounts"),
+                "volume": "V1",
+                "proof": "none",
+                "window_bytes": 4 << 20,
+                "evidence": window_evidence(),
+                **options,
+            }
+        )
+
+    def back_up(self, session: str, entries: Sequence[FileEntry], *, judged: bool = True, **options: Any) -> Any:
+        """Write a session, and judge it with evidence that has no fault."""
+        with self.drive() as drive:
+            done = write_session(self.job(session, entries, **options), drive)
+        if judged:
+            evidence = {**window_evidence(), "session": session, "write": done["evidence"]}
+            self.catalog.close_session(session, verdict_of(self.catalog, session, evidence), evidence)
+        return done
+
+    def restore(self, session: str, target: Path, *paths: str, **options: Any) -> Any:
+        with self.drive(writable=False) as drive:
+            return restore(RestoreJob(session, str(target), paths=paths, **options), self.catalog, drive)

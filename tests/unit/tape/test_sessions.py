@@ -1,0 +1,584 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Sessions written to a volume, restored, verified, lost and found again, with everything that can go wrong between."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import MemberRecord
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import fail_session, verdict_of
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, DriveStatus
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, plan_restore, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import rebuild, verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import APPEND, OVERWRITE
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import (
+    STATUS_FILE,
+    plan_session,
+    write_session,
+)
+from ansible_collections.splitmirror.backup.tests.support.tape import (
+    MTIME_NS,
+    RECORD,
+    Library,
+    folder,
+    inline,
+    link,
+    window_evidence,
+)
+
+TREE = [
+    folder("/srv"),
+    inline("/srv/a", b"a" * 3000),
+    folder("/srv/b"),
+    inline("/srv/b/empty", b""),
+    inline("/srv/b/one", b"1", inode=7, nlink=2),
+    inline("/srv/b/two", b"1", inode=7, nlink=2),
+    link("/srv/b/way", "/etc/passwd"),
+    inline("/srv/c", bytes(range(256)) * 20),
+]
+FILES = {
+    "srv/a": b"a" * 3000,
+    "srv/b/empty": b"",
+    "srv/b/one": b"1",
+    "srv/b/two": b"1",
+    "srv/c": bytes(range(256)) * 20,
+}
+
+
+def contents(target: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(target)): path.read_bytes()
+        for path in target.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+def refused(call: Callable[[], object], option: str | None = None) -> str:
+    with pytest.raises(SplitMirrorError) as caught:
+        call()
+    if option is not None:
+        assert caught.value.option == option
+    assert caught.value.message.endswith(".")
+    return caught.value.message
+
+
+def verify(library: Library, session: str) -> dict[str, Any]:
+    with library.drive(writable=False) as drive:
+        return verify_session(find_good_session(library.catalog, session, None), library.catalog, drive)
+
+
+def patch(library: Library, old: bytes, new: bytes, name: str = "00001.tar") -> None:
+    """Change bytes on the tape itself."""
+    path = library.folder / "V1" / name
+    data = path.read_bytes()
+    assert data.count(old) >= 1
+    assert len(old) == len(new)
+    path.write_bytes(data.replace(old, new))
+
+
+# -- there and back ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_restored(labelled: Library, tmp_path: Path) -> None:
+    done = labelled.back_up("s1", TREE)
+    assert (done["files"], done["bytes"], done["file_number"]) == (4, 3000 + 5120 + 1, 1)
+    target = tmp_path / "target"
+    back = labelled.restore("s1", target)
+    assert (back["members"], back["files"], back["bytes"], back["volumes"]) == (8, 4, 3000 + 5120 + 1, ["V1"])
+    assert contents(target) == FILES
+    assert (target / "srv/b/one").stat().st_ino == (target / "srv/b/two").stat().st_ino
+    assert os.readlink(target / "srv/b/way") == "/etc/passwd"
+    found = (target / "srv/a").stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_mtime_ns) == (0o640, MTIME_NS)
+    assert os.listdir(target) == ["srv"]
+
+
+def test_plain_tar_restores_it_too(labelled: Library, tmp_path: Path) -> None:
+    done = labelled.back_up("s1", TREE)
+    subprocess.run(["tar", "-xf", done["archive"], "-C", str(tmp_path)], check=True, stderr=subprocess.DEVNULL)
+    assert {name: data for name, data in contents(tmp_path).items() if name.startswith("srv")} == FILES
+
+
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("path", ["/srv/a", "/srv/b/empty", "/srv/c", "/srv/b/way"])
+def test_one_file_costs_its_own_records_and_two_more(labelled: Library, tmp_path: Path, path: str, tells: bool) -> None:
+    labelled.back_up("s0", TREE)
+    done = labelled.back_up("s1", TREE)
+    with labelled.drive(writable=False, tells=tells) as drive:
+        back = restore(RestoreJob("s1", str(tmp_path / "t"), paths=[path]), labelled.catalog, drive)
+    session = labelled.catalog.session("s1")
+    assert session is not None
+    members = [member for _part, member in labelled.catalog.members(session.number)]
+    place = next(number for number, member in enumerate(members) if b"/" + member.path == path.encode())
+    begin, end = members[place].offset_bytes, members[place + 1].offset_bytes
+    own = -(-end // RECORD) - begin // RECORD
+    assert back["records_read"] <= own + 2
+    assert done["records"] > 20
+    assert set(contents(tmp_path / "t")) <= {path[1:]}
+
+
+def test_folders_and_links_bring_what_belongs_to_them(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    labelled.restore("s1", tmp_path / "one", "/srv/b/")
+    assert contents(tmp_path / "one") == {name: data for name, data in FILES.items() if name.startswith("srv/b/")}
+    labelled.restore("s1", tmp_path / "two", "/srv/b/two", "/srv/c")
+    assert set(contents(tmp_path / "two")) == {"srv/b/one", "srv/b/two", "srv/c"}
+
+
+def test_the_latest_good_session_of_the_host_is_taken(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", [folder("/srv"), inline("/srv/x", b"old")])
+    labelled.back_up("s2", [folder("/srv"), inline("/srv/x", b"new")])
+    labelled.back_up("s3", [folder("/srv"), inline("/srv/x", b"not judged")], judged=False)
+    assert labelled.restore("latest", tmp_path / "t", host="db1")["session"] == "s2"
+    assert contents(tmp_path / "t") == {"srv/x": b"new"}
+    refused(lambda: labelled.restore("latest", tmp_path / "u"), "host")
+    refused(lambda: labelled.restore("latest", tmp_path / "u", host="db9"), "host")
+    refused(lambda: labelled.restore("s1", tmp_path / "u", host="db9"), "host")
+
+
+def test_check_mode_tells_where_the_members_lie(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    plan = plan_restore(RestoreJob("s1", str(tmp_path / "t"), paths=["/srv/b"]), labelled.catalog)
+    assert (plan["members"], plan["files"], plan["volumes"]) == (5, 2, ["V1"])
+    records = [position["record"] for position in plan["positions"]]
+    assert records == sorted(records)
+    assert {(position["volume"], position["file_number"]) for position in plan["positions"]} == {("V1", 1)}
+    assert not (tmp_path / "t").exists()
+
+
+# -- refusals of a restore -----------------------------------------------------------------------------------------
+
+
+def test_only_good_sessions_are_offered(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE, judged=False)
+    assert "open" in refused(lambda: labelled.restore("s1", tmp_path / "t"), "session")
+    fail_session(labelled.catalog, "s1", "db1", "the window was broken.")
+    assert "the window was broken" in refused(lambda: labelled.restore("s1", tmp_path / "t"), "session")
+    assert "not in the catalog" in refused(lambda: labelled.restore("s9", tmp_path / "t"), "session")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_file_in_no_session_and_one_in_another_are_told_apart(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    labelled.back_up("s2", [folder("/srv"), inline("/srv/new", b"new")])
+    said = refused(lambda: labelled.restore("s2", tmp_path / "t", "/srv/a"), "paths")
+    assert "session s1 holds it" in said
+    said = refused(lambda: labelled.restore("s2", tmp_path / "t", "/srv/new", "/srv/nowhere"), "paths")
+    assert "/srv/nowhere" in said
+    assert "no good session" in said
+    refused(lambda: labelled.restore("s2", tmp_path / "t", "srv/a"), "paths")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_target_with_anything_in_it_is_refused(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    target = tmp_path / "t"
+    target.mkdir()
+    (target / ".hidden").write_text("mine")
+    assert "not empty" in refused(lambda: labelled.restore("s1", target), "target")
+    refused(lambda: labelled.restore("s1", target / ".hidden"), "target")
+    refused(lambda: labelled.restore("s1", Path("relative")), "target")
+    assert os.listdir(target) == [".hidden"]
+    (target / ".hidden").unlink()
+    labelled.restore("s1", target)
+    assert contents(target) == FILES
+
+
+def retold_header(library: Library, old: bytes, new: bytes) -> None:
+    """Give a member on tape another name, with the right checksum, as somebody would who tampers with it."""
+    path = library.folder / "V1" / "00001.tar"
+    data = bytearray(path.read_bytes())
+    place = -1
+    for block in range(0, len(data), 512):
+        if data[block : block + 100].rstrip(b"\0") == old and data[block + 257 : block + 262] == b"ustar":
+            place = block
+    assert place >= 0
+    data[place : place + 100] = new.ljust(100, b"\0")
+    data[place + 148 : place + 156] = b" " * 8
+    data[place + 148 : place + 156] = b"%06o\0 " % sum(data[place : place + 512])
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [b"../escaped", b"/escaped", b"srv/../../escaped", b"srv/b/../c", b"other"])
+def test_a_tampered_tape_leaves_nothing_under_the_target(labelled: Library, tmp_path: Path, name: bytes) -> None:
+    labelled.back_up("s1", TREE)
+    retold_header(labelled, b"srv/c", name)
+    target = tmp_path / "in" / "target"
+    refused(lambda: labelled.restore("s1", target))
+    assert not target.exists()
+    target.mkdir(parents=True)
+    refused(lambda: labelled.restore("s1", target))
+    assert os.listdir(target) == []
+    assert os.listdir(tmp_path / "in") == ["target"]
+    assert not Path("/escaped").exists()
+
+
+def test_a_tampered_catalog_cannot_make_it_leave_the_target_either(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    session = labelled.catalog.session("s1")
+    assert session is not None
+    evil = MemberRecord(b"../escaped", "f", 1, 1 << 30, 512, "00" * 32, 0, 0o644, 0, 0, None)
+    labelled.catalog.add_members(session.number, 0, [evil])
+    assert "leave the target" in refused(lambda: labelled.restore("s1", tmp_path / "t"))
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_hard_link_out_of_the_target_is_refused(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    session = labelled.catalog.session("s1")
+    assert session is not None
+    evil = MemberRecord(b"srv/evil", "h", 0, 1 << 30, 512, None, 0, 0o644, 0, 0, b"../../etc/shadow")
+    labelled.catalog.add_members(session.number, 0, [evil])
+    assert "leave the target" in refused(lambda: labelled.restore("s1", tmp_path / "t"))
+
+
+def test_a_file_that_comes_back_otherwise_is_named_and_the_others_are_there(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    patch(labelled, b"a" * 3000, b"a" * 2999 + b"b")
+    said = refused(lambda: labelled.restore("s1", tmp_path / "t"), "session")
+    assert "1 files" in said
+    assert "/srv/a" in said
+    assert contents(tmp_path / "t") == {**FILES, "srv/a": b"a" * 2999 + b"b"}
+
+
+def test_the_volume_must_be_the_one_of_the_catalog(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    patch(labelled, b'"volume": "V1"', b'"volume": "V2"', "00000.tar")
+    assert "holds V2" in refused(lambda: labelled.restore("s1", tmp_path / "t"), "volume")
+    assert not (tmp_path / "t").exists()
+
+
+def test_what_tar_cannot_write_is_said_and_leaves_nothing(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", [folder("/srv"), inline("/srv/" + "x" * 250 + "/" + "y" * 300, b"1")])
+    said = refused(lambda: labelled.restore("s1", tmp_path / "t"), "target")
+    assert "tar" in said
+    assert not (tmp_path / "t").exists()
+
+
+# -- refusals and failures of a backup -----------------------------------------------------------------------------
+
+
+def test_a_map_that_was_not_checked_or_is_of_another_session_is_refused(labelled: Library) -> None:
+    before = labelled.content()
+    job = labelled.job("s1", TREE)
+    labelled.make_map("s1", TREE, state="mapped")
+    with labelled.drive() as drive:
+        assert "not checked" in refused(lambda: write_session(job, drive), "map")
+        other = dataclasses.replace(job, map_path=str(labelled.make_map("s2", TREE)))
+        assert "s2" in refused(lambda: write_session(other, drive))
+    assert labelled.content() == before
+    assert labelled.catalog.sessions() == []
+
+
+def test_a_session_too_large_is_refused_before_anything_is_written(library: Library) -> None:
+    library.make(capacity_bytes=2 << 20)
+    library.label()
+    before = library.content()
+    assert "too small" in refused(lambda: library.back_up("s1", [inline("/x", bytes(3 << 20))]), "volume")
+    assert library.content() == before
+    assert library.catalog.sessions() == []
+
+
+class SilentTape(VirtualTape):
+    """A drive that does not tell how much room is left, as many real ones."""
+
+    def status(self) -> DriveStatus:
+        return dataclasses.replace(super().status(), remaining_bytes=None)
+
+
+def test_the_end_of_the_medium_fails_the_session_and_loses_nothing(library: Library, tmp_path: Path) -> None:
+    library.make(capacity_bytes=3 << 20)
+    library.label()
+    library.back_up("s1", TREE)
+    before = library.content()
+    job = library.job("s2", [inline("/x", bytes(3 << 20))])
+    with SilentTape(str(library.folder), writable=True) as drive:
+        assert "is full after" in refused(lambda: write_session(job, drive), "volume")
+    assert library.content() == before
+    found = library.catalog.session("s2")
+    assert found is not None
+    assert found.state == "open"
+    library.restore("s1", tmp_path / "t")
+    assert library.back_up("s3", TREE)["file_number"] == 2
+
+
+@pytest.mark.parametrize("record", [0, 1, 7])
+def test_a_write_error_fails_the_session_and_the_next_run_succeeds(
+    labelled: Library, tmp_path: Path, record: int
+) -> None:
+    labelled.back_up("s1", TREE)
+    before = labelled.content()
+    job = labelled.job("s2", TREE)
+    with labelled.drive(faults=Faults(write_error_at=record)) as drive:
+        assert "cannot be written" in refused(lambda: write_session(job, drive), "drive")
+    assert labelled.content() == before
+    evidence = {**window_evidence(), "session": "s2"}
+    assert not verdict_of(labelled.catalog, "s2", evidence).good
+    labelled.back_up("s2", TREE)
+    labelled.restore("s2", tmp_path / "t")
+    assert contents(tmp_path / "t") == FILES
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_filemark_that_is_lost_fails_the_session(labelled: Library, tells: bool) -> None:
+    labelled.back_up("s1", TREE)
+    before = labelled.content()
+    job = labelled.job("s2", TREE)
+    with labelled.drive(faults=Faults(lost_filemark=0), tells=tells) as drive:
+        assert "filemark" in refused(lambda: write_session(job, drive), "volume")
+    assert labelled.content() == before
+
+
+class DyingTape(VirtualTape):
+    """The process dies when this record is to be written."""
+
+    dies_at = 5
+
+    def write_record(self, record: Buffer) -> None:
+        self.dies_at -= 1
+        if self.dies_at < 0:
+            os._exit(9)
+        super().write_record(record)
+
+
+def test_a_killed_run_is_no_backup_and_the_next_one_takes_its_place(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    job = labelled.job("s2", TREE)
+    child = os.fork()
+    if not child:
+        try:
+            with DyingTape(str(labelled.folder), writable=True) as drive:
+                write_session(job, drive)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    found = labelled.catalog.session("s2")
+    assert found is not None
+    assert found.state == "open"
+    refused(lambda: labelled.restore("s2", tmp_path / "t"), "session")
+    assert labelled.back_up("s3", TREE)["file_number"] == 2
+    assert labelled.back_up("s2", TREE)["file_number"] == 3
+    labelled.restore("s2", tmp_path / "t")
+    assert contents(tmp_path / "t") == FILES
+
+
+def test_a_session_is_written_once_and_by_one(labelled: Library) -> None:
+    labelled.back_up("s1", TREE)
+    before = labelled.content()
+    assert "already" in refused(lambda: labelled.back_up("s1", TREE), "session")
+    handle = os.open(StateDir(str(labelled.state_dir)).make_session_dir("s2"), os.O_RDONLY)
+    import fcntl
+
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert "another process" in refused(lambda: labelled.back_up("s2", TREE), "session")
+    os.close(handle)
+    assert labelled.content() == before
+
+
+def test_expired_volumes_are_written_from_their_start(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE, retention_days=30)
+    assert "unexpired" in refused(lambda: labelled.back_up("s2", TREE, mode=OVERWRITE), "volume")
+    labelled.catalog.expire_session("s1")
+    done = labelled.back_up("s2", TREE, mode=OVERWRITE)
+    assert done["file_number"] == 1
+    assert labelled.catalog.session("s1") is None
+    labelled.restore("s2", tmp_path / "t")
+    assert contents(tmp_path / "t") == FILES
+
+
+def test_progress_and_the_plan_are_told(labelled: Library) -> None:
+    with labelled.drive(writable=False) as drive:
+        plan = plan_session(labelled.job("s1", TREE), drive)
+        assert (plan["file_number"], plan["files"], plan["host"]) == (1, 4, "db1")
+        assert plan["bytes_archive"] > plan["bytes"]
+        job = dataclasses.replace(labelled.job("s1", TREE), map_path="/nowhere")
+        assert plan_session(job, drive)["volume"] == "V1"
+    assert labelled.catalog.sessions() == []
+    labelled.back_up("s1", TREE)
+    status = json.loads((labelled.state_dir / "sessions" / "s1" / STATUS_FILE).read_text())
+    assert (status["done"], status["files"], status["bytes"]) == (True, 4, 3000 + 5120 + 1)
+    assert (status["total_files"], status["total_bytes"]) == (4, 3000 + 5120 + 1)
+
+
+def test_the_estimate_is_never_too_small(labelled: Library) -> None:
+    trees = [TREE, [], [inline("/" + "n" * 200 + str(number), b"x" * number) for number in range(200)]]
+    for number, entries in enumerate(trees):
+        with labelled.drive(writable=False) as drive:
+            plan = plan_session(labelled.job(f"s{number}", entries), drive)
+        assert labelled.back_up(f"s{number}", entries)["bytes_archive"] <= plan["bytes_archive"]
+
+
+# -- verify and rebuild --------------------------------------------------------------------------------------------
+
+
+def test_a_sound_session_verifies(labelled: Library) -> None:
+    labelled.back_up("s0", TREE)
+    done = labelled.back_up("s1", TREE)
+    found = verify(labelled, "s1")
+    assert (found["members"], found["files"], found["records_read"]) == (done["members"], 4, done["records"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"a" * 3000, b"a" * 2999 + b"b"),
+        (b'"path":"srv/a"', b'"path":"srv/x"'),
+        (b'"mode":416', b'"mode":511'),
+    ],
+)
+def test_any_change_on_the_tape_is_found(labelled: Library, old: bytes, new: bytes) -> None:
+    labelled.back_up("s1", TREE)
+    patch(labelled, old, new)
+    assert "differences" in refused(lambda: verify(labelled, "s1"), "session")
+
+
+def test_a_torn_last_record_is_found(labelled: Library, tmp_path: Path) -> None:
+    job = labelled.job("s1", TREE)
+    with labelled.drive(faults=Faults(torn_last_record=True)) as drive:
+        done = write_session(job, drive)
+    evidence = {**window_evidence(), "session": "s1", "write": done["evidence"]}
+    labelled.catalog.close_session("s1", verdict_of(labelled.catalog, "s1", evidence), evidence)
+    assert "damaged" in refused(lambda: verify(labelled, "s1"))
+    with labelled.drive() as drive:
+        found = rebuild("V1", labelled.catalog, drive)
+    assert [item["file_number"] for item in found["damaged"]] == [1]
+
+
+def test_a_catalog_that_lies_is_found(labelled: Library) -> None:
+    labelled.back_up("s1", TREE)
+    session = labelled.catalog.session("s1")
+    assert session is not None
+    extra = MemberRecord(b"srv/more", "f", 1, 1 << 30, 512, "00" * 32, 0, 0o644, 0, 0, None)
+    labelled.catalog.add_members(session.number, 0, [extra])
+    assert "/srv/more is in the catalog and not on the tape" in refused(lambda: verify(labelled, "s1"))
+
+
+def all_of(catalog: Catalog) -> list[object]:
+    """Everything in a catalog that a restore or the next backup needs."""
+    return [
+        catalog.volumes(),
+        [
+            (found.id, found.host, found.state, found.reason, found.files, found.bytes, found.members, found.expires_s)
+            for found in catalog.sessions()
+        ],
+        [[part._replace(session=0) for part in catalog.parts(found.number)] for found in catalog.sessions()],
+        [list(catalog.members(found.number)) for found in catalog.sessions()],
+    ]
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_lost_catalog_is_rebuilt_from_the_volume(labelled: Library, tmp_path: Path, tells: bool) -> None:
+    broken = {**window_evidence(), "check": {"complete": False}}
+    labelled.back_up("s1", TREE, retention_days=3)
+    labelled.back_up("s2", TREE, judged=False, evidence=broken)
+    evidence = {**broken, "session": "s2"}
+    labelled.catalog.close_session("s2", verdict_of(labelled.catalog, "s2", evidence), evidence)
+    labelled.back_up("s3", [folder("/srv"), inline("/srv/x", b"x")])
+    before = all_of(labelled.catalog)
+    labelled.catalog.close()
+    for name in ("catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"):
+        (labelled.state_dir / name).unlink(missing_ok=True)
+    labelled.catalog = Catalog.open(str(labelled.state_dir / "catalog.sqlite"), writable=True)
+    with labelled.drive(writable=False, tells=tells) as drive:
+        look = rebuild("V1", labelled.catalog, drive, only_look=True)
+        assert labelled.catalog.volumes() == []
+        found = rebuild("V1", labelled.catalog, drive)
+        assert look == found
+        assert found["changed"]
+        assert [(item["session"], item["state"]) for item in found["entered"]] == [
+            ("s1", "good"),
+            ("s2", "failed"),
+            ("s3", "good"),
+        ]
+        again = rebuild("V1", labelled.catalog, drive)
+        assert not again["changed"]
+        assert [item["session"] for item in again["known"]] == ["s1", "s2", "s3"]
+    assert all_of(labelled.catalog) == before
+    labelled.restore("s1", tmp_path / "t")
+    assert contents(tmp_path / "t") == FILES
+    verify(labelled, "s3")
+    assert labelled.back_up("s4", TREE)["file_number"] == 4
+
+
+def test_sessions_that_carry_no_evidence_are_not_called_good(labelled: Library) -> None:
+    labelled.back_up("s1", TREE, evidence=None)
+    labelled.catalog.close()
+    (labelled.state_dir / "catalog.sqlite").unlink()
+    labelled.catalog = Catalog.open(str(labelled.state_dir / "catalog.sqlite"), writable=True)
+    with labelled.drive(writable=False) as drive:
+        (entered,) = rebuild("V1", labelled.catalog, drive)["entered"]
+    assert entered["state"] == "failed"
+    assert "events of the window" in entered["reason"]
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_rebuilding_passes_over_what_is_no_session_and_never_gives_its_place_away(
+    labelled: Library, tells: bool
+) -> None:
+    labelled.back_up("s1", TREE)
+    with labelled.drive() as drive:
+        drive.load("V1")
+        drive.space_end_of_data()
+        drive.write_record(b"foreign" * 100)
+        drive.write_record(b"foreign")
+        drive.write_filemarks(1)
+        known = labelled.catalog.volume("V1")
+        assert known is not None
+        labelled.catalog.set_volume_end("V1", 3, known.blocks + 3)
+    labelled.back_up("s2", TREE)
+    before = labelled.content()
+    labelled.catalog.set_volume_end("V1", 2, known.blocks)
+    refused(lambda: labelled.back_up("s3", TREE), "volume")
+    with labelled.drive(writable=False, tells=tells) as drive:
+        found = rebuild("V1", labelled.catalog, drive)
+    assert ([item["file_number"] for item in found["damaged"]], len(found["known"])) == ([2], 2)
+    assert labelled.back_up("s3", TREE)["file_number"] == 4
+    assert {name: data for name, data in labelled.content().items() if name in before} == before
+
+
+def test_an_unfinished_end_is_no_session(labelled: Library) -> None:
+    labelled.back_up("s1", TREE)
+    labelled.write("dead", [b"x" * RECORD] * 3, dies=True)
+    # as after a power failure: no filemark either
+    path = labelled.folder / "V1" / "volume.json"
+    told = json.loads(path.read_text())
+    told["files"][-1]["filemark"] = False
+    path.write_text(json.dumps(told))
+    with labelled.drive(writable=False) as drive:
+        found = rebuild("V1", labelled.catalog, drive)
+    assert [item["file_number"] for item in found["damaged"]] == [2]
+    assert labelled.back_up("s2", TREE, mode=APPEND)["file_number"] == 2
+
+
+def test_a_volume_of_the_same_name_with_unexpired_data_is_not_replaced(labelled: Library) -> None:
+    labelled.back_up("s1", TREE)
+    (labelled.folder / "V1").rename(labelled.folder / "away")
+    (labelled.state_dir / "other").mkdir()
+    other = Library(labelled.state_dir / "other")
+    other.make()
+    other.label()
+    other.catalog.close()
+    (other.folder / "V1").rename(labelled.folder / "V1")
+    with labelled.drive(writable=False) as drive:
+        assert "unexpired" in refused(lambda: rebuild("V1", labelled.catalog, drive), "volume")
+    labelled.catalog.expire_session("s1")
+    with labelled.drive(writable=False) as drive:
+        assert rebuild("V1", labelled.catalog, drive)["changed"]
+    assert labelled.catalog.session("s1") is None
