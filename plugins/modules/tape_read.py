@@ -1,0 +1,178 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tape_read
+short_description: Restore files of a session from tape
+version_added: 0.1.0
+author:
+  - splitmirror.backup contributors (@splitmirror)
+description:
+  - Restores a good session, or some files of it, from tape into an empty folder, which stands for V(/) of the
+    database host.
+  - The catalog says where each file lies. The head goes to the files in ascending order and reads no more than their
+    records, so a single file of a large session comes back quickly.
+  - The checksum of every file is compared with the catalog while it is restored. Files that differ are named, and the
+    task fails.
+  - Every name is checked before anything is written. A name that would leave O(target), from a tape that somebody
+    tampered with, is refused, and nothing is left under O(target).
+  - The files are written by GNU tar, which must be installed, with owners, modes, times, extended attributes and
+    ACLs.
+options:
+  session:
+    description:
+      - The id of the session. V(latest) is the newest good session of O(host).
+      - A session that is open or failed is no backup and is refused.
+    type: str
+    required: true
+  host:
+    description: The database host. It is required for V(latest).
+    type: str
+  paths:
+    description:
+      - Absolute paths on the database host. A folder brings everything below it.
+      - A hard link brings the file of the session that it is a link to.
+      - The whole session when it is empty.
+    type: list
+    elements: path
+    default: []
+  target:
+    description: The folder to restore into. It must be empty or not exist yet.
+    type: path
+    required: true
+  numeric_owner:
+    description: Give the files to the numbers of their owners and groups and not to their names.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.drive
+  - splitmirror.backup.session.state_dir
+attributes:
+  check_mode:
+    support: full
+    details: Tells which members would be restored and where they lie, from the catalog alone.
+  diff_mode:
+    support: none
+    details: The target was empty.
+seealso:
+  - module: splitmirror.backup.catalog_info
+  - module: splitmirror.backup.tape_verify
+"""
+
+EXAMPLES = r"""
+- name: Restore the latest backup of a host
+  splitmirror.backup.tape_read:
+    session: latest
+    host: db1
+    target: /restore/db1
+    drive_type: virtual
+    drive: /var/lib/splitmirror/library
+
+- name: Restore two files of a certain session
+  splitmirror.backup.tape_read:
+    session: 20260131T120000Z-db1-3f2a
+    paths:
+      - /etc/postgresql/15/main/pg_hba.conf
+      - /etc/postgresql/15/main/postgresql.conf
+    target: /restore/conf
+    drive_type: virtual
+    drive: /var/lib/splitmirror/library
+"""
+
+RETURN = r"""
+session:
+  description: The session that was restored.
+  returned: success
+  type: str
+  sample: 20260131T120000Z-db1-3f2a
+host:
+  description: Its database host.
+  returned: success
+  type: str
+  sample: db1
+target:
+  description: Where the files are.
+  returned: success
+  type: str
+members:
+  description: Number of members restored, folders and links included.
+  returned: success
+  type: int
+files:
+  description: Number of regular files among them.
+  returned: success
+  type: int
+bytes:
+  description: Length of their contents.
+  returned: success
+  type: int
+volumes:
+  description: The volumes that were read, in check mode those that are needed.
+  returned: success
+  type: list
+  elements: str
+records_read:
+  description: Number of records read from tape, the label included.
+  returned: success, not in check mode
+  type: int
+seconds:
+  description: How long it took.
+  returned: success, not in check mode
+  type: float
+bytes_per_s:
+  description: Contents restored a second.
+  returned: success, not in check mode
+  type: int
+positions:
+  description: The first thousand members and where they lie, as M(splitmirror.backup.catalog_info) lists files.
+  returned: in check mode
+  type: list
+  elements: dict
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_SPEC, open_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, plan_restore, restore
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Restore, or tell what would be restored."""
+    params = module.params
+    job = RestoreJob(params["session"], params["target"], params["host"], params["paths"], params["numeric_owner"])
+    with Catalog.open(os.path.join(params["state_dir"], FILE_NAME)) as catalog:
+        if module.check_mode:
+            return {"changed": True, **plan_restore(job, catalog)}
+        with open_drive(params["drive_type"], params["drive"]) as drive:
+            return {"changed": True, **restore(job, catalog, drive)}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(
+        work,
+        {
+            "session": {"type": "str", "required": True},
+            "host": {"type": "str"},
+            "paths": {"type": "list", "elements": "path", "default": []},
+            "target": {"type": "path", "required": True},
+            "numeric_owner": {"type": "bool", "default": False},
+            **DRIVE_SPEC,
+            **STATE_DIR_SPEC,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

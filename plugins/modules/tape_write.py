@@ -1,0 +1,349 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tape_write
+short_description: Write a session from the split mirror to tape
+version_added: 0.1.0
+author:
+  - splitmirror.backup contributors (@splitmirror)
+description:
+  - Reads the files of a session straight from the split mirror, by the extent map, and writes them one after another,
+    in the logical order of the database host, as a POSIX pax archive with checksums to a tape volume.
+  - The database host is not asked for anything. It runs on a media server that sees the mirrors.
+  - Before anything is written it is proved that the map was checked in the window of this session, that the devices
+    are the mirrors of the map, that the volume is the one asked for, that it ends where the catalog has its end, and
+    that it has room.
+  - When something goes wrong later, the session fails and the volume ends again where it ended before.
+  - The session is open in the catalog until M(splitmirror.backup.catalog_session) judges it, and an open session is
+    no backup.
+options:
+  host:
+    description:
+      - The name of the database host in the catalog. When it is left out, the name that the map has.
+    type: str
+  map:
+    description:
+      - The extent map, as M(splitmirror.backup.extent_map) checked it in the window.
+      - When it is left out, C(map.sqlite) in the session's folder on this host.
+    type: path
+  devices:
+    description:
+      - The device of each mirror on this host, by the name of its pair, as M(splitmirror.backup.mirror_present)
+        returns it.
+      - Devices are opened for reading only, and read past the page cache.
+    type: dict
+    required: true
+  mounts_dir:
+    description:
+      - A folder below which the file systems of the mirror are mounted read-only while this task runs, for O(proof)
+        and for files that cannot be read by their extents.
+      - When it is left out, C(mounts) in O(state_dir).
+    type: path
+  extras:
+    description:
+      - A tar archive whose members come behind the files, that is the label files and logs of hot backup. Empty for
+        none.
+    type: path
+  volume:
+    description: The volume to write to. It must have been labelled by M(splitmirror.backup.tape_label).
+    type: str
+    required: true
+  mode:
+    description:
+      - V(append) writes behind the sessions that are on the volume.
+      - V(overwrite) starts from its beginning, which is refused unless all sessions on it have expired. The volume
+        gets a new label.
+    type: str
+    choices: [append, overwrite]
+    default: append
+  proof:
+    description:
+      - How much of the map is proved against the metadata of the mirror, which runs ahead of the writing. What
+        differs is corrected and counted.
+      - V(full) proves every file. V(changed) proves what the check changed in the window. V(none) trusts the map.
+    type: str
+    choices: [full, changed, none]
+    default: full
+  retention_days:
+    description:
+      - For how many days the session must be kept. Its volume cannot be overwritten before.
+      - It is kept for ever when this is left out.
+    type: float
+  readers:
+    description:
+      - Number of threads that read from the mirror. V(2) suffices for a fresh layout, an aged one gains by V(8).
+    type: int
+    default: 8
+  window_bytes:
+    description:
+      - Memory for data in flight. Inside it, the mirror is read in physical order.
+      - More of it makes scattered layouts faster.
+    type: int
+    default: 268435456
+  evidence:
+    description:
+      - What the tasks before returned, with the keys C(window), C(check) and C(hot_backup), as for
+        M(splitmirror.backup.catalog_session).
+      - It is kept in the index on the tape, so that a session is still judged by it when the catalog is lost and
+        rebuilt. Without it a session that is found on a volume is never called good.
+    type: dict
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.session
+  - splitmirror.backup.drive
+attributes:
+  check_mode:
+    support: full
+    details:
+      - The volume is loaded and its end is proved, but nothing is written. A map that does not exist is passed over.
+  diff_mode:
+    support: none
+    details: An archive has no former state to compare with.
+notes:
+  - How far it has come is told in C(write-status.json) in the session's folder on this host, replaced twice a second,
+    with the keys C(files), C(bytes), C(total_files), C(total_bytes), C(bytes_per_s), C(seconds) and C(done).
+  - GNU tar reads the archive when its blocking factor is at least C(record_bytes / 512).
+seealso:
+  - module: splitmirror.backup.tape_label
+  - module: splitmirror.backup.tape_read
+  - module: splitmirror.backup.catalog_session
+"""
+
+EXAMPLES = r"""
+- name: Write the files to tape, in logical order
+  splitmirror.backup.tape_write:
+    session: "{{ session }}"
+    devices: "{{ mirror.devices }}"
+    extras: /var/lib/splitmirror/sessions/{{ session }}/extras.tar
+    drive_type: virtual
+    drive: /var/lib/splitmirror/library
+    volume: SMB001
+    retention_days: 30
+    evidence:
+      window: "{{ window.window }}"
+      check: "{{ window.check }}"
+      hot_backup: "{{ hot_backup.evidence }}"
+  register: written
+
+- name: Trust the map and use an expired volume again
+  splitmirror.backup.tape_write:
+    session: "{{ session }}"
+    devices:
+      data: /dev/disk/by-id/wwn-0x60000000000000001
+    drive_type: virtual
+    drive: /srv/library
+    volume: SMB002
+    mode: overwrite
+    proof: none
+"""
+
+RETURN = r"""
+volume:
+  description: The volume.
+  returned: success
+  type: str
+  sample: SMB001
+file_number:
+  description: The tape file that the archive is; the label is 0.
+  returned: success
+  type: int
+  sample: 1
+block:
+  description: Where it begins on the volume, as drives count.
+  returned: success
+  type: int
+  sample: 2
+record_bytes:
+  description: The size of its records.
+  returned: success
+  type: int
+  sample: 1048576
+host:
+  description: The database host.
+  returned: success
+  type: str
+  sample: db1
+files:
+  description: Number of regular files, hard links counted once. In check mode as the map tells it.
+  returned: success
+  type: int
+bytes:
+  description: Length of their contents.
+  returned: success
+  type: int
+bytes_archive:
+  description: Length of the archive. In check mode what it may be at most.
+  returned: success
+  type: int
+members:
+  description: Number of all members, that is folders, links, extras and the index too.
+  returned: success, not in check mode
+  type: int
+records:
+  description: Number of records written.
+  returned: success, not in check mode
+  type: int
+fallback:
+  description: Files that could not be read by their extents and were read through the mounted mirror.
+  returned: success, not in check mode
+  type: int
+inline:
+  description: Files whose content came with the map.
+  returned: success, not in check mode
+  type: int
+skipped:
+  description: Sockets, which a tar archive cannot hold.
+  returned: success, not in check mode
+  type: int
+proof:
+  description: What the proof found.
+  returned: success, not in check mode
+  type: dict
+  contains:
+    mode:
+      description: The value of O(proof).
+      type: str
+    complete:
+      description: Whether it came to its end.
+      type: bool
+    examined:
+      description: Paths looked at on the mirror.
+      type: int
+    remapped:
+      description: Files whose extents or content differed from the map.
+      type: int
+    added:
+      description: Paths that were missing in the map.
+      type: int
+    removed:
+      description: Paths that were in the map only.
+      type: int
+    attributes:
+      description: Paths of which only attributes differed.
+      type: int
+seconds:
+  description: How long it took.
+  returned: success, not in check mode
+  type: float
+bytes_per_s:
+  description: Throughput of the archive.
+  returned: success, not in check mode
+  type: int
+archive:
+  description: The plain file that is the archive, which C(tar -tf) lists. None when the drive is a real one.
+  returned: success, not in check mode
+  type: str
+  sample: /var/lib/splitmirror/library/SMB001/00001.tar
+evidence:
+  description: What is proved of the writing, for M(splitmirror.backup.catalog_session).
+  returned: success, not in check mode
+  type: dict
+  contains:
+    complete:
+      description: Every record was written.
+      type: bool
+    filemark:
+      description: The filemark behind the archive was written synchronously and is where it must be.
+      type: bool
+    checksums:
+      description: The checksums of all files are in the catalog and in the index on the tape.
+      type: bool
+    volume:
+      description: The volume.
+      type: str
+    file_number:
+      description: The tape file.
+      type: int
+    members:
+      description: Number of members.
+      type: int
+    files:
+      description: Number of files.
+      type: int
+    bytes:
+      description: Length of their contents.
+      type: int
+    records:
+      description: Number of records.
+      type: int
+    sha256:
+      description: Checksum of the archive as a whole.
+      type: str
+    fallback:
+      description: Files read through the mount.
+      type: int
+    proof:
+      description: What the proof found.
+      type: dict
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import leave_mount_namespace
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_SPEC, open_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, plan_session, write_session
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Write the session, or tell where it would go."""
+    params = module.params
+    state_dir = StateDir(params["state_dir"])
+    job = WriteJob(
+        session=params["session"],
+        state_dir=state_dir.root,
+        map_path=params["map"] or state_dir.session_file(params["session"], "map.sqlite"),
+        devices=params["devices"],
+        mounts_dir=params["mounts_dir"] or os.path.join(state_dir.root, "mounts"),
+        volume=params["volume"],
+        extras=params["extras"] or "",
+        host=params["host"],
+        mode=params["mode"],
+        proof=params["proof"],
+        readers=params["readers"],
+        window_bytes=params["window_bytes"],
+        retention_days=params["retention_days"],
+        evidence=params["evidence"],
+    )
+    if not module.check_mode:
+        leave_mount_namespace()
+    with open_drive(params["drive_type"], params["drive"], writable=not module.check_mode) as drive:
+        result = (plan_session if module.check_mode else write_session)(job, drive)
+    return {"changed": True, **result}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(
+        work,
+        {
+            "host": {"type": "str"},
+            "map": {"type": "path"},
+            "devices": {"type": "dict", "required": True},
+            "mounts_dir": {"type": "path"},
+            "extras": {"type": "path"},
+            "volume": {"type": "str", "required": True},
+            "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
+            "proof": {"type": "str", "choices": ["full", "changed", "none"], "default": "full"},
+            "retention_days": {"type": "float"},
+            "readers": {"type": "int", "default": 8},
+            "window_bytes": {"type": "int", "default": 256 << 20},
+            "evidence": {"type": "dict"},
+            **SESSION_SPEC,
+            **DRIVE_SPEC,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
