@@ -18,6 +18,10 @@ class DatabaseError(SplitMirrorError):
     """A database that cannot be quiesced, or a description of one that cannot be used."""
 
 
+class SessionLost(DatabaseError):
+    """The session of begin is gone, and with it the hot backup."""
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What a driver can do.
@@ -112,7 +116,7 @@ class DatabaseDriver(ABC):
         raise DatabaseError(f"{self.where}: driver {self.name} knows no hot backup; set quiesce to freeze.")
 
     def ping(self) -> None:  # noqa: B027
-        """Prove that the session of begin still lives. :raises DatabaseError: when it does not."""
+        """Prove that the session of begin still lives. :raises SessionLost: when it does not."""
 
     def fileno(self) -> Optional[int]:
         """A descriptor that becomes readable when the session breaks, if there is one."""

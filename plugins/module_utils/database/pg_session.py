@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, Mapping, Optional, Sequence
 
-from .base import DatabaseError
+from .base import DatabaseError, SessionLost
 
 try:
     import psycopg2
@@ -108,7 +108,7 @@ class PgSession:
 
     def _run(self, sql: str, values: Sequence[Any], fetch: bool) -> Optional[tuple[Any, ...]]:
         if self._connection is None:
-            raise DatabaseError(f"{self._where}: there is no connection to PostgreSQL.")
+            raise SessionLost(f"{self._where}: there is no connection to PostgreSQL.")
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(sql, tuple(values) or None)
@@ -117,7 +117,7 @@ class PgSession:
         except psycopg2.Error as exc:
             words = " ".join(str(exc).split())
             if self._connection.closed:
-                raise DatabaseError(f"{self._where}: the connection to PostgreSQL is lost: {words}") from exc
+                raise SessionLost(f"{self._where}: the connection to PostgreSQL is lost: {words}") from exc
             raise DatabaseError(f"{self._where}: PostgreSQL says: {words}") from exc
 
     def fileno(self) -> Optional[int]:

@@ -17,7 +17,7 @@ import struct
 from typing import Any, ClassVar, Mapping, Optional
 
 from ..extents.scope import Scope
-from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, LabelFile
+from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, LabelFile, SessionLost
 from .pg_session import PgSession
 from .pg_wal import needed_files, wal_range
 
@@ -111,7 +111,7 @@ class PostgresqlDriver(DatabaseDriver):
     def ping(self) -> None:
         (backend,) = self._session.row("SELECT pg_backend_pid()")
         if self._backend is not None and backend != self._backend:
-            raise DatabaseError(f"{self.where}: the database session of the backup was replaced by another.")
+            raise SessionLost(f"{self.where}: the database session of the backup was replaced by another.")
 
     def fileno(self) -> Optional[int]:
         return self._session.fileno()
