@@ -66,7 +66,7 @@ def _down(running: RunningLab, *_: Any) -> None:
 def _status(running: RunningLab, *_: Any) -> int:
     whole = True
     for host in running.lab().hosts:
-        runs = bool(running.machine(host).processes())
+        runs = running.machine(host).runs()
         whole = whole and runs
         print(f"{host.name:10} {host.role:10} {host.address:14} {'runs' if runs else 'is dead'}")
     return 0 if whole else 3

@@ -68,5 +68,8 @@ def _host_variables(lab: Lab, host: Host) -> dict[str, Any]:
 
 
 def _pair(lun: str, mirror: str) -> dict[str, str]:
-    primary = {"lvm": f"san/{lun}", "md": f"/dev/md/{lun}"}[mirror]
-    return {"name": lun, "serial": lun, "primary": primary}
+    primary, leg = {
+        "lvm": (f"san/{lun}", f"san/{lun}_rimage_1"),
+        "md": (f"/dev/md/{lun}", f"/dev/san/{lun}_leg1"),
+    }[mirror]
+    return {"name": lun, "serial": lun, "primary": primary, "mirror": leg}

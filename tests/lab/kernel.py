@@ -82,6 +82,13 @@ class Machine:
             )
         (self.folder / "pid").write_text(f"{process.pid}\n")
 
+    def runs(self) -> bool:
+        """Whether the kernel itself lives."""
+        try:
+            return int((self.folder / "pid").read_text()) in self.processes()
+        except (OSError, ValueError):
+            return False
+
     def processes(self) -> list[int]:
         """All processes of the kernel: it has one for each address space, which outlive it when it is killed."""
         found = []

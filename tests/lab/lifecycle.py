@@ -92,7 +92,7 @@ class RunningLab:
 
     def running(self) -> bool:
         """Whether all of the lab's kernels run."""
-        return self._description.exists() and all(self.machine(host).processes() for host in self.lab().hosts)
+        return self._description.exists() and all(self.machine(host).runs() for host in self.lab().hosts)
 
     def _create(self, lab: Lab, image: Path) -> None:
         self.folder.mkdir(parents=True, mode=0o700)
@@ -176,7 +176,7 @@ class RunningLab:
             answer = self.ssh(machine.host.name, "true")
             if not answer.returncode:
                 return
-            hopeless = "Permission denied" in answer.stderr or not machine.processes()
+            hopeless = "Permission denied" in answer.stderr or not machine.runs()
             if hopeless or time.monotonic() > end:
                 raise LabError(f"{machine.host.name} does not boot:\n{machine.console_tail()}\n{answer.stderr}")
             time.sleep(0.2)
@@ -205,9 +205,14 @@ class RunningLab:
                 raise
 
 
+def missing_packages() -> list[str]:
+    """The Debian packages that the lab still needs on this machine."""
+    return sorted({package for program, package in REQUIRED.items() if not shutil.which(program)})
+
+
 def _check_machine() -> None:
     if os.geteuid():
         raise LabError("the lab needs root: it makes a network namespace, taps and overlay mounts")
-    missing = sorted({package for program, package in REQUIRED.items() if not shutil.which(program)})
+    missing = missing_packages()
     if missing:
         raise LabError(f"Debian packages are missing: apt-get install {' '.join(missing)}")
