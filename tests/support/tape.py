@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -39,13 +42,13 @@ MTIME_NS = 1_700_000_000_123_456_789
 
 def folder(path: str) -> FileEntry:
     """A folder of a map."""
-    return FileEntry(path.encode(), "d", mode=0o755, uid=os.getuid(), gid=os.getgid(), mtime_ns=MTIME_NS)
+    return FileEntry(os.fsencode(path), "d", mode=0o755, uid=os.getuid(), gid=os.getgid(), mtime_ns=MTIME_NS)
 
 
 def inline(path: str, content: bytes, *, inode: int = 0, nlink: int = 1) -> FileEntry:
     """A file of a map whose content travels in the map, so that no device is needed."""
     return FileEntry(
-        path.encode(),
+        os.fsencode(path),
         "f",
         inode=inode,
         nlink=nlink,
@@ -61,9 +64,17 @@ def inline(path: str, content: bytes, *, inode: int = 0, nlink: int = 1) -> File
 
 def link(path: str, target: str) -> FileEntry:
     """A symbolic link of a map."""
-    return FileEntry(
-        path.encode(), "l", mode=0o777, uid=os.getuid(), gid=os.getgid(), mtime_ns=MTIME_NS, target=target.encode()
-    )
+    return folder(path)._replace(kind="l", mode=0o777, target=os.fsencode(target))
+
+
+def make_map(where: Path, session: str, entries: Sequence[FileEntry], state: str = "checked") -> Path:
+    """A map of entries that need no device."""
+    path = where / f"{session}.sqlite"
+    with MapFile.create(str(path), session, "db1") as map_file:
+        for entry in entries:
+            map_file.add_new(entry, [])
+        map_file.set_state(state)
+    return path
 
 
 def window_evidence() -> dict[str, Any]:
@@ -133,12 +144,7 @@ class Library:
         return {path.name: path.read_bytes() for path in (self.folder / "V1").glob("*.tar")}
 
     def make_map(self, session: str, entries: Sequence[FileEntry], state: str = "checked") -> Path:
-        path = self.state_dir / f"{session}.sqlite"
-        with MapFile.create(str(path), session, "db1") as map_file:
-            for entry in entries:
-                map_file.add_new(entry, [])
-            map_file.set_state(state)
-        return path
+        return make_map(self.state_dir, session, entries, state)
 
     def job(self, session: str, entries: Sequence[FileEntry], **options: Any) -> WriteJob:
         return WriteJob(
@@ -168,3 +174,30 @@ class Library:
     def restore(self, session: str, target: Path, *paths: str, **options: Any) -> Any:
         with self.drive(writable=False) as drive:
             return restore(RestoreJob(session, str(target), paths=paths, **options), self.catalog, drive)
+
+
+_APART = """
+import importlib, json, sys
+from ansible.module_utils.testing import patch_module_args
+told = json.load(sys.stdin)
+module = importlib.import_module(
+    "ansible_collections.splitmirror.backup.plugins.modules." + told.pop("module"))
+with patch_module_args(told):
+    module.main()
+"""
+
+
+def run_module_apart(name: str, arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
+    """Run a module in a process of its own and return its result; a failed one has ``failed`` set."""
+    told = {"module": name, **arguments, "_ansible_check_mode": check, "_ansible_diff": True}
+    done = subprocess.run(
+        [sys.executable, "-c", _APART],
+        input=json.dumps(told),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result

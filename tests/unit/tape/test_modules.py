@@ -1,0 +1,189 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The modules of tape and catalog: the life of a session, each step twice and in check mode, and what they refuse."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.modules import (
+    catalog_info,
+    catalog_session,
+    tape_label,
+    tape_read,
+    tape_verify,
+)
+from ansible_collections.splitmirror.backup.tests.support.mirrors import run_module
+from ansible_collections.splitmirror.backup.tests.support.tape import (
+    folder,
+    inline,
+    make_map,
+    run_module_apart,
+    window_evidence,
+)
+
+TREE = [folder("/srv"), inline("/srv/a", b"a" * 3000), inline("/srv/b\udcff", b"b")]
+
+
+class Site:
+    """A state folder and a library, and the modules on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "state"
+        self.drive = self.state / "library"
+
+    def run(self, module: Any, *, check: bool = False, **options: Any) -> dict[str, Any]:
+        result = run_module(module.main, {**self._common(module.__name__), **options}, check=check)
+        assert not result.get("failed"), result
+        return result
+
+    def refused(self, module: Any, *, check: bool = False, **options: Any) -> dict[str, Any]:
+        result = run_module(module.main, {**self._common(module.__name__), **options}, check=check)
+        assert result.get("failed"), result
+        assert result["msg"].endswith(".")
+        return result
+
+    def write(self, session: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
+        path = make_map(self.root, session, TREE)
+        told = {
+            "session": session,
+            "map": str(path),
+            "devices": {},
+            "volume": "V1",
+            "proof": "none",
+            "evidence": window_evidence(),
+            **self._common("tape_write"),
+            **options,
+        }
+        return run_module_apart("tape_write", told, check=check)
+
+    def _common(self, name: str) -> dict[str, Any]:
+        drive = {"drive_type": "virtual", "drive": str(self.drive)} if "tape" in name.rpartition(".")[2] else {}
+        return {"state_dir": str(self.state), **drive}
+
+    def seen(self) -> dict[str, bytes]:
+        """All that a module could have changed; what SQLite keeps beside a database that is read does not count."""
+        return {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in self.root.rglob("*")
+            if path.is_file() and path.suffix not in (".sqlite-wal", ".sqlite-shm")
+        }
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_the_whole_life_of_a_session(site: Site, tmp_path: Path) -> None:
+    before = site.seen()
+    look = site.run(tape_label, check=True, volume="V1", capacity="64M")
+    assert (look["changed"], look["made"], site.seen()) == (True, True, before)
+    first = site.run(tape_label, volume="V1", capacity="64M")
+    assert (first["changed"], first["made"], first["in_catalog"]) == (True, True, True)
+    assert first["diff"] == {"before": {}, "after": {"volume": "V1", "pool": "default", "record_bytes": 1 << 20}}
+    for check in (True, False):
+        again = site.run(tape_label, check=check, volume="V1", capacity="64M")
+        assert (again["changed"], again["made"], again["volume"]) == (False, False, first["volume"])
+
+    before = site.seen()
+    look = site.write("s1", check=True)
+    assert (look["changed"], look["file_number"], look["files"]) == (True, 1, 2)
+    assert {name: data for name, data in site.seen().items() if "s1.sqlite" not in name} == before
+    done = site.write("s1", host="db1", retention_days=1)
+    assert (done["changed"], done["file_number"], done["files"], done["host"]) == (True, 1, 2, "db1")
+    assert os.path.exists(done["archive"])
+    assert "already" in site.write("s1")["msg"]
+
+    evidence = {**window_evidence(), "session": "s1", "write": done["evidence"]}
+    look = site.run(catalog_session, check=True, session="s1", state="closed", evidence=evidence)
+    assert (look["changed"], look["session_state"]) == (True, "good")
+    closed = site.run(catalog_session, session="s1", state="closed", evidence=evidence)
+    assert (closed["changed"], closed["session_state"], closed["reason"]) == (True, "good", "")
+    assert closed["diff"]["before"] == {"state": "open"}
+    assert not site.run(catalog_session, session="s1", state="closed", evidence=evidence)["changed"]
+
+    found = site.run(catalog_info, host="db1", session="latest", path="/srv/*")
+    assert [session["session"] for session in found["sessions"]] == ["s1"]
+    assert [item["path"] for item in found["files"]] == ["/srv/a", "/srv/b\\xff"]
+    assert found["files"][0]["mode"] == "0640"
+    assert found["volumes"][0]["unexpired"] == ["s1"]
+    assert site.run(catalog_info, path="*", limit=1)["truncated"]
+    assert site.run(catalog_info, at="2000-01-01T00:00:00Z")["sessions"] == []
+
+    options = {"session": "latest", "host": "db1", "target": str(tmp_path / "t")}
+    look = site.run(tape_read, check=True, paths=["/srv/a"], **options)
+    assert ([item["path"] for item in look["positions"]], look["files"]) == (["/srv/a"], 1)
+    back = site.run(tape_read, **options)
+    assert (back["files"], (tmp_path / "t/srv/a").read_bytes()) == (2, b"a" * 3000)
+    assert "not empty" in site.refused(tape_read, **options)["msg"]
+    assert site.run(tape_verify, session="s1")["files"] == 2
+
+    (site.state / "catalog.sqlite").unlink()
+    look = site.run(tape_verify, check=True, rebuild=True, volume="V1")
+    assert (look["changed"], site.run(catalog_info)["sessions"]) == (True, [])
+    rebuilt = site.run(tape_verify, rebuild=True, volume="V1")
+    assert (rebuilt["changed"], [item["state"] for item in rebuilt["entered"]]) == (True, ["good"])
+    assert not site.run(tape_verify, rebuild=True, volume="V1")["changed"]
+
+    assert "unexpired" in site.write("s2", mode="overwrite")["msg"]
+    assert site.run(catalog_session, session="s1", state="expired")["changed"]
+    assert not site.run(catalog_session, session="s1", state="expired")["changed"]
+    assert site.write("s2", mode="overwrite")["file_number"] == 1
+
+
+def test_a_bad_window_is_a_failed_session_and_no_failed_task(site: Site) -> None:
+    site.run(tape_label, volume="V1", capacity="64M")
+    done = site.write("s1")
+    evidence = {**window_evidence(), "session": "s1", "write": done["evidence"], "check": {"complete": "yes"}}
+    closed = site.run(catalog_session, session="s1", state="closed", evidence=evidence)
+    assert closed["session_state"] == "failed"
+    assert "check" in closed["reason"]
+    assert "failed" in site.refused(tape_read, session="s1", target=str(site.root / "t"))["msg"]
+
+
+def test_evidence_of_a_write_that_the_catalog_has_not_seen_is_not_believed(site: Site) -> None:
+    site.run(tape_label, volume="V1", capacity="64M")
+    done = site.write("s1")
+    write = {**done["evidence"], "file_number": 7}
+    evidence = {**window_evidence(), "session": "s1", "write": write}
+    assert site.run(catalog_session, session="s1", state="closed", evidence=evidence)["session_state"] == "failed"
+
+
+def test_a_session_that_failed_early_is_recorded(site: Site) -> None:
+    options = {"session": "s1", "host": "db1", "state": "failed", "reason": "The array did not answer."}
+    assert site.run(catalog_session, check=True, **options)["session_state"] == "failed"
+    assert site.run(catalog_session, **options)["changed"]
+    assert not site.run(catalog_session, **options)["changed"]
+    (found,) = site.run(catalog_info)["sessions"]
+    assert (found["host"], found["state"], found["reason"]) == ("db1", "failed", "The array did not answer.")
+
+
+def test_each_refusal_names_its_option(site: Site) -> None:
+    site.run(tape_label, volume="V1", capacity="64M")
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        (tape_label, {"volume": "V2", "capacity": "much"}, "capacity"),
+        (tape_label, {"volume": "../V2"}, "volume"),
+        (tape_label, {"volume": "V1", "record_bytes": 1000}, "record_bytes"),
+        (tape_label, {"volume": "V2", "pool": "a b"}, "pool"),
+        (tape_label, {"volume": "V1", "drive_type": "punchcard"}, "drive_type"),
+        (tape_read, {"session": "s9", "target": str(site.root / "t")}, "session"),
+        (tape_read, {"session": "latest", "target": str(site.root / "t")}, "host"),
+        (tape_verify, {"session": "s9"}, "session"),
+        (tape_verify, {"rebuild": True, "volume": "V9"}, "volume"),
+        (catalog_session, {"session": "s9", "state": "closed", "evidence": {}}, "session"),
+        (catalog_session, {"session": "../s", "state": "expired"}, "session"),
+        (catalog_info, {"at": "yesterday"}, "at"),
+    ]
+    for module, options, option in cases:
+        assert site.refused(module, **options)["option"] == option
+    assert not (site.drive / "V2").exists()
+    assert site.write("s2", drive=str(site.root / "missing"))["option"] == "drive"
+    assert site.write("s2", volume="V9")["option"] == "volume"
