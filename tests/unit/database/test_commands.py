@@ -1,0 +1,122 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The commands driver: the user's own programs, each with its limit."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.base import DatabaseDriver, DatabaseError
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.limited import run_limited
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import make_driver
+
+TRUE = ["/bin/true"]
+
+
+def commands(**options: Any) -> DatabaseDriver:
+    return make_driver({"name": "d", "driver": "commands", "options": {"freeze": TRUE, "thaw": TRUE, **options}})
+
+
+def python(code: str, *words: str) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", code, *words]
+
+
+def test_every_call_runs_its_command_and_no_shell(tmp_path: Path) -> None:
+    mark = 'import os, sys; open(sys.argv[1], "a").write(sys.argv[2] + os.environ.get("SPLITMIRROR_LABEL", "") + "\\n")'
+    log = str(tmp_path / "log")
+    names = ("begin", "ping", "end", "freeze", "thaw", "recover")
+    driver = commands(**{name: python(mark, log, f"$HOME {name} ") for name in names})
+    driver.preflight()
+    driver.begin("a label")
+    driver.ping()
+    driver.end()
+    driver.freeze(5)
+    driver.thaw()
+    assert driver.recover()
+    assert Path(log).read_text().splitlines() == [
+        "$HOME begin a label",
+        "$HOME ping ",
+        "$HOME end ",
+        "$HOME freeze ",
+        "$HOME thaw ",
+        "$HOME recover ",
+    ]
+
+
+def test_a_hot_backup_that_is_given_up_is_ended(tmp_path: Path) -> None:
+    driver = commands(begin=TRUE, end=["/usr/bin/touch", str(tmp_path / "ended")])
+    driver.close()
+    assert not (tmp_path / "ended").exists()
+    driver.begin("x")
+    driver.close()
+    assert (tmp_path / "ended").exists()
+
+
+def test_what_the_guard_needs_to_thaw() -> None:
+    command = commands(thaw=["/bin/true", "now"], timeout_s=7).thaw_command()
+    assert command is not None
+    assert (command.argv, command.timeout_s) == (("/bin/true", "now"), 7)
+
+
+def test_a_failure_is_told_with_the_last_words() -> None:
+    driver = commands(begin=python("import sys; sys.exit('first\\nthe reason')"), end=TRUE)
+    with pytest.raises(DatabaseError) as refused:
+        driver.begin("x")
+    assert refused.value.message == "databases: d: the command of begin failed with exit code 1: the reason"
+
+
+def test_a_command_that_hangs_is_ended_with_its_children() -> None:
+    code = "import os, time; os.fork(); print(os.getpid(), flush=True); time.sleep(600)"
+    done = run_limited(python(code), 0.5)
+    assert done.code is None
+    for pid in done.out.split():
+        deadline = time.monotonic() + 10
+        while _lives(int(pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+def test_a_freeze_that_hangs_is_told_within_its_limit() -> None:
+    with pytest.raises(DatabaseError, match=r"the command of freeze was not done after 0\.2 s and was ended"):
+        commands(freeze=["/bin/sleep", "600"]).freeze(0.2)
+
+
+def test_files_are_the_paths_that_its_command_prints(tmp_path: Path) -> None:
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "link").symlink_to("a folder")
+    driver = commands(files=python("import sys; print(sys.argv[1])", str(tmp_path / "link")))
+    assert [scope.root for scope in driver.files()] == [str(tmp_path / "a folder")]
+    assert commands().files() == []
+
+
+@pytest.mark.parametrize("line", ["relative", "/not/there"])
+def test_a_path_that_cannot_be(line: str) -> None:
+    with pytest.raises(DatabaseError, match="must print absolute paths that exist"):
+        commands(files=["/bin/echo", line]).files()
+
+
+@pytest.mark.parametrize("program", ["true", "/not/there", "/etc/passwd"])
+def test_a_program_that_cannot_be_run(program: str) -> None:
+    with pytest.raises(DatabaseError, match="is no absolute path of an executable file"):
+        commands(ping=[program]).preflight()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:
+            return stream.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_output_is_whole() -> None:
+    assert len(run_limited(python("print('x' * 1000000)"), 10).out) == 1000001
+    assert os.fsdecode(run_limited(["/bin/echo", "é"], 10).out) == "é\n"

@@ -1,0 +1,140 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a database's description may say, and how it is told what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.base import DatabaseError
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.options import check_options
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import (
+    DRIVERS,
+    make_driver,
+    make_drivers,
+)
+
+SQLITE = {"name": "d", "driver": "sqlite", "options": {"path": "/data/d.sqlite"}}
+
+
+def refusal(description: dict[str, Any]) -> str:
+    with pytest.raises(DatabaseError) as refused:
+        make_driver(description)
+    assert refused.value.option == "databases"
+    return refused.value.message
+
+
+def test_an_unknown_driver_is_told_the_known_ones() -> None:
+    assert refusal({"name": "x", "driver": "oracle"}) == (
+        "databases: x: 'oracle' is no known driver; known are commands, postgresql, sqlite."
+    )
+
+
+def test_an_unknown_option_is_told_the_known_ones() -> None:
+    message = refusal({"name": "x", "driver": "sqlite", "options": {"path": "/d", "port": 5432}})
+    assert message == "databases: x: 'port' is no option of driver sqlite; it knows path."
+
+
+def test_a_missing_option() -> None:
+    assert refusal({"name": "x", "driver": "sqlite"}) == "databases: x: driver sqlite needs the option 'path'."
+
+
+def test_an_option_that_is_none_is_not_given() -> None:
+    driver = make_driver({"name": "x", "driver": "postgresql", "options": {"port": None, "path": None}})
+    assert driver.options["port"] == 5432
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("port", "many", "must be a number above 0, not 'many'"),
+        ("port", 0, "must be a number above 0, not '0'"),
+        ("port", [1], "must be a single value, not a list"),
+        ("fast", "perhaps", "must be true or false, not 'perhaps'"),
+        ("unix_socket", "run/postgresql", "must be an absolute path"),
+        ("login_user", "a\0b", "holds a zero byte"),
+    ],
+)
+def test_an_option_of_the_wrong_kind(option: str, value: object, sentence: str) -> None:
+    message = refusal({"name": "x", "driver": "postgresql", "options": {option: value}})
+    assert message.startswith(f"databases: x: option '{option}'")
+    assert sentence in message
+
+
+@pytest.mark.parametrize("value", ["/bin/true", [], {}])
+def test_a_command_that_is_no_list(value: object) -> None:
+    assert "must be a list with at least one element" in refusal(
+        {"name": "x", "driver": "commands", "options": {"freeze": value}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [("begin", "end"), ("end", "begin"), ("freeze", "thaw"), ("thaw", "freeze")]
+)
+def test_half_a_pair_of_commands(given: str, missing: str) -> None:
+    message = refusal({"name": "x", "driver": "commands", "options": {given: ["/bin/true"]}})
+    assert given in message
+    assert missing in message
+
+
+def test_a_way_to_quiesce_that_the_driver_does_not_have() -> None:
+    assert "cannot do quiesce hot_backup" in refusal({**SQLITE, "quiesce": "hot_backup"})
+    assert "cannot do quiesce freeze" in refusal({"name": "x", "driver": "commands", "options": {}})
+    assert "must be auto, hot_backup or freeze" in refusal({**SQLITE, "quiesce": "sometimes"})
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        (SQLITE, "freeze"),
+        ({"driver": "postgresql"}, "hot_backup"),
+        ({"driver": "postgresql", "quiesce": "freeze"}, "freeze"),
+        ({"driver": "commands", "options": {"begin": ["/bin/true"], "end": ["/bin/true"]}}, "hot_backup"),
+        ({"driver": "commands", "options": {"freeze": ["/bin/true"], "thaw": ["/bin/true"]}}, "freeze"),
+    ],
+)
+def test_auto_takes_hot_backup_where_the_driver_can(description: dict[str, Any], expected: str) -> None:
+    assert make_driver(description).quiesce == expected
+
+
+def test_two_databases_of_one_name() -> None:
+    with pytest.raises(DatabaseError, match="two are named 'd'"):
+        make_drivers([SQLITE, SQLITE])
+
+
+def test_every_driver_is_documented_by_its_spec() -> None:
+    for name, driver in DRIVERS.items():
+        assert driver.name == name
+        for rules in driver.argument_spec.values():
+            assert set(rules) <= {"type", "elements", "default", "required", "no_log"}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*DRIVERS["postgresql"].argument_spec, "other"]),
+        st.text() | st.integers() | st.none() | st.lists(st.text()),
+    )
+)
+def test_options_are_either_refused_in_one_sentence_or_of_the_right_type(given_options: dict[str, Any]) -> None:
+    spec = DRIVERS["postgresql"].argument_spec
+    try:
+        checked = check_options("here", "postgresql", spec, given_options)
+    except DatabaseError as exc:
+        message = exc.message
+    else:
+        message = ""
+    if message:
+        assert message.startswith("here: ")
+        assert message.endswith(".")
+        return
+    assert set(checked) == set(spec)
+    assert isinstance(checked["port"], int)
+    assert isinstance(checked["fast"], bool)
+    assert os.path.isabs(checked["unix_socket"])
