@@ -1,0 +1,221 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The whole order, by the collection's own playbooks, over a live PostgreSQL and a real array of loop devices."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted
+from ansible_collections.splitmirror.backup.tests.support.demo import Demo
+from ansible_collections.splitmirror.backup.tests.support.restoring import restore, tree
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+HOOKS = Path(__file__).parent
+PHASES = [
+    "preflight",
+    "sync",
+    "map",
+    "quiesce",
+    "plan",
+    "window",
+    "unquiesce",
+    "present",
+    "write",
+    "cleanup",
+    "catalog",
+]
+WINDOW = ["freeze_acknowledged", "split_sent", "split_returned", "check_done", "thaw_sent", "thaw_acknowledged"]
+#: What a PostgreSQL backup leaves out (docs/databases.md), and what it adds.
+LEFT_OUT = (
+    "pg_wal/*", "pg_replslot/*", "pg_dynshmem/*", "pg_notify/*", "pg_serial/*", "pg_snapshots/*", "pg_stat_tmp/*",
+    "pg_subtrans/*", "postmaster.pid", "postmaster.opts", "*pgsql_tmp*", "*pg_internal.init*",
+)  # fmt: skip
+ADDED = ("backup_label", "tablespace_map", "pg_wal/*")
+
+
+def catalog(bench: Demo, query: str) -> list[tuple[Any, ...]]:
+    """Ask the media server's catalog."""
+    with contextlib.closing(sqlite3.connect(bench.folder / "state/media1/catalog.sqlite")) as connection:
+        return connection.execute(query).fetchall()
+
+
+def nothing_is_left(bench: Demo) -> None:
+    """No session folder, clone or loop device of a session, and the file systems take writes."""
+    assert not any(bench.sessions(host) for host in ("db1", "array1", "media1"))
+    assert bench.clones() == []
+    images = [path.read_text(encoding="utf-8") for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+    assert not [image for image in images if f"{bench.folder}/array/mirrors" in image]
+    takes_writes(bench)
+
+
+def takes_writes(bench: Demo) -> None:
+    """Write to both file systems; on a frozen one this would block."""
+    for lun in ("data", "space"):
+        probe = bench.folder / "host" / lun / "probe"
+        writer = threading.Thread(target=probe.write_bytes, args=(b"x",), daemon=True)
+        writer.start()
+        writer.join(60)
+        assert not writer.is_alive(), f"{lun} is frozen"
+        probe.unlink()
+
+
+@contextlib.contextmanager
+def kept_mirror(bench: Demo, lun: str, folder: Path) -> Iterator[Path]:
+    """The kept clone of a mirror, mounted read-only."""
+    image = bench.folder / "array/mirrors" / f"{lun}.img.kept"
+    options = ("ro", "norecovery", "nouuid")
+    with loop_device(image, read_only=True) as device, mounted(device, folder, *options) as mount:
+        yield mount
+    image.unlink()
+
+
+def matches(name: bytes, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(os.fsdecode(name), pattern) for pattern in patterns)
+
+
+def without_time(entries: dict[bytes, tuple[Any, ...]], *names: bytes) -> dict[bytes, tuple[Any, ...]]:
+    """Entries with the mtime left out for folders that label files or logs were added to."""
+    return {name: (*entry[:4], None, *entry[5:]) if name in names else entry for name, entry in entries.items()}
+
+
+def test_a_backup_is_the_mirror_at_the_split(bench: Demo, tmp_path: Path) -> None:
+    bench.must("backup", splitmirror_after_phase_tasks=str(HOOKS / "keep_mirror.yml"))
+
+    report = bench.report()
+    assert report["state"] == "good"
+    assert [phase["name"] for phase in report["phases"]] == PHASES
+    told = [event["name"] for event in report["window"]["events"]]
+    assert [name for name in told if name in WINDOW] == WINDOW
+    assert report["window"]["window_s"] >= report["window"]["split_s"] > 0
+    assert report["primary_read_bytes_during_write"] < 1 << 20
+    assert catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")[-1] == (report["session"], "good")
+
+    archive = Path(report["write"]["archive"])
+    with (
+        kept_mirror(bench, "data", tmp_path / "data") as data,
+        kept_mirror(bench, "space", tmp_path / "space") as space,
+    ):
+        mirrored = {
+            "data/pg": without_time(tree(data / "pg", lambda name: matches(name, LEFT_OUT)), b".", b"pg_wal"),
+            "space/files": tree(space / "files"),
+            "space/tablespace": tree(space / "tablespace"),
+        }
+    for tar in ("gnu", "bsd"):
+        restore(tar, archive, tmp_path / tar)
+        host = tmp_path / tar / bench.folder.relative_to("/") / "host"
+        restored = {
+            "data/pg": without_time(tree(host / "data/pg", lambda name: matches(name, ADDED)), b".", b"pg_wal"),
+            "space/files": tree(host / "space/files"),
+            "space/tablespace": tree(host / "space/tablespace"),
+        }
+        assert restored == mirrored, tar
+        assert (host / "data/pg/backup_label").read_text(encoding="ascii").startswith("START WAL LOCATION")
+        assert list((host / "data/pg/pg_wal").iterdir())
+    nothing_is_left(bench)
+
+
+def test_a_restored_database_has_every_acknowledged_commit(bench: Demo) -> None:
+    bench.must("backup")
+    bench.must("verify", splitmirror_verify_host="db1")
+    bench.must("restore")
+    bench.bring("verified")
+    result = bench.reports / "result.json"
+    assert '"restore_verified": true' in result.read_text(encoding="utf-8")
+    bench.bring("present")
+
+
+def test_a_target_that_is_not_empty_is_refused(bench: Demo) -> None:
+    occupied = bench.folder / "restore/something"
+    occupied.write_text("kept", encoding="utf-8")
+    done = bench.play("restore")
+    assert done.returncode != 0
+    assert occupied.read_text(encoding="utf-8") == "kept"
+    occupied.unlink()
+
+
+def test_check_mode_changes_nothing(bench: Demo) -> None:
+    before = (catalog(bench, "SELECT * FROM sessions"), tree(bench.folder / "state"))
+    bench.must("backup", "--check")
+    assert (catalog(bench, "SELECT * FROM sessions"), tree(bench.folder / "state")) == before
+    nothing_is_left(bench)
+
+
+def test_an_array_that_dies_before_the_split_fails_the_session_and_thaws(bench: Demo) -> None:
+    done = bench.play("backup", splitmirror_after_phase_tasks=str(HOOKS / "kill_splitter.yml"))
+    assert done.returncode != 0
+    report = bench.report()
+    assert report["state"] == "failed"
+    assert report["reason"].startswith("window: ")
+    assert catalog(bench, "SELECT state FROM sessions ORDER BY rowid")[-1] == ("failed",)
+    nothing_is_left(bench)
+
+
+@pytest.mark.parametrize("phase", ["window", "present"])
+def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path: Path, phase: str) -> None:
+    # The hook tells that the phase is over, and then waits to be killed.
+    told, waits = tmp_path / "told", tmp_path / "waits"
+    os.mkfifo(told)
+    os.mkfifo(waits)
+    hook = tmp_path / "hook.yml"
+    hook.write_text(
+        f"- name: Tell\n  ansible.builtin.command:\n    argv: [dd, if=/dev/null, of={told}]\n"
+        f"  when: splitmirror_phase == '{phase}'\n"
+        f"- name: Wait\n  ansible.builtin.command:\n    argv: [dd, if={waits}, of=/dev/null]\n"
+        f"  when: splitmirror_phase == '{phase}'\n",
+        encoding="utf-8",
+    )
+    with subprocess.Popen(
+        bench.command("backup", splitmirror_after_phase_tasks=str(hook)),
+        env=bench.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as run:
+        told.read_bytes()
+        os.killpg(run.pid, signal.SIGKILL)
+    with open(waits, "wb", buffering=0):  # whoever still waits reads its end
+        pass
+    assert bench.sessions("db1")
+    takes_writes(bench)
+
+    bench.must("backup")
+
+    assert bench.report()["state"] == "good"
+    nothing_is_left(bench)
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"splitmirror_volume": "OTHER1"}, "OTHER1"),
+        ({"splitmirror_provider": "magic"}, "unknown"),
+        ({"splitmirror_databases": [{"name": "demo", "driver": "dbase"}]}, "unknown"),
+        ({"splitmirror_paths": ["/usr/share/doc"]}, "/usr/share/doc"),
+        ({"splitmirror_databases": [], "splitmirror_paths": []}, "nothing|neither"),
+        ({"splitmirror_array": "nowhere"}, "nowhere"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_frozen(bench: Demo, variables: dict[str, Any], sentence: str) -> None:
+    done = bench.play("backup", **variables)
+    assert done.returncode != 0
+    report = bench.report()
+    assert report["state"] == "failed"
+    assert report["window"] == {}
+    assert any(word in report["reason"] for word in sentence.split("|")), report["reason"]
+    nothing_is_left(bench)
