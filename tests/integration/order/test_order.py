@@ -165,7 +165,7 @@ def test_an_array_that_dies_before_the_split_fails_the_session_and_thaws(bench: 
     nothing_is_left(bench)
 
 
-@pytest.mark.parametrize("phase", ["window", "present"])
+@pytest.mark.parametrize("phase", ["plan", "window", "present"])
 def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path: Path, phase: str) -> None:
     # The hook tells that the phase is over, and then waits to be killed.
     told, waits = tmp_path / "told", tmp_path / "waits"
