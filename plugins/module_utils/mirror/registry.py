@@ -28,7 +28,7 @@ def make_provider(
     """
     if name not in PROVIDERS:
         known = ", ".join(sorted(PROVIDERS))
-        raise MirrorError(f"provider: there is no mirror provider {name!r}; known are: {known}.", option="provider")
+        raise MirrorError(f"provider: unknown mirror provider {name!r}; known are: {known}.", option="provider")
     return PROVIDERS[name]([_pair(pair) for pair in pairs], StateDir(state_dir), allow_copy)
 
 

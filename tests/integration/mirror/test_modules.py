@@ -165,5 +165,5 @@ def test_killed_splitter_is_recovered_without_its_name(array: Array, call: Run) 
 
 
 def test_unknown_provider_and_bad_session_are_one_sentence(call: Run) -> None:
-    assert "no mirror provider 'vsp'; known are:" in call(mirror_info, provider="vsp")["msg"]
+    assert "unknown mirror provider 'vsp'; known are:" in call(mirror_info, provider="vsp")["msg"]
     assert call(mirror_split, session="../etc")["msg"].startswith("session: '../etc' is no session id")
