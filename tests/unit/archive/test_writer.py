@@ -1,0 +1,233 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The pipeline from map to records: contents, order, errors, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import (
+    ArchiveError,
+    ArchiveResult,
+    MemberRecord,
+    WriterOptions,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.writer import write_archive
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import ExtentRow, FileEntry
+
+BLOCK = 4096
+DISK_BLOCKS = 2000
+DISK = random.Random(3).randbytes(DISK_BLOCKS * BLOCK)
+META = {"session": "s1"}
+
+
+class Sink:
+    """Keeps records. :param fail_at: the record at which it raises."""
+
+    def __init__(self, record_bytes: int, fail_at: int = -1) -> None:
+        self.records: list[bytes] = []
+        self._record_bytes = record_bytes
+        self._fail_at = fail_at
+
+    def write_record(self, record: memoryview, /) -> None:
+        assert len(record) == self._record_bytes
+        if len(self.records) == self._fail_at:
+            raise BrokenPipeError("the tape tore")
+        self.records.append(bytes(record))
+
+
+@pytest.fixture(scope="module")
+def disk() -> Iterator[str]:
+    # Direct I/O wants a real file system; /var/tmp is on one where /tmp may not be.
+    with tempfile.NamedTemporaryFile(dir="/var/tmp", prefix="splitmirror-") as image:
+        image.write(DISK)
+        image.flush()
+        yield image.name
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    threads = set(threading.enumerate())
+    interval = sys.getswitchinterval()
+    yield
+    assert set(threading.enumerate()) == threads
+    assert sys.getswitchinterval() == interval
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+Made = tuple[FileEntry, list[ExtentRow], bytes]
+
+
+@st.composite
+def files(draw: st.DrawFn) -> list[Made]:
+    """Files with scattered extents and holes on the disk, in logical order, and what is in them."""
+    made = []
+    for number in range(draw(st.integers(0, 25))):
+        size = draw(st.one_of(st.integers(0, 3 * BLOCK), st.integers(0, 100 * BLOCK)))
+        content = bytearray(size)
+        rows = []
+        place = 0
+        while place < size:
+            length = draw(st.integers(1, 40)) * BLOCK
+            if draw(st.integers(0, 3)):
+                physical = draw(st.integers(0, DISK_BLOCKS - length // BLOCK)) * BLOCK
+                rows.append(ExtentRow(place, 1 + number % 2, physical, length))
+                content[place : place + length] = DISK[physical : physical + min(length, size - place)]
+            place += length
+        source = draw(st.sampled_from(["device"] * 4 + ["content", "mount"]))
+        stored = bytes(content) if source == "content" else None
+        entry = FileEntry(
+            b"/data/%03d" % number, "f", size=size, mtime_ns=10**18 + number, source=source, content=stored
+        )
+        made.append((entry, rows, bytes(content)))
+    return made
+
+
+def write(made: list[Made], disk: str, sink: Sink, options: WriterOptions, **more: Any) -> ArchiveResult:
+    contents = {entry.path: content for entry, _, content in made}
+
+    def fallback(entry: FileEntry) -> BinaryIO:
+        return io.BytesIO(contents[entry.path])
+
+    entries = [(entry, rows) for entry, rows, _ in made]
+    return write_archive(entries, {1: disk, 2: disk}, sink, options, fallback=fallback, index_meta=META, **more)
+
+
+OPTIONS = st.tuples(st.sampled_from([1, 2, 20, 128, 2048]), st.integers(4, 40)).flatmap(
+    lambda drawn: st.builds(
+        WriterOptions,
+        record_bytes=st.just(drawn[0] * 512),
+        readers=st.integers(1, 4),
+        window_bytes=st.just(drawn[0] * 512 * drawn[1]),
+        gap_bytes=st.sampled_from([0, 4096, 100_000]),
+    )
+)
+
+
+@settings(max_examples=60)
+@given(
+    made=files(),
+    options=OPTIONS,
+)
+def test_the_archive_holds_every_file_in_logical_order(disk: str, made: list[Made], options: WriterOptions) -> None:
+    sink = Sink(options.record_bytes)
+    members: list[MemberRecord] = []
+    result = write(made, disk, sink, options, member=members.append)
+    archive = b"".join(sink.records)
+    assert (result.records, result.bytes_archive) == (len(sink.records), len(archive))
+    assert result.sha256 == hashlib.sha256(archive).hexdigest()
+    assert archive.endswith(bytes(1024))
+    found = []
+    for member, record in zip(iterate_members(io.BytesIO(archive)), members):
+        assert (member.name, member.offset_bytes, len(member.header)) == (
+            record.path,
+            record.offset_bytes,
+            record.header_bytes,
+        )
+        content = b"".join(member.content())
+        assert record.sha256 == hashlib.sha256(content).hexdigest()
+        found.append((b"/" + member.name, content))
+    assert found[:-1] == [(entry.path, content) for entry, _, content in made]
+    assert len(members) == len(made) + 1 == result.members
+    assert result.files == len(made)
+    assert result.bytes_data == sum(entry.size for entry, _, _ in made)
+    assert result.fallback == sum(entry.source == "mount" for entry, _, _ in made)
+
+
+def plain(count: int, size: int = 10_000) -> list[Made]:
+    made = []
+    for number in range(count):
+        physical = number * 7 % (DISK_BLOCKS - 10) * BLOCK
+        entry = FileEntry(b"/data/%06d" % number, "f", size=size, source="device", mtime_ns=10**18)
+        made.append((entry, [ExtentRow(0, 1, physical, size)], DISK[physical : physical + size]))
+    return made
+
+
+SMALL = WriterOptions(record_bytes=10240, window_bytes=1 << 20, readers=2)
+
+
+def test_what_the_sink_raises_comes_out_unchanged(disk: str) -> None:
+    with pytest.raises(BrokenPipeError, match="the tape tore"):
+        write(plain(2000), disk, Sink(10240, fail_at=100), SMALL)
+
+
+def test_what_a_member_sink_raises_comes_out_unchanged(disk: str) -> None:
+    def refuse(member: MemberRecord) -> None:
+        if member.path == b"data/000700":
+            raise KeyError("the catalog is full")
+
+    with pytest.raises(KeyError, match="the catalog is full"):
+        write(plain(2000), disk, Sink(10240), SMALL, member=refuse)
+
+
+def test_what_the_entries_raise_comes_out_unchanged(disk: str) -> None:
+    def entries() -> Iterator[tuple[FileEntry, list[ExtentRow]]]:
+        for number, (entry, rows, _) in enumerate(plain(2000)):
+            if number == 1500:
+                raise ZeroDivisionError("the proof failed")
+            yield entry, rows
+
+    with pytest.raises(ZeroDivisionError, match="the proof failed"):
+        write_archive(entries(), {1: disk}, Sink(10240), SMALL, index_meta=META)
+
+
+def test_a_missing_device_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"device: .*nowhere cannot be opened"):
+        write(plain(20), str(tmp_path / "nowhere"), Sink(10240), SMALL)
+
+
+def test_data_beyond_the_end_of_the_device_name_file_and_offset(disk: str) -> None:
+    made = plain(3000)
+    entry = made[2000][0]
+    made[2000] = (entry, [ExtentRow(0, 1, DISK_BLOCKS * BLOCK - 4096, entry.size)], b"")
+    with pytest.raises(ArchiveError) as caught:
+        write(made, disk, Sink(10240), SMALL)
+    assert caught.value.message.startswith(
+        f"/data/002000 cannot be read from {disk} at offset {DISK_BLOCKS * BLOCK} (the device ends there); "
+    )
+
+
+def test_a_file_that_is_shorter_behind_the_mount_is_named(disk: str) -> None:
+    entry = FileEntry(b"/data/short", "f", size=5000, source="mount")
+    with pytest.raises(ArchiveError, match="/data/short is shorter on the mounted mirror than in the map"):
+        write([(entry, [], b"x" * 4999)], disk, Sink(10240), SMALL)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"record_bytes": 1000}, {"record_bytes": 0}, {"window_bytes": 4096}, {"readers": 0}, {"gap_bytes": -1}]
+)
+def test_options_that_cannot_work_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ArchiveError) as caught:
+        WriterOptions(**bad)
+    assert caught.value.option in bad
+
+
+def test_members_are_told_in_the_calling_thread(disk: str) -> None:
+    threads = set()
+    write(plain(3000), disk, Sink(10240), SMALL, member=lambda _: threads.add(threading.current_thread()))
+    assert threads == {threading.current_thread()}
+
+
+def test_extras_that_are_no_archive_are_refused(disk: str, tmp_path: Path) -> None:
+    (tmp_path / "extras.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(ArchiveError, match="no tar"):
+        write(plain(5), disk, Sink(10240), SMALL, extras=str(tmp_path / "extras.tar"))
+    with pytest.raises(ArchiveError, match=r"extras: .*missing\.tar cannot be read"):
+        write(plain(5), disk, Sink(10240), SMALL, extras=str(tmp_path / "missing.tar"))
