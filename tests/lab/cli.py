@@ -56,7 +56,6 @@ def _up(running: RunningLab, lab: Any, arguments: argparse.Namespace) -> None:
     begin = time.monotonic()
     running.up(lab, lambda line: print(f"{time.monotonic() - begin:6.1f} s  {line}", flush=True), arguments.keep)
     print(f"{time.monotonic() - begin:6.1f} s  up; inventory: {running.inventory_file}")
-    print(f"          run Ansible by: ip netns exec {running.namespace} ansible-playbook -i {running.inventory_file} …")
 
 
 def _down(running: RunningLab, *_: Any) -> None:
@@ -90,6 +89,7 @@ def _inside(running: RunningLab, _: Any, arguments: argparse.Namespace) -> None:
     running.lab()
     if not arguments.words:
         raise LabError("exec: name the command to run")
+    os.environ.setdefault("ANSIBLE_INVENTORY", str(running.inventory_file))
     _exec([*running.inside(), *arguments.words])
 
 

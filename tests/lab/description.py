@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +119,7 @@ def build(text: dict[str, Any]) -> Lab:
         luns = [
             {
                 "name": f"{host_name}_{lun['name']}",
+                "identifier": hashlib.sha256(f"{host_name}_{lun['name']}".encode()).hexdigest()[:16],
                 "size_mib": lun["size_mib"],
                 "mount_point": lun["mount_point"],
                 "file_system": lun["file_system"],

@@ -57,7 +57,7 @@ def _host_variables(lab: Lab, host: Host) -> dict[str, Any]:
         array = lab.host(host.settings["array"])
         variables["splitmirror_array"] = array.name
         variables["splitmirror_provider"] = array.settings["mirror"]
-        variables["splitmirror_pairs"] = [_pair(lun["name"], array.settings["mirror"]) for lun in host.settings["luns"]]
+        variables["splitmirror_pairs"] = [_pair(lun, array.settings["mirror"]) for lun in host.settings["luns"]]
         variables["lab_mount_points"] = [lun["mount_point"] for lun in host.settings["luns"]]
     if host.role == "media":
         drives, volumes = host.settings["drives"], host.settings["volumes"]
@@ -67,9 +67,11 @@ def _host_variables(lab: Lab, host: Host) -> dict[str, Any]:
     return variables
 
 
-def _pair(lun: str, mirror: str) -> dict[str, str]:
+def _pair(lun: dict[str, Any], mirror: str) -> dict[str, str]:
+    name = lun["name"]
     primary, leg = {
-        "lvm": (f"san/{lun}", f"san/{lun}_rimage_1"),
-        "md": (f"/dev/md/{lun}", f"/dev/san/{lun}_leg1"),
+        "lvm": (f"san/{name}", f"san/{name}_rimage_1"),
+        "md": (f"/dev/md/{name}", f"/dev/san/{name}_leg1"),
     }[mirror]
-    return {"name": lun, "serial": lun, "primary": primary, "mirror": leg}
+    device = f"/dev/disk/by-id/wwn-0x6000000000000000{lun['identifier']}"
+    return {"name": name, "device": device, "serial": name, "primary": primary, "mirror": leg}

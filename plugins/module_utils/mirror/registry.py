@@ -12,9 +12,11 @@ from typing import Any
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, Pair
 from .image import ImageProvider
+from .lvm import LvmProvider
 
 PROVIDERS: dict[str, type[MirrorProvider]] = {
     ImageProvider.name: ImageProvider,
+    LvmProvider.name: LvmProvider,
 }
 
 

@@ -10,7 +10,6 @@ What the host is comes from /etc/splitmirror-lab.json (``Host.settings`` of the 
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -66,9 +65,8 @@ def start_target_daemon() -> bool:
     return True
 
 
-def name_logical_unit(where: tuple[str, str], serial: str) -> None:
-    """Give it its serial number, and an identifier (tgt makes the WWN from its hexadecimal digits) that is its own."""
-    identifier = hashlib.sha256(serial.encode()).hexdigest()[:16]
+def name_logical_unit(where: tuple[str, str], serial: str, identifier: str) -> None:
+    """Give it its serial number, and an identifier: tgt makes the WWN from its hexadecimal digits."""
     target_admin("update", "logicalunit", *where, f"--params=scsi_sn={serial},scsi_id={identifier}")
 
 
@@ -151,7 +149,7 @@ def set_up_array(settings: dict[str, Any]) -> None:
             # No cache of its own between the database host and the mirror.
             options = ("--bstype=rdwr", "--bsoflags=direct", f"--backing-store={devices[lun['name']]}")
             target_admin("new", "logicalunit", *where, *options)
-            name_logical_unit(where, lun["name"])
+            name_logical_unit(where, lun["name"], lun["identifier"])
         target_admin("bind", "target", f"--tid={tid}", f"--initiator-name={export['initiator']}")
 
 
@@ -238,7 +236,7 @@ def make_library(target: str, drives: int, slots: int, barcodes: list[str]) -> N
         if not os.path.exists(blank):
             run("tgtimg", "--op=new", "--device-type=tape", "--type=clean", "--barcode=", "--size=1", f"--file={blank}")
         target_admin("new", "logicalunit", *where, "--device-type=tape", "--bstype=ssc", f"--backing-store={blank}")
-        name_logical_unit(where, f"DRIVE{lun:03}")
+        name_logical_unit(where, f"DRIVE{lun:03}", f"DRIVE{lun:03}")
         target_admin("update", "logicalunit", *where, "--params=removable=1")
     where = ("--tid=1", f"--lun={drives + 1}")
     with open(f"{LIBRARY}/.changer", "wb") as file:
@@ -249,7 +247,7 @@ def make_library(target: str, drives: int, slots: int, barcodes: list[str]) -> N
     params += ["element_type=3,start_address=900,quantity=1", f"element_type=2,start_address=1024,quantity={slots}"]
     params += [f"element_type=2,address={1024 + n},barcode={code},sides=1" for n, code in enumerate(barcodes)]
     target_admin("new", "logicalunit", *where, "--device-type=changer", f"--backing-store={LIBRARY}/.changer")
-    name_logical_unit(where, "LIBRARY001")
+    name_logical_unit(where, "LIBRARY001", "LIBRARY001")
     for param in params:
         target_admin("update", "logicalunit", *where, f"--params={param}")
 

@@ -1,0 +1,231 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Provider ``lvm``: a LUN is an LVM raid1, the mirror one of its images, split and merged with tracking of changes.
+
+``primary`` is ``VG/LV``, ``mirror`` the image, ``VG/LV_rimage_N``. After the split LVM shows the image as a volume of
+its own with the same offsets (lvmraid(7), "RAID1 Tracking"); at the merge only what changed is copied. LVM splits one
+volume a command, so a set of several is one instant only under the freeze.
+
+The session stands as a tag on the volume, so that its split is known again even when our own records are lost. A split
+without it is somebody else's and is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from ..session import StateDir
+from .base import MirrorError, Pair, PreparedSplit
+from .host import is_read_only, kernel_device, run_tool, set_read_only
+from .raid import PairView, RaidProvider
+
+_NAME = r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*"
+_VOLUME = re.compile(rf"{_NAME}/{_NAME}")
+TAG = "splitmirror.session="
+_FIELDS = (
+    "vg_name,lv_name,segtype,lv_size,lv_active,sync_percent,raid_sync_action,lv_health_status,raidintegritymode,"
+    "vg_lock_type,vg_permissions,lv_tags,devices,lv_kernel_major,lv_kernel_minor"
+)
+#: In the window, nothing is written to the archive of metadata, which may lie on a file system that is frozen (the mark
+#: and the merge write it); and nobody waits for udev to name the image, which takes longer than the split.
+_IN_WINDOW = ("--config", "backup{archive=0 backup=0}", "--noudevsync")
+#: How long udev may take to name it after all.
+_UDEV_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A logical volume, as lvs tells it. :param hidden: it is a part of another. :param devices: what it lies on."""
+
+    segtype: str
+    size_bytes: int
+    active: bool
+    sync_percent: Optional[float]
+    sync_action: str
+    health: str
+    integrity: bool
+    lock_type: str
+    writable: bool
+    tags: tuple[str, ...]
+    devices: tuple[str, ...]
+    number: str
+    hidden: bool
+
+
+def read_volumes(groups: Sequence[str]) -> dict[str, Volume]:
+    """All logical volumes of these volume groups, by ``VG/LV``. A group that is not there has none."""
+    wanted = " || ".join(f"vg_name={group}" for group in groups)
+    words = ["--all", "--reportformat", "json", "--units", "b", "--nosuffix", "--options", _FIELDS]
+    report = json.loads(run_tool("lvs", *words, "--select", wanted))
+    volumes: dict[str, Volume] = {}
+    for row in report["report"][0]["lv"]:
+        name = f"{row['vg_name']}/{row['lv_name'].strip('[]')}"
+        devices = tuple(re.sub(r"\(\d+\)$", "", device) for device in row["devices"].split(",") if device)
+        if name in volumes:  # a row for each segment
+            devices = volumes[name].devices + devices
+        volumes[name] = _volume(row, tuple(dict.fromkeys(devices)))
+    return volumes
+
+
+def _volume(row: dict[str, Any], devices: tuple[str, ...]) -> Volume:
+    return Volume(
+        segtype=row["segtype"],
+        size_bytes=int(row["lv_size"]),
+        active=row["lv_active"] == "active",
+        sync_percent=float(row["sync_percent"]) if row["sync_percent"] else None,
+        sync_action=row["raid_sync_action"],
+        health=row["lv_health_status"],
+        integrity=bool(row["raidintegritymode"]) or row["segtype"] == "integrity",
+        lock_type=row["vg_lock_type"],
+        writable=row["vg_permissions"] == "writeable",
+        tags=tuple(row["lv_tags"].split(",")),
+        devices=devices,
+        number=f"{row['lv_kernel_major']}:{row['lv_kernel_minor']}",
+        hidden=row["lv_name"].startswith("["),
+    )
+
+
+class LvmProvider(RaidProvider):
+    """Mirrors as images of LVM raid1 volumes of this host."""
+
+    name = "lvm"
+
+    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
+        super().__init__(pairs, state_dir, allow_copy)
+        self._disks: dict[str, tuple[str, ...]] = {}
+        for pair in pairs:
+            for what, volume in (("primary", pair.primary), ("mirror", pair.mirror)):
+                if not _VOLUME.fullmatch(volume):
+                    raise MirrorError(
+                        f"pairs: the {what} of pair {pair.name} is {volume!r}; provider lvm needs VG/LV.",
+                        option="pairs",
+                    )
+            if not re.fullmatch(re.escape(pair.primary) + r"_rimage_\d+", pair.mirror):
+                raise MirrorError(
+                    f"pairs: the mirror of pair {pair.name} is {pair.mirror}, which is no image of {pair.primary}; "
+                    f"name one, such as {pair.primary}_rimage_1.",
+                    option="pairs",
+                )
+
+    def look(self, pairs: Sequence[Pair]) -> list[PairView]:
+        """See RaidProvider."""
+        volumes = self._volumes(pairs)
+        return [_view(pair, volumes) for pair in pairs]
+
+    def mark(self, pair: Pair, session: str) -> None:
+        """See RaidProvider."""
+        run_tool("lvchange", "--yes", "--addtag", TAG + session, pair.primary)
+
+    def unmark(self, pair: Pair, session: str) -> None:
+        """See RaidProvider."""
+        primary = self._volumes([pair]).get(pair.primary)
+        if primary is not None and TAG + session in primary.tags:
+            run_tool("lvchange", "--yes", "--deltag", TAG + session, pair.primary)
+
+    def take_out(self, pair: Pair) -> None:
+        """See RaidProvider."""
+        split = ("--splitmirrors", "1", "--trackchanges", pair.primary)
+        run_tool("lvconvert", "--yes", *_IN_WINDOW, *split, *self._disks[pair.mirror])
+
+    def put_back(self, pair: Pair) -> None:
+        """See RaidProvider."""
+        self._set_read_only(pair, False)
+        run_tool("lvconvert", "--yes", "--merge", pair.mirror)
+
+    def make_readable(self, pair: Pair, session: str) -> str:
+        """See RaidProvider. LVM calls the image read-only, but its device takes writes (seen with 2.03.16)."""
+        self._set_read_only(pair, True)
+        device = f"/dev/{pair.mirror}"
+        deadline = time.monotonic() + _UDEV_TIMEOUT_S
+        while not os.path.exists(device):
+            if time.monotonic() > deadline:
+                raise MirrorError(f"pair {pair.name}: udev makes no {device}; see udevadm settle.")
+            time.sleep(0.05)
+        return device
+
+    def make_unreadable(self, pair: Pair) -> None:
+        """See RaidProvider."""
+        self._set_read_only(pair, False)
+
+    def leg(self, pair: Pair) -> str:
+        """See RaidProvider."""
+        image = self._volumes([pair]).get(pair.mirror)
+        if image is None:
+            raise MirrorError(f"pair {pair.name}: {pair.primary} has no image {pair.mirror}.")
+        return image.number
+
+    def prepare(self, session: str) -> PreparedSplit:
+        """See MirrorProvider."""
+        volumes = self._volumes(self.pairs)
+        # Which disks an image lies on is asked now, not in the window.
+        self._disks = {pair.mirror: volumes[pair.mirror].devices for pair in self.pairs if pair.mirror in volumes}
+        return super().prepare(session)
+
+    def _set_read_only(self, pair: Pair, read_only: bool) -> None:
+        set_read_only(kernel_device(self.leg(pair)), read_only)
+
+    def _volumes(self, pairs: Sequence[Pair]) -> dict[str, Volume]:
+        return read_volumes(list(dict.fromkeys(pair.primary.split("/")[0] for pair in pairs)))
+
+
+def _view(pair: Pair, volumes: dict[str, Volume]) -> PairView:
+    primary, image = volumes.get(pair.primary), volumes.get(pair.mirror)
+    broken = _why_broken(pair, primary, image, volumes)
+    if primary is None or image is None:
+        return PairView(broken=broken)
+    split = not image.hidden
+    read_only = split and is_read_only(image.number)
+    return PairView(
+        size_bytes=primary.size_bytes,
+        sync_percent=None if split else primary.sync_percent,
+        broken=broken,
+        syncing=None if split else _why_syncing(pair, primary),
+        split=split,
+        mark=next((tag[len(TAG) :] for tag in primary.tags if tag.startswith(TAG)), None),
+        devices=(kernel_device(image.number),) if split else (),
+        presented=f"/dev/{pair.mirror}" if read_only else None,
+    )
+
+
+def _why_broken(
+    pair: Pair, primary: Optional[Volume], image: Optional[Volume], volumes: dict[str, Volume]
+) -> Optional[str]:
+    """What LVM would refuse, or what would make the split worthless, told beforehand."""
+    who = f"pair {pair.name}: {pair.primary}"
+    if primary is None:
+        return f"{who} is no logical volume of this host."
+    if primary.segtype != "raid1":
+        return f"{who} is of type {primary.segtype}, and only raid1 has a mirror to split (lvconvert --type raid1)."
+    images = sorted(name for name in volumes if re.fullmatch(re.escape(pair.primary) + r"_rimage_\d+", name))
+    if image is None:
+        return f"{who} has no image {pair.mirror}; it has {', '.join(images)}."
+    if not primary.active:
+        return f"{who} is not active on this host; activate it (lvchange --activate y)."
+    if not primary.writable:
+        return f"{who} lies in a volume group that is read-only here; a split changes its metadata."
+    if primary.integrity or any(volumes[name].integrity for name in images):
+        return f"{who} has integrity, with which LVM does not track a split (lvconvert --raidintegrity n)."
+    if primary.lock_type == "sanlock":
+        return f"{who} lies in a volume group under sanlock, where LVM splits no mirror."
+    others = [name for name in images if name != pair.mirror and not volumes[name].hidden]
+    if others:
+        return f"{who} has another image split, {others[0]}, and LVM tracks one only; merge it (lvconvert --merge)."
+    if primary.health:
+        return f"{who} is not well: {primary.health}; see lvs -o lv_health_status, and repair it first (lvmraid(7))."
+    return None
+
+
+def _why_syncing(pair: Pair, primary: Volume) -> Optional[str]:
+    if primary.sync_action in ("", "idle") and primary.sync_percent == 100.0:
+        return None
+    percent = "an unknown part" if primary.sync_percent is None else f"{primary.sync_percent:.2f} %"
+    action = primary.sync_action or "unknown"
+    return f"pair {pair.name}: {pair.primary} is in sync to {percent} (action: {action})."
