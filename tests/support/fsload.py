@@ -10,16 +10,21 @@ import contextlib
 import ctypes
 import fcntl
 import mmap
+import multiprocessing
 import os
 import random
 import socket
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import ExtentRow, FileEntry
-
-from .blockdev import loop_device, make_image, mounted, run
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
+    ExtentRow,
+    FileEntry,
+    unpack_xattrs,
+)
+from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
 
 FIFREEZE = 0xC0045877
 FITHAW = 0xC0045878
@@ -44,6 +49,22 @@ def file_system(folder: Path, kind: str, size_mib: int = 320) -> Iterator[tuple[
         options = {"ext4": [], "ext4-inline": ["-O", "inline_data"], "ext4-1k": ["-b", "1024"]}[kind]
         run("mkfs.ext4", "-q", "-F", *options, image)
     with loop_device(image) as device, mounted(device, folder / f"mnt-{kind}") as mount:
+        yield mount, device
+
+
+def split(folder: Path, kind: str) -> None:
+    """Copy the image of a frozen file system, as a split does."""
+    run("cp", "--sparse=always", folder / f"{kind}.img", folder / "mirror.img")
+
+
+@contextlib.contextmanager
+def mirror(folder: Path, kind: str) -> Iterator[tuple[Path, str]]:
+    """What split copied, mounted read-only on a device of its own; yields where, and the device."""
+    options = ("ro", "norecovery", "nouuid") if kind == "xfs" else ("ro", "noload")
+    with (
+        loop_device(folder / "mirror.img", read_only=True) as device,
+        mounted(device, folder / "mirror", *options) as mount,
+    ):
         yield mount, device
 
 
@@ -148,8 +169,11 @@ def read_direct(device: str, offset: int, length: int) -> bytes:
         os.close(fd)
 
 
-def tree_of(root: bytes) -> dict[bytes, tuple[object, ...]]:
-    """What a plain walk sees of a tree: per path kind, attributes, and content, target or device number."""
+def tree_of(root: bytes, called: bytes = b"") -> dict[bytes, tuple[object, ...]]:
+    """What a plain walk sees of a tree: per path kind, attributes, and content, target or device number.
+
+    :param called: the root in the paths found, its own path when empty.
+    """
     found: dict[bytes, tuple[object, ...]] = {}
 
     def look(path: bytes) -> None:
@@ -168,7 +192,7 @@ def tree_of(root: bytes) -> dict[bytes, tuple[object, ...]]:
             os.fsencode(name): os.getxattr(path, name, follow_symlinks=False)
             for name in os.listxattr(path, follow_symlinks=False)
         }
-        found[path] = (
+        found[(called or root) + path[len(root) :]] = (
             kind,
             stat.S_IMODE(seen.st_mode),
             seen.st_uid,
@@ -191,8 +215,6 @@ def tree_of_map(
     entries: Iterable[tuple[FileEntry, list[ExtentRow]]], devices: Mapping[int, str]
 ) -> dict[bytes, tuple[object, ...]]:
     """The same from a map, with contents read from the devices."""
-    from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import unpack_xattrs
-
     found: dict[bytes, tuple[object, ...]] = {}
     for entry, extents in entries:
         body: object = None
@@ -214,3 +236,139 @@ def tree_of_map(
             body,
         )
     return found
+
+
+@contextlib.contextmanager
+def load_process(root: Path, seed: int, steps_before: int = 300) -> Iterator[None]:
+    """A Load goes on in a process of its own while inside, after it has done some steps."""
+    with multiprocessing.Pool(1) as pool, tempfile.TemporaryDirectory() as door:
+        stop = Path(door) / "stop"
+        pool.apply(_begin_load, (root, seed, steps_before))
+        done = pool.apply_async(_go_on, (stop,))
+        try:
+            yield
+        finally:
+            stop.touch()
+            done.get()
+
+
+_LOADS: list[Load] = []
+
+
+def _begin_load(root: Path, seed: int, steps: int) -> None:
+    _LOADS.append(Load(root, random.Random(seed)))
+    for _ in range(steps):
+        _LOADS[0].step()
+
+
+def _go_on(stop: Path) -> None:
+    while not stop.exists():
+        _LOADS[0].step()
+    _LOADS[0].close()
+
+
+class Load:
+    """A mixed load on one tree, as repeatable as its dice; keeps some files open and mapped between steps."""
+
+    def __init__(self, root: Path, dice: random.Random) -> None:
+        self.root = root
+        self.dice = dice
+        self._number = 0
+        self._maps: list[mmap.mmap] = []
+
+    def step(self) -> None:
+        """Do one random thing; what meets a file or folder that cannot take it does nothing."""
+        deed = self.dice.choice(
+            (
+                self._write,
+                self._write,
+                self._append,
+                self._truncate,
+                self._rename,
+                self._unlink,
+                self._punch,
+                self._allocate,
+                self._reflink,
+                self._map,
+                self._link,
+                self._attributes,
+                self._folder,
+                self._move_folder,
+            )
+        )
+        with contextlib.suppress(OSError, ValueError):
+            deed()
+
+    def close(self) -> None:
+        """Let go of what is held."""
+        for memory in self._maps:
+            memory.close()
+        self._maps.clear()
+
+    def _name(self) -> Path:
+        self._number += 1
+        return self.dice.choice(self._folders()) / f"load-{self._number}"
+
+    def _folders(self) -> list[Path]:
+        return [self.root, *sorted(path for path in self.root.glob("load-dir-*/**/") if path.is_dir())]
+
+    def _pick(self) -> Path:
+        files = [path for path in self.dice.choice(self._folders()).glob("load-*") if path.is_file()]
+        return self.dice.choice(sorted(files)) if files else self.root / "owned"
+
+    def _bytes(self) -> bytes:
+        return self.dice.randbytes(self.dice.choice((1, 100, 5000, 40_000)))
+
+    def _write(self) -> None:
+        self._name().write_bytes(self._bytes())
+
+    def _append(self) -> None:
+        with open(self._pick(), "ab") as file:
+            file.write(self._bytes())
+
+    def _truncate(self) -> None:
+        os.truncate(self._pick(), self.dice.choice((0, 10, 6000, 200_000)))
+
+    def _rename(self) -> None:
+        os.rename(self._pick(), self.dice.choice((self._name(), self._pick())))
+
+    def _unlink(self) -> None:
+        os.unlink(self._pick())
+
+    def _punch(self) -> None:
+        with open(self._pick(), "r+b") as file:
+            fallocate(file.fileno(), FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE, self.dice.randrange(40_000), 8000)
+
+    def _allocate(self) -> None:
+        with open(self._pick(), "r+b") as file:
+            fallocate(file.fileno(), self.dice.choice((0, FALLOC_KEEP_SIZE)), self.dice.randrange(40_000), 100_000)
+
+    def _reflink(self) -> None:
+        with open(self._pick(), "rb") as old, open(self._name(), "w+b") as new:
+            fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
+            new.write(self._bytes())
+
+    def _map(self) -> None:
+        while len(self._maps) > 3:
+            self._maps.pop(0).close()
+        with open(self._pick(), "r+b") as file:
+            memory = mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size)
+        self._maps.append(memory)
+        memory[self.dice.randrange(len(memory))] = 77
+
+    def _link(self) -> None:
+        os.link(self._pick(), self._name())
+
+    def _attributes(self) -> None:
+        path = self._pick()
+        os.chmod(path, self.dice.choice((0o600, 0o644, 0o4755)))
+        os.setxattr(path, "user.load", self.dice.randbytes(20))
+
+    def _folder(self) -> None:
+        self._number += 1
+        (self.dice.choice(self._folders()) / f"load-dir-{self._number}").mkdir()
+
+    def _move_folder(self) -> None:
+        folders = self._folders()
+        self._number += 1
+        os.rename(self.dice.choice(folders[1:] or folders), self.dice.choice(folders) / f"load-dir-{self._number}")

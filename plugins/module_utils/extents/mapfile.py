@@ -57,7 +57,8 @@ _INSERT_EXTENT = "INSERT INTO extents VALUES(?, ?, ?, ?, ?, ?)"
 _SELECT_FILE = f"SELECT id, {_FILE_COLUMNS} FROM files"  # noqa: S608
 _SELECT_ALL = (
     "SELECT f.id, f." + _FILE_COLUMNS.replace(", ", ", f.") + ", e.logical, e.lun, e.physical, e.length, e.flags "
-    "FROM files f LEFT JOIN extents e ON e.file = f.id WHERE f.sort_key >= ? ORDER BY f.sort_key, e.logical"
+    "FROM files f LEFT JOIN extents e ON e.file = f.id WHERE f.sort_key >= ? AND f.sort_key < ? "
+    "ORDER BY f.sort_key, e.logical"
 )
 _BATCH_ROWS = 4000
 _XATTR = struct.Struct("<HI")
@@ -159,6 +160,13 @@ def sort_key(path: bytes) -> bytes:
     return path[1:].replace(b"/", b"\0")
 
 
+def _tree_bounds(path: bytes) -> tuple[bytes, bytes]:
+    """The sort keys from which on and up to which (exclusive) a path and all below it lie."""
+    key = sort_key(path)
+    # Below the root anything may follow, and no name has more than 255 bytes; elsewhere only the separator, zero.
+    return (key, key + b"\1") if key else (b"", b"\xff" * 256)
+
+
 def pack_xattrs(xattrs: Mapping[bytes, bytes]) -> Optional[bytes]:
     """Pack extended attributes into one blob, None when there are none; the order given does not matter."""
     if not xattrs:
@@ -236,6 +244,8 @@ class MapFile:
             db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA cache_size=-16384")
             if not read_only:
+                # Nothing but the map itself may be written: other file systems may be frozen.
+                db.execute("PRAGMA temp_store=MEMORY")
                 db.execute("PRAGMA journal_mode=MEMORY")
                 db.execute("PRAGMA synchronous=OFF")
             meta = dict(db.execute("SELECT key, value FROM meta"))
@@ -394,17 +404,18 @@ class MapFile:
         self.add_new(entry, extents)
         self._flush()
 
-    def remove_tree(self, path: bytes) -> list[bytes]:
-        """Take a path and everything below it out of the map; return the paths taken out, in logical order."""
+    def remove_tree(self, path: bytes, layer: Optional[str] = None) -> int:
+        """Take a path and everything below it out of the map; return how many entries that were.
+
+        :param layer: record each as removed by this layer, see add_changes.
+        """
         self._flush()
-        key = sort_key(path)
-        gone = self._db.execute(
-            "SELECT id, path FROM files WHERE sort_key = ? OR (sort_key >= ? AND sort_key < ?) ORDER BY sort_key",
-            (key, key + b"\0" if key else b"", key + b"\1" if key else b"\xff" * 256),
-        ).fetchall()
-        self._db.executemany("DELETE FROM extents WHERE file = ?", [(row[0],) for row in gone])
-        self._db.executemany("DELETE FROM files WHERE id = ?", [(row[0],) for row in gone])
-        return [row[1] for row in gone]
+        bounds = _tree_bounds(path)
+        inside = "FROM files WHERE sort_key >= ? AND sort_key < ?"
+        if layer is not None:
+            self._db.execute(f"INSERT INTO changes SELECT path, ?, 'removed' {inside}", (layer, *bounds))
+        self._db.execute(f"DELETE FROM extents WHERE file IN (SELECT id {inside})", bounds)  # noqa: S608
+        return self._db.execute(f"DELETE {inside}", bounds).rowcount
 
     def get(self, path: bytes) -> Optional[Mapped]:
         """A file and its extents, None when the path is not in the map."""
@@ -422,16 +433,16 @@ class MapFile:
         self._flush()
         self._db.execute("CREATE INDEX IF NOT EXISTS files_inode ON files(inode)")
 
-    def entries(self, first: bytes = b"/") -> Iterator[Mapped]:
+    def entries(self, below: bytes = b"/") -> Iterator[Mapped]:
         """All files in logical order, each with its extents by ascending offset; only one is held in memory.
 
-        :param first: a path to begin with (it need not be in the map).
+        :param below: only this path and what is below it.
         """
         self._flush()
         entry: Optional[FileEntry] = None
         extents: list[ExtentRow] = []
         current = 0
-        for row in self._db.execute(_SELECT_ALL, (sort_key(first),)):
+        for row in self._db.execute(_SELECT_ALL, _tree_bounds(below)):
             if row[0] != current:
                 if entry is not None:
                     yield entry, extents

@@ -194,17 +194,16 @@ def walk(tree: ScopeTree, places: Places, first: Optional[Iterable[bytes]] = Non
     for top in tree.tops if first is None else first:
         rule = tree.rule_of(top)
         place = places.of(top)
-        yield from _single(top, place)
+        yield single(top, place)
         yield from _below(top, place, rule, tree, places)
 
 
-def _single(path: bytes, place: PlacedFs) -> Iterator[Run]:
+def single(path: bytes, place: PlacedFs) -> Run:
+    """A run of one path alone, whatever it is."""
     if path == place.fs.mount_point:
-        yield Run(place.fs.id, path, place.local, [b""], {b"": "o"})
-        return
+        return Run(place.fs.id, path, place.local, [b""], {b"": "o"})
     folder, name = os.path.split(path)
-    # Whether it is a regular file is seen when it is looked at.
-    yield Run(place.fs.id, folder.rstrip(b"/") + b"/", place.local_path(folder), [name], {name: "o"})
+    return Run(place.fs.id, folder.rstrip(b"/") + b"/", place.local_path(folder), [name], {name: "o"})
 
 
 def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree, places: Places) -> Iterator[Run]:
@@ -218,7 +217,7 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree, p
         names: list[bytes] = []
         kinds: dict[bytes, str] = {}
         inner: Optional[_Frame] = None
-        single: Optional[tuple[bytes, PlacedFs]] = None
+        mount_point: Optional[tuple[bytes, PlacedFs]] = None
         while frame.next < len(frame.names) and len(names) < _RUN_NAMES and inner is None:
             name = frame.names[frame.next]
             frame.next += 1
@@ -233,7 +232,7 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree, p
             mounted = places.by_mount_point.get(path)
             if child_rule is not None:
                 if mounted is not None:
-                    single = (path, mounted)
+                    mount_point = (path, mounted)
                 else:
                     names.append(name)
                     if kind is not None:
@@ -243,12 +242,12 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree, p
                     child_rule = None
                 if child_rule is not None or tree.on_the_way(path):
                     inner = _Frame(path, mounted or frame.place, child_rule, tree)
-            if single is not None:
+            if mount_point is not None:
                 break
         if names:
             yield Run(frame.place.fs.id, frame.prefix, frame.local, names, kinds)
-        if single is not None:
-            yield from _single(*single)
+        if mount_point is not None:
+            yield single(*mount_point)
         if inner is not None:
             stack.append(inner)
         elif frame.next >= len(frame.names):

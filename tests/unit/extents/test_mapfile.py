@@ -46,9 +46,10 @@ def test_a_map_gives_back_what_was_put_in_in_logical_order(files: dict[bytes, li
             stored = {entry.path: extents for entry, extents in opened.entries()}
             assert stored == files
             assert list(stored) == sorted(files, key=lambda name: name.split(b"/"))
-            gone = opened.remove_tree(removed)
             below = [name for name in files if name == removed or name.startswith(removed + b"/")]
-            assert gone == sorted(below, key=sort_key)
+            assert [entry.path for entry, _ in opened.entries(removed)] == sorted(below, key=sort_key)
+            assert opened.remove_tree(removed, "window") == len(below)
+            assert opened.changes("window") == [(name, "removed") for name in sorted(below, key=sort_key)]
             assert {entry.path for entry, extents in opened.entries()} == set(files) - set(below)
             assert opened.counts().extents == sum(len(files[name]) for name in set(files) - set(below))
 
@@ -78,6 +79,8 @@ def test_put_file_replaces_and_get_finds(tmp_path: Path) -> None:
         assert made.get(b"/c") is None
         assert made.paths_of_inodes(1, [7, 8]) == [b"/a", b"/b"]
         assert [entry.path for entry, extents in made.entries(b"/b")] == [b"/b"]
+        assert made.remove_tree(b"/") == 2
+        assert list(made.entries()) == []
 
 
 def test_a_path_added_twice_is_refused(tmp_path: Path) -> None:
@@ -134,6 +137,6 @@ def test_logical_order_needs_no_sorting_in_memory(tmp_path: Path) -> None:
     made = MapFile.create(str(tmp_path / "map"), "s1", "host")
     plan = made._db.execute(
         "EXPLAIN QUERY PLAN SELECT * FROM files f LEFT JOIN extents e ON e.file = f.id "
-        "WHERE f.sort_key >= x'00' ORDER BY f.sort_key, e.logical"
+        "WHERE f.sort_key >= x'00' AND f.sort_key < x'01' ORDER BY f.sort_key, e.logical"
     )
     assert not [row for row in plan if "TEMP B-TREE" in row[3]]
