@@ -221,7 +221,7 @@ def test_a_file_system_inside_the_lun_is_mounted_at_its_place(scratch: Path) -> 
         map_file.commit()
         with loop_device(whole, read_only=True) as device:
             with ReadOnlyMounts(str(scratch / "mounts"), map_file, check_devices(map_file, {"data": device})) as mounts:
-                (folder,) = mounts.folders.values()
+                folder = next(iter(mounts.folders.values()))
                 assert (Path(folder) / "file").read_text() == "inside"
             assert not (scratch / "mounts").exists()
 
@@ -262,7 +262,7 @@ def test_the_mounts_of_a_killed_writer_go_with_it(case: Case) -> None:
 
 def until_free(call: Callable[[], None]) -> None:
     """The kernel drops the mounts of a dead process a moment after its end."""
-    for _ in range(500):
+    for dummy in range(500):
         with contextlib.suppress(OSError):
             call()
             return

@@ -118,7 +118,7 @@ def test_the_whole_life_of_a_session(site: Site, tmp_path: Path) -> None:
     assert site.run(catalog_info, path="*", limit=1)["truncated"]
     assert site.run(catalog_info, at="2000-01-01T00:00:00Z")["sessions"] == []
 
-    options = {"session": "latest", "host": "db1", "target": str(tmp_path / "t")}
+    options: dict[str, Any] = {"session": "latest", "host": "db1", "target": str(tmp_path / "t")}
     look = site.run(tape_read, check=True, paths=["/srv/a"], **options)
     assert ([item["path"] for item in look["positions"]], look["files"]) == (["/srv/a"], 1)
     back = site.run(tape_read, **options)
@@ -158,7 +158,7 @@ def test_evidence_of_a_write_that_the_catalog_has_not_seen_is_not_believed(site:
 
 
 def test_a_session_that_failed_early_is_recorded(site: Site) -> None:
-    options = {"session": "s1", "host": "db1", "state": "failed", "reason": "The array did not answer."}
+    options: dict[str, Any] = {"session": "s1", "host": "db1", "state": "failed", "reason": "The array did not answer."}
     assert site.run(catalog_session, check=True, **options)["session_state"] == "failed"
     assert site.run(catalog_session, **options)["changed"]
     assert not site.run(catalog_session, **options)["changed"]

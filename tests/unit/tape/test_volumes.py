@@ -238,10 +238,10 @@ def test_prepare_tells_the_plan_and_refuses_early(library: Library) -> None:
     library.make()
     library.label()
     options = {"drive_type": "virtual", "drive": str(library.folder), "volume": "V1"}
-    plan = prepare(str(library.state_dir), "s1", **options, expected_bytes=1000)  # type: ignore[arg-type]
+    plan = prepare(str(library.state_dir), "s1", **options, expected_bytes=1000)
     assert (plan["file_number"], plan["block"], plan["record_bytes"], plan["pool"]) == (1, 2, RECORD, "p")
     with pytest.raises(TapeError, match="too small"):
-        prepare(str(library.state_dir), "s1", **options, expected_bytes=1 << 40)  # type: ignore[arg-type]
+        prepare(str(library.state_dir), "s1", **options, expected_bytes=1 << 40)
     with pytest.raises(SplitMirrorError) as caught:
         prepare(str(library.state_dir / "nowhere"), "s1", **options)  # type: ignore[arg-type]
     assert caught.value.option == "state_dir"
@@ -258,7 +258,7 @@ def test_a_full_volume_is_said_and_cut_back(library: Library) -> None:
     with library.drive() as drive:
         place = place_for(drive, library.catalog, "V1", APPEND)
         sink = TapeRecordSink(drive, place)
-        for _ in range(1899):
+        for dummy in range(1899):
             sink.write_record(memoryview(record(b"x")))
         with pytest.raises(TapeError, match="full after 1899"):
             sink.write_record(memoryview(record(b"x")))
@@ -296,7 +296,7 @@ def test_any_piece_of_an_archive_is_read_back(library: Library, seed: int, tells
     with library.drive(writable=False, tells=tells) as drive:
         drive.load("V1")
         stream = TapeStream(drive, 2, 4 if tells else None, RECORD)
-        for _ in range(6):
+        for dummy in range(6):
             start = chance.randrange(len(archive) + 1)
             length = chance.randrange(len(archive) - start + 1)
             stream.seek(start)
