@@ -409,7 +409,7 @@ class VirtualTape(TapeDrive):
         medium = self._writing()
         if count:
             self._cut_here()
-        for dummy in range(count):
+        for _dummy in range(count):
             number = self._filemarks_written
             self._filemarks_written += 1
             if self._file == len(medium.files):

@@ -262,7 +262,7 @@ def test_the_mounts_of_a_killed_writer_go_with_it(case: Case) -> None:
 
 def until_free(call: Callable[[], None]) -> None:
     """The kernel drops the mounts of a dead process a moment after its end."""
-    for dummy in range(500):
+    for _dummy in range(500):
         with contextlib.suppress(OSError):
             call()
             return

@@ -235,7 +235,7 @@ def test_the_warning_comes_before_the_end_and_nothing_is_lost(tmp_path: Path) ->
         drive.write_filemarks(1)
         assert (warned_at, written) == (30, 32)
         drive.rewind()
-        assert [len(drive.read_record(1 << 20)) for dummy in range(33)] == [64 << 10] * 32 + [0]
+        assert [len(drive.read_record(1 << 20)) for _dummy in range(33)] == [64 << 10] * 32 + [0]
 
 
 def test_a_killed_writer_leaves_what_filemarks_made_safe(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_full_volume_is_said_and_cut_back(library: Library) -> None:
     with library.drive() as drive:
         place = place_for(drive, library.catalog, "V1", APPEND)
         sink = TapeRecordSink(drive, place)
-        for dummy in range(1899):
+        for _dummy in range(1899):
             sink.write_record(memoryview(record(b"x")))
         with pytest.raises(TapeError, match="full after 1899"):
             sink.write_record(memoryview(record(b"x")))
@@ -296,7 +296,7 @@ def test_any_piece_of_an_archive_is_read_back(library: Library, seed: int, tells
     with library.drive(writable=False, tells=tells) as drive:
         drive.load("V1")
         stream = TapeStream(drive, 2, 4 if tells else None, RECORD)
-        for dummy in range(6):
+        for _dummy in range(6):
             start = chance.randrange(len(archive) + 1)
             length = chance.randrange(len(archive) - start + 1)
             stream.seek(start)
