@@ -202,6 +202,7 @@ class MapFile:
         """Not for callers: use create or open."""
         self.path = path
         self._db = connection
+        self._closed = False
         self._files: list[tuple[object, ...]] = []
         self._extents: list[tuple[int, ...]] = []
         self._next_id = 1 + int(self._one("SELECT coalesce(max(id), 0) FROM files") or 0)
@@ -277,13 +278,17 @@ class MapFile:
             self.close()
         else:
             self._db.close()
+            self._closed = True
 
     def close(self) -> None:
-        """Write what is pending and close the file."""
+        """Write what is pending and close the file; closing it again does nothing."""
+        if self._closed:
+            return
         self._flush()
         if self._db.in_transaction:
             self._db.execute("COMMIT")
         self._db.close()
+        self._closed = True
 
     def commit(self) -> None:
         """Write what is pending, so that another process that opens the file sees it."""
