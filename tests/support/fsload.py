@@ -33,12 +33,39 @@ FALLOC_KEEP_SIZE = 1
 FALLOC_PUNCH_HOLE = 2
 KINDS = ("xfs", "ext4", "ext4-inline", "ext4-1k")
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2) with flags; os.posix_fallocate has none."""
     if _LIBC.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+class MemoryMap:
+    """A file mapped into memory for writing, with no descriptor kept open, unlike Python's own mmap."""
+
+    def __init__(self, path: Path, kind: int = mmap.MAP_SHARED) -> None:
+        with open(path, "r+b") as file:
+            self.size = os.fstat(file.fileno()).st_size
+            prot = mmap.PROT_READ | mmap.PROT_WRITE
+            self._address = _LIBC.mmap(None, ctypes.c_size_t(self.size), prot, kind, file.fileno(), ctypes.c_long(0))
+        if self._address == ctypes.c_void_p(-1).value:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def write(self, place: int, data: bytes) -> None:
+        """Store into the memory; a file that became shorter meanwhile kills the process, as mmap(2) says."""
+        ctypes.memmove(self._address + place, data, len(data))
+
+    def close(self) -> None:
+        """Unmap it."""
+        _LIBC.munmap(ctypes.c_void_p(self._address), ctypes.c_size_t(self.size))
+
+    def __enter__(self) -> MemoryMap:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 @contextlib.contextmanager
@@ -274,7 +301,7 @@ class Load:
         self.root = root
         self.dice = dice
         self._number = 0
-        self._maps: list[mmap.mmap] = []
+        self._maps: list[MemoryMap] = []
 
     def step(self) -> None:
         """Do one random thing; what meets a file or folder that cannot take it does nothing."""
@@ -351,10 +378,9 @@ class Load:
     def _map(self) -> None:
         while len(self._maps) > 3:
             self._maps.pop(0).close()
-        with open(self._pick(), "r+b") as file:
-            memory = mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size)
+        memory = MemoryMap(self._pick())
         self._maps.append(memory)
-        memory[self.dice.randrange(len(memory))] = 77
+        memory.write(self.dice.randrange(memory.size), b"M")
 
     def _link(self) -> None:
         os.link(self._pick(), self._name())
