@@ -46,6 +46,7 @@ DIGESTS = 3  # sha256 of the next files, in order, 32 bytes each
 FINISHED = 4  # sha256 of the archive
 FAULT = 5  # physical offset; then LUN, place and errno
 BROKEN = 6  # a sentence
+PLANNED = 7  # bytes that one read of the last turn brings, on average
 
 FAULT_BODY = struct.Struct("<QQI")
 
@@ -174,6 +175,11 @@ class Engine:
         tasks = coalesce(zip(numbers, numbers, numbers, numbers), self._options.gap_bytes)
         chunk = self._chunk
         work = [(task, list({piece[2] // chunk for piece in task.pieces})) for task in tasks]
+        for task in tasks:
+            if task.lun not in self._readers:
+                raise ArchiveError(f"device: LUN {task.lun} of the map has no device; name the device of each pair.")
+        if tasks:
+            self._send(PLANNED, sum([task.end - task.start for task in tasks]) // len(tasks))
         numbers = iter(contents)
         with self._changed:
             for _, places in work:

@@ -103,11 +103,10 @@ class LunReader:
                 option="device",
             ) from exc
         self.block_bytes = _FILE_ALIGNMENT
-        self._straight = False
+        # The data of a member begin at a multiple of 512 in memory. Most devices take that; one that does not says so.
+        self._straight = True
         if stat.S_ISBLK(os.fstat(self._fd).st_mode):
             self.block_bytes = struct.unpack("i", fcntl.ioctl(self._fd, _BLKSSZGET, bytes(4)))[0]
-            # The data of a member begin at a multiple of 512 in memory; its last read may fill up its last block.
-            self._straight = self.block_bytes == BLOCK_BYTES
 
     @property
     def bounce_bytes(self) -> int:
@@ -126,9 +125,10 @@ class LunReader:
         """
         if len(task.pieces) == 1:
             physical, length, place = task.pieces[0]
-            if self._straight and length >= _DIRECT_BYTES and not physical % BLOCK_BYTES:
-                self._read_straight(physical, length, place, ring)
-            else:
+            if self._straight and length >= _DIRECT_BYTES and not physical % self.block_bytes:
+                done = self._read_straight(physical, length, place, ring)
+                physical, length, place = physical + done, length - done, place + done
+            if length:
                 self._read_single(physical, length, place, ring, bounce)
             return
         block = self.block_bytes
@@ -147,14 +147,21 @@ class LunReader:
                 rest = -length % BLOCK_BYTES
                 ring[place + length : place + length + rest] = _ZEROS[:rest]
 
-    def _read_straight(self, physical: int, length: int, place: int, ring: memoryview) -> None:
+    def _read_straight(self, physical: int, length: int, place: int, ring: memoryview) -> int:
+        """Read into the ring without a copy; return how much was read, 0 when the device wants other memory."""
         rest = -length % BLOCK_BYTES
+        # With blocks of 512, what is read too much lies in the member's own last block.
+        span = length + rest if self.block_bytes == BLOCK_BYTES else length - length % self.block_bytes
         try:
-            self._fill(ring[place : place + length + rest], physical)
+            self._fill(ring[place : place + span], physical)
         except ReadFault as fault:
+            if fault.code == errno.EINVAL and fault.physical == physical:
+                self._straight = False
+                return 0
             raise ReadFault(self.lun, fault.physical, place, fault.code) from fault
-        if rest:
-            ring[place + length : place + length + rest] = _ZEROS[:rest]
+        if span > length:
+            ring[place + length : place + span] = _ZEROS[:rest]
+        return min(span, length)
 
     def _read_single(self, physical: int, length: int, place: int, ring: memoryview, bounce: memoryview) -> None:
         block = self.block_bytes

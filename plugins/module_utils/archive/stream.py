@@ -30,6 +30,8 @@ from .source import page_buffer
 
 _CHUNK_BYTES = 4 << 20
 _CHUNKS_AT_LEAST = 8
+# When reads are shorter than this on average, files lie scattered.
+_SCATTERED_BYTES = 256 << 10
 _ZEROS = bytes(1 << 16)
 
 NameAt = Callable[[int], str]
@@ -67,11 +69,14 @@ class ArchiveStream:
         self._record = options.record_bytes
         self._window, self._chunk = shape = ring_shape(options)
         self._ring = page_buffer(self._window)
-        self._requests = array("q")
-        self._contents = array("q")
+        self._requests: list[int] = []
+        self._contents: list[int] = []
         #: Stream offset of the next byte to be laid out.
         self.position = 0
+        # Where this turn ends; where the chunk or the turn ends; the stream offset of the ring's first byte.
         self._bound = 0
+        self._near_bound = 0
+        self._lap = 0
         self._turn_bytes = self._chunk
         self._turn_most = self._window // self._chunk // 2 * self._chunk
         #: sha256 of the contents, in order; whoever laid them out takes them from the left.
@@ -81,6 +86,8 @@ class ArchiveStream:
         self._written = 0
         self._hashed = 0
         self._ready = 0
+        # Bytes that one read of the last turn brought, on average.
+        self._read_bytes = 0
         self._total: Optional[int] = None
         self._sha256 = b""
         self._error: Optional[BaseException] = None
@@ -108,17 +115,15 @@ class ArchiveStream:
     # -- laying out: the caller's thread -----------------------------------------------------------------------------
 
     def small_file(self, header: bytes, lun: int, physical: int, size: int) -> bool:
-        """Lay out a file of one extent at once, if it fits into the chunk; False when it does not."""
-        start = self.position
-        data = start + len(header)
+        """Lay out a file of one extent at once; False when it does not fit into the chunk or the turn."""
+        data = self.position + len(header)
         end = data + size + -size % BLOCK_BYTES
-        if end > self._bound or end // self._chunk != start // self._chunk:
+        if end > self._near_bound:
             return False
-        place = start % self._window
-        into = place + len(header)
-        self._ring[place:into] = header
-        self._requests.extend((lun, physical, size, into))
-        self._contents.extend((data, size, engine.WHOLE))
+        place = data - self._lap
+        self._ring[place - len(header) : place] = header
+        self._requests += (lun, physical, size, place)
+        self._contents += (data, size, engine.WHOLE)
         self.position = end
         return True
 
@@ -133,17 +138,17 @@ class ArchiveStream:
 
     def begin_content(self) -> None:
         """What follows is the content of a file, until end_content()."""
-        self._contents.extend((self.position, 0, engine.FIRST))
+        self._contents += (self.position, 0, engine.FIRST)
 
     def end_content(self) -> None:
         """The content of the file is complete; its checksum will follow in ``digests``."""
-        self._contents.extend((self.position, 0, engine.LAST))
+        self._contents += (self.position, 0, engine.LAST)
 
     def device(self, lun: int, physical: int, length: int) -> None:
         """Content that is to be read from a LUN. Its last block is filled up with zeros."""
         while length:
             place, room = self._room(length)
-            self._requests.extend((lun, physical, room, place))
+            self._requests += (lun, physical, room, place)
             self._lay(room)
             physical += room
             length -= room
@@ -169,7 +174,7 @@ class ArchiveStream:
 
     def hole(self, length: int) -> None:
         """Content that is zeros and is not written."""
-        self._contents.extend((self.position, length, engine.HOLE))
+        self._contents += (self.position, length, engine.HOLE)
 
     def fill_block(self) -> None:
         """Zeros up to the end of the block; they are no content."""
@@ -201,25 +206,25 @@ class ArchiveStream:
         self._check()
 
     def _lay(self, length: int) -> None:
-        self._contents.extend((self.position, length, 0))
+        self._contents += (self.position, length, 0)
         self.position += length
 
     def _room(self, wanted: int) -> tuple[int, int]:
         """A place in the ring, and how much of what is wanted may be laid there in one piece."""
-        if self.position >= self._bound:
-            self.turn()
-        in_chunk = self._chunk - self.position % self._chunk
-        return self.position % self._window, min(wanted, in_chunk, self._bound - self.position)
+        if self.position >= self._near_bound:
+            if self.position >= self._bound:
+                self._turn()
+            place = self.position % self._window
+            self._lap = self.position - place
+            self._near_bound = min(self._bound, self.position - self.position % self._chunk + self._chunk)
+        return self.position - self._lap, min(wanted, self._near_bound - self.position)
 
-    @property
-    def is_turn_full(self) -> bool:
-        """Whether turn() is due; the methods that lay out pieces call it themselves."""
-        return self.position >= self._bound
-
-    def turn(self) -> None:
+    def _turn(self) -> None:
         """Give the engine what is laid out, and wait for room for the next turn."""
         self._send_turn()
-        self._turn_bytes = min(2 * self._turn_bytes, self._turn_most)
+        # Short turns leave early; long ones are read in fewer sweeps where files lie scattered.
+        if self._read_bytes < _SCATTERED_BYTES or self._turn_bytes < self._chunk * _CHUNKS_AT_LEAST // 2:
+            self._turn_bytes = min(2 * self._turn_bytes, self._turn_most)
         with self._changed:
             while self._error is None and self._next_bound() - self.position < self._turn_bytes:
                 self._changed.wait()
@@ -234,20 +239,16 @@ class ArchiveStream:
         return min(free + self._window, self.position + self._turn_bytes)
 
     def _send_turn(self, how: int = engine.GOES_ON) -> None:
-        requests, contents = self._requests, self._contents
+        head = engine.TURN.pack(self.position, how, len(self._requests), len(self._contents))
+        body = array("q", self._requests).tobytes() + array("q", self._contents).tobytes()
         try:
-            self._link.sendall(
-                engine.TURN.pack(self.position, how, len(requests), len(contents))
-                + requests.tobytes()
-                + contents.tobytes()
-            )
+            self._link.sendall(head + body)
         except OSError:
             # The listener knows what happened to the engine, or will in a moment.
             with self._changed:
                 while self._error is None:
                     self._changed.wait()
-        self._requests = array("q")
-        self._contents = array("q")
+        self._requests, self._contents = [], []
         self._check()
 
     def _check(self) -> None:
@@ -291,6 +292,8 @@ class ArchiveStream:
                 with self._changed:
                     if kind == engine.READY:
                         self._ready = number
+                    elif kind == engine.PLANNED:
+                        self._read_bytes = number
                     else:
                         self._hashed = number
                         self._sha256 = body

@@ -44,6 +44,7 @@ def write_archive(
     fallback: Optional[Fallback] = None,
     extras: Optional[str] = None,
     index_meta: Mapping[str, Any],
+    spool_dir: Optional[str] = None,
 ) -> ArchiveResult:
     """Write one archive.
 
@@ -57,11 +58,12 @@ def write_archive(
     :param fallback: opens files that have to be read through the mount.
     :param extras: path of a tar whose members come behind the files (label files, logs).
     :param index_meta: goes into the first line of the index; ``session`` must be in it.
+    :param spool_dir: folder on a disk where the index grows, about 300 bytes a member; None for the usual one.
     :raises ArchiveError: something cannot be read, or the map contradicts itself.
     """
     if "session" not in index_meta:
         raise ArchiveError("index_meta: the session's id is missing in it.")
-    with tempfile.TemporaryFile(prefix="splitmirror-index-") as spool:
+    with tempfile.TemporaryFile(prefix="splitmirror-index-", dir=spool_dir) as spool:
         writer = _Writer(
             devices, sink, options, member=member, owners=owners, fallback=fallback, spool=cast(BinaryIO, spool)
         )
@@ -120,8 +122,6 @@ class _Writer:
                         )
                         self._files += 1
                         self._bytes += size
-                        if stream.is_turn_full:
-                            stream.turn()
                         continue
             self._put_planned(entry, extents)
 

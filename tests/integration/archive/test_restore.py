@@ -22,7 +22,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.archive.index i
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError, WriterOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import FileEntry, MapFile
-from tests.support.blockdev import loop_device, mounted, run
+from tests.support.blockdev import XFS_MIN_MIB, loop_device, make_image, mounted, run
 from tests.support.fsload import file_system, make_all_sorts
 from tests.support.restoring import TARS, allocated, map_folder, restore, tree, walk, write_from
 
@@ -226,6 +226,25 @@ def test_extras_come_behind_the_files(case: Case, tmp_path: Path) -> None:
     restore("bsdtar", tmp_path / "a.tar", tmp_path / "restored")
     assert (tmp_path / "restored/srv/pg/backup_label").read_text() == "START WAL LOCATION"
     assert (tmp_path / "restored/srv/pg" / ("l" * 180)).stat().st_mtime_ns == label.stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("kind", ["xfs", "ext4"])
+def test_a_device_with_sectors_of_4096_bytes_is_read(scratch: Path, kind: str) -> None:
+    """The data of members begin at multiples of 512 in memory, which such a device need not take."""
+    image = make_image(scratch / "lun.img", XFS_MIN_MIB)
+    device = run("losetup", "--find", "--show", "--sector-size=4096", "--direct-io=on", image).stdout.strip()
+    try:
+        run(f"mkfs.{kind}", "-q", device)
+        with mounted(device, scratch / "mnt") as mount:
+            make_all_sorts(mount / "data")
+            make_hard_cases(mount / "data" / "hard cases")
+            map_folder(mount / "data", device, scratch / "map")
+            run("mount", "-o", "remount,ro", mount)
+            write_from(scratch / "map", device, scratch / "a.tar", OPTIONS)
+            restore("tar", scratch / "a.tar", scratch / "restored")
+            assert tree(scratch / "restored" / str(mount)[1:] / "data") == tree(mount / "data")
+    finally:
+        run("losetup", "--detach", device)
 
 
 def test_a_device_that_is_cut_short_fails_with_file_and_offset(scratch: Path) -> None:

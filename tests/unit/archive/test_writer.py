@@ -10,6 +10,8 @@ import hashlib
 import io
 import os
 import random
+import select
+import signal
 import sys
 import tempfile
 import threading
@@ -231,3 +233,35 @@ def test_extras_that_are_no_archive_are_refused(disk: str, tmp_path: Path) -> No
         write(plain(5), disk, Sink(10240), SMALL, extras=str(tmp_path / "extras.tar"))
     with pytest.raises(ArchiveError, match=r"extras: .*missing\.tar cannot be read"):
         write(plain(5), disk, Sink(10240), SMALL, extras=str(tmp_path / "missing.tar"))
+
+
+def test_a_lun_without_a_device_is_refused(disk: str) -> None:
+    entry = FileEntry(b"/data/lost", "f", size=5000, source="device")
+    with pytest.raises(ArchiveError, match="LUN 9 of the map has no device"):
+        write([(entry, [ExtentRow(0, 9, 0, 8192)], b"")], disk, Sink(10240), SMALL)
+
+
+def test_the_reading_process_ends_with_a_writer_that_is_killed(disk: str) -> None:
+    told, tell = os.pipe()
+    writer = os.fork()
+    if writer == 0:
+
+        class Stuck:
+            def write_record(self, record: memoryview, /) -> None:
+                children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="ascii")
+                os.write(tell, children.encode())
+                threading.Event().wait()
+
+        try:
+            write_archive([(e, r) for e, r, _ in plain(2000)], {1: disk}, Stuck(), SMALL, index_meta=META)
+        finally:
+            os._exit(1)
+    os.close(tell)
+    try:
+        engine = os.pidfd_open(int(os.read(told, 100)))
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+    assert select.select([engine], [], [], 30)[0] == [engine]
+    os.close(engine)
+    os.close(told)
