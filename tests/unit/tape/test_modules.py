@@ -157,6 +157,13 @@ def test_evidence_of_a_write_that_the_catalog_has_not_seen_is_not_believed(site:
     assert site.run(catalog_session, session="s1", state="closed", evidence=evidence)["session_state"] == "failed"
 
 
+def test_what_was_written_is_taken_from_the_catalog(site: Site) -> None:
+    site.run(tape_label, volume="V1", capacity="64M")
+    site.write("s1")
+    evidence = {**window_evidence(), "session": "s1"}
+    assert site.run(catalog_session, session="s1", state="closed", evidence=evidence)["session_state"] == "good"
+
+
 def test_a_session_that_failed_early_is_recorded(site: Site) -> None:
     options: dict[str, Any] = {"session": "s1", "host": "db1", "state": "failed", "reason": "The array did not answer."}
     assert site.run(catalog_session, check=True, **options)["session_state"] == "failed"

@@ -260,6 +260,27 @@ def test_a_killed_writer_leaves_what_filemarks_made_safe(tmp_path: Path) -> None
     assert (tmp_path / "V1" / "00001.tar").read_bytes() == b"next"
 
 
+def test_a_writer_killed_while_it_overwrites_leaves_a_readable_volume(tmp_path: Path) -> None:
+    make(tmp_path)
+    with loaded(tmp_path) as drive:
+        for fill in (b"1", b"2", b"3"):
+            drive.write_record(fill * 9)
+            drive.write_filemarks(1)
+    child = os.fork()
+    if not child:
+        try:
+            drive = loaded(tmp_path)
+            drive.space_files(1)
+            drive.write_record(b"x")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    with loaded(tmp_path) as drive:
+        assert (drive.read_record(99), drive.read_record(99)) == (b"1" * 9, b"")
+        with pytest.raises(EndOfData):
+            drive.read_record(99)
+
+
 def test_one_drive_serves_one_user(tmp_path: Path) -> None:
     with VirtualTape(str(tmp_path)), pytest.raises(TapeError, match="in use"):
         VirtualTape(str(tmp_path))

@@ -28,6 +28,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes im
     APPEND,
     OVERWRITE,
     Place,
+    begin_anew,
     check_room,
     cut_back,
     label_volume,
@@ -201,6 +202,19 @@ def test_overwriting_needs_expired_data_and_makes_another_volume_of_it(library: 
     assert library.content()["00001.tar"] == record(b"3")
     assert [found.id for found in library.catalog.sessions()] == ["s3"]
     assert library.place().label.uuid != old.label.uuid
+
+
+def test_data_that_came_since_the_place_was_found_is_not_overwritten(library: Library) -> None:
+    library.make()
+    library.label()
+    place = library.place(OVERWRITE)
+    library.write("s1", [record(b"1")])
+    before = library.content()
+    with library.drive() as drive:
+        drive.load("V1")
+        with pytest.raises(CatalogError, match="unexpired"):
+            begin_anew(drive, library.catalog, place)
+    assert library.content() == before
 
 
 def test_a_volume_labelled_elsewhere_since_is_refused(library: Library) -> None:
