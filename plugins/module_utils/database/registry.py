@@ -20,6 +20,30 @@ DRIVERS: dict[str, type[DatabaseDriver]] = {
 QUIESCE = ("auto", "hot_backup", "freeze")
 
 
+def databases_spec() -> dict[str, Any]:
+    """The option ``databases`` in the form of Ansible's argument specs, with the options of all drivers in one.
+
+    Defaults and required options are the drivers' own business: they depend on the driver.
+    """
+    options: dict[str, dict[str, Any]] = {}
+    for driver in DRIVERS.values():
+        for name, rules in driver.argument_spec.items():
+            options[name] = {key: rules[key] for key in ("type", "elements", "no_log") if key in rules}
+            # Said for every option, because Ansible warns of names that sound like secrets otherwise.
+            options[name].setdefault("no_log", False)
+    return {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "driver": {"type": "str", "required": True},
+            "quiesce": {"type": "str", "choices": list(QUIESCE), "default": "auto"},
+            "options": {"type": "dict", "options": options},
+        },
+    }
+
+
 def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
     """Make the driver of one database.
 

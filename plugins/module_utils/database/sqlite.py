@@ -7,6 +7,10 @@
 https://www.sqlite.org/lockingv3.html and https://www.sqlite.org/wal.html: a copy of the database and its ``-wal`` of
 one instant, taken while nobody writes, is a whole database. ``-shm`` is only an index of ``-wal`` and is made again; a
 rollback journal cannot be there while the write lock is ours.
+
+A process loses all of its locks on a file when it closes any descriptor of that file (fcntl(2), "advisory record
+locking"). The holder also maps files, which opens and closes them, so a connection is opened for the freeze and not
+kept before it.
 """
 
 from __future__ import annotations
@@ -39,13 +43,15 @@ class SqliteDriver(DatabaseDriver):
         return Capabilities(hot_backup=False, freeze=True)
 
     def preflight(self) -> dict[str, Any]:
-        return {"path": self._path, "journal_mode": self._journal_mode()}
+        facts = {"path": self._path, "journal_mode": self._journal_mode()}
+        self.close()
+        return facts
 
     def files(self) -> list[Scope]:
         label = f"sqlite {self.label}"
         scopes = [Scope(self._path, label=label)]
         if self._journal_mode() == "wal":
-            # It exists as long as this connection is open, or any other.
+            # It exists as long as this connection is open, or any other: until close(), and from freeze() on.
             scopes.append(Scope(self._path + "-wal", label=label))
         return scopes
 
@@ -54,6 +60,7 @@ class SqliteDriver(DatabaseDriver):
         # Moves what it can into the database without waiting for anybody; does nothing in other journal modes.
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self.close()
 
     def freeze(self, limit_s: float) -> None:
         connection = self._connected()

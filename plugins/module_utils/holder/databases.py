@@ -1,0 +1,174 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The databases of a session as the holder keeps them: hot backups under way, and what is frozen in the window."""
+
+from __future__ import annotations
+
+import select
+from typing import Any, Callable, Mapping, Sequence
+
+from ..database.base import DatabaseDriver, DatabaseError, EndResult, SessionLost
+from ..database.registry import make_drivers
+from ..errors import SplitMirrorError
+from .extras import write_extras
+from .protocol import EventLog
+
+
+class Databases:
+    """All databases of a session.
+
+    :param watch: called with a descriptor and what to do when it becomes readable. :param unwatch: undoes it.
+    """
+
+    def __init__(
+        self, log: EventLog, watch: Callable[[int, Callable[[], None]], None], unwatch: Callable[[int], None]
+    ) -> None:
+        self._log = log
+        self._watch = watch
+        self._unwatch = unwatch
+        self._watched: dict[str, int] = {}
+        self._hot: list[DatabaseDriver] = []
+        self._lost: dict[str, str] = {}
+        self.freezing: list[DatabaseDriver] = []
+        self.begun = False
+
+    def names(self) -> dict[str, str]:
+        """Names of the databases, and how each is quiesced."""
+        return {driver.label: driver.quiesce for driver in (*self._hot, *self.freezing)}
+
+    def lost(self) -> dict[str, str]:
+        """Names of the databases whose session was lost, and why."""
+        return dict(self._lost)
+
+    def begin(self, descriptions: Sequence[Mapping[str, Any]], label: str) -> dict[str, Any]:
+        """Begin hot backup of those that do it, and make those ready that are frozen in the window.
+
+        :returns: what preflight told of each, by name.
+        :raises SplitMirrorError: one of them cannot; nothing has begun then.
+        """
+        if self.begun:
+            raise DatabaseError("databases: hot backup of this session has begun already.", option="databases")
+        drivers = make_drivers(descriptions)
+        facts = {}
+        try:
+            for driver in drivers:
+                facts[driver.label] = driver.preflight()
+            for driver in drivers:
+                if driver.quiesce == "hot_backup":
+                    driver.begin(label)
+                    self._log.add("backup_begun", database=driver.label)
+        except BaseException:
+            for driver in drivers:
+                driver.close()
+            raise
+        self._hot = [driver for driver in drivers if driver.quiesce == "hot_backup"]
+        self.freezing = [driver for driver in drivers if driver.quiesce == "freeze"]
+        self.begun = True
+        for driver in self._hot:
+            self._watch_driver(driver)
+        return facts
+
+    def ping(self) -> None:
+        """Ask every hot backup's session for a sign of life, and note those that gave none."""
+        for driver in self._hot:
+            self._ping(driver)
+
+    def pause(self) -> None:
+        """Ask no more questions until resume(): on a frozen file system an answer may not come."""
+        for driver in self._hot:
+            self._unwatch_driver(driver)
+
+    def resume(self) -> None:
+        """Undo pause(), and find out what was lost meanwhile, where that can be told without a question."""
+        for driver in self._hot:
+            if driver.label not in self._lost:
+                fd = driver.fileno()
+                if fd is not None and _hung_up(fd):
+                    self._ping(driver)
+                else:
+                    self._watch_driver(driver)
+
+    def end(self, extras_path: str) -> dict[str, Any]:
+        """End every hot backup and keep what belongs to it.
+
+        :param extras_path: where extras.tar is made if there is anything to keep.
+        :returns: ``evidence`` (required, ended_cleanly, same_session, error), ``extras`` (path or None),
+            ``extras_bytes``, ``databases`` (details by name).
+        """
+        errors: list[str] = []
+        results: list[EndResult] = []
+        details: dict[str, Any] = {}
+        required, same_session = bool(self._hot), True
+        for driver in self._hot:
+            self._unwatch_driver(driver)
+            if driver.label in self._lost:
+                same_session = False
+                errors.append(self._lost[driver.label])
+                continue
+            try:
+                result = driver.end()
+            except DatabaseError as exc:
+                same_session = same_session and not isinstance(exc, SessionLost)
+                errors.append(exc.message)
+                continue
+            results.append(result)
+            details[driver.label] = result.details
+        size = 0
+        if not errors and any(result.label_files or result.log_files for result in results):
+            try:
+                size = write_extras(extras_path, results)
+            except SplitMirrorError as exc:
+                errors.append(exc.message)
+        # Only now: the sessions kept the log files from being removed.
+        self.close()
+        if required:
+            self._log.add("backup_ended", ended_cleanly=not errors)
+        return {
+            "evidence": {
+                "required": required,
+                "ended_cleanly": not errors,
+                "same_session": same_session,
+                "error": errors[0] if errors else None,
+            },
+            "extras": extras_path if size else None,
+            "extras_bytes": size,
+            "databases": details,
+        }
+
+    def close(self) -> None:
+        """Drop all sessions; hot backups that have not ended are given up."""
+        for driver in (*self._hot, *self.freezing):
+            self._unwatch_driver(driver)
+            driver.close()
+        self._hot, self.freezing = [], []
+        self._lost = {}
+        self.begun = False
+
+    def _ping(self, driver: DatabaseDriver) -> None:
+        if driver.label in self._lost:
+            return
+        try:
+            driver.ping()
+        except DatabaseError as exc:
+            self._unwatch_driver(driver)
+            self._lost[driver.label] = exc.message
+            self._log.add("connection_lost", database=driver.label)
+
+    def _watch_driver(self, driver: DatabaseDriver) -> None:
+        fd = driver.fileno()
+        if fd is not None:
+            self._watched[driver.label] = fd
+            self._watch(fd, lambda: self._ping(driver))
+
+    def _unwatch_driver(self, driver: DatabaseDriver) -> None:
+        fd = self._watched.pop(driver.label, None)
+        if fd is not None:
+            self._unwatch(fd)
+
+
+def _hung_up(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return bool(poll.poll(0))

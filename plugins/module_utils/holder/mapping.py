@@ -1,0 +1,151 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Map a database host with the tracking begun before the first file, and later find out what has come since."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Mapping, Optional, Sequence
+
+from ..database.base import DatabaseDriver
+from ..database.registry import make_drivers
+from ..database.scopes import host_scopes
+from ..extents.mapfile import MapCounts, MapError, MapFile
+from ..extents.mapper import map_scopes
+from ..extents.scope import Scope
+from ..extents.stack import LunSpec
+from ..extents.survey import survey
+from ..session import StateDir
+from .freeze import Needed, check_mounts
+from .protocol import MAP, ask
+from .recovery import recover
+from .spawn import DEFAULT_LIFETIME_S, ensure_holder, state_needed
+
+TRACK_S = 60.0
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """What a host backs up.
+
+    :param scopes: in the order of databases and paths. :param mounts: mount points of the file systems they lie on;
+        these are frozen in the window. :param databases: what preflight told of each, by name.
+    """
+
+    scopes: list[Scope]
+    mounts: list[str]
+    databases: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A map that was made. :param tracker: ``fanotify`` or ``sweep``. :param started: a holder was started for it."""
+
+    counts: MapCounts
+    tracker: str
+    started: bool
+
+
+class HostMapping:
+    """The map of one session on its database host.
+
+    Use it as a context manager: the databases' connections stay open until the files are mapped, because some files
+    (SQLite's write-ahead log) exist only as long.
+
+    :param databases: descriptions of the databases. :param paths: folders and files besides them. :param exclude: glob
+        patterns for the paths. :param luns: the declared LUNs. :param needed: folders that are never frozen.
+    :raises SplitMirrorError: a description that cannot be used.
+    """
+
+    def __init__(
+        self,
+        state: StateDir,
+        session: str,
+        *,
+        databases: Sequence[Mapping[str, Any]],
+        paths: Sequence[str],
+        exclude: Sequence[str],
+        luns: Sequence[LunSpec],
+        needed: Sequence[Needed],
+    ) -> None:
+        self._state = state
+        self._session = session
+        self._drivers: list[DatabaseDriver] = make_drivers(databases)
+        self._paths = paths
+        self._exclude = exclude
+        self._luns = luns
+        self._needed = needed
+        self.path = state.session_file(session, MAP)
+
+    def __enter__(self) -> HostMapping:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._close()
+
+    def plan(self) -> HostPlan:
+        """Find out what belongs to the backup, changing nothing.
+
+        :raises SplitMirrorError: a database that cannot be backed up, a path that cannot be mapped, a file system that
+            must not be frozen.
+        """
+        facts = {driver.label: driver.preflight() for driver in self._drivers}
+        scopes = host_scopes(self._drivers, self._paths, self._exclude)
+        found = survey(scopes, self._luns)
+        mounts = [os.fsdecode(surveyed.mount.mount_point) for surveyed in found]
+        check_mounts(mounts, state_needed(self._state, self._needed))
+        return HostPlan(scopes, mounts, facts)
+
+    def make(self, plan: HostPlan, lifetime_s: float = DEFAULT_LIFETIME_S) -> Mapped:
+        """Start the holder if there is none, begin tracking, and map everything.
+
+        :raises SplitMirrorError: it cannot be mapped; a holder that was started for it is ended again.
+        """
+        # A connection must not be taken along into a forked process: libraries keep state beside it (SQLite its locks).
+        self._close()
+        started = ensure_holder(self._state, self._session, self._needed, lifetime_s)
+        try:
+            for driver in self._drivers:
+                driver.files()
+            tracker = ask(self._state, self._session, "track", TRACK_S, mounts=plan.mounts)["result"]["tracker"]
+            with MapFile.create(self.path, self._session, os.uname().nodename) as map_file:
+                counts = map_scopes(map_file, plan.scopes, self._luns)
+        except BaseException:
+            if started:
+                recover(self._state, self._session)
+            raise
+        return Mapped(counts, tracker, started)
+
+    def _close(self) -> None:
+        for driver in self._drivers:
+            driver.close()
+
+    def known_scopes(self) -> list[Scope]:
+        """The scopes of the map that was made before. :raises MapError: there is none, or of another session."""
+        with MapFile.open(self.path, self._session, read_only=True) as map_file:
+            return [Scope.from_dict(row) for row in json.loads(map_file.meta("scopes") or "[]")]
+
+    def counts(self) -> MapCounts:
+        """What the map holds. :raises MapError: as known_scopes."""
+        with MapFile.open(self.path, self._session, read_only=True) as map_file:
+            return map_file.counts()
+
+
+def lun_specs(pairs: Sequence[Mapping[str, Any]]) -> list[LunSpec]:
+    """The LUNs of a mirror set on this host. :raises MapError: a pair names no device."""
+    for pair in pairs:
+        if not pair.get("device"):
+            raise MapError(f"pairs: {pair['name']} names no device; set its device on this host.", option="pairs")
+    return [LunSpec(pair["name"], pair["device"], pair.get("serial")) for pair in pairs]
+
+
+def scope_changes(before: Sequence[Scope], after: Sequence[Scope]) -> tuple[list[str], list[str]]:
+    """Roots that came, and roots that went or changed their exceptions."""
+    old: dict[str, Optional[Scope]] = {scope.root: scope for scope in before}
+    new = {scope.root: scope for scope in after}
+    came = [root for root, scope in new.items() if old.get(root) != scope]
+    return came, [root for root in old if root not in new]

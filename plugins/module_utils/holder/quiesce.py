@@ -1,0 +1,214 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What tasks ask of a session's holder: begin and end hot backup, freeze and thaw; each may be repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any, Mapping, Optional, Sequence
+
+from ..database.registry import make_drivers
+from ..lineserver import LineError, NotRunning
+from ..session import StateDir
+from .freeze import Needed, check_mounts
+from .protocol import Json, ask
+from .recovery import recover, thaw_mounts
+from .spawn import ensure_holder, state_needed
+
+ANSWER_S = 10.0
+RESULT = "hot_backup.json"
+
+Descriptions = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Hot backup has begun (or would have). :param databases: facts by name. :param before: databases by name.
+
+    :param after: likewise, with how each is quiesced.
+    """
+
+    changed: bool
+    databases: dict[str, Any]
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How hot backup ended. :param evidence: required, ended_cleanly, same_session, error.
+
+    :param extras: archive of label files and logs, or None. :param databases: details by name.
+    :param before: databases by name.
+    """
+
+    changed: bool
+    evidence: dict[str, Any]
+    extras: Optional[str] = None
+    extras_bytes: int = 0
+    databases: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A freeze or a thaw. :param mounts: what is frozen now, or was.
+
+    :param window: of a thaw: window_s, intact, error.
+    """
+
+    changed: bool
+    mounts: list[str]
+    window: dict[str, Any] = field(default_factory=dict)
+
+
+def databases_of(state: StateDir, session: str) -> Optional[dict[str, str]]:
+    """The databases that the session's holder has in hand, and how each is quiesced; None without a holder."""
+    status = _status(state, session)
+    return None if status is None else dict(status["databases"])
+
+
+def begin(
+    state: StateDir, session: str, descriptions: Descriptions, needed: Sequence[Needed], dry_run: bool = False
+) -> Begun:
+    """Begin hot backup, unless it has begun.
+
+    :param needed: folders that are never frozen, for a holder that is started here.
+    :raises SplitMirrorError: a database cannot be backed up; nothing has begun then.
+    """
+    status = _status(state, session)
+    before = {} if status is None else dict(status["databases"])
+    drivers = make_drivers(descriptions)
+    after = {driver.label: driver.quiesce for driver in drivers}
+    if status is not None and status["hot_backup"] and before == after:
+        return Begun(False, {}, before, after)
+    if dry_run:
+        try:
+            return Begun(True, {driver.label: driver.preflight() for driver in drivers}, before, after)
+        finally:
+            for driver in drivers:
+                driver.close()
+    started = ensure_holder(state, session, needed)
+    try:
+        facts = ask(state, session, "begin", databases=list(descriptions))["result"]["databases"]
+    except BaseException:
+        if started:
+            recover(state, session)
+        raise
+    return Begun(True, facts, before, after)
+
+
+def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
+    """End hot backup and the holder; the second time the first result is told again.
+
+    :raises SplitMirrorError: the holder refuses, because the window is still open.
+    """
+    status = _status(state, session)
+    result_path = state.session_file(session, RESULT)
+    if status is None:
+        try:
+            with open(result_path, encoding="utf-8") as stream:
+                return Ended(**{**json.load(stream), "changed": False})
+        except (FileNotFoundError, ValueError, TypeError):
+            return _never_ended(session, descriptions)
+    result = ask(state, session, "end")["result"]
+    recover(state, session)
+    ended = Ended(True, before=dict(status["databases"]), **result)
+    with open(result_path, "w", encoding="utf-8") as stream:
+        os.chmod(result_path, 0o600)
+        json.dump(asdict(ended), stream)
+    return ended
+
+
+def recover_databases(descriptions: Descriptions) -> bool:
+    """End what dead holders left in the databases themselves; return whether there was anything to do.
+
+    :raises SplitMirrorError: it could not be ended.
+    """
+    done = False
+    for driver in make_drivers(descriptions):
+        try:
+            done = driver.recover() or done
+        finally:
+            driver.close()
+    return done
+
+
+def freeze(
+    state: StateDir,
+    session: str,
+    mounts: Sequence[str],
+    deadline_s: float,
+    needed: Sequence[Needed],
+    *,
+    dry_run: bool = False,
+) -> Frozen:
+    """Freeze mounts and the databases that are made ready for it, unless these mounts are frozen.
+
+    :raises SplitMirrorError: nothing is frozen then.
+    """
+    status = _status(state, session)
+    if status is not None and status["frozen"] and set(status["mounts"]) == {os.path.realpath(m) for m in mounts}:
+        return Frozen(False, status["mounts"])
+    if dry_run:
+        checked = check_mounts(mounts, state_needed(state, needed))
+        return Frozen(True, [os.fsdecode(mount.mount_point) for mount in checked])
+    started = ensure_holder(state, session, needed)
+    try:
+        frozen = ask(state, session, "freeze", mounts=list(mounts), deadline_s=deadline_s)["result"]
+    except BaseException:
+        if started:
+            recover(state, session)
+        raise
+    return Frozen(True, frozen["mounts"])
+
+
+def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
+    """Thaw, also when the holder is dead; a holder that has nothing left to hold is ended.
+
+    :param mounts: tried in any case.
+    :raises SplitMirrorError: something stays frozen.
+    """
+    status = _status(state, session)
+    if status is None:
+        found = recover(state, session).thawed
+        thawed = sorted({*found, *thaw_mounts(list(mounts))})
+        error = "The holder of the session was gone, and the freeze may have ended before." if thawed else None
+        return Frozen(bool(thawed), thawed, {"intact": False, "error": error})
+    window = ask(state, session, "thaw")["result"]
+    if not status["hot_backup"] and status["tracking"] is None:
+        recover(state, session)
+    return Frozen(window.pop("thawed"), status["mounts"], window)
+
+
+def frozen_mounts(state: StateDir, session: str) -> list[str]:
+    """What the session has frozen now."""
+    status = _status(state, session)
+    return [] if status is None else list(status["mounts"])
+
+
+def _status(state: StateDir, session: str) -> Optional[Json]:
+    """The holder's status; None when there is no holder, or only one that does not answer any more."""
+    try:
+        status: Json = ask(state, session, "status", ANSWER_S)["result"]
+    except NotRunning:
+        return None
+    except LineError:
+        recover(state, session)
+        return None
+    return status
+
+
+def _never_ended(session: str, descriptions: Descriptions) -> Ended:
+    hot = [driver.label for driver in make_drivers(descriptions) if driver.quiesce == "hot_backup"]
+    if not hot:
+        return Ended(False, {"required": False, "ended_cleanly": True, "same_session": True, "error": None})
+    error = (
+        f"session: {session} has no holder on this host any more, and with it the hot backup of {', '.join(hot)} was "
+        "lost; begin a new backup."
+    )
+    return Ended(False, {"required": True, "ended_cleanly": False, "same_session": False, "error": error})

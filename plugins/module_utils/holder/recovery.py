@@ -1,0 +1,127 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Finish what a dead or forgotten holder left behind: thaw, give up hot backup, end the process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import Optional
+
+from ..daemon import DaemonError, is_alive, read_record, terminate
+from ..errors import SplitMirrorError
+from ..extents.stack import read_mounts
+from ..lineserver import LineError
+from ..session import StateDir
+from . import freeze
+from .protocol import FROZEN, GUARD, NAME, SOCKET, ask
+from .window import read_record as read_frozen
+
+ANSWER_S = 10.0
+GUARD_S = 10.0
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What was found of one session.
+
+    :param session: id. :param thawed: mount points that were frozen. :param databases: names whose hot backup was
+        given up. :param holder: ``ended`` in order, ``killed``, or None when none lived any more.
+    """
+
+    session: str
+    thawed: list[str]
+    databases: list[str]
+    holder: Optional[str]
+
+
+def leftovers(state: StateDir) -> list[str]:
+    """Ids of the sessions that have a holder, a guard, or a freeze that nobody ended."""
+    return [session for session in state.sessions() if _is_left(state, session)]
+
+
+def recover(state: StateDir, session: str) -> Recovered:
+    """End whatever a session left on this host; afterwards nothing of it is frozen or running.
+
+    :raises SplitMirrorError: something could not be ended.
+    """
+    folder = state.session_dir(session)
+    frozen = read_frozen(os.path.join(folder, FROZEN))
+    thawed: list[str] = []
+    databases: list[str] = []
+    holder: Optional[str] = None
+    try:
+        status = ask(state, session, "status", ANSWER_S)["result"]
+        thawed, databases = status["mounts"], sorted(status["databases"])
+        ask(state, session, "stop", ANSWER_S)
+        holder = "ended"
+    except LineError:
+        pass  # it is gone, or hangs
+    record = read_record(folder, NAME)
+    if record is not None and not (holder and _gone(folder, NAME, ANSWER_S)) and terminate(record, 0.5):
+        holder = "killed"
+    # A guard whose holder is dead thaws and ends.
+    if not _gone(folder, GUARD, GUARD_S):
+        guard = read_record(folder, GUARD)
+        if guard is not None:
+            terminate(guard)
+    thawed = sorted({*thawed, *_thaw_rest(frozen)})
+    for name in (SOCKET, FROZEN, NAME + ".json", GUARD + ".json"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, name))
+    return Recovered(session, thawed, databases, holder)
+
+
+def thaw_mounts(mounts: list[str]) -> list[str]:
+    """Thaw mount points without a holder; return those that were frozen.
+
+    :raises SplitMirrorError: the kernel refuses to thaw one of them.
+    """
+    return _thaw_rest(mounts)
+
+
+def _is_left(state: StateDir, session: str) -> bool:
+    folder = state.session_dir(session)
+    for name in (NAME, GUARD):
+        with contextlib.suppress(DaemonError):
+            record = read_record(folder, name)
+            if record is not None and is_alive(record):
+                return True
+    return bool(read_frozen(os.path.join(folder, FROZEN))) or os.path.exists(os.path.join(folder, SOCKET))
+
+
+def _gone(folder: str, name: str, patience_s: float) -> bool:
+    """Whether a process ends within a time."""
+    record = read_record(folder, name)
+    if record is None:
+        return True
+    deadline = time.monotonic() + patience_s
+    while is_alive(record):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _thaw_rest(mounts: list[str]) -> list[str]:
+    known = {os.fsdecode(mount.mount_point): mount for mount in read_mounts()}
+    thawed = []
+    for name in reversed(mounts):
+        mount = known.get(os.path.realpath(name))
+        if mount is None:
+            continue
+        fd = freeze.open_mount(mount)
+        try:
+            if freeze.thaw(fd):
+                thawed.append(name)
+        except OSError as exc:
+            raise SplitMirrorError(
+                f"mounts: {name} cannot be thawed ({exc.strerror}); try fsfreeze --unfreeze {name} by hand."
+            ) from exc
+        finally:
+            os.close(fd)
+    return thawed

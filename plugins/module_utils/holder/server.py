@@ -1,0 +1,224 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The holder: the process on the database host that keeps what must stay open between tasks.
+
+It keeps the change tracking from before the first file is mapped, the databases' sessions from begin to end, and the
+freeze, whose deadline it and its guard watch over. It has a lifetime of its own, after which it lets everything go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Callable, Optional
+
+from ..daemon import DaemonRecord
+from ..lineserver import Json, LineServer, Service
+from .checking import MapChecker
+from .databases import Databases
+from .freeze import FreezeError, Needed
+from .guard import Guard
+from .process import harden
+from .protocol import EXTRAS, FROZEN, GUARD, MAP, SOCKET, EventLog
+from .window import Window
+
+PING_S = 30.0
+
+
+class HolderError(FreezeError):
+    """Something the holder was asked to do, and cannot."""
+
+
+@dataclass(frozen=True)
+class HolderConfig:
+    """What a holder must know from its beginning.
+
+    :param session: id. :param folder: the session's folder. :param needed: folders that are never frozen.
+    :param lifetime_s: after which it ends by itself.
+    """
+
+    session: str
+    folder: str
+    lifetime_s: float
+    needed: list[Needed] = field(default_factory=list)
+
+
+class Holder(Service):
+    """Answers the tasks of one session. Everything happens in one thread, one request after the other."""
+
+    def __init__(self, config: HolderConfig, guard: Guard) -> None:
+        self._config = config
+        self._guard = guard
+        self._log = EventLog()
+        self._ends = time.monotonic() + config.lifetime_s
+        self._server = LineServer(os.path.join(config.folder, SOCKET), self)
+        self._window = Window(guard, self._log, config.needed, os.path.join(config.folder, FROZEN))
+        self._databases = Databases(self._log, self._server.watch, self._server.unwatch)
+        self._checker = MapChecker(os.path.join(config.folder, MAP), config.session, self._log)
+        self._next_ping: Optional[float] = None
+        self._ops: dict[str, Callable[..., Json]] = {
+            "ping": self._ping,
+            "status": self._status,
+            "track": self._track,
+            "begin": self._begin,
+            "freeze": self._freeze,
+            "check": self._check,
+            "check_thaw": self._check_thaw,
+            "thaw": self._thaw,
+            "end": self._end,
+            "stop": self._stop,
+        }
+        self._server.watch(guard.fileno(), self._on_guard)
+
+    def serve(self) -> None:
+        """Answer until told to stop, until SIGTERM, or until the lifetime is over; then let everything go."""
+        signal.signal(signal.SIGTERM, lambda _number, _frame: self._server.stop())
+        try:
+            self._server.serve()
+        finally:
+            self._window.close("stop_thaw")
+            self._databases.close()
+            self._checker.close()
+            self._guard.close()
+
+    def handle(self, op: str, args: Json) -> Json:
+        if op not in self._ops:
+            raise HolderError(f"the holder knows no {op!r}; it knows {', '.join(sorted(self._ops))}.")
+        return self._ops[op](**args)
+
+    def events(self) -> list[Json]:
+        return self._log.entries
+
+    def next_wakeup(self) -> Optional[float]:
+        times = (self._ends, self._window.own_deadline(), None if self._window.is_open else self._next_ping)
+        return min(instant for instant in times if instant is not None)
+
+    def on_wakeup(self) -> None:
+        now = time.monotonic()
+        deadline = self._window.own_deadline()
+        if deadline is not None and now >= deadline:
+            self._close_window("deadline_thaw")
+        if now >= self._ends:
+            self._log.add("lifetime_over")
+            self._server.stop()
+        if self._next_ping is not None and now >= self._next_ping and not self._window.is_open:
+            self._databases.ping()
+            self._next_ping = time.monotonic() + PING_S
+
+    def _on_guard(self) -> None:
+        self._server.unwatch(self._guard.fileno())
+        self._guard.reap()
+        self._log.add("guard_lost")
+        self._close_window("guard_thaw")
+
+    def _close_window(self, event: str) -> None:
+        if self._window.is_open:
+            self._window.close(event)
+            self._databases.resume()
+
+    def _ping(self) -> Json:
+        return {"session": self._config.session, "pid": os.getpid()}
+
+    def _status(self) -> Json:
+        now = time.monotonic()
+        deadline = self._window.deadline
+        return {
+            "session": self._config.session,
+            "pid": os.getpid(),
+            "guard_pid": self._guard.pid if self._guard.alive else None,
+            "tracking": self._checker.tracked,
+            "databases": self._databases.names(),
+            "hot_backup": self._databases.begun,
+            "connection_lost": self._databases.lost(),
+            "frozen": self._window.is_open,
+            "mounts": self._window.mount_points,
+            "deadline_left_s": None if deadline is None else round(deadline - now, 3),
+            "lifetime_left_s": round(self._ends - now, 3),
+        }
+
+    def _track(self, mounts: list[str]) -> Json:
+        return self._checker.track(mounts)
+
+    def _begin(self, databases: list[Json]) -> Json:
+        facts = self._databases.begin(databases, f"splitmirror {self._config.session}")
+        self._next_ping = time.monotonic() + PING_S
+        return {"databases": facts}
+
+    def _freeze(self, mounts: list[str], deadline_s: float) -> Json:
+        self._databases.ping()
+        for reason in self._databases.lost().values():
+            raise HolderError(f"hot backup is lost already, so nothing is frozen: {reason}")
+        self._databases.pause()
+        try:
+            self._window.open(mounts, self._databases.freezing, deadline_s, self._checker.pre_check)
+        except BaseException:
+            self._databases.resume()
+            raise
+        return {"mounts": self._window.mount_points}
+
+    def _check(self) -> Json:
+        try:
+            return self._checker.check()
+        finally:
+            self._checker.close_map()
+
+    def _check_thaw(self) -> Json:
+        """Check the map, then thaw, whatever became of the check."""
+        if self._window.is_open:
+            try:
+                check = self._checker.checked_or_why_not()
+            finally:
+                closed = self._window.close()
+                self._databases.resume()
+                self._checker.close_map()
+        elif self._window.last is not None:
+            closed = self._window.last
+            check = {"complete": False, "error": "The window was over before the check."}
+        else:
+            raise HolderError("nothing was frozen in this session; freeze first.")
+        return {
+            "check": check,
+            "window_s": closed.window_s,
+            "intact": closed.intact,
+            "error": closed.error or check.get("error"),
+        }
+
+    def _thaw(self) -> Json:
+        was_open = self._window.is_open
+        closed = self._window.close()
+        if was_open:
+            self._databases.resume()
+        return {"thawed": was_open, "window_s": closed.window_s, "intact": closed.intact, "error": closed.error}
+
+    def _end(self) -> Json:
+        if self._window.is_open:
+            raise HolderError("the window is still open; thaw before hot backup is ended.")
+        self._next_ping = None
+        return self._databases.end(os.path.join(self._config.folder, EXTRAS))
+
+    def _stop(self) -> Json:
+        self._close_window("stop_thaw")
+        self._server.stop()
+        return {}
+
+
+def run_holder(config: HolderConfig, ready: Callable[[], None]) -> None:
+    """The life of the process; call it in a fresh daemon.
+
+    :param ready: called once it answers.
+    """
+    guard = Guard.start()
+    harden("splitmirror-hld")
+    record = DaemonRecord.of(guard.pid)
+    if record is None:
+        raise HolderError("the guard of the holder died at once; see holder.log in the session's folder.")
+    with open(os.path.join(config.folder, GUARD + ".json"), "w", encoding="ascii") as stream:
+        json.dump(asdict(record), stream)
+    holder = Holder(config, guard)
+    ready()
+    holder.serve()

@@ -1,0 +1,84 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Start the holder of a session from a task, and be sure that a session has one."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import tempfile
+import traceback
+from typing import Callable, Optional, Sequence
+
+from ..daemon import daemonize
+from ..lineserver import LineError
+from ..session import StateDir
+from .freeze import Needed
+from .protocol import NAME, ask
+from .server import HolderConfig, run_holder
+
+DEFAULT_LIFETIME_S = 86400.0
+ANSWER_S = 5.0
+
+
+def ensure_holder(
+    state: StateDir, session: str, needed: Sequence[Needed] = (), lifetime_s: float = DEFAULT_LIFETIME_S
+) -> bool:
+    """Start the holder of a session unless it runs; return whether it was started.
+
+    Call it with no connection to a database open. All of its code is loaded in this process and stays with the new
+    one: nothing may be left to be imported later, because Ansible removes the module when the task is over.
+
+    :param needed: folders that are never frozen, besides the state folder and the system's own.
+    :param lifetime_s: after which it ends by itself.
+    :raises SplitMirrorError: it does not start.
+    """
+    if is_running(state, session):
+        return False
+    folder = state.make_session_dir(session)
+    config = HolderConfig(session, folder, lifetime_s, state_needed(state, needed))
+
+    def run(ready: Callable[[], None]) -> None:
+        # Until it is ready, its starter is told what went wrong; from then on the log in the session's folder is.
+        said_ready = False
+
+        def once_ready() -> None:
+            nonlocal said_ready
+            said_ready = True
+            sys.path[:] = [entry for entry in sys.path if not entry.endswith(".zip")]
+            ready()
+
+        # What the starter left unused must not be collected here: its files are closed, and their numbers are ours now.
+        gc.freeze()
+        try:
+            run_holder(config, once_ready)
+        except Exception:
+            if not said_ready:
+                raise
+            traceback.print_exc()
+
+    daemonize(folder, NAME, run)
+    return True
+
+
+def state_needed(state: StateDir, needed: Sequence[Needed]) -> list[Needed]:
+    """All folders that are never frozen besides the system's own."""
+    return [Needed(state.root, "the state folder of the sessions"), *needed]
+
+
+def ansible_folders(remote_tmp: Optional[str]) -> list[Needed]:
+    """The folders that Ansible works in on this host. :param remote_tmp: the setting, which may begin with ``~``."""
+    reason = "where Ansible puts its modules"
+    return [Needed(os.path.expanduser(remote_tmp or "~/.ansible/tmp"), reason), Needed(tempfile.gettempdir(), reason)]
+
+
+def is_running(state: StateDir, session: str) -> bool:
+    """Whether the holder of a session answers."""
+    try:
+        ask(state, session, "ping", ANSWER_S)
+    except LineError:
+        return False
+    return True

@@ -1,0 +1,232 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The time from freeze to thaw on one host: databases first, then file systems; thawed in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Sequence
+
+from ..database.base import DatabaseDriver, DatabaseError
+from . import freeze
+from .freeze import FreezeError, FrozenBySomeoneElse, Needed
+from .guard import Guard, GuardError
+from .protocol import EventLog
+
+MAX_DEADLINE_S = 3600.0
+#: A thaw gets many more tries than a freeze, which gets one.
+THAW_TRIES = 50
+_THAW_PAUSE_S = 0.02
+_COMMAND_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A window that is over. :param window_s: from freeze_sent to thaw_acknowledged.
+
+    :param intact: everything stayed frozen until our own thaw. :param error: why not, one sentence.
+    """
+
+    window_s: float
+    intact: bool
+    error: Optional[str]
+
+
+class Window:
+    """At most one window at a time; it is closed by close(), or by the guard.
+
+    :param record: a file that names the frozen mount points while there are any, for a recovery after everything died.
+    """
+
+    def __init__(self, guard: Guard, log: EventLog, needed: Sequence[Needed], record: str) -> None:
+        self._guard = guard
+        self._log = log
+        self._needed = needed
+        self._record = record
+        self._opened: list[tuple[str, int]] = []
+        self._touched: list[int] = []
+        self._drivers: list[DatabaseDriver] = []
+        self._sent = 0.0
+        self.deadline: Optional[float] = None
+        self.last: Optional[Closed] = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is frozen by us."""
+        return self.deadline is not None
+
+    @property
+    def mount_points(self) -> list[str]:
+        """What is frozen."""
+        return [self._opened[index][0] for index in self._touched]
+
+    def own_deadline(self) -> Optional[float]:
+        """When the holder thaws by itself, if nothing comes: a little before the guard would do it, and kill."""
+        return None if self.deadline is None else self.deadline - min(1.0, (self.deadline - self._sent) * 0.1)
+
+    def open(
+        self,
+        mounts: Sequence[str],
+        drivers: Sequence[DatabaseDriver],
+        deadline_s: float,
+        before: Callable[[], None],
+    ) -> None:
+        """Freeze.
+
+        :param mounts: mount points. :param drivers: databases to freeze before them.
+        :param deadline_s: from the freeze until the guard ends it.
+        :param before: work that makes the window short; done when the files are written out a first time.
+        :raises SplitMirrorError: nothing is frozen then.
+        """
+        if self.is_open:
+            raise FreezeError("mounts: this session has frozen already; thaw it first.", option="mounts")
+        if not 0 < deadline_s <= MAX_DEADLINE_S:
+            raise FreezeError(
+                f"deadline_s: {deadline_s:g} is no deadline; it must be above 0 and at most {MAX_DEADLINE_S:g} s.",
+                option="deadline_s",
+            )
+        if not mounts and not drivers:
+            raise FreezeError("mounts: there is nothing to freeze; name a mount point.", option="mounts")
+        checked = freeze.check_mounts(mounts, self._needed)
+        try:
+            for mount in checked:
+                self._opened.append((os.fsdecode(mount.mount_point), freeze.open_mount(mount)))
+            self._prepare(drivers, before)
+            self._freeze(drivers, deadline_s)
+        except BaseException:
+            if not self.is_open:
+                self._release()
+            raise
+
+    def close(self, event: str = "thaw_sent") -> Closed:
+        """Thaw everything, whatever happened before.
+
+        :param event: the name under which the thaw enters the log.
+        """
+        if not self.is_open:
+            return self.last or Closed(0.0, False, "Nothing was frozen.")
+        self._log.add(event)
+        errors = self._thaw()
+        acknowledged = self._log.add("thaw_acknowledged")
+        if event != "thaw_sent":
+            errors.insert(0, f"The window was ended by {event}, not by its own thaw.")
+        self.last = Closed(round(acknowledged - self._sent, 6), not errors, errors[0] if errors else None)
+        return self.last
+
+    def _prepare(self, drivers: Sequence[DatabaseDriver], before: Callable[[], None]) -> None:
+        for driver in drivers:
+            driver.prepare_freeze()
+        for _name, fd in self._opened:
+            freeze.sync(fd)
+        before()
+        for _name, fd in self._opened:
+            freeze.sync(fd)
+        with open(self._record, "w", encoding="utf-8") as stream:
+            json.dump([name for name, _fd in self._opened], stream)
+        gc.collect()
+
+    def _freeze(self, drivers: Sequence[DatabaseDriver], deadline_s: float) -> None:
+        commands = [command for command in (driver.thaw_command() for driver in drivers) if command is not None]
+        deadline = time.monotonic() + deadline_s
+        self._guard.arm(deadline, [fd for _name, fd in self._opened], commands)
+        self._sent = self._log.add("freeze_sent")
+        self.deadline = deadline
+        # No collection of garbage in the window: it would touch all memory, and take time.
+        gc.disable()
+        try:
+            for driver in drivers:
+                self._drivers.append(driver)
+                driver.freeze(max(0.1, (deadline - time.monotonic()) / 2))
+            for index in range(len(self._opened)):
+                self._freeze_one(index)
+        except BaseException:
+            self.close("freeze_failed")
+            raise
+        self._log.add("freeze_acknowledged")
+
+    def _freeze_one(self, index: int) -> None:
+        name, fd = self._opened[index]
+        self._guard.mark(index, True)
+        # Before the freeze: even one that reports an error is thawed.
+        self._touched.append(index)
+        try:
+            freeze.freeze(fd, name)
+        except FrozenBySomeoneElse:
+            self._touched.remove(index)
+            with contextlib.suppress(GuardError):
+                self._guard.mark(index, False)
+            raise
+
+    def _thaw(self) -> list[str]:
+        """Thaw, and release everything unless something stays frozen; return what went wrong."""
+        errors = []
+        stuck = False
+        for index in reversed(self._touched):
+            name, fd = self._opened[index]
+            problem, frozen = _thaw_one(fd)
+            if problem is not None:
+                stuck = True
+                errors.append(f"mounts: {name} could not be thawed: {problem}.")
+            elif not frozen:
+                errors.append(f"mounts: {name} was thawed before its time by someone else.")
+        for driver in reversed(self._drivers):
+            problem = _thaw_driver(driver)
+            if problem is not None:
+                errors.append(problem)
+        self._drivers = []
+        if not stuck:  # else the guard stays armed: it goes on trying at the deadline, and after our death
+            with contextlib.suppress(GuardError):
+                self._guard.disarm()
+            self._release()
+        return errors
+
+    def _release(self) -> None:
+        for _name, fd in self._opened:
+            os.close(fd)
+        self._opened, self._touched = [], []
+        self.deadline = None
+        gc.enable()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._record)
+
+
+def read_record(path: str) -> list[str]:
+    """The mount points that a dead holder had frozen, or nothing."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            mounts: Any = json.load(stream)
+    except (FileNotFoundError, ValueError):
+        return []
+    return [str(mount) for mount in mounts]
+
+
+def _thaw_one(fd: int) -> tuple[Optional[str], bool]:
+    """Return what went wrong, if it did to the end, and whether it was frozen."""
+    problem = ""
+    for _attempt in range(THAW_TRIES):
+        try:
+            return None, freeze.thaw(fd)
+        except OSError as exc:
+            problem = str(exc.strerror)
+        time.sleep(_THAW_PAUSE_S)
+    return problem, True
+
+
+def _thaw_driver(driver: DatabaseDriver) -> Optional[str]:
+    """Thaw a database; at worst end its session. Return what went wrong."""
+    error = ""
+    for _attempt in range(_COMMAND_TRIES):
+        try:
+            driver.thaw()
+            return None
+        except DatabaseError as exc:
+            error = exc.message
+    driver.close()
+    return error

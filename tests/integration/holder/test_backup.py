@@ -1,0 +1,262 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The holder with real databases: sessions that live from begin to end, and what becomes of lost ones."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import is_alive
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import leftovers, recover
+from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import NotRunning, Refused
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.tests.support.blockdev import run
+from ansible_collections.splitmirror.backup.tests.support.freezing import (
+    HolderUnderTest,
+    Writer,
+    file_system,
+    holder,
+    wait_for,
+)
+from ansible_collections.splitmirror.backup.tests.support.postgres import Cluster, cluster, passable_folder
+
+pytestmark = pytest.mark.root
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'splitmirror'"
+KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'splitmirror'"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    with passable_folder() as folder, cluster(folder / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[HolderUnderTest]:
+    with holder(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def ext4(scratch: Path) -> Iterator[Path]:
+    with file_system(scratch, "ext4") as folder:
+        yield folder
+
+
+def test_hot_backup_from_begin_to_end(server: Cluster, held: HolderUnderTest) -> None:
+    facts = held.ask("begin", databases=[server.description()])["databases"]
+    assert facts["main"]["pgdata"] == str(server.data)
+    assert held.ask("status")["databases"] == {"main": "hot_backup"}
+
+    result = held.ask("end")
+
+    assert result["evidence"] == {"required": True, "ended_cleanly": True, "same_session": True, "error": None}
+    assert held.events() == ["backup_begun", "backup_ended"]
+    assert os.stat(result["extras"]).st_size == result["extras_bytes"]
+    assert os.stat(result["extras"]).st_mode & 0o777 == 0o600
+    with tarfile.open(result["extras"]) as extras:
+        names = extras.getnames()
+        label = extras.extractfile(f"{server.data}/backup_label"[1:])
+        assert label is not None
+        assert f"LABEL: splitmirror {held.session}\n".encode() in label.read()
+    assert all(name.startswith(f"{server.data}/"[1:]) for name in names)
+    assert result["databases"]["main"]["wal_files"] == len([name for name in names if "/pg_wal/" in name])
+    wait_for(lambda: server.sql(SESSIONS) == "0", "the session is closed")
+
+
+def test_a_host_without_databases_needs_no_hot_backup(held: HolderUnderTest) -> None:
+    held.ask("begin", databases=[])
+    result = held.ask("end")
+    assert result["evidence"] == {"required": False, "ended_cleanly": True, "same_session": True, "error": None}
+    assert result["extras"] is None
+
+
+def test_a_lost_connection_is_noticed_at_once(server: Cluster, held: HolderUnderTest) -> None:
+    held.ask("begin", databases=[server.description()])
+
+    server.sql(KILL)
+
+    wait_for(lambda: "connection_lost" in held.events(), "the loss is told, though nobody asked the database")
+    with pytest.raises(Refused, match="hot backup is lost already"):
+        held.ask("freeze", mounts=["/nowhere"], deadline_s=1)
+    result = held.ask("end")
+    assert result["evidence"]["required"]
+    assert not result["evidence"]["ended_cleanly"]
+    assert not result["evidence"]["same_session"]
+    assert "connection to PostgreSQL is lost" in result["evidence"]["error"]
+    assert result["extras"] is None
+
+
+def test_a_connection_lost_in_the_window_is_noticed_after_it(
+    server: Cluster, ext4: Path, held: HolderUnderTest
+) -> None:
+    held.ask("begin", databases=[server.description()])
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+    server.sql(KILL)
+    wait_for(lambda: server.sql(SESSIONS) == "0", "the session is gone")
+    held.ask("thaw")
+
+    wait_for(lambda: "connection_lost" in held.events(), "the loss is told")
+    assert not held.ask("end")["evidence"]["ended_cleanly"]
+
+
+def test_nothing_has_begun_when_one_of_two_cannot(server: Cluster, held: HolderUnderTest) -> None:
+    other = {**server.description(port=5999), "name": "other"}
+    with pytest.raises(Refused, match="databases: other: the database is not running"):
+        held.ask("begin", databases=[server.description(), other])
+
+    wait_for(lambda: server.sql(SESSIONS) == "0", "the first is closed")
+    assert not held.ask("status")["hot_backup"]
+    held.ask("begin", databases=[server.description()])
+
+
+def test_a_second_begin_is_refused(server: Cluster, held: HolderUnderTest) -> None:
+    held.ask("begin", databases=[server.description()])
+    with pytest.raises(Refused, match="has begun already"):
+        held.ask("begin", databases=[server.description()])
+    assert held.ask("end")["evidence"]["ended_cleanly"]
+
+
+def test_no_end_inside_the_window(server: Cluster, ext4: Path, held: HolderUnderTest) -> None:
+    held.ask("begin", databases=[server.description()])
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+    with pytest.raises(Refused, match="the window is still open"):
+        held.ask("end")
+    held.ask("thaw")
+    assert held.ask("end")["evidence"]["ended_cleanly"]
+
+
+def test_a_database_that_can_only_freeze_is_frozen_in_the_window(
+    ext4: Path, tmp_path: Path, held: HolderUnderTest
+) -> None:
+    path = ext4 / "d.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, timeout=0)
+    other.execute("PRAGMA journal_mode = WAL")
+    other.execute("CREATE TABLE t (n)")
+    held.ask("begin", databases=[{"name": "d", "driver": "sqlite", "options": {"path": str(path)}}])
+    other.execute("INSERT INTO t VALUES (1)")
+
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("INSERT INTO t VALUES (2)")
+    held.ask("thaw")
+
+    other.execute("INSERT INTO t VALUES (2)")
+    other.close()
+    assert held.ask("end")["evidence"]["required"] is False
+
+
+def test_a_database_that_does_not_freeze_leaves_nothing_frozen(ext4: Path, held: HolderUnderTest) -> None:
+    path = ext4 / "d.sqlite"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE t (n)")
+    held.ask("begin", databases=[{"name": "d", "driver": "sqlite", "options": {"path": str(path)}}])
+    other.execute("BEGIN EXCLUSIVE")
+
+    with pytest.raises(Refused, match="is not let go by a writer"):
+        held.ask("freeze", mounts=[str(ext4)], deadline_s=1)
+
+    other.execute("COMMIT")
+    other.close()
+    Writer(ext4 / "file").wait_done()
+    assert not held.ask("status")["frozen"]
+
+
+def test_recovery_of_a_living_holder(server: Cluster, ext4: Path, held: HolderUnderTest) -> None:
+    held.ask("begin", databases=[server.description()])
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=600)
+    records = [held.record(), held.record("guard")]
+    assert leftovers(held.state) == [held.session]
+
+    found = recover(held.state, held.session)
+
+    assert (found.thawed, found.databases, found.holder) == ([str(ext4)], ["main"], "ended")
+    Writer(ext4 / "file").wait_done()
+    assert not any(is_alive(record) for record in records)
+    wait_for(lambda: server.sql(SESSIONS) == "0", "the hot backup is given up")
+    assert leftovers(held.state) == []
+    with pytest.raises(NotRunning, match="has no holder on this host"):
+        held.ask("ping")
+
+
+def test_recovery_of_a_stuck_holder(ext4: Path, held: HolderUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery.ANSWER_S", 0.5)
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=600)
+    os.kill(held.record().pid, 19)
+
+    found = recover(held.state, held.session)
+
+    assert found.holder == "killed"
+    Writer(ext4 / "file").wait_done()
+    assert leftovers(held.state) == []
+
+
+def test_recovery_after_everything_died_at_once(ext4: Path, held: HolderUnderTest) -> None:
+    """As when a service manager kills the whole session, or the machine's memory runs out."""
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=600)
+    os.kill(held.record("guard").pid, 19)  # so that it cannot act between the two
+    os.kill(held.record().pid, 9)
+    os.kill(held.record("guard").pid, 9)
+    Writer(ext4 / "first").wait_blocked()
+    assert leftovers(held.state) == [held.session]
+
+    found = recover(held.state, held.session)
+
+    assert (found.thawed, found.holder) == ([str(ext4)], None)
+    Writer(ext4 / "file").wait_done()
+    assert leftovers(held.state) == []
+
+
+def test_the_holder_lives_on_without_the_files_it_came_from(server: Cluster, ext4: Path, tmp_path: Path) -> None:
+    """Ansible runs a module from a zip file and removes it when the task is over."""
+    zipped = tmp_path / "module.zip"
+    tree = Path(__file__).parents[3]
+    with zipfile.ZipFile(zipped, "w") as archive:
+        package = "ansible_collections/splitmirror/backup/plugins"
+        for init in (
+            "ansible_collections",
+            "ansible_collections/splitmirror",
+            "ansible_collections/splitmirror/backup",
+            package,
+        ):
+            archive.writestr(f"{init}/__init__.py", "")
+        for source in (tree / "plugins" / "module_utils").rglob("*.py"):
+            archive.write(source, f"{package}/module_utils/{source.relative_to(tree / 'plugins' / 'module_utils')}")
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+assert ensure_holder(StateDir(sys.argv[2]), "s1")
+"""
+    state = StateDir(str(tmp_path / "state"))
+    # Isolated: nothing of the collection is found but what is in the zip; psycopg2 comes with the interpreter.
+    run(sys.executable, "-I", "-c", code, zipped, state.root)
+    zipped.unlink()
+    held = HolderUnderTest(state, "s1")
+    path = ext4 / "d.sqlite"
+    sqlite3.connect(path).close()
+    try:
+        held.ask("track", mounts=[str(ext4)])
+        options = {"freeze": ["/bin/true"], "thaw": ["/bin/true"]}
+        held.ask("begin", databases=[server.description(), {"name": "c", "driver": "commands", "options": options}])
+        held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+        held.ask("check_thaw")
+        assert held.ask("end")["evidence"]["ended_cleanly"]
+        held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+        os.kill(held.record().pid, 9)  # the guard's turn
+        Writer(ext4 / "file").wait_done()
+    finally:
+        recover(state, "s1")
+    log = Path(state.session_file("s1", "holder.log")).read_text(encoding="utf-8")
+    assert log == ""
