@@ -1,0 +1,269 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_plan
+short_description: Discover what a quiesced host backs up, and prepare the tape for it
+version_added: 0.1.0
+description:
+  - The two phases between the beginning of hot backup and the window. Nothing is frozen meanwhile.
+  - O(phase=discovery) runs on the database host. It asks the databases again which folders belong to them. If any came
+    or went since the files were mapped, such as a new tablespace, everything is mapped again.
+  - O(phase=prepare) runs on the media server. It loads the volume, reads its label, refuses a volume that is foreign,
+    holds something else than the catalog says or is too small, and moves to where the session will begin. Nothing is
+    written.
+author:
+  - splitmirror.backup contributors (@splitmirror)
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.session
+  - splitmirror.backup.databases
+  - splitmirror.backup.databases.paths
+options:
+  phase:
+    description: Which of the two.
+    type: str
+    choices: [discovery, prepare]
+    required: true
+  pairs:
+    description:
+      - The mirror set of this host, required for O(phase=discovery).
+      - The same list serves on all hosts; each host uses the keys that concern it.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description: The name of the pair; it is how all hosts call this LUN.
+        type: str
+        required: true
+      device:
+        description: The block device of the primary on the database host.
+        type: path
+      serial:
+        description: Serial number or WWN of the primary as the database host sees it. It guards against a wrong device.
+        type: str
+      primary:
+        description: The primary as the array calls it. Not used here.
+        type: str
+      mirror:
+        description: The mirror as the array calls it. Not used here.
+        type: str
+  drive_type:
+    description: The type of the drive, required for O(phase=prepare). V(virtual) is a folder that behaves like a
+      library.
+    type: str
+  drive:
+    description: The drive, required for O(phase=prepare). For O(drive_type=virtual) the folder that holds the volumes.
+    type: path
+  volume:
+    description: The volume to write to, required for O(phase=prepare).
+    type: str
+  mode:
+    description:
+      - V(append) is to write behind the sessions that are on the volume.
+      - V(overwrite) is to start from its beginning, which is refused unless all sessions on it have expired.
+    type: str
+    choices: [append, overwrite]
+    default: append
+  expected_bytes:
+    description:
+      - How many bytes the session will hold, as O(phase=discovery) returned them. A volume with less room is refused.
+      - With V(0) nothing is known, and the volume may turn out to be too small later.
+    type: int
+    default: 0
+attributes:
+  check_mode:
+    support: full
+    details: A host whose databases have new folders is not mapped again.
+  diff_mode:
+    support: full
+seealso:
+  - module: splitmirror.backup.extent_map
+  - module: splitmirror.backup.hot_backup
+  - module: splitmirror.backup.tape_write
+"""
+
+EXAMPLES = r"""
+- name: Discover what the quiesced database added since the map
+  splitmirror.backup.backup_plan:
+    phase: discovery
+    session: "{{ session }}"
+    databases: "{{ splitmirror_databases }}"
+    pairs: "{{ splitmirror_pairs }}"
+  register: discovery
+
+- name: Prepare the tape
+  splitmirror.backup.backup_plan:
+    phase: prepare
+    session: "{{ session }}"
+    drive_type: virtual
+    drive: /srv/library
+    volume: VOL001
+    expected_bytes: "{{ discovery.bytes }}"
+  delegate_to: media1
+"""
+
+RETURN = r"""
+added:
+  description: Folders and files that belong to the backup and were not mapped.
+  type: list
+  elements: str
+  returned: when O(phase=discovery)
+  sample: [/srv/data/tablespace2]
+removed:
+  description: Folders and files that were mapped and belong to the backup no more.
+  type: list
+  elements: str
+  returned: when O(phase=discovery)
+  sample: []
+mounts:
+  description: The mount points to freeze in the window. With new folders there may be more than there were.
+  type: list
+  elements: str
+  returned: when O(phase=discovery)
+  sample: [/srv/data]
+files:
+  description: The number of regular files in the map.
+  type: int
+  returned: when O(phase=discovery)
+  sample: 1234
+bytes:
+  description: The sum of their sizes, an upper bound of what they take on tape but for the headers.
+  type: int
+  returned: when O(phase=discovery)
+  sample: 87523328
+plan:
+  description: Where the session will be written.
+  type: dict
+  returned: when O(phase=prepare)
+  contains:
+    session:
+      description: The id of the session.
+      type: str
+    drive_type:
+      description: The type of the drive.
+      type: str
+    drive:
+      description: The drive.
+      type: str
+    volume:
+      description: The volume.
+      type: str
+      sample: VOL001
+    pool:
+      description: The pool of the volume.
+      type: str
+    record_bytes:
+      description: The size of its records.
+      type: int
+      sample: 1048576
+    mode:
+      description: V(append) or V(overwrite).
+      type: str
+    file_number:
+      description: The number of the tape file that the session will be.
+      type: int
+      sample: 3
+    block:
+      description: The block at which it will begin, or V(null) when the drive does not tell.
+      type: int
+    remaining_bytes:
+      description: The room on the volume, or V(null) when the drive does not tell.
+      type: int
+    expected_bytes:
+      description: O(expected_bytes).
+      type: int
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, SESSION_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.mapping import (
+    HostMapping,
+    lun_specs,
+    scope_changes,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.prepare import prepare
+
+SPEC = {
+    **SESSION_SPEC,
+    "phase": {"type": "str", "choices": ["discovery", "prepare"], "required": True},
+    "databases": databases_spec(),
+    "paths": {"type": "list", "elements": "path", "default": []},
+    "exclude": {"type": "list", "elements": "str", "default": []},
+    "pairs": {**PAIRS_SPEC["pairs"], "required": False},
+    "drive_type": {"type": "str"},
+    "drive": {"type": "path"},
+    "volume": {"type": "str"},
+    "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
+    "expected_bytes": {"type": "int", "default": 0},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Do one of the phases."""
+    params = module.params
+    if params["phase"] == "discovery":
+        return discover(module)
+    plan = prepare(
+        params["state_dir"],
+        params["session"],
+        drive_type=params["drive_type"],
+        drive=params["drive"],
+        volume=params["volume"],
+        mode=params["mode"],
+        expected_bytes=params["expected_bytes"],
+    )
+    return {"changed": False, "plan": plan}
+
+
+def discover(module: AnsibleModule) -> dict[str, Any]:
+    """Look again what belongs to the backup, and map again if that is something else."""
+    params = module.params
+    with HostMapping(
+        StateDir(params["state_dir"]),
+        params["session"],
+        databases=params["databases"],
+        paths=params["paths"],
+        exclude=params["exclude"],
+        luns=lun_specs(params["pairs"]),
+        needed=ansible_folders(module._remote_tmp),
+    ) as mapping:
+        before = mapping.known_scopes()
+        plan = mapping.plan()
+        added, removed = scope_changes(before, plan.scopes)
+        changed = bool(added or removed)
+        if changed and not module.check_mode:
+            mapping.make(plan)
+        counts = mapping.counts()
+    return {
+        "changed": changed,
+        "added": added,
+        "removed": removed,
+        "mounts": plan.mounts,
+        "files": counts.files,
+        "bytes": counts.bytes,
+        "diff": {
+            "before": {"scopes": [scope.root for scope in before]},
+            "after": {"scopes": [scope.root for scope in plan.scopes]},
+        },
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    required = [("phase", "discovery", ["pairs"]), ("phase", "prepare", ["drive_type", "drive", "volume"])]
+    run_module(work, SPEC, required_if=required)
+
+
+if __name__ == "__main__":
+    main()
