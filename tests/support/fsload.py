@@ -16,6 +16,7 @@ import random
 import socket
 import stat
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -31,6 +32,7 @@ FITHAW = 0xC0045878
 FICLONE = 0x40049409
 FALLOC_KEEP_SIZE = 1
 FALLOC_PUNCH_HOLE = 2
+FREEZE_LIMIT_S = 30.0
 KINDS = ("xfs", "ext4", "ext4-inline", "ext4-1k")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -97,13 +99,20 @@ def mirror(folder: Path, kind: str) -> Iterator[tuple[Path, str]]:
 
 @contextlib.contextmanager
 def frozen(mount: Path) -> Iterator[None]:
-    """The file system is frozen inside."""
+    """The file system is frozen inside, at most for FREEZE_LIMIT_S; when that was not enough, leaving it raises.
+
+    The limit is needed: on a frozen XFS, looking at a file that the kernel just threw out of its cache waits until
+    the thaw, and so would we.
+    """
     fd = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+    guard = threading.Timer(FREEZE_LIMIT_S, fcntl.ioctl, (fd, FITHAW, 0))
     try:
         fcntl.ioctl(fd, FIFREEZE, 0)
+        guard.start()
         try:
             yield
         finally:
+            guard.cancel()
             fcntl.ioctl(fd, FITHAW, 0)
     finally:
         os.close(fd)

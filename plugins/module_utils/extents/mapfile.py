@@ -193,7 +193,8 @@ def unpack_xattrs(blob: Optional[bytes]) -> dict[bytes, bytes]:
 
 
 class MapFile:
-    """One open map file. Use it as a context manager: leaving it without an error writes what is pending.
+    """One open map file. Use it as a context manager: leaving it without an error writes what is pending; leaving it
+    with one removes a file that was just made.
 
     One thread at a time may use it.
     """
@@ -203,6 +204,7 @@ class MapFile:
         self.path = path
         self._db = connection
         self._closed = False
+        self._new = False
         self._files: list[tuple[object, ...]] = []
         self._extents: list[tuple[int, ...]] = []
         self._next_id = 1 + int(self._one("SELECT coalesce(max(id), 0) FROM files") or 0)
@@ -228,6 +230,7 @@ class MapFile:
         db.executescript(_SCHEMA)
         db.execute("BEGIN")
         made = cls(path, db)
+        made._new = True
         for key, value in (("format_version", FORMAT_VERSION), ("session", session), ("host", host)):
             made.set_meta(key, value)
         return made
@@ -276,9 +279,12 @@ class MapFile:
     ) -> None:
         if kind is None:
             self.close()
-        else:
+        elif not self._closed:
             self._db.close()
             self._closed = True
+            if self._new:
+                # Half a map is worth nothing, and nobody shall take it for a whole one.
+                os.unlink(self.path)
 
     def close(self) -> None:
         """Write what is pending and close the file; closing it again does nothing."""
