@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ from .rounds import Round, rig
 
 _FS_TYPES = ("xfs", "ext4")
 #: A load is begun anew after so long, with another seed, so that file systems of all ages are met.
-_EPISODE_S = 240
+_EPISODE_S = 480
 _SIZE = Size(files=24_000, large_bytes=1 << 30, sparse_bytes=3 << 29, pace=3000)
 _LUN_MIB = 8192
 _SHOWN = 20
@@ -36,6 +37,8 @@ def main() -> int:
     options = parser.parse_args()
     if os.geteuid():
         parser.error("this needs root, for loop devices and mounts")
+    # Clean up after this one too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Who copies the mounts of this machine meanwhile must not keep ours busy, and they end with this process.
     leave_mount_namespace()
     seed = random.SystemRandom().randrange(1 << 20) if options.seed is None else options.seed

@@ -120,6 +120,8 @@ class Load:
     def step(self) -> None:
         """Do one thing; what the file or the folder at hand cannot take is passed over."""
         deed = self.dice.choices(self._deeds, self._weights)[0]
+        if len(self.files) < self.size.files // 2:
+            deed = self._create
         with contextlib.suppress(OSError, ValueError):
             deed()
 
@@ -371,13 +373,13 @@ class Load:
 
     def _remove_folder(self) -> None:
         """A folder that happens to hold little, with all that is in it."""
-        path = self.dice.choice(self.folders[1:])
+        path = self.dice.choice(self.folders)
         found = sum(len(names) for _folder, _folders, names in os.walk(path))
-        if found <= self.size.files // 50:
-            shutil.rmtree(path)
-            self.folders[:] = [
-                folder for folder in self.folders if folder != path and not folder.startswith(path + b"/")
-            ]
+        if path == self.root or found > self.size.files // 200:
+            return
+        shutil.rmtree(path)
+        for paths in (self.files, self.folders):
+            paths[:] = [other for other in paths if not (other + b"/").startswith(path + b"/")]
 
 
 def _mapped(fd: int, length: int) -> int:

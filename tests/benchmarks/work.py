@@ -1,0 +1,136 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Parts of the product as processes of their own, to be timed and weighed by the benches."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners, WriterOptions
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.writer import write_archive
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import check_map, pre_check
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.proving import Proving
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import label_volume
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, write_session
+from ansible_collections.splitmirror.backup.tests.benchmarks.rig import LUN, SESSION
+
+_VOLUME = "BENCH"
+
+
+class _Output:
+    """Records to the standard output, at most so many bytes a second."""
+
+    def __init__(self, limit_bytes_s: Optional[float]) -> None:
+        self._limit = limit_bytes_s
+        self._began = time.monotonic()
+        self._done = 0
+
+    def write_record(self, record: memoryview, /) -> None:
+        while record:
+            written = os.write(1, record)
+            record = record[written:]
+            self._done += written
+        if self._limit is not None:
+            ahead_s = self._began + self._done / self._limit - time.monotonic()
+            if ahead_s > 0:
+                time.sleep(ahead_s)
+
+
+def do_map(options: argparse.Namespace) -> None:
+    """The database host's part: map a folder."""
+    with MapFile.create(options.map, SESSION, "bench") as made:
+        map_scopes(made, [Scope(options.root)], [LunSpec(LUN, options.device)])
+
+
+def do_host(options: argparse.Namespace) -> None:
+    """All that the database host does with a map: track, map, check twice."""
+    tracker = Tracker([options.mount])
+    tracker.start()
+    try:
+        do_map(options)
+        with MapFile.open(options.map, SESSION) as opened:
+            pre_check(opened, tracker)
+            check_map(opened, tracker)
+    finally:
+        tracker.close()
+
+
+def do_write(options: argparse.Namespace) -> None:
+    """The media server's pipeline: from the mirror to the standard output."""
+    with (
+        MapFile.open(options.map, SESSION, read_only=True) as opened,
+        Proving(options.map, options.proof, {1: options.mount}) as proving,
+    ):
+        write_archive(
+            proving.entries(),
+            {1: options.device},
+            _Output(options.limit),
+            WriterOptions(window_bytes=options.window),
+            member=lambda member: None,
+            owners=Owners(opened.users(), opened.groups()),
+            index_meta={"session": SESSION},
+        )
+
+
+def do_tape(options: argparse.Namespace) -> None:
+    """All that the media server does, with proof and catalog, to a virtual tape."""
+    state = Path(options.state)
+    library = state / "library"
+    library.mkdir(parents=True)
+    with VirtualTape(str(library), writable=True) as drive:
+        drive.make_volume(_VOLUME, 1 << 40)
+        drive.load(_VOLUME)
+        with Catalog.open(str(state / FILE_NAME), writable=True) as catalog:
+            label_volume(drive, catalog, _VOLUME, "bench", 1 << 20)
+        write_session(
+            WriteJob(
+                session=SESSION,
+                state_dir=str(state),
+                map_path=options.map,
+                devices={LUN: options.device},
+                mounts_dir=str(state / "mounts"),
+                volume=_VOLUME,
+                window_bytes=options.window,
+            ),
+            drive,
+        )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do one part."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("part", choices=("map", "host", "write", "tape"))
+    parser.add_argument("--map", required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--root")
+    parser.add_argument("--mount", default="")
+    parser.add_argument("--state")
+    parser.add_argument("--proof", default="none")
+    parser.add_argument("--window", type=int, default=256 << 20)
+    parser.add_argument("--limit", type=float)
+    parser.add_argument("--door", type=int, help="descriptor: tell there when all is imported, and wait for the sign")
+    options = parser.parse_args(arguments)
+    if options.door is not None:
+        os.write(options.door, b"\n")
+        os.read(options.door, 1)
+        os.close(options.door)
+    {"map": do_map, "host": do_host, "write": do_write, "tape": do_tape}[options.part](options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
