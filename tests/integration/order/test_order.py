@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
+import select
 import signal
 import sqlite3
 import subprocess
@@ -84,6 +85,21 @@ def kept_mirror(bench: Demo, lun: str, folder: Path) -> Iterator[Path]:
     image.unlink()
 
 
+def wait_for_end(fifo: Path, run: subprocess.Popen[bytes]) -> None:
+    """Wait until somebody has written to a fifo and closed it; fail when the run ends first, or after three minutes."""
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        poll = select.poll()
+        poll.register(reader, select.POLLIN)
+        for _second in range(180):
+            if poll.poll(1000):
+                return
+            assert run.poll() is None, f"the run ended with {run.returncode} before the phase was over"
+        pytest.fail("the phase was not over after three minutes")
+    finally:
+        os.close(reader)
+
+
 def matches(name: bytes, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(os.fsdecode(name), pattern) for pattern in patterns)
 
@@ -115,7 +131,7 @@ def test_a_backup_is_the_mirror_at_the_split(bench: Demo, tmp_path: Path) -> Non
             "space/files": tree(space / "files"),
             "space/tablespace": tree(space / "tablespace"),
         }
-    for tar in ("gnu", "bsd"):
+    for tar in ("tar", "bsdtar"):
         restore(tar, archive, tmp_path / tar)
         host = tmp_path / tar / bench.folder.relative_to("/") / "host"
         restored = {
@@ -187,9 +203,11 @@ def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path:
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     ) as run:
-        told.read_bytes()
-        os.killpg(run.pid, signal.SIGKILL)
-    with open(waits, "wb", buffering=0):  # whoever still waits reads its end
+        try:
+            wait_for_end(told, run)
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
+    with open(waits, "rb+", buffering=0):  # whoever still waits reads its end
         pass
     assert bench.sessions("db1")
     takes_writes(bench)
