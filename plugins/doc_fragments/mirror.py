@@ -14,6 +14,7 @@ options:
     description:
       - The provider of the mirrors, that is the kind of the array.
       - V(image) is an array whose LUNs are image files on a file system with reflinks (XFS, Btrfs), as on a hypervisor.
+      - V(lvm) is an array whose LUNs are LVM raid1 volumes, V(md) one whose LUNs are raid1 arrays of mdadm.
     type: str
     required: true
   pairs:
@@ -35,11 +36,14 @@ options:
         description: Serial number or WWN of the primary as the database host sees it. It guards against a wrong device.
         type: str
       primary:
-        description: The primary as the array calls it. For O(provider=image) the path of its image file.
+        description:
+          - The primary as the array calls it. For O(provider=image) the path of its image file, for O(provider=lvm)
+            V(VG/LV), for O(provider=md) the path of the array.
         type: str
       mirror:
         description:
-          - The mirror as the array calls it. For O(provider=image) the path of the image file that the split makes.
+          - The mirror as the array calls it. For O(provider=image) the path of the image file that the split makes,
+            for O(provider=lvm) the image V(VG/LV_rimage_N), for O(provider=md) the path of the leg.
         type: str
 """
 
@@ -65,10 +69,13 @@ options:
         description: Serial number or WWN of the primary as the database host sees it. It guards against a wrong device.
         type: str
       primary:
-        description: The primary as the array calls it. For provider V(image) the path of its image file.
+        description:
+          - The primary as the array calls it. For provider V(image) the path of its image file, for V(lvm) V(VG/LV),
+            for V(md) the path of the array.
         type: str
       mirror:
         description:
-          - The mirror as the array calls it. For provider V(image) the path of the image file that the split makes.
+          - The mirror as the array calls it. For provider V(image) the path of the image file that the split makes, for
+            V(lvm) the image V(VG/LV_rimage_N), for V(md) the path of the leg.
         type: str
 """

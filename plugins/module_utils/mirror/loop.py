@@ -55,8 +55,11 @@ def loops_of(path: str) -> list[LoopDevice]:
     return [device for device in loop_devices() if device.backing == backing]
 
 
-def attach(path: str, sector_bytes: int = 512) -> str:
-    """Attach a file read-only and return the device.
+def attach(path: str, sector_bytes: int = 512, offset_bytes: int = 0, size_bytes: int = 0) -> str:
+    """Attach a file (or a block device) read-only and return the device.
+
+    :param offset_bytes: where in the file the device begins.
+    :param size_bytes: how long the device is; 0 for up to the end.
 
     Direct I/O is asked for. The kernel refuses it quietly for sectors smaller than what the file takes: files that
     share blocks on XFS want whole blocks (seen on Linux 6.18). Such a device reads through the page cache of the
@@ -66,6 +69,7 @@ def attach(path: str, sector_bytes: int = 512) -> str:
     :raises MirrorError: losetup failed.
     """
     options = ["--read-only", "--direct-io=on", f"--sector-size={sector_bytes}"]
+    options += [f"--offset={offset_bytes}", f"--sizelimit={size_bytes}"]
     return _losetup("--find", "--show", *options, "--", path).strip()
 
 

@@ -118,7 +118,7 @@ class LvmProvider(RaidProvider):
     def look(self, pairs: Sequence[Pair]) -> list[PairView]:
         """See RaidProvider."""
         volumes = self._volumes(pairs)
-        return [_view(pair, volumes) for pair in pairs]
+        return [view_of(pair, volumes) for pair in pairs]
 
     def mark(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
@@ -130,17 +130,17 @@ class LvmProvider(RaidProvider):
         if primary is not None and TAG + session in primary.tags:
             run_tool("lvchange", "--yes", "--deltag", TAG + session, pair.primary)
 
-    def take_out(self, pair: Pair) -> None:
+    def take_out(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
         split = ("--splitmirrors", "1", "--trackchanges", pair.primary)
         run_tool("lvconvert", "--yes", *_IN_WINDOW, *split, *self._disks[pair.mirror])
 
-    def put_back(self, pair: Pair) -> None:
+    def put_back(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
         self._set_read_only(pair, False)
         run_tool("lvconvert", "--yes", "--merge", pair.mirror)
 
-    def make_readable(self, pair: Pair, session: str) -> str:
+    def make_readable(self, pair: Pair) -> str:
         """See RaidProvider. LVM calls the image read-only, but its device takes writes (seen with 2.03.16)."""
         self._set_read_only(pair, True)
         device = f"/dev/{pair.mirror}"
@@ -176,7 +176,8 @@ class LvmProvider(RaidProvider):
         return read_volumes(list(dict.fromkeys(pair.primary.split("/")[0] for pair in pairs)))
 
 
-def _view(pair: Pair, volumes: dict[str, Volume]) -> PairView:
+def view_of(pair: Pair, volumes: dict[str, Volume]) -> PairView:
+    """What LVM says of a pair. :param volumes: from read_volumes."""
     primary, image = volumes.get(pair.primary), volumes.get(pair.mirror)
     broken = _why_broken(pair, primary, image, volumes)
     if primary is None or image is None:

@@ -89,15 +89,15 @@ class RaidProvider(MirrorProvider):
         """Remove the mark, if it is there."""
 
     @abstractmethod
-    def take_out(self, pair: Pair) -> None:
+    def take_out(self, pair: Pair, session: str) -> None:
         """Split the pair; the window waits for this. :raises MirrorError: it failed."""
 
     @abstractmethod
-    def put_back(self, pair: Pair) -> None:
+    def put_back(self, pair: Pair, session: str) -> None:
         """Make the leg a mirror again and start to copy what has changed. :raises MirrorError: it failed."""
 
     @abstractmethod
-    def make_readable(self, pair: Pair, session: str) -> str:
+    def make_readable(self, pair: Pair) -> str:
         """Give a block device through which the leg can be read, and only read."""
 
     @abstractmethod
@@ -174,7 +174,7 @@ class RaidProvider(MirrorProvider):
                     "split it; somebody put it back, start a new session."
                 )
             changed = changed or view.presented is None
-            devices[pair.name] = view.presented or self.make_readable(pair, session)
+            devices[pair.name] = view.presented or self.make_readable(pair)
         return Presentation(devices, changed)
 
     def withdraw(self, session: str) -> list[str]:
@@ -227,7 +227,7 @@ class RaidProvider(MirrorProvider):
         for pair, view in out:
             _refuse_busy(pair, view)
         for pair, _view in out:
-            self.put_back(pair)
+            self.put_back(pair, record.session)
 
     def forget(self, record: SplitRecord) -> None:
         """Remove the last traces of a session."""
@@ -351,7 +351,7 @@ class RaidSplit(PreparedSplit):
         done = []
         for pair in self._record.pairs:
             before_mono_s, before_wall_s = time.monotonic(), time.time()
-            self._provider.take_out(pair)
+            self._provider.take_out(pair, self._record.session)
             after_mono_s, after_wall_s = time.monotonic(), time.time()
             done.append(PairSplit(pair.name, pair.mirror, before_mono_s, after_mono_s, before_wall_s, after_wall_s))
         self._result = SplitResult(self._record.session, self._record.provider, self.method, tuple(done))

@@ -13,10 +13,12 @@ from ..session import StateDir
 from .base import MirrorError, MirrorProvider, Pair
 from .image import ImageProvider
 from .lvm import LvmProvider
+from .md import MdProvider
 
 PROVIDERS: dict[str, type[MirrorProvider]] = {
     ImageProvider.name: ImageProvider,
     LvmProvider.name: LvmProvider,
+    MdProvider.name: MdProvider,
 }
 
 

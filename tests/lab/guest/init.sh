@@ -26,6 +26,8 @@ ip link set vec1 up
 /lib/systemd/systemd-udevd --daemon
 udevadm trigger --subsystem-match=block --subsystem-match=misc
 udevadm settle
+# Elsewhere systemd makes /dev/loop-control, which loads it when it is needed.
+modprobe loop
 # tini is the father of whatever loses its own, so that no dead process stays in the table.
 unset LAB_ADDRESS LAB_STORAGE LAB_HOSTNAME
 exec tini -- /usr/sbin/sshd -D -e

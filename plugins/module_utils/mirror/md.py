@@ -1,0 +1,222 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Provider ``md``: a LUN is a raid1 of mdadm with a write-intent bitmap, the mirror one of its legs.
+
+``primary`` is the array (``/dev/md/NAME``), ``mirror`` the leg's block device. The split fails and removes the leg; the
+resync adds it again, and the bitmap tells what to copy (md(4), "RE-ADD"). On the leg the LUN begins behind md's
+superblock, at the data offset; it is presented through a loop device that begins there.
+
+md trusts a leg that is added again: whatever was written to it meanwhile would stay, and be read. So the bytes written
+to the leg are noted at the split, and a leg that took a write is refused.
+
+md has no place for a session's mark. A leg that is out, with no record of ours, may be out because its disk is bad, and
+is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from typing import Optional
+from urllib.parse import quote
+
+from ..session import StateDir
+from . import loop
+from .base import MirrorError, Pair
+from .host import Written, kernel_device, run_tool, written, written_between
+from .raid import PairView, RaidProvider
+
+SECTOR_BYTES = 512
+#: How long md may need to let go of a leg that it has been told is bad.
+_REMOVE_TIMEOUT_S = 10.0
+
+
+class MdProvider(RaidProvider):
+    """Mirrors as legs of md raid1 arrays of this host."""
+
+    name = "md"
+
+    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
+        super().__init__(pairs, state_dir, allow_copy)
+        for pair in pairs:
+            for what, device in (("primary", pair.primary), ("mirror", pair.mirror)):
+                if not device.startswith("/dev/"):
+                    raise MirrorError(
+                        f"pairs: the {what} of pair {pair.name} is {device!r}; provider md needs a path under /dev.",
+                        option="pairs",
+                    )
+
+    def look(self, pairs: Sequence[Pair]) -> list[PairView]:
+        """See RaidProvider."""
+        return [_view(pair) for pair in pairs]
+
+    def mark(self, pair: Pair, session: str) -> None:
+        """See RaidProvider; md keeps no marks."""
+
+    def unmark(self, pair: Pair, session: str) -> None:
+        """See RaidProvider."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._note(pair, session))
+
+    def take_out(self, pair: Pair, session: str) -> None:
+        """See RaidProvider."""
+        run_tool("mdadm", "--quiet", pair.primary, "--fail", pair.mirror)
+        deadline = time.monotonic() + _REMOVE_TIMEOUT_S
+        while True:
+            try:
+                run_tool("mdadm", "--quiet", pair.primary, "--remove", pair.mirror)
+                break
+            except MirrorError:  # busy while writes to it are on their way
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        with open(self._note(pair, session), "w", encoding="ascii") as note:
+            json.dump(written(self.leg(pair))._asdict(), note)
+
+    def put_back(self, pair: Pair, session: str) -> None:
+        """See RaidProvider."""
+        changed_bytes = written_between(self._written_at_split(pair, session), written(self.leg(pair)))
+        if changed_bytes:
+            raise MirrorError(
+                f"pair {pair.name}: {changed_bytes} bytes were written to {pair.mirror} while it was out, and md would "
+                f"take them for its own; let it copy everything: mdadm --zero-superblock {pair.mirror}, then mdadm "
+                f"{pair.primary} --add {pair.mirror}."
+            )
+        run_tool("mdadm", "--quiet", pair.primary, "--re-add", pair.mirror)
+
+    def make_readable(self, pair: Pair) -> str:
+        """See RaidProvider."""
+        array = _sysfs(pair.primary)
+        sector_bytes = int(_read(f"{array}/queue/logical_block_size"))
+        size_bytes = int(_read(f"{array}/size")) * SECTOR_BYTES
+        return loop.attach(os.path.realpath(pair.mirror), sector_bytes, _data_offset_bytes(pair.mirror), size_bytes)
+
+    def make_unreadable(self, pair: Pair) -> None:
+        """See RaidProvider."""
+        for device in loop.loops_of(pair.mirror):
+            loop.detach(device.path, pair.mirror)
+
+    def leg(self, pair: Pair) -> str:
+        """See RaidProvider."""
+        try:
+            number = os.stat(pair.mirror).st_rdev
+        except OSError as exc:
+            raise MirrorError(f"pair {pair.name}: its mirror {pair.mirror} cannot be found ({exc.strerror}).") from exc
+        return f"{os.major(number)}:{os.minor(number)}"
+
+    def _note(self, pair: Pair, session: str) -> str:
+        return os.path.join(self.state_dir.root, "mirrors", f"{session}.{quote(pair.name, safe='')}.leg")
+
+    def _written_at_split(self, pair: Pair, session: str) -> Written:
+        try:
+            with open(self._note(pair, session), encoding="ascii") as note:
+                return Written(**json.load(note))
+        except (FileNotFoundError, ValueError, TypeError):
+            # Lost with the machine: then the device counts from its start too. Lost otherwise: then all counts.
+            return Written("", 0)
+
+
+def _view(pair: Pair) -> PairView:
+    array = _sysfs(pair.primary)
+    broken = _why_no_mirror(pair, array)
+    if broken or array is None:
+        return PairView(broken=broken)
+    size_bytes = int(_read(f"{array}/size")) * SECTOR_BYTES
+    member = _member(array, pair.mirror)
+    if member is None:
+        if _array_uuid("--examine", pair.mirror) != _array_uuid("--detail", pair.primary):
+            return PairView(size_bytes, broken=f"pair {pair.name}: {pair.mirror} is no leg of {pair.primary}.")
+        presented = [device.path for device in loop.loops_of(pair.mirror) if device.read_only]
+        device = presented[0] if presented else kernel_device(_number(pair.mirror))
+        return PairView(size_bytes, split=True, devices=(device,), presented=presented[0] if presented else None)
+    state = _read(f"{member}/state").split(",")
+    if "faulty" in state:
+        return PairView(size_bytes, broken=f"pair {pair.name}: {pair.mirror} is faulty in {pair.primary}; replace it.")
+    degraded, action = int(_read(f"{array}/md/degraded")), _read(f"{array}/md/sync_action")
+    in_sync = "in_sync" in state
+    # Raid disks that are neither there nor being rebuilt: taking out the leg would leave too little.
+    if degraded and in_sync and action == "idle":
+        broken = f"pair {pair.name}: {pair.primary} lacks a leg besides {pair.mirror}; repair it first."
+    mismatches = int(_read(f"{array}/md/mismatch_cnt"))
+    if mismatches and action == "idle":
+        broken = (
+            f"pair {pair.name}: the legs of {pair.primary} differ in {mismatches} sectors (mismatch_cnt); write repair "
+            "to its sync_action first."
+        )
+    percent = 100.0 if in_sync and action == "idle" else _progress_percent(array)
+    syncing = None
+    if not in_sync or action != "idle":
+        how_far = "an unknown part" if percent is None else f"{percent:.2f} %"
+        syncing = f"pair {pair.name}: {pair.primary} is in sync to {how_far} (action: {action})."
+    return PairView(size_bytes, percent, broken, syncing)
+
+
+def _why_no_mirror(pair: Pair, array: Optional[str]) -> Optional[str]:
+    who = f"pair {pair.name}: {pair.primary}"
+    if array is None:
+        return f"{who} is no md array of this host that runs."
+    level = _read(f"{array}/md/level")
+    if level != "raid1":
+        return f"{who} is of level {level}, and only raid1 has a mirror to split."
+    if _read(f"{array}/md/bitmap/location") == "none":
+        return (
+            f"{who} has no write-intent bitmap, so each resync would copy all of it (mdadm --grow --bitmap=internal)."
+        )
+    if not os.path.exists(pair.mirror):
+        return f"{who} has no leg {pair.mirror}; there is no such device."
+    return None
+
+
+def _sysfs(device: str) -> Optional[str]:
+    """The folder of an md array under /sys, or None when it is none."""
+    try:
+        folder = os.path.realpath(f"/sys/dev/block/{_number(device)}")
+    except OSError:
+        return None
+    return folder if os.path.exists(f"{folder}/md/level") else None
+
+
+def _number(device: str) -> str:
+    number = os.stat(device).st_rdev
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+def _member(array: str, leg: str) -> Optional[str]:
+    """The folder of a leg under the array's, or None when it is out."""
+    number = _number(leg)
+    for name in os.listdir(f"{array}/md"):
+        with contextlib.suppress(OSError):  # a member that goes away meanwhile
+            if name.startswith("dev-") and _read(f"{array}/md/{name}/block/dev") == number:
+                return f"{array}/md/{name}"
+    return None
+
+
+def _array_uuid(how: str, device: str) -> Optional[str]:
+    try:
+        found = re.search(r"^MD_UUID=(\S+)$", run_tool("mdadm", how, "--export", device), re.MULTILINE)
+    except MirrorError:  # no superblock
+        return None
+    return found.group(1) if found else None
+
+
+def _data_offset_bytes(leg: str) -> int:
+    """Where the LUN begins on a leg that is out. Metadata 0.90 names no offset: it stands at the end."""
+    found = re.search(r"^\s*Data Offset : (\d+) sectors$", run_tool("mdadm", "--examine", leg), re.MULTILINE)
+    return int(found.group(1)) * SECTOR_BYTES if found else 0
+
+
+def _progress_percent(array: str) -> Optional[float]:
+    """How far md is, from sync_completed: ``sectors / sectors`` or ``none``."""
+    words = _read(f"{array}/md/sync_completed").split(" / ")
+    return 100.0 * int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as stream:
+        return stream.read().strip()
