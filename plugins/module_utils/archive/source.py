@@ -23,8 +23,8 @@ from .model import BLOCK_BYTES, ArchiveError
 
 #: What is read in one go at most, when it is put together from several extents.
 MAX_READ_BYTES = 1 << 20
-# A single extent from this size on is read straight into its place, without a copy.
-_DIRECT_BYTES = 64 << 10
+# A single extent of this size is read straight into its place, though what its last sector holds needs a second read.
+_STRAIGHT_BYTES = 64 << 10
 # <linux/fs.h>: BLKSSZGET, logical block size of a block device.
 _BLKSSZGET = 0x1268
 # O_DIRECT on a plain file (an image): the block size of its file system will do.
@@ -125,7 +125,8 @@ class LunReader:
         """
         if len(task.pieces) == 1:
             physical, length, place = task.pieces[0]
-            if self._straight and length >= _DIRECT_BYTES and not physical % self.block_bytes:
+            short = self.block_bytes != BLOCK_BYTES and length < _STRAIGHT_BYTES
+            if self._straight and not short and not physical % self.block_bytes:
                 done = self._read_straight(physical, length, place, ring)
                 physical, length, place = physical + done, length - done, place + done
             if length:
