@@ -142,7 +142,7 @@ def loaded(folder: Path, **options: object) -> VirtualTape:
     return drive
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(operations=st.lists(OPERATIONS, max_size=30), tells=st.booleans())
 def test_any_row_of_operations_equals_the_list_model(operations: list[tuple[str, object]], tells: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
