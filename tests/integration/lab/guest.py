@@ -12,7 +12,7 @@ from ansible_collections.splitmirror.backup.tests.lab.lifecycle import RunningLa
 
 
 def on(lab: RunningLab, host: str, script: str) -> str:
-    """Run a shell script of a minute at most on a host as root and return its output; a failure fails the test."""
-    answer = lab.ssh(host, f"sudo timeout 60 bash -eu -o pipefail -c {shlex.quote(script)}")
+    """Run a shell script of three minutes at most on a host as root and return its output; a failure fails the test."""
+    answer = lab.ssh(host, f"sudo timeout 180 bash -eu -o pipefail -c {shlex.quote(script)}")
     assert answer.returncode == 0, f"{host}: {script}: {answer.stdout}{answer.stderr}"
     return answer.stdout.strip()

@@ -66,11 +66,17 @@ class Bench:
         run("udevadm", "settle")
 
     def _remove(self) -> None:
-        run("udevadm", "settle")
+        names = ["t0", "t1"] if self.kind == "lvm" else [f"t{n}_leg{leg}" for n in range(2) for leg in range(2)]
         if self.kind == "md":
             run("losetup", "--detach-all")
-            run("mdadm", "--stop", "/dev/md/t0", "/dev/md/t1")
-        names = ["t0", "t1"] if self.kind == "lvm" else [f"t{n}_leg{leg}" for n in range(2) for leg in range(2)]
+            # udev assembles what it can as soon as a leg is let go, until no superblock is left.
+            clear = ["mdadm", "--quiet", "--zero-superblock", *(f"/dev/san/{name}" for name in names)]
+            for _ in range(20):
+                subprocess.run(["mdadm", "--quiet", "--stop", "--scan"], check=False)
+                if subprocess.run(clear, check=False).returncode == 0:
+                    break
+                run("udevadm", "settle")
+        run("udevadm", "settle")
         run("lvremove", "--yes", *(f"san/{name}" for name in names))
 
     def pairs(self) -> list[dict[str, str]]:
