@@ -39,7 +39,7 @@ class WalRange:
 
 def parse_lsn(text: str) -> int:
     """Bytes of a position such as ``0/2000028``."""
-    high, _, low = text.partition("/")
+    high, _slash, low = text.partition("/")
     return (int(high, 16) << 32) + int(low, 16)
 
 
