@@ -103,6 +103,17 @@ def test_tars_restore_every_name(tmp_path_factory: pytest.TempPathFactory, tar: 
     assert {os.stat(path).st_mtime_ns for path in found} == {1_700_000_000_000_000_001}
 
 
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("tar", ["tar", "bsdtar"])
+def test_tars_restore_long_names_that_are_not_utf8(tmp_path: Path, tar: str, locale: str) -> None:
+    name, target = b"top/" + b"\xe4" * 150, b"\xfc" * 150
+    ownership = (0o777, os.getuid(), os.getgid())
+    archive = pax.HeaderMaker(Owners()).header(name, pax.SYMLINK, ownership, 0, 0, linkname=target)
+    environment = {**os.environ, "LC_ALL": locale}
+    subprocess.run([tar, "-xf", "-"], input=archive + bytes(1024), cwd=tmp_path, check=True, env=environment)
+    assert os.readlink(os.fsencode(tmp_path) + b"/" + name) == target
+
+
 @pytest.mark.parametrize("tar", ["tar", "bsdtar"])
 def test_tars_see_sizes_beyond_eight_gibibytes(tmp_path: Path, tar: str) -> None:
     size = 9 << 30
