@@ -6,6 +6,9 @@
 """Bring a map up to date on the database host: just before the freeze, and once more while all is frozen.
 
 The first layer of the check; its cost grows with what changed. The proof on the media server is the second.
+
+On a frozen XFS, looking at a file that was appended to and then thrown out of the kernel's inode cache waits until the
+thaw (its preallocation cannot be trimmed now). So whoever freezes needs a thaw that does not depend on this check.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import struct
+import sys
 
 FS_IOC_FIEMAP = 0xC020660B
 FIEMAP_FLAG_SYNC = 0x1
@@ -44,36 +45,45 @@ _HEAD = struct.Struct("=QQIIII")
 _EXTENT = struct.Struct("=QQQ16xI12x")
 # As many as fit in the 1024 bytes which fcntl.ioctl takes without going to the heap.
 _COUNT = (1024 - _HEAD.size) // _EXTENT.size
+_MAPPED_AT = 20 if sys.byteorder == "little" else 23
 _BUFFER_BYTES = _HEAD.size + _COUNT * _EXTENT.size
 
 RawExtent = tuple[int, int, int, int]
 
 
-def file_extents(fd: int, size_bytes: int, flags: int = 0) -> list[RawExtent]:
-    """The extents of an open file that begin before ``size_bytes``.
+class Fiemap:
+    """Asks for the extents of files, one after another; not for several threads at once."""
 
-    :param flags: 0, or FIEMAP_FLAG_SYNC to write the file's dirty pages first.
-    :returns: (logical, physical, length, flags) in bytes by ascending logical offset; neighbours that continue one
-        another on the device and have the same flags are one.
-    :raises OSError: EOPNOTSUPP when the file system has no FIEMAP.
-    """
-    buffer = bytearray(_BUFFER_BYTES)
-    found: list[RawExtent] = []
-    start = 0
-    while start < size_bytes:
-        _HEAD.pack_into(buffer, 0, start, size_bytes - start, flags, 0, _COUNT, 0)
-        fcntl.ioctl(fd, FS_IOC_FIEMAP, buffer)
-        mapped = _HEAD.unpack_from(buffer)[3]
-        if not mapped:
-            break
-        for place in range(_HEAD.size, _HEAD.size + mapped * _EXTENT.size, _EXTENT.size):
-            found.append(_EXTENT.unpack_from(buffer, place))
-        last = found[-1]
-        # A short answer without LAST is no end: preallocation may follow the file's last byte, so go on behind it.
-        if last[3] & LAST:
-            break
-        start = last[0] + last[2]
-    return found if len(found) < 2 else _joined(found)
+    def __init__(self) -> None:
+        self._buffer = bytearray(_BUFFER_BYTES)
+
+    def extents(self, fd: int, size_bytes: int, flags: int = 0) -> list[RawExtent]:
+        """The extents of an open file that begin before ``size_bytes``.
+
+        :param flags: 0, or FIEMAP_FLAG_SYNC to write the file's dirty pages first.
+        :returns: (logical, physical, length, flags) in bytes by ascending logical offset; neighbours that continue
+            one another on the device and have the same flags are one.
+        :raises OSError: EOPNOTSUPP when the file system has no FIEMAP.
+        """
+        buffer = self._buffer
+        found: list[RawExtent] = []
+        start = 0
+        while start < size_bytes:
+            _HEAD.pack_into(buffer, 0, start, size_bytes - start, flags, 0, _COUNT, 0)
+            fcntl.ioctl(fd, FS_IOC_FIEMAP, buffer)
+            mapped = buffer[_MAPPED_AT]  # its lowest byte, the count is small
+            if not mapped:
+                break
+            last = _EXTENT.unpack_from(buffer, _HEAD.size)
+            found.append(last)
+            for number in range(1, mapped):
+                last = _EXTENT.unpack_from(buffer, _HEAD.size + number * _EXTENT.size)
+                found.append(last)
+            # A short answer without LAST is no end: preallocation may follow the file's last byte, so go on behind it.
+            if last[3] & LAST:
+                break
+            start = last[0] + last[2]
+        return found if len(found) < 2 else _joined(found)
 
 
 def reason_of(flags: int) -> str:

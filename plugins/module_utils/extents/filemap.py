@@ -50,10 +50,16 @@ class Translation:
 
     def __init__(self, segments: Iterable[SegmentRow], block_bytes: int) -> None:
         self._segments = sorted(segments)
-        self.block_bytes = block_bytes
+        self._block_bytes = block_bytes
         first = self._segments[0]
         self._only = len(self._segments) == 1 and first.device_offset == 0
         self._lun, self._offset, self._length = first.lun, first.lun_offset, first.length
+
+    def cut(self, logical: int, length: int, size: int) -> int:
+        """The length of an extent without the blocks that lie wholly behind the end of the file."""
+        if logical + length <= size:
+            return length
+        return -(-(size - logical) // self._block_bytes) * self._block_bytes
 
     def rows(self, logical: int, physical: int, length: int, flags: int) -> list[ExtentFields]:
         """One extent as rows of the map. :raises MapError: when it lies outside what the LUNs hold."""
@@ -83,6 +89,7 @@ class FileMapper:
     def __init__(self, places: Places, translations: dict[int, Translation]) -> None:
         self._places = places
         self._translations = translations
+        self._fiemap = fiemap.Fiemap()
 
     def map_run(self, run: Run) -> list[MappedFields]:
         """Look at all of a run; what vanished meanwhile is left out.
@@ -153,19 +160,21 @@ class FileMapper:
     def _extents(self, fd: int, size: int, fs: int) -> tuple[list[ExtentFields], int]:
         """The rows of a file; or none, and the flags that make it unreadable from the device."""
         translation = self._translations[fs]
-        found = fiemap.file_extents(fd, size)
+        found = self._fiemap.extents(fd, size)
+        if len(found) == 1 and not found[0][3] & ~fiemap.READABLE:
+            # Most files: one extent, nothing special.
+            logical, physical, length, flags = found[0]
+            return translation.rows(logical, physical, translation.cut(logical, length, size), flags & ~fiemap.LAST), 0
         if any(extent[3] & _LOCATION_PENDING for extent in found):
-            found = fiemap.file_extents(fd, size, fiemap.FIEMAP_FLAG_SYNC)
+            found = self._fiemap.extents(fd, size, fiemap.FIEMAP_FLAG_SYNC)
         rows: list[ExtentFields] = []
         for logical, physical, length, flags in found:
             if flags & ~fiemap.READABLE:
                 if flags & ~(fiemap.READABLE | fiemap.UNWRITTEN):
                     return [], flags & ~(fiemap.READABLE | fiemap.UNWRITTEN)
                 continue
-            if logical + length > size:
-                block = translation.block_bytes
-                length = -(-(size - logical) // block) * block  # noqa: PLW2901
-            rows += translation.rows(logical, physical, length, flags & ~fiemap.LAST)
+            usable = translation.cut(logical, length, size)
+            rows += translation.rows(logical, physical, usable, flags & ~fiemap.LAST)
         return rows, 0
 
     def _other(self, folder: int, run: Run, name: bytes) -> Optional[MappedFields]:

@@ -205,7 +205,7 @@ class MapFile:
         self._db = connection
         self._closed = False
         self._new = False
-        self._files: list[tuple[object, ...]] = []
+        self._files: list[tuple[Any, ...]] = []
         self._extents: list[tuple[int, ...]] = []
         self._next_id = 1 + int(self._one("SELECT coalesce(max(id), 0) FROM files") or 0)
 
@@ -399,10 +399,15 @@ class MapFile:
         if len(self._files) + len(self._extents) >= _BATCH_ROWS:
             self._flush()
 
-    def add_rows(self, rows: Iterable[tuple[tuple[Any, ...], Sequence[tuple[int, ...]]]]) -> None:
-        """Add files whose paths are not in the map yet, as plain tuples with the fields of FileEntry and ExtentRow."""
-        for entry, extents in rows:
-            self.add_new(entry, extents)  # type: ignore[arg-type]
+    def add_batch(self, files: Sequence[tuple[Any, ...]], extents: Sequence[tuple[int, ...]]) -> None:
+        """Add files whose paths are not in the map yet, as rows of the tables; the quickest way.
+
+        :param files: (number, sort key, and the fields of FileEntry); the numbers are new.
+        :param extents: (number of the file, and the fields of ExtentRow).
+        """
+        self._flush()
+        self._insert(files, extents)
+        self._next_id = max(self._next_id, 1 + max(row[0] for row in files))
 
     def put_file(self, entry: FileEntry, extents: Iterable[ExtentRow]) -> None:
         """Put a file into the map, in place of what is known of that path."""
@@ -508,6 +513,9 @@ class MapFile:
             return
         files, self._files = self._files, []
         extents, self._extents = self._extents, []
+        self._insert(files, extents)
+
+    def _insert(self, files: Sequence[tuple[Any, ...]], extents: Sequence[tuple[int, ...]]) -> None:
         try:
             self._db.executemany(_INSERT_FILE, files)
             self._db.executemany(_INSERT_EXTENT, extents)

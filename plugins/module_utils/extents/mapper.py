@@ -19,12 +19,12 @@ import json
 import os
 import pwd
 import selectors
-import zlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Callable, Optional
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Optional
+from zlib import crc32
 
-from .filemap import FileMapper, MappedFields, Translation
-from .mapfile import MapCounts, MapError, MapFile, SegmentRow
+from .filemap import FileMapper, Translation
+from .mapfile import MapCounts, MapError, MapFile, SegmentRow, sort_key
 from .scope import Scope
 from .stack import BlockStack, LunSpec
 from .survey import survey
@@ -32,7 +32,9 @@ from .walk import Places, ScopeTree, walk
 from .worker import END, Send, Worker
 
 DEFAULT_WORKERS = 2
-_SEND_ROWS = 1000
+_BATCH_FILES = 1000
+#: Rows of the tables files and extents.
+_Batch = tuple[list[tuple[Any, ...]], list[tuple[int, ...]]]
 
 
 def map_scopes(
@@ -74,9 +76,9 @@ def map_scopes(
     mapper = FileMapper(places, translations(map_file))
     done = 0
     with contextlib.closing(_look(tree, places, mapper, workers)) as batches:
-        for batch in batches:
-            map_file.add_rows(batch)
-            done += len(batch)
+        for files, extents in batches:
+            map_file.add_batch(files, extents)
+            done += len(files)
             if progress is not None:
                 progress(done)
     map_file.index_inodes()
@@ -131,12 +133,9 @@ def group_names(ids: Iterable[int]) -> Mapping[int, str]:
     return names
 
 
-def _look(
-    tree: ScopeTree, places: Places, mapper: FileMapper, workers: int
-) -> Generator[list[MappedFields], None, None]:
+def _look(tree: ScopeTree, places: Places, mapper: FileMapper, workers: int) -> Generator[_Batch, None, None]:
     if workers < 1:
-        for run in walk(tree, places):
-            yield mapper.map_run(run)
+        yield from _share(tree, places, mapper, (0, 1))
         return
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
@@ -155,11 +154,26 @@ def _look(
 
 
 def _work(tree: ScopeTree, places: Places, mapper: FileMapper, share: tuple[int, int], send: Send) -> None:
-    number, workers = share
-    rows: list[MappedFields] = []
+    for batch in _share(tree, places, mapper, share):
+        send(batch)
+
+
+def _share(tree: ScopeTree, places: Places, mapper: FileMapper, share: tuple[int, int]) -> Iterator[_Batch]:
+    """The rows of those files that are this worker's; their numbers are, too: no other gives the same."""
+    mine, workers = share
+    number = mine + 1
+    files: list[tuple[Any, ...]] = []
+    extents: list[tuple[int, ...]] = []
     for run in walk(tree, places):
-        rows += mapper.map_run(run._replace(names=[name for name in run.names if zlib.crc32(name) % workers == number]))
-        if len(rows) >= _SEND_ROWS:
-            send(rows)
-            rows = []
-    send(rows)
+        if workers > 1:
+            run = run._replace(names=[name for name in run.names if crc32(name) % workers == mine])  # noqa: PLW2901
+        for entry, rows in mapper.map_run(run):
+            files.append((number, sort_key(entry[0]), *entry))
+            for row in rows:
+                extents.append((number, *row))
+            number += workers
+        if len(files) >= _BATCH_FILES:
+            yield files, extents
+            files, extents = [], []
+    if files:
+        yield files, extents
