@@ -23,7 +23,7 @@ from .rounds import Round, rig
 _FS_TYPES = ("xfs", "ext4")
 #: A load is begun anew after so long, with another seed, so that file systems of all ages are met.
 _EPISODE_S = 480
-_SIZE = Size(files=24_000, large_bytes=1 << 30, sparse_bytes=3 << 29, pace=3000)
+_SIZE = Size(files=24_000, large_bytes=1 << 30, sparse_bytes=1 << 30, pace=1500)
 _LUN_MIB = 8192
 _SHOWN = 20
 

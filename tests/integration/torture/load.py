@@ -114,7 +114,7 @@ class Load:
                 file.write(self._bytes())
         while len(self.files) < self.size.files * 4 // 5:
             self._create()
-            if not self._number % 50:
+            if not self._number % 100:
                 self.step()
 
     def step(self) -> None:
@@ -181,7 +181,7 @@ class Load:
         path = self._name()
         with open(path, "xb") as file:
             file.write(self._bytes())
-            if self.dice.random() < 0.05:
+            if self.dice.random() < 0.02:
                 os.fsync(file.fileno())
         self.files.append(path)
 
