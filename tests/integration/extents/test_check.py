@@ -158,6 +158,16 @@ def test_each_change_alone_is_found(scratch: Path, kind: str) -> None:
             assert mapped.map_file.meta("state") == "checked"
 
 
+@pytest.mark.parametrize(("moved", "missed"), [("data/b", "data/b/deep"), ("data", "data/a")])
+def test_a_folder_that_was_away_while_it_was_mapped_is_found(scratch: Path, moved: str, missed: str) -> None:
+    with mapped_tree(scratch, "ext4", make_some) as mapped:
+        # What a walk misses when the folder goes away between the look at it and the look into it.
+        mapped.map_file.remove_tree(os.fsencode(mapped.mount / missed))
+        os.rename(mapped.mount / moved, mapped.mount / "away")
+        os.rename(mapped.mount / "away", mapped.mount / moved)
+        assert mapped.check().added == 3
+
+
 @pytest.mark.parametrize("kind", ["xfs", "ext4"])
 def test_what_gives_no_event_is_found_while_it_is_held(scratch: Path, kind: str) -> None:
     def sparse(root: Path) -> None:
