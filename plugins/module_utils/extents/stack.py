@@ -84,17 +84,16 @@ def read_mounts(mountinfo: str = "/proc/self/mountinfo") -> list[Mount]:
 def mount_of(path: str, mounts: Optional[Sequence[Mount]] = None) -> Mount:
     """The mount that holds ``path``.
 
-    :param mounts: what read_mounts gave, when it was read before.
+    :param mounts: what read_mounts gave, when it was read before; then ``path`` must be free of symbolic links.
     :raises MapError: when the path does not exist.
     """
-    try:
-        name = os.fsencode(os.path.realpath(path, strict=True)) if mounts is None else os.fsencode(path)
-    except OSError as exc:
-        raise MapError(
-            f"paths: {path} cannot be backed up ({exc.strerror}); name a path that exists.", "paths"
-        ) from exc
+    if mounts is None:
+        if not os.path.lexists(path):
+            raise MapError(f"paths: {path} does not exist; name a folder or file that is there.", option="paths")
+        path, mounts = os.path.realpath(path), read_mounts()
+    name = os.fsencode(path)
     best: Optional[Mount] = None
-    for mount in read_mounts() if mounts is None else mounts:
+    for mount in mounts:
         # Of two on one folder the later one hides the earlier.
         if is_below(name, mount.mount_point) and (best is None or len(mount.mount_point) >= len(best.mount_point)):
             best = mount
