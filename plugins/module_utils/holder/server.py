@@ -27,7 +27,8 @@ from .process import harden
 from .protocol import EXTRAS, FROZEN, GUARD, MAP, SOCKET, EventLog
 from .window import Window
 
-PING_S = 30.0
+#: How often it looks whether the databases still answer, and whether it can still be reached itself.
+LOOK_S = 30.0
 
 
 class HolderError(FreezeError):
@@ -60,7 +61,9 @@ class Holder(Service):
         self._window = Window(guard, self._log, config.needed, os.path.join(config.folder, FROZEN))
         self._databases = Databases(self._log, self._server.watch, self._server.unwatch)
         self._checker = MapChecker(os.path.join(config.folder, MAP), config.session, self._log)
-        self._next_ping: Optional[float] = None
+        self._socket = os.path.join(config.folder, SOCKET)
+        self._socket_inode = os.stat(self._socket).st_ino
+        self._next_look = time.monotonic() + LOOK_S
         self._ops: dict[str, Callable[..., Json]] = {
             "ping": self._ping,
             "status": self._status,
@@ -95,8 +98,8 @@ class Holder(Service):
         return self._log.entries
 
     def next_wakeup(self) -> Optional[float]:
-        times = (self._ends, self._window.own_deadline(), None if self._window.is_open else self._next_ping)
-        return min(instant for instant in times if instant is not None)
+        deadline = self._window.own_deadline()
+        return min(self._ends, self._next_look if deadline is None else deadline)
 
     def on_wakeup(self) -> None:
         now = time.monotonic()
@@ -106,9 +109,18 @@ class Holder(Service):
         if now >= self._ends:
             self._log.add("lifetime_over")
             self._server.stop()
-        if self._next_ping is not None and now >= self._next_ping and not self._window.is_open:
+        if now >= self._next_look and not self._window.is_open:
             self._databases.ping()
-            self._next_ping = time.monotonic() + PING_S
+            if not self._is_reachable():
+                self._server.stop()
+            self._next_look = time.monotonic() + LOOK_S
+
+    def _is_reachable(self) -> bool:
+        """Whether our socket is still there: without it nobody could ever end us, and a hot backup would stay on."""
+        try:
+            return os.stat(self._socket).st_ino == self._socket_inode
+        except OSError:
+            return False
 
     def _on_guard(self) -> None:
         self._server.unwatch(self._guard.fileno())
@@ -146,7 +158,6 @@ class Holder(Service):
 
     def _begin(self, databases: list[Json]) -> Json:
         facts = self._databases.begin(databases, f"splitmirror {self._config.session}")
-        self._next_ping = time.monotonic() + PING_S
         return {"databases": facts}
 
     def _freeze(self, mounts: list[str], deadline_s: float) -> Json:
@@ -198,7 +209,6 @@ class Holder(Service):
     def _end(self) -> Json:
         if self._window.is_open:
             raise HolderError("the window is still open; thaw before hot backup is ended.")
-        self._next_ping = None
         return self._databases.end(os.path.join(self._config.folder, EXTRAS))
 
     def _stop(self) -> Json:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import sys
 import tarfile
@@ -207,14 +208,30 @@ def test_recovery_after_everything_died_at_once(ext4: Path, held: HolderUnderTes
     os.kill(held.record("guard").pid, 19)  # so that it cannot act between the two
     os.kill(held.record().pid, 9)
     os.kill(held.record("guard").pid, 9)
-    Writer(ext4 / "first").wait_blocked()
+    writer = Writer(ext4 / "first")
+    writer.wait_blocked()
     assert leftovers(held.state) == [held.session]
 
     found = recover(held.state, held.session)
 
     assert (found.thawed, found.holder) == ([str(ext4)], None)
-    Writer(ext4 / "file").wait_done()
+    writer.wait_done()
     assert leftovers(held.state) == []
+
+
+def test_a_holder_whose_folder_is_removed_gives_up(
+    server: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could ever reach it again, and the hot backup would go on until the end of its lifetime."""
+    monkeypatch.setattr("ansible_collections.splitmirror.backup.plugins.module_utils.holder.server.LOOK_S", 0.2)
+    with holder(tmp_path) as held:
+        records = [held.record(), held.record("guard")]
+        held.ask("begin", databases=[server.description()])
+
+        shutil.rmtree(held.state.session_dir(held.session))
+
+        wait_for(lambda: not any(is_alive(record) for record in records), "both processes end")
+        wait_for(lambda: server.sql(SESSIONS) == "0", "the hot backup is given up")
 
 
 def test_the_holder_lives_on_without_the_files_it_came_from(server: Cluster, ext4: Path, tmp_path: Path) -> None:
