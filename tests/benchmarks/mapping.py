@@ -59,7 +59,8 @@ def mapping(options: Options) -> Result:
 
 def check(options: Options) -> Result:
     """The check in the window, with 100 files changed and ever more of them mapped."""
-    counts = [max(2 * _CHANGED, round(count * options.scale)) for count in (1000, 100_000, 1_000_000)]
+    full = (1000, 100_000, 1_000_000)
+    counts = [max(number * 2 * _CHANGED, round(count * options.scale)) for number, count in enumerate(full, 1)]
     total = sum(counts)
     image = make_disk(options.folder, 1024 + total * 6 // 1024, "-N", str(total + total // 5 + 5000))
     runs = 2 * options.runs + 1

@@ -18,7 +18,7 @@ from pathlib import Path
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import leave_mount_namespace
 
 from .load import Size
-from .rounds import Round, rig
+from .rounds import Round, SpoiltWindow, rig
 
 _FS_TYPES = ("xfs", "ext4")
 #: A load is begun anew after so long, with another seed, so that file systems of all ages are met.
@@ -62,7 +62,11 @@ def _episode(fs_type: str, seed: int, end: float, total: list[Round]) -> bool:
         rig(Path(folder), fs_type, seed, _SIZE, _LUN_MIB) as made,
     ):
         while True:
-            done = made.round()
+            try:
+                done = made.round()
+            except SpoiltWindow:
+                print(f"{fs_type} seed {seed}: somebody else thawed the file system in the window; not counted")
+                continue
             total.append(done)
             print(_line(fs_type, seed, done), flush=True)
             for difference in done.differences[:_SHOWN]:

@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import CheckCounts, check_map, pre_check
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes, sync_filesystem
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder import freeze
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.reflink import clone
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import label_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
-from ansible_collections.splitmirror.backup.tests.support.fsload import frozen
 
 from .comparing import compare_archive
 from .load import Size, under_load
@@ -53,6 +53,10 @@ class Round(NamedTuple):
     differences: list[str]
 
 
+class SpoiltWindow(Exception):
+    """Somebody else thawed the file system inside the window: a failed session, with nothing to compare."""
+
+
 class Rig:
     """A LUN that is mounted, with a load on it in the folder ``root``."""
 
@@ -66,7 +70,7 @@ class Rig:
         self._number = 0
 
     def round(self, proof: str = "full") -> Round:
-        """Back up once and compare what came out with the mirror."""
+        """Back up once and compare what came out with the mirror. :raises SpoiltWindow: thawed from outside."""
         self._number += 1
         session = f"torture-{self._number}"
         state = self._folder / session
@@ -96,12 +100,12 @@ class Rig:
                 open(mirror, "xb") as target,
             ):
                 pre_check(opened, tracker)
-                sync_filesystem(os.fsencode(self._mount))
-                began = time.monotonic()
-                with frozen(self._mount):
+                with _frozen(self._mount):
+                    began = time.monotonic()
                     clone(source.fileno(), target.fileno())
                     check = check_map(opened, tracker)
-                return check, time.monotonic() - began
+                    window_s = time.monotonic() - began
+                return check, window_s
         finally:
             tracker.close()
 
@@ -125,6 +129,23 @@ def _write(session: str, state: Path, map_path: Path, device: str, proof: str) -
             window_bytes=64 << 20,
         )
         return write_session(job, drive)
+
+
+@contextlib.contextmanager
+def _frozen(mount: Path) -> Iterator[None]:
+    """The file system is frozen inside. :raises SpoiltWindow: it was not to the end."""
+    fd = os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        freeze.sync(fd)
+        freeze.freeze(fd, os.fspath(mount))
+        try:
+            yield
+        finally:
+            intact = freeze.thaw(fd)
+        if not intact:
+            raise SpoiltWindow
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
