@@ -133,6 +133,19 @@ def sanity(session: nox.Session) -> None:
 
 
 @nox.session
+def molecule(session: nox.Session) -> None:
+    """Go through a Molecule scenario, `default` unless another one is named; needs root (see docs/molecule.md)."""
+    scenario = session.posargs or ["default"]
+    # What Molecule believes to exist already it does not make; a run that was killed leaves such a belief here.
+    state = CACHE / "as-root" / "molecule"
+    shutil.rmtree(state, ignore_errors=True)
+    environment = {**collection_environment(), "MOLECULE_EPHEMERAL_DIRECTORY": str(state)}
+    if not sys.stdout.isatty():
+        environment["NO_COLOR"] = "1"  # it goes by the name of the terminal otherwise
+    session.run("molecule", "test", "--no-command-borders", "--scenario-name", *scenario, env=environment)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests, unit and integration; those of real devices need root."""
     link_tree()
