@@ -74,6 +74,7 @@ class EngineOptions(NamedTuple):
     devices: Mapping[int, str]
     readers: int
     gap_bytes: int
+    archive_checksum: bool
 
 
 def fork_engine(ring: memoryview, shape: RingShape, options: EngineOptions) -> tuple[int, socket.socket]:
@@ -145,7 +146,7 @@ class Engine:
     def run(self) -> None:
         """Serve turns until the writer closes the socket."""
         loops = [self._read_loop] * self._options.readers if self._readers else []
-        for loop in (*loops, self._content_loop, self._stream_loop):
+        for loop in (*loops, self._content_loop, self._archive_loop):
             threading.Thread(target=self._guard, args=(loop,), daemon=True).start()
         with self._link.makefile("rb") as turns:
             while True:
@@ -223,13 +224,16 @@ class Engine:
                     self._advance()
 
     def _wait_ready(self, done: int) -> Optional[int]:
-        """Wait until more than ``done`` is there, and say how much; None when all of the archive was done."""
+        """Wait until more than ``done`` is there, and say up to where to go on: at most to the end of a chunk.
+
+        Chunks are given back one by one, so that the writer finds room early. None when all of the archive was done.
+        """
         with self._changed:
             while self._ready <= done:
                 if self._ended and done >= self._planned:
                     return None
                 self._changed.wait()
-            return self._ready
+            return min(self._ready, done - done % self._chunk + self._chunk)
 
     def _content_loop(self) -> None:
         """Checksum the contents of files."""
@@ -265,21 +269,20 @@ class Engine:
             self._checksummed(content=done)
         self._checksummed(content=done)
 
-    def _stream_loop(self) -> None:
+    def _archive_loop(self) -> None:
         """Checksum the archive."""
         ring, window = self._ring, self._window
+        wanted = self._options.archive_checksum
         total = hashlib.sha256()
         done = 0
         while True:
             ready = self._wait_ready(done)
             if ready is None:
                 break
-            while done < ready:
-                place = done % window
-                part = min(ready - done, self._chunk, window - place)
-                total.update(ring[place : place + part])
-                done += part
-                self._checksummed(stream=done)
+            if wanted:
+                total.update(ring[done % window : done % window + ready - done])
+            done = ready
+            self._checksummed(stream=done)
         self._digest = total.digest()
         self._checksummed(stream=done)
 

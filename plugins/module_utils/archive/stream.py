@@ -66,6 +66,7 @@ class ArchiveStream:
         self._on_turn = on_turn
         self._name_at = name_at
         self._record = options.record_bytes
+        self._archive_checksum = options.archive_checksum
         self._window, self._chunk = shape = ring_shape(options)
         self._ring = page_buffer(self._window)
         self._requests: list[int] = []
@@ -94,7 +95,9 @@ class ArchiveStream:
 
         self._switch_interval = sys.getswitchinterval()
         self._pid, self._link = engine.fork_engine(
-            self._ring, shape, engine.EngineOptions(devices, options.readers, options.gap_bytes)
+            self._ring,
+            shape,
+            engine.EngineOptions(devices, options.readers, options.gap_bytes, options.archive_checksum),
         )
         sys.setswitchinterval(min(engine.SWITCH_INTERVAL_S, self._switch_interval))
         self._threads = [
@@ -179,8 +182,11 @@ class ArchiveStream:
         """Zeros up to the end of the block; they are no content."""
         self.put(_ZEROS[: -self.position % BLOCK_BYTES])
 
-    def finish(self) -> str:
-        """End the archive, wait until all of it is written and checksummed, and return its sha256 in hex."""
+    def finish(self) -> Optional[str]:
+        """End the archive and wait until all of it is written and checksummed.
+
+        :returns: its sha256 in hex; None if it was not wanted.
+        """
         self.put(_ZEROS[: 2 * BLOCK_BYTES])
         rest = -self.position % self._record
         while rest:
@@ -194,7 +200,7 @@ class ArchiveStream:
             while self._error is None and not (self._sha256 and self._written == self._total):
                 self._changed.wait()
         self._check()
-        return self._sha256.hex()
+        return self._sha256.hex() if self._archive_checksum else None
 
     def flush(self) -> None:
         """Wait until everything laid out is read and checksummed: then all its digests are there."""

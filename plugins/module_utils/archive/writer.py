@@ -275,7 +275,7 @@ class _Writer:
             name = b"/" + member[0]
         return show(name)
 
-    def result(self, sha256: str) -> ArchiveResult:
+    def result(self, sha256: Optional[str]) -> ArchiveResult:
         """What was written."""
         return ArchiveResult(
             members=self._members,

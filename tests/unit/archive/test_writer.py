@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -163,6 +164,16 @@ def plain(count: int, size: int = 10_000) -> list[Made]:
 
 
 SMALL = WriterOptions(record_bytes=10240, window_bytes=1 << 20, readers=2)
+
+
+def test_the_checksum_of_the_whole_archive_can_be_left_out(disk: str) -> None:
+    sink = Sink(10240)
+    members: list[MemberRecord] = []
+    made = plain(500)
+    result = write(made, disk, sink, dataclasses.replace(SMALL, archive_checksum=False), member=members.append)
+    assert result.sha256 is None
+    assert len(sink.records) == result.records
+    assert [member.sha256 for member in members[:-1]] == [hashlib.sha256(content).hexdigest() for _, _, content in made]
 
 
 def test_what_the_sink_raises_comes_out_unchanged(disk: str) -> None:
