@@ -12,8 +12,8 @@ version_added: 0.1.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
-  - Drives two hosts in one task. The host of the task is the database host; O(array) is reached over a connection of its
-    own.
+  - Drives two hosts in one task. The host of the task is the database host; O(array) is reached over a connection of
+    its own.
   - The holder of the session freezes the file systems (and the databases that can only freeze), the armed splitter on
     the array splits the mirror, the holder maps again what changed, and thaws. Nothing else happens in between.
   - One task, because between two tasks the default strategy waits for the slowest host of the play, and that wait would

@@ -50,7 +50,7 @@ def main() -> int:
     if words.urgent:
         rig.take_cpus_first()
     # Clean up after this one too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, lambda *_dummy: sys.exit(1))
     # Who copies the mounts of this machine meanwhile must not keep ours busy, and they end with this process.
     leave_mount_namespace()
     with tempfile.TemporaryDirectory(dir=words.folder, prefix="splitmirror-bench-") as folder:

@@ -101,7 +101,7 @@ def _check_ms(map_path: Path, root: Path, device: str, runs: int) -> list[float]
         with MapFile.open(str(map_path), SESSION) as opened:
             folders = sorted(root.iterdir())
             files = [path for folder in dice.sample(folders, min(5, len(folders))) for path in sorted(folder.iterdir())]
-            for _ in range(runs):
+            for _dummy in range(runs):
                 pre_check(opened, tracker)
                 paths = " ".join(map(str, dice.sample(files, _CHANGED)))
                 subprocess.run([sys.executable, "-c", _APPEND], input=paths, text=True, check=True)

@@ -71,8 +71,8 @@ def _row(found: dict[str, Any], y: int) -> list[str]:
     return row
 
 
-def _score(ratio: float, bar: float, at_least: bool) -> float:
-    return ratio / bar if at_least else bar / ratio
+def _score(ratio: float, asked: float, at_least: bool) -> float:
+    return ratio / asked if at_least else asked / ratio
 
 
 def _run_ratios(found: dict[str, Any], at_least: bool) -> list[float]:

@@ -53,14 +53,14 @@ class Options:
 class Result:
     """What a bench found.
 
-    :param ratio: the figure that is held against ``bar``; at least that much is asked where ``at_least``, else at most.
+    :param ratio: the figure that is held against ``asked``; at least that much is asked where ``at_least``, else at most.
     :param ours: every run's figure; its median and the rival's make the ratio unless ``meaning`` says otherwise.
     """
 
     bench: str
     meaning: str
     ratio: float
-    bar: float
+    asked: float
     at_least: bool
     unit: str
     ours: Sequence[float]
@@ -72,7 +72,7 @@ class Result:
     @property
     def reached(self) -> bool:
         """Whether the bar is reached; ``also`` is what the bench asks for beside the ratio."""
-        return self.also and (self.ratio >= self.bar if self.at_least else self.ratio <= self.bar)
+        return self.also and (self.ratio >= self.asked if self.at_least else self.ratio <= self.asked)
 
     def as_dict(self, options: Options, machine: dict[str, Any]) -> dict[str, Any]:
         """The JSON object that is printed."""
@@ -80,7 +80,7 @@ class Result:
             "bench": self.bench,
             "meaning": self.meaning,
             "ratio": round(self.ratio, 3),
-            "bar": self.bar,
+            "bar": self.asked,
             "reached_when": "at least the bar" if self.at_least else "at most the bar",
             "reached": self.reached,
             "scale": options.scale,
@@ -262,8 +262,8 @@ def _environment() -> dict[str, str]:
 
 def in_turn(runs: int, *parts: Callable[[], float]) -> list[list[float]]:
     """Run the parts in turn, so that a machine that gets slower or faster treats them alike; one list for each."""
-    found: list[list[float]] = [[] for _ in parts]
-    for _ in range(runs):
+    found: list[list[float]] = [[] for _dummy in parts]
+    for _dummy in range(runs):
         for part, series in zip(parts, found):
             series.append(part())
     return found

@@ -58,11 +58,11 @@ def _up(running: RunningLab, lab: Any, arguments: argparse.Namespace) -> None:
     print(f"{time.monotonic() - begin:6.1f} s  up; inventory: {running.inventory_file}")
 
 
-def _down(running: RunningLab, *_: Any) -> None:
+def _down(running: RunningLab, *_dummy: Any) -> None:
     running.down()
 
 
-def _status(running: RunningLab, *_: Any) -> int:
+def _status(running: RunningLab, *_dummy: Any) -> int:
     whole = True
     for host in running.lab().hosts:
         runs = running.machine(host).runs()
@@ -71,7 +71,7 @@ def _status(running: RunningLab, *_: Any) -> int:
     return 0 if whole else 3
 
 
-def _inventory(running: RunningLab, *_: Any) -> None:
+def _inventory(running: RunningLab, *_dummy: Any) -> None:
     running.lab()
     print(json.dumps(json.loads(running.inventory_file.read_text()), indent=2))
 
@@ -81,11 +81,11 @@ def _exec(command: list[str]) -> None:
     os.execvp(command[0], command)
 
 
-def _ssh(running: RunningLab, _: Any, arguments: argparse.Namespace) -> None:
+def _ssh(running: RunningLab, _dummy: Any, arguments: argparse.Namespace) -> None:
     _exec(running.ssh_command(arguments.host, arguments.words))
 
 
-def _inside(running: RunningLab, _: Any, arguments: argparse.Namespace) -> None:
+def _inside(running: RunningLab, _dummy: Any, arguments: argparse.Namespace) -> None:
     running.lab()
     if not arguments.words:
         raise LabError("exec: name the command to run")
@@ -93,11 +93,11 @@ def _inside(running: RunningLab, _: Any, arguments: argparse.Namespace) -> None:
     _exec([*running.inside(), *arguments.words])
 
 
-def _kill(running: RunningLab, _: Any, arguments: argparse.Namespace) -> None:
+def _kill(running: RunningLab, _dummy: Any, arguments: argparse.Namespace) -> None:
     running.machine(running.lab().host(arguments.host)).kill()
 
 
-def _start(running: RunningLab, _: Any, arguments: argparse.Namespace) -> None:
+def _start(running: RunningLab, _dummy: Any, arguments: argparse.Namespace) -> None:
     running.start(arguments.host)
 
 

@@ -54,7 +54,7 @@ class RunningLab:
 
     # ---- up and down ----
 
-    def up(self, lab: Lab, report: Callable[[str], None] = lambda _: None, keep: bool = False) -> None:
+    def up(self, lab: Lab, report: Callable[[str], None] = lambda _dummy: None, keep: bool = False) -> None:
         """Build, boot and set up the lab. What an earlier life left behind goes away first.
 
         :param keep: leave what came up when a step fails, to look at it.

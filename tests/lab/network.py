@@ -35,7 +35,7 @@ def create(namespace: str, hosts: Iterable[Host]) -> None:
         lines += [f"link add {bridge} type bridge forward_delay 0", f"link set {bridge} up"]
         lines += [f"address add {network[1]}/{network.prefixlen} dev {bridge}"]
     for host in hosts:
-        for tap, (bridge, _) in zip(taps(host), NETWORKS):
+        for tap, (bridge, _dummy) in zip(taps(host), NETWORKS):
             lines += [f"tuntap add dev {tap} mode tap", f"link set {tap} master {bridge} up"]
     done = subprocess.run(
         ["ip", "-n", namespace, "-batch", "-"], input="\n".join(lines), text=True, capture_output=True, check=False

@@ -293,7 +293,7 @@ _LOADS: list[Load] = []
 
 def _begin_load(root: Path, seed: int, steps: int) -> None:
     _LOADS.append(Load(root, random.Random(seed)))
-    for _ in range(steps):
+    for _dummy in range(steps):
         _LOADS[0].step()
 
 

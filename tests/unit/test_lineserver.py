@@ -136,7 +136,7 @@ def test_socket_is_private(running: Running) -> None:
 def test_many_requests_on_one_connection_are_answered_in_order(running: Running) -> None:
     with running.connect() as sock, sock.makefile("rb") as stream:
         sock.sendall(b"".join(json.dumps({"op": f"n{number}"}).encode() + b"\n" for number in range(50)))
-        answers = [json.loads(stream.readline())["result"]["op"] for _ in range(50)]
+        answers = [json.loads(stream.readline())["result"]["op"] for _dummy in range(50)]
     assert answers == [f"n{number}" for number in range(50)]
 
 
@@ -234,7 +234,7 @@ def test_process_that_ends_in_mid_answer_is_told(tmp_path: Path) -> None:
         listener.listen()
 
         def break_off() -> None:
-            sock, _ = listener.accept()
+            sock, _dummy = listener.accept()
             sock.recv(4096)
             sock.close()
 

@@ -182,7 +182,7 @@ class Engine:
             self._send(PLANNED, sum([task.end - task.start for task in tasks]) // len(tasks))
         numbers = iter(contents)
         with self._changed:
-            for _, places in work:
+            for _dummy, places in work:
                 for place in places:
                     self._missing[place] += 1
             self._contents.extend(zip(numbers, numbers, numbers))

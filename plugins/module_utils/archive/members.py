@@ -231,7 +231,7 @@ def device_pieces(entry: FileEntry, extents: Sequence[ExtentRow]) -> list[Device
     """
     pieces = []
     end = 0
-    for logical, lun, physical, length, _ in extents:
+    for logical, lun, physical, length, _dummy in extents:
         if logical >= entry.size:
             break
         if logical < end or logical % BLOCK_BYTES or length <= 0:

@@ -163,7 +163,7 @@ class HeaderMaker:
         try:
             base, owner, tail = self._plain[ownership]
         except KeyError:
-            _, uid, gid = ownership
+            _dummy, uid, gid = ownership
             if uid > _OCTAL_7 or gid > _OCTAL_7 or not (self._fits(uid, self._users) and self._fits(gid, self._groups)):
                 return self.header(name, REGULAR, ownership, size, mtime_ns)
             base, owner, tail = self._plain[ownership] = self._plain_parts(ownership)

@@ -123,7 +123,7 @@ class Member:
     def sha256(self) -> str:
         """Read the data and return the hex digest of the logical content."""
         total = hashlib.sha256()
-        for _ in self.raw(total):
+        for _dummy in self.raw(total):
             pass
         return total.hexdigest()
 
@@ -233,7 +233,10 @@ class _Expander:
         view = memoryview(data)
         while view:
             if not self._piece_left:
-                offset, self._piece_left = next(self._pieces)
+                piece = next(self._pieces, None)
+                if piece is None:
+                    raise ArchiveError("a sparse member holds more data than its map tells; the archive is damaged.")
+                offset, self._piece_left = piece
                 yield from self._zeros(offset)
                 continue
             part = view[: self._piece_left]

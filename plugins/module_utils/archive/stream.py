@@ -111,7 +111,7 @@ class ArchiveStream:
     def __enter__(self) -> ArchiveStream:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_dummy: object) -> None:
         self.close()
 
     # -- laying out: the caller's thread -----------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def _pax_number(records: dict[bytes, bytes], key: bytes, field: bytes) -> int:
 def _time(value: bytes) -> int:
     """Nanoseconds of a time in decimal; digits beyond the ninth are dropped."""
     sign = -1 if value.startswith(b"-") else 1
-    seconds, _, fraction = value.lstrip(b"-").partition(b".")
+    seconds, _dummy, fraction = value.lstrip(b"-").partition(b".")
     return sign * (parse_decimal(seconds or b"0", b"mtime") * _NS + parse_decimal((fraction + b"0" * 9)[:9], b"mtime"))
 
 

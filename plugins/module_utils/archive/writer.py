@@ -106,10 +106,29 @@ class _Writer:
         file_header, small_file = self._headers.file_header, stream.small_file
         pending = self._pending
         for entry, extents in entries:
-            path, kind, _, _, _, nlink, mode, uid, gid, size, mtime_ns, _, _, _, xattrs, source, _, _ = entry
+            (
+                path,
+                kind,
+                _dummy,
+                _dummy,
+                _dummy,
+                nlink,
+                mode,
+                uid,
+                gid,
+                size,
+                mtime_ns,
+                _dummy,
+                _dummy,
+                _dummy,
+                xattrs,
+                source,
+                _dummy,
+                _dummy,
+            ) = entry
             # Nearly all files of nearly all hosts: one extent, one name, nothing special. They take the short way.
             if len(extents) == 1 and nlink == 1 and xattrs is None and kind == "f" and source == SOURCE_DEVICE:
-                logical, lun, physical, length, _ = extents[0]
+                logical, lun, physical, length, _dummy = extents[0]
                 if logical == 0 and 0 < size <= length:
                     name = path[1:]
                     permissions = mode & 0o7777

@@ -133,7 +133,8 @@ class Proof:
             place = 0
 
     def _receive(self) -> tuple[bytes, list[Finding]]:
-        assert self._worker is not None  # noqa: S101 - for the type checker; _corrected has seen to it
+        if self._worker is None:
+            raise AssertionError("no worker to hear from: _corrected has to see to it")
         message = self._worker.receive()
         if message is END:
             return _NO_MORE, []

@@ -165,7 +165,7 @@ def test_members_and_index_say_what_is_in_the_archive(case: Case, tmp_path: Path
     assert written.result.members == len(seen)
     assert written.result.skipped == 1
     with MapFile.open(str(case.map_path), read_only=True) as made:
-        inline = {entry.inode for entry, _ in made.entries() if entry.source == "content"}
+        inline = {entry.inode for entry, _dummy in made.entries() if entry.source == "content"}
     assert written.result.inline == len(inline)
     assert bool(inline) == (case.kind == "ext4-inline")
 
@@ -190,7 +190,7 @@ def test_files_that_need_the_mount_are_read_through_it(case: Case, tmp_path: Pat
     with MapFile.open(str(case.map_path)) as made:
         changed = [
             entry._replace(source="mount", reason="test", content=None)
-            for entry, _ in made.entries()
+            for entry, _dummy in made.entries()
             if entry.kind == "f" and entry.size
         ]
         for entry in changed:
@@ -264,7 +264,7 @@ def test_a_device_that_is_cut_short_fails_with_file_and_offset(scratch: Path) ->
         try:
             write_from(scratch / "map", device, scratch / "a.tar", OPTIONS)
         except ArchiveError as exc:
-            name, _, rest = exc.message.partition(" cannot be read from ")
+            name, _dummy, rest = exc.message.partition(" cannot be read from ")
             offset = int(rest.split(" at offset ")[1].split()[0])
             assert name in lost
             assert offset >= cut - (1 << 20)

@@ -235,7 +235,7 @@ def test_the_check_is_right_under_load(scratch: Path, kind: str, seed: int) -> N
                 with MapFile.open(str(scratch / "map"), "s1") as opened:
                     mapped = Mapped(scratch, kind, mount, opened, tracker)
                     pre_check(opened, tracker)
-                    for _ in range(3):
+                    for _dummy in range(3):
                         mapped.check()
         finally:
             tracker.close()

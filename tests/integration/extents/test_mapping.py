@@ -40,11 +40,11 @@ def test_files_read_from_the_device_by_their_map_are_the_files(scratch: Path, ki
                 found = tree_of_map(stored, {1: device})
                 expected = tree_of(os.fsencode(mount / "data"))
         assert found == expected
-        assert [entry.path for entry, _ in stored] == sorted(expected, key=sort_key)
+        assert [entry.path for entry, _dummy in stored] == sorted(expected, key=sort_key)
         assert counts.entries == len(expected)
         assert counts.files == sum(row[0] == "f" for row in expected.values())
         assert counts.fallback == 0
-        sources = {entry.path.rsplit(b"/", 1)[1]: entry.source for entry, _ in stored}
+        sources = {entry.path.rsplit(b"/", 1)[1]: entry.source for entry, _dummy in stored}
         assert sources[b"socket"] == "skip"
         assert sources[b"size-100"] == ("content" if kind == "ext4-inline" else "device")
 
@@ -119,5 +119,5 @@ def test_scopes_inside_one_another(scratch: Path) -> None:
         ]
         with MapFile.create(str(scratch / "map"), "s1", "host") as made:
             map_scopes(made, scopes, [LunSpec("lun", device)])
-            names = [os.fsdecode(entry.path)[len(top) + 1 :] for entry, _ in made.entries()]
+            names = [os.fsdecode(entry.path)[len(top) + 1 :] for entry, _dummy in made.entries()]
         assert names == ["a", "a/b/c", "a/b/c/deep", "a/temp", "b", "b/keep", "b/wal", "b/x.log", "single"]

@@ -51,7 +51,7 @@ def prove(mapped: Mapped, mode: str = "full") -> tuple[list[tuple[FileEntry, lis
             counts = proof.counts()
         if mode == "full":
             assert tree_of_map(proved, {1: device}) == tree_of(os.fsencode(mount / "data"), os.fsencode(mapped.root))
-    assert [entry.path for entry, _ in proved] == sorted((entry.path for entry, _ in proved), key=sort_key)
+    assert [entry.path for entry, _dummy in proved] == sorted((entry.path for entry, _dummy in proved), key=sort_key)
     return proved, counts
 
 
@@ -73,7 +73,7 @@ def test_every_sort_of_change_is_found_and_told(scratch: Path) -> None:
         shutil.rmtree(root / "b/deep/er")
         (root / "c/five").write_bytes(b"5")
         (root / "zz").mkdir()
-        _, counts = prove(mapped)
+        _dummy, counts = prove(mapped)
         # The times of the folders that hold what came and went differ, too.
         assert counts == ("full", 12, 1, 2, 2, 4)
         with MapFile.open(mapped.map_file.path) as opened:
@@ -100,13 +100,13 @@ def test_thousands_of_changes_are_corrected_in_order(scratch: Path, kind: str) -
 
     with mapped_tree(scratch, kind, many) as mapped:
         load = Load(mapped.root, random.Random(3))
-        for _ in range(500):
+        for _dummy in range(500):
             load.step()
         load.close()
         for number in range(0, 1500, 3):
             (mapped.root / f"load-{number}").unlink(missing_ok=True)
             (mapped.root / f"new-{number}").write_bytes(b"n" * number)
-        _, counts = prove(mapped)
+        _dummy, counts = prove(mapped)
         assert counts.added >= 500
 
 
@@ -161,7 +161,7 @@ def test_nested_and_bound_file_systems_are_proved_through_their_own_mirrors(scra
                     run("cp", "--sparse=always", image, scratch / "inner-mirror.img")
                     split(scratch, "xfs")
         with (
-            mirror(scratch, "xfs") as (outer_mirror, _),
+            mirror(scratch, "xfs") as (outer_mirror, _dummy),
             loop_device(scratch / "inner-mirror.img", read_only=True) as device,
             mounted(device, scratch / "inner-mirror", "ro", "noload") as inner_mirror,
         ):

@@ -47,7 +47,7 @@ class Bench:
             self._make()
         return self
 
-    def __exit__(self, failure: object, *_: object) -> None:
+    def __exit__(self, failure: object, *_dummy: object) -> None:
         shutil.rmtree(self.state_dir)
         if failure:
             self._remove()
@@ -71,7 +71,7 @@ class Bench:
             run("losetup", "--detach-all")
             # udev assembles what it can as soon as a leg is let go, until no superblock is left.
             clear = ["mdadm", "--quiet", "--zero-superblock", *(f"/dev/san/{name}" for name in names)]
-            for _ in range(20):
+            for _dummy in range(20):
                 subprocess.run(["mdadm", "--quiet", "--stop", "--scan"], check=False)
                 if subprocess.run(clear, check=False).returncode == 0:
                     break

@@ -58,7 +58,7 @@ def test_a_lab_that_died_is_replaced_and_down_leaves_nothing(lab_tools: None) ->
 def test_a_failed_up_leaves_nothing(lab_tools: None, monkeypatch: pytest.MonkeyPatch) -> None:
     running = RunningLab("pytest-fail")
 
-    def broken(*_: object) -> None:
+    def broken(*_dummy: object) -> None:
         raise LabError("broken on purpose")
 
     monkeypatch.setattr(running, "_set_up", broken)

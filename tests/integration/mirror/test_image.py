@@ -96,7 +96,7 @@ def test_clone_is_one_instant_of_a_primary_under_direct_writes(scratch: Path) ->
                 session = f"{SESSION}-{number}"
                 array.provider.split(session)
                 with open(array.pairs[0].mirror, "rb") as mirror:
-                    counters = [struct.unpack("<Q", mirror.read(block)[:8])[0] for _ in range(blocks)]
+                    counters = [struct.unpack("<Q", mirror.read(block)[:8])[0] for _dummy in range(blocks)]
                 assert counters == sorted(counters, reverse=True)
                 assert counters[0] - counters[-1] <= 1
                 seen.append(counters[0])

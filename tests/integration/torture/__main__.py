@@ -38,7 +38,7 @@ def main() -> int:
     if os.geteuid():
         parser.error("this needs root, for loop devices and mounts")
     # Clean up after this one too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, lambda *_dummy: sys.exit(1))
     # Who copies the mounts of this machine meanwhile must not keep ours busy, and they end with this process.
     leave_mount_namespace()
     seed = random.SystemRandom().randrange(1 << 20) if options.seed is None else options.seed

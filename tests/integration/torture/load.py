@@ -101,7 +101,7 @@ class Load:
     def populate(self) -> None:
         """Make the files that are there before the first map."""
         os.mkdir(self.root)
-        for _ in range(max(6, self.size.files // 150)):
+        for _dummy in range(max(6, self.size.files // 150)):
             self._make_folder()
         with open(self.root + b"/large", "wb") as file:
             left = self.size.large_bytes
@@ -109,7 +109,7 @@ class Load:
                 left -= file.write(self._noise[: min(left, len(self._noise))])
         with open(self.root + b"/sparse", "wb") as file:
             file.truncate(self.size.sparse_bytes)
-            for _ in range(40):
+            for _dummy in range(40):
                 file.seek(self.dice.randrange(self.size.sparse_bytes))
                 file.write(self._bytes())
         while len(self.files) < self.size.files * 4 // 5:
@@ -342,7 +342,7 @@ class Load:
         """A page here and there of the large file, and of the one that is nearly all hole."""
         for name in (b"/large", b"/sparse"):
             with self._writable(self.root + name) as fd:
-                for _ in range(4):
+                for _dummy in range(4):
                     os.pwrite(fd, self._noise[:8192], self.dice.randrange(os.fstat(fd).st_size // 8192) * 8192)
 
     # -- folders ---------------------------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ def _work(root: Path, seed: int, size: Size, ready: Any, stop: Any) -> None:
     ready.set()
     began, steps = time.monotonic(), 0
     while not stop.is_set() and os.getppid() == parent:
-        for _ in range(_BURST):
+        for _dummy in range(_BURST):
             load.step()
         steps += _BURST
         ahead_s = began + steps / size.pace - time.monotonic()
@@ -430,7 +430,7 @@ def _defragment(mount: Path, fs_type: str, seed: int, stop: Any) -> None:
             files += [path for name in names if stat.S_ISREG(_mode(path := os.path.join(folder, name)))]
             if len(files) > 20_000:
                 break
-        for _ in range(20):
+        for _dummy in range(20):
             if files and not stop.is_set():
                 chosen = dice.sample(files, min(20, len(files)))
                 subprocess.run([*tool, *chosen], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
@@ -452,7 +452,7 @@ def under_load(mount: Path, fs_type: str, seed: int, size: Size, processes: int 
     root = mount / "data"
     root.mkdir()
     share = Size(size.files // processes, size.large_bytes // processes, size.sparse_bytes, size.pace // processes)
-    ready = [context.Event() for _ in range(processes)]
+    ready = [context.Event() for _dummy in range(processes)]
     workers = [
         context.Process(target=_work, args=(root / f"load {number}", seed * 1000 + number, share, ready[number], stop))
         for number in range(processes)

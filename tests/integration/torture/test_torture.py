@@ -37,7 +37,7 @@ def break_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("fs_type", ["xfs", "ext4"])
 def test_an_archive_taken_under_load_is_the_mirror(scratch: Path, fs_type: str) -> None:
     with rounds.rig(scratch, fs_type, seed=11, size=SIZE, lun_mib=LUN_MIB) as rig:
-        for _ in range(2):
+        for _dummy in range(2):
             done = rig.round()
             assert done.differences == []
             assert done.members > SIZE.files // 3

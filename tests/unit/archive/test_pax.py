@@ -39,7 +39,7 @@ def text(name: bytes) -> str:
 @given(st.binary(min_size=1, max_size=30).filter(lambda key: b"=" not in key), st.binary(max_size=2000))
 def test_a_record_counts_itself(key: bytes, value: bytes) -> None:
     made = pax.record(key, value)
-    length, _, rest = made.partition(b" ")
+    length, _dummy, rest = made.partition(b" ")
     assert int(length) == len(made)
     assert rest == key + b"=" + value + b"\n"
 
@@ -50,7 +50,7 @@ def test_the_quick_way_makes_the_same_headers(
 ) -> None:
     maker = pax.HeaderMaker(OWNERS)
     full = maker.header(name, pax.REGULAR, ownership, size, time)
-    for _ in range(2):  # the second one comes from what the first one left
+    for _dummy in range(2):  # the second one comes from what the first one left
         quick = maker.file_header(name, ownership, size, time)
         if time % 10**9 or quick == full:
             assert quick == full
@@ -98,7 +98,7 @@ def test_tars_restore_every_name(tmp_path_factory: pytest.TempPathFactory, tar: 
         [tar, "-xf", "-"], input=archive + bytes(1024), cwd=folder, check=True, env={**os.environ, "LC_ALL": "C.UTF-8"}
     )
     base = os.fsencode(folder)
-    found = [os.path.join(top, name) for top, _, files in os.walk(base) for name in files]
+    found = [os.path.join(top, name) for top, _dummy, files in os.walk(base) for name in files]
     assert sorted(os.path.relpath(path, base) for path in found) == sorted(chosen)
     assert {os.stat(path).st_mtime_ns for path in found} == {1_700_000_000_000_000_001}
 

@@ -38,10 +38,10 @@ def test_every_request_is_read_once_in_physical_order(wanted: list[tuple[int, in
     assert read == sorted(requests)
     for task in tasks:
         assert task.start == task.pieces[0][0]
-        assert task.end == max(physical + length for physical, length, _ in task.pieces)
+        assert task.end == max(physical + length for physical, length, _dummy in task.pieces)
         assert task.end - task.start <= most or len(task.pieces) == 1
         end = task.start
-        for physical, length, _ in task.pieces:
+        for physical, length, _dummy in task.pieces:
             assert physical <= end + gap
             end = max(end, physical + length)
     for before, after in zip(tasks, tasks[1:]):

@@ -108,7 +108,7 @@ def test_tars_restore_them(
     ids=["too short", "no number", "backwards", "more than is stored", "beyond the end"],
 )
 def test_a_damaged_map_is_refused(damaged: bytes) -> None:
-    archive, _ = build([(512, 512)], 5000)
+    archive, _dummy = build([(512, 512)], 5000)
     lead = sparse_map([(512, 512)], 5000)
     place = archive.index(lead)
     broken = archive[:place] + damaged.ljust(len(lead), b"\0") + archive[place + len(lead) :]

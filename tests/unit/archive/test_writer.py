@@ -104,12 +104,12 @@ def files(draw: st.DrawFn) -> list[Made]:
 
 
 def write(made: list[Made], disk: str, sink: Sink, options: WriterOptions, **more: Any) -> ArchiveResult:
-    contents = {entry.path: content for entry, _, content in made}
+    contents = {entry.path: content for entry, _dummy, content in made}
 
     def fallback(entry: FileEntry) -> BinaryIO:
         return io.BytesIO(contents[entry.path])
 
-    entries = [(entry, rows) for entry, rows, _ in made]
+    entries = [(entry, rows) for entry, rows, _dummy in made]
     return write_archive(entries, {1: disk, 2: disk}, sink, options, fallback=fallback, index_meta=META, **more)
 
 
@@ -147,11 +147,11 @@ def test_the_archive_holds_every_file_in_logical_order(disk: str, made: list[Mad
         content = b"".join(member.content())
         assert record.sha256 == hashlib.sha256(content).hexdigest()
         found.append((b"/" + member.name, content))
-    assert found[:-1] == [(entry.path, content) for entry, _, content in made]
+    assert found[:-1] == [(entry.path, content) for entry, _dummy, content in made]
     assert len(members) == len(made) + 1 == result.members
     assert result.files == len(made)
-    assert result.bytes_data == sum(entry.size for entry, _, _ in made)
-    assert result.fallback == sum(entry.source == "mount" for entry, _, _ in made)
+    assert result.bytes_data == sum(entry.size for entry, _dummy, _dummy in made)
+    assert result.fallback == sum(entry.source == "mount" for entry, _dummy, _dummy in made)
 
 
 def plain(count: int, size: int = 10_000) -> list[Made]:
@@ -173,7 +173,9 @@ def test_the_checksum_of_the_whole_archive_can_be_left_out(disk: str) -> None:
     result = write(made, disk, sink, dataclasses.replace(SMALL, archive_checksum=False), member=members.append)
     assert result.sha256 is None
     assert len(sink.records) == result.records
-    assert [member.sha256 for member in members[:-1]] == [hashlib.sha256(content).hexdigest() for _, _, content in made]
+    assert [member.sha256 for member in members[:-1]] == [
+        hashlib.sha256(content).hexdigest() for _dummy, _dummy, content in made
+    ]
 
 
 def test_what_the_sink_raises_comes_out_unchanged(disk: str) -> None:
@@ -192,7 +194,7 @@ def test_what_a_member_sink_raises_comes_out_unchanged(disk: str) -> None:
 
 def test_what_the_entries_raise_comes_out_unchanged(disk: str) -> None:
     def entries() -> Iterator[tuple[FileEntry, list[ExtentRow]]]:
-        for number, (entry, rows, _) in enumerate(plain(2000)):
+        for number, (entry, rows, _dummy) in enumerate(plain(2000)):
             if number == 1500:
                 raise ZeroDivisionError("the proof failed")
             yield entry, rows
@@ -234,7 +236,7 @@ def test_options_that_cannot_work_are_refused(bad: dict[str, int]) -> None:
 
 def test_members_are_told_in_the_calling_thread(disk: str) -> None:
     threads = set()
-    write(plain(3000), disk, Sink(10240), SMALL, member=lambda _: threads.add(threading.current_thread()))
+    write(plain(3000), disk, Sink(10240), SMALL, member=lambda _dummy: threads.add(threading.current_thread()))
     assert threads == {threading.current_thread()}
 
 
@@ -264,7 +266,7 @@ def test_the_reading_process_ends_with_a_writer_that_is_killed(disk: str) -> Non
                 threading.Event().wait()
 
         try:
-            write_archive([(e, r) for e, r, _ in plain(2000)], {1: disk}, Stuck(), SMALL, index_meta=META)
+            write_archive([(e, r) for e, r, _dummy in plain(2000)], {1: disk}, Stuck(), SMALL, index_meta=META)
         finally:
             os._exit(1)
     os.close(tell)

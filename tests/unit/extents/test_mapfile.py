@@ -47,7 +47,7 @@ def test_a_map_gives_back_what_was_put_in_in_logical_order(files: dict[bytes, li
             assert stored == files
             assert list(stored) == sorted(files, key=lambda name: name.split(b"/"))
             below = [name for name in files if name == removed or name.startswith(removed + b"/")]
-            assert [entry.path for entry, _ in opened.entries(removed)] == sorted(below, key=sort_key)
+            assert [entry.path for entry, _dummy in opened.entries(removed)] == sorted(below, key=sort_key)
             assert opened.remove_tree(removed, "window") == len(below)
             assert opened.changes("window") == [(name, "removed") for name in sorted(below, key=sort_key)]
             assert {entry.path for entry, extents in opened.entries()} == set(files) - set(below)

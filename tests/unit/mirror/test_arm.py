@@ -38,7 +38,7 @@ def wait_for_end(array: Array, session: str = SESSION) -> None:
         pidfd = os.pidfd_open(record.pid)
     except ProcessLookupError:
         return
-    ended, _, _ = select.select([pidfd], [], [], 10)
+    ended, _dummy, _dummy = select.select([pidfd], [], [], 10)
     os.close(pidfd)
     assert ended or not is_alive(record)
 
