@@ -53,7 +53,7 @@ class Options:
 class Result:
     """What a bench found.
 
-    :param ratio: the figure that is held against ``asked``; at least that much is asked where ``at_least``, else at most.
+    :param ratio: the figure that is held against ``asked``; at least that much where ``at_least``, else at most.
     :param ours: every run's figure; its median and the rival's make the ratio unless ``meaning`` says otherwise.
     """
 

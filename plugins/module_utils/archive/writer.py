@@ -106,29 +106,11 @@ class _Writer:
         file_header, small_file = self._headers.file_header, stream.small_file
         pending = self._pending
         for entry, extents in entries:
-            (
-                path,
-                kind,
-                _dummy,
-                _dummy,
-                _dummy,
-                nlink,
-                mode,
-                uid,
-                gid,
-                size,
-                mtime_ns,
-                _dummy,
-                _dummy,
-                _dummy,
-                xattrs,
-                source,
-                _dummy,
-                _dummy,
-            ) = entry
+            path, kind, _fs, _inode, _dev, nlink, mode, uid, gid, size, mtime_ns = entry[:11]
+            xattrs, source = entry[14:16]
             # Nearly all files of nearly all hosts: one extent, one name, nothing special. They take the short way.
             if len(extents) == 1 and nlink == 1 and xattrs is None and kind == "f" and source == SOURCE_DEVICE:
-                logical, lun, physical, length, _dummy = extents[0]
+                logical, lun, physical, length, _flags = extents[0]
                 if logical == 0 and 0 < size <= length:
                     name = path[1:]
                     permissions = mode & 0o7777
