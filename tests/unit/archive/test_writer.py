@@ -228,7 +228,7 @@ def test_a_file_that_is_shorter_behind_the_mount_is_named(disk: str) -> None:
 @pytest.mark.parametrize(
     "bad", [{"record_bytes": 1000}, {"record_bytes": 0}, {"window_bytes": 4096}, {"readers": 0}, {"gap_bytes": -1}]
 )
-def test_options_that_cannot_work_are_refused(bad: dict[str, int]) -> None:
+def test_options_that_cannot_work_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ArchiveError) as caught:
         WriterOptions(**bad)
     assert caught.value.option in bad
