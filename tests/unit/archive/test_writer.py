@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -75,7 +75,12 @@ def _nothing_is_left() -> Iterator[None]:
         os.waitpid(-1, os.WNOHANG)
 
 
-Made = tuple[FileEntry, list[ExtentRow], bytes]
+class Made(NamedTuple):
+    """A file, where its data lie, and what they are."""
+
+    entry: FileEntry
+    extents: list[ExtentRow]
+    content: bytes
 
 
 @st.composite
@@ -99,17 +104,17 @@ def files(draw: st.DrawFn) -> list[Made]:
         entry = FileEntry(
             b"/data/%03d" % number, "f", size=size, mtime_ns=10**18 + number, source=source, content=stored
         )
-        made.append((entry, rows, bytes(content)))
+        made.append(Made(entry, rows, bytes(content)))
     return made
 
 
 def write(made: list[Made], disk: str, sink: Sink, options: WriterOptions, **more: Any) -> ArchiveResult:
-    contents = {entry.path: content for entry, _dummy, content in made}
+    contents = {file.entry.path: file.content for file in made}
 
     def fallback(entry: FileEntry) -> BinaryIO:
         return io.BytesIO(contents[entry.path])
 
-    entries = [(entry, rows) for entry, rows, _dummy in made]
+    entries = [(file.entry, file.extents) for file in made]
     return write_archive(entries, {1: disk, 2: disk}, sink, options, fallback=fallback, index_meta=META, **more)
 
 
@@ -147,11 +152,11 @@ def test_the_archive_holds_every_file_in_logical_order(disk: str, made: list[Mad
         content = b"".join(member.content())
         assert record.sha256 == hashlib.sha256(content).hexdigest()
         found.append((b"/" + member.name, content))
-    assert found[:-1] == [(entry.path, content) for entry, _dummy, content in made]
+    assert found[:-1] == [(file.entry.path, file.content) for file in made]
     assert len(members) == len(made) + 1 == result.members
     assert result.files == len(made)
-    assert result.bytes_data == sum(entry.size for entry, _dummy, _dummy in made)
-    assert result.fallback == sum(entry.source == "mount" for entry, _dummy, _dummy in made)
+    assert result.bytes_data == sum(file.entry.size for file in made)
+    assert result.fallback == sum(file.entry.source == "mount" for file in made)
 
 
 def plain(count: int, size: int = 10_000) -> list[Made]:
@@ -159,7 +164,7 @@ def plain(count: int, size: int = 10_000) -> list[Made]:
     for number in range(count):
         physical = number * 7 % (DISK_BLOCKS - 10) * BLOCK
         entry = FileEntry(b"/data/%06d" % number, "f", size=size, source="device", mtime_ns=10**18)
-        made.append((entry, [ExtentRow(0, 1, physical, size)], DISK[physical : physical + size]))
+        made.append(Made(entry, [ExtentRow(0, 1, physical, size)], DISK[physical : physical + size]))
     return made
 
 
@@ -173,9 +178,7 @@ def test_the_checksum_of_the_whole_archive_can_be_left_out(disk: str) -> None:
     result = write(made, disk, sink, dataclasses.replace(SMALL, archive_checksum=False), member=members.append)
     assert result.sha256 is None
     assert len(sink.records) == result.records
-    assert [member.sha256 for member in members[:-1]] == [
-        hashlib.sha256(content).hexdigest() for _dummy, _dummy, content in made
-    ]
+    assert [member.sha256 for member in members[:-1]] == [hashlib.sha256(file.content).hexdigest() for file in made]
 
 
 def test_what_the_sink_raises_comes_out_unchanged(disk: str) -> None:
@@ -211,7 +214,7 @@ def test_a_missing_device_is_refused(tmp_path: Path) -> None:
 def test_data_beyond_the_end_of_the_device_name_file_and_offset(disk: str) -> None:
     made = plain(3000)
     entry = made[2000][0]
-    made[2000] = (entry, [ExtentRow(0, 1, DISK_BLOCKS * BLOCK - 4096, entry.size)], b"")
+    made[2000] = Made(entry, [ExtentRow(0, 1, DISK_BLOCKS * BLOCK - 4096, entry.size)], b"")
     with pytest.raises(ArchiveError) as caught:
         write(made, disk, Sink(10240), SMALL)
     assert caught.value.message.startswith(
@@ -222,7 +225,7 @@ def test_data_beyond_the_end_of_the_device_name_file_and_offset(disk: str) -> No
 def test_a_file_that_is_shorter_behind_the_mount_is_named(disk: str) -> None:
     entry = FileEntry(b"/data/short", "f", size=5000, source="mount")
     with pytest.raises(ArchiveError, match="/data/short is shorter on the mounted mirror than in the map"):
-        write([(entry, [], b"x" * 4999)], disk, Sink(10240), SMALL)
+        write([Made(entry, [], b"x" * 4999)], disk, Sink(10240), SMALL)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +254,7 @@ def test_extras_that_are_no_archive_are_refused(disk: str, tmp_path: Path) -> No
 def test_a_lun_without_a_device_is_refused(disk: str) -> None:
     entry = FileEntry(b"/data/lost", "f", size=5000, source="device")
     with pytest.raises(ArchiveError, match="LUN 9 of the map has no device"):
-        write([(entry, [ExtentRow(0, 9, 0, 8192)], b"")], disk, Sink(10240), SMALL)
+        write([Made(entry, [ExtentRow(0, 9, 0, 8192)], b"")], disk, Sink(10240), SMALL)
 
 
 def test_the_reading_process_ends_with_a_writer_that_is_killed(disk: str) -> None:
@@ -266,7 +269,7 @@ def test_the_reading_process_ends_with_a_writer_that_is_killed(disk: str) -> Non
                 threading.Event().wait()
 
         try:
-            write_archive([(e, r) for e, r, _dummy in plain(2000)], {1: disk}, Stuck(), SMALL, index_meta=META)
+            write_archive([file[:2] for file in plain(2000)], {1: disk}, Stuck(), SMALL, index_meta=META)
         finally:
             os._exit(1)
     os.close(tell)
