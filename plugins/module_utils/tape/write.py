@@ -141,6 +141,8 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
                 owners=Owners(map_file.users(), map_file.groups()),
                 fallback=mounts.open if mounts is not None else None,
                 extras=job.extras or None,
+                # The index grows with the files, and /tmp may lie in memory.
+                spool_dir=os.path.dirname(job.map_path),
                 index_meta={
                     "session": job.session,
                     "host": ready.host,
