@@ -118,7 +118,8 @@ def test_a_backup_is_the_mirror_at_the_split(bench: Demo, tmp_path: Path) -> Non
     told = [event["name"] for event in report["window"]["events"]]
     assert [name for name in told if name in WINDOW] == WINDOW
     assert report["window"]["window_s"] >= report["window"]["split_s"] > 0
-    assert report["primary_read_bytes_during_write"] < 1 << 20
+    # The database goes on reading; the tape's bytes come from the mirror.
+    assert report["primary_read_bytes_during_write"] < report["write"]["bytes_archive"] / 20
     assert catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")[-1] == (report["session"], "good")
 
     archive = Path(report["write"]["archive"])
