@@ -13,7 +13,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -113,7 +113,7 @@ def cluster(
     hba: str = "local all postgres peer\nlocal all all trust\n",
     wal: Optional[Path] = None,
     initdb: Sequence[str] = (),
-    **settings: str,
+    settings: Optional[Mapping[str, str]] = None,
 ) -> Iterator[Cluster]:
     """A running cluster with checksums.
 
@@ -125,14 +125,15 @@ def cluster(
     """
     with passable_folder() as folder:
         sockets = own(folder / "s")
-        command = ["--pgdata", data, "--data-checksums", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        command: list[str | os.PathLike[str]] = []
+        command += ["--pgdata", data, "--data-checksums", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
         command += initdb
         if wal is not None:
             command += ["--waldir", own(wal)]
         own(data)
         _as_owner("initdb", *command)
         (data / "pg_hba.conf").write_text(hba, encoding="utf-8")
-        made = Cluster(data, sockets, settings)
+        made = Cluster(data, sockets, dict(settings or {}))
         try:
             made.start()
             yield made
@@ -149,7 +150,7 @@ def copy_tree(source: Path, target: Path) -> None:
 def _as_owner(program: str, *words: str | os.PathLike[str]) -> str:
     command = ["setpriv", "--reuid", OS_USER, "--regid", OS_USER, "--init-groups", os.path.join(bin_dir(), program)]
     done = subprocess.run(
-        [*command, *map(os.fspath, words)],
+        [*command, *(os.fspath(word) for word in words)],
         check=False,
         stdin=subprocess.DEVNULL,
         capture_output=True,

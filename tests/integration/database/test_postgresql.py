@@ -147,7 +147,7 @@ def test_with_quiesce_freeze_the_wal_is_part_of_the_files(folder: Path, drivers:
 
 def test_wal_of_a_long_backup_is_kept(folder: Path, drivers: list[DatabaseDriver]) -> None:
     settings = {"max_wal_size": "2MB", "min_wal_size": "2MB", "wal_keep_size": "0"}
-    with cluster(folder / "data", initdb=SMALL_WAL, **settings) as server:
+    with cluster(folder / "data", initdb=SMALL_WAL, settings=settings) as server:
         driver = driver_of(server, drivers)
         driver.begin("x")
         make_wal(server)
@@ -162,7 +162,7 @@ def test_wal_of_a_long_backup_is_kept(folder: Path, drivers: list[DatabaseDriver
 
 def test_wal_that_is_gone_fails_the_backup(folder: Path, drivers: list[DatabaseDriver]) -> None:
     settings = {"max_wal_size": "2MB", "min_wal_size": "2MB", "wal_keep_size": "0", "max_replication_slots": "0"}
-    with cluster(folder / "data", initdb=SMALL_WAL, **settings) as server:
+    with cluster(folder / "data", initdb=SMALL_WAL, settings=settings) as server:
         driver = driver_of(server, drivers)
         driver.begin("x")
         make_wal(server)
@@ -193,7 +193,7 @@ def test_timeouts_of_the_server_do_not_end_the_session(folder: Path, drivers: li
         "statement_timeout": "2s",
         "idle_in_transaction_session_timeout": "300ms",
     }
-    with cluster(folder / "data", **settings) as server:
+    with cluster(folder / "data", settings=settings) as server:
         driver = driver_of(server, drivers)
         driver.begin("x")
         server.sql("SELECT pg_sleep(1)")  # by the server's clock more than its limit for idle sessions
@@ -287,7 +287,7 @@ def test_a_role_that_may_not_begin_a_backup(folder: Path, drivers: list[Database
 
 
 def test_wal_level_minimal(folder: Path, drivers: list[DatabaseDriver]) -> None:
-    with cluster(folder / "data", wal_level="minimal", max_wal_senders="0") as server:
+    with cluster(folder / "data", settings={"wal_level": "minimal", "max_wal_senders": "0"}) as server:
         assert "wal_level is minimal" in refusal(server, drivers)
         driver_of(server, drivers, "freeze").preflight()  # which needs none
 
@@ -301,7 +301,7 @@ def test_a_standby(folder: Path, drivers: list[DatabaseDriver]) -> None:
 
 
 def test_archiving_that_fails(folder: Path, drivers: list[DatabaseDriver]) -> None:
-    with cluster(folder / "data", archive_mode="on", archive_command="/bin/false") as server:
+    with cluster(folder / "data", settings={"archive_mode": "on", "archive_command": "/bin/false"}) as server:
         server.sql("CREATE TABLE t (); SELECT pg_switch_wal()")
         wait_for(lambda: server.sql("SELECT failed_count > 0 FROM pg_stat_archiver") == "t", "archiving has failed", 60)
         message = refusal(server, drivers)
@@ -309,7 +309,7 @@ def test_archiving_that_fails(folder: Path, drivers: list[DatabaseDriver]) -> No
 
 
 def test_archiving_that_works(folder: Path, drivers: list[DatabaseDriver]) -> None:
-    with cluster(folder / "data", archive_mode="on", archive_command="/bin/true") as server:
+    with cluster(folder / "data", settings={"archive_mode": "on", "archive_command": "/bin/true"}) as server:
         driver = driver_of(server, drivers)
         assert driver.preflight()["archiving"]
         driver.begin("x")
@@ -318,7 +318,7 @@ def test_archiving_that_works(folder: Path, drivers: list[DatabaseDriver]) -> No
 
 
 def test_archiving_without_a_command(folder: Path, drivers: list[DatabaseDriver]) -> None:
-    with cluster(folder / "data", archive_mode="on") as server:
+    with cluster(folder / "data", settings={"archive_mode": "on"}) as server:
         assert "archiving is broken: archive_mode is on, but archive_command is empty" in refusal(server, drivers)
 
 
