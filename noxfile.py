@@ -10,6 +10,7 @@ and call ``nox --list``. The sessions use the tools of that environment; nox mak
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -136,13 +137,19 @@ def sanity(session: nox.Session) -> None:
 def molecule(session: nox.Session) -> None:
     """Go through a Molecule scenario, `default` unless another one is named; needs root (see docs/molecule.md)."""
     scenario = session.posargs or ["default"]
-    # What Molecule believes to exist already it does not make; a run that was killed leaves such a belief here.
     state = CACHE / "as-root" / "molecule"
-    shutil.rmtree(state, ignore_errors=True)
     environment = {**collection_environment(), "MOLECULE_EPHEMERAL_DIRECTORY": str(state)}
     if not sys.stdout.isatty():
         environment["NO_COLOR"] = "1"  # it goes by the name of the terminal otherwise
-    session.run("molecule", "test", "--no-command-borders", "--scenario-name", *scenario, env=environment)
+    # A scenario's hosts are the machine's, whatever work tree it is called from: the second one waits for the first.
+    lock = os.open("/var/lib", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        # What Molecule believes to exist already it does not make; a run that was killed leaves such a belief there.
+        shutil.rmtree(state, ignore_errors=True)
+        session.run("molecule", "test", "--no-command-borders", "--scenario-name", *scenario, env=environment)
+    finally:
+        os.close(lock)
 
 
 @nox.session
