@@ -181,9 +181,9 @@ class _Check:
         """Put what is seen of a path into the map; return whether all that is below it was settled with it."""
         stored = self._map.get(path)
         if seen is None:
-            if stored is not None:
-                self._remove(path)
-            return stored is not None
+            # Also where the map does not know the path: made while folders moved, it may know what was below.
+            self._remove(path)
+            return True
         is_folder = seen[0][1] == "d"
         replaced = stored is None or (stored[0].kind, stored[0].inode) != (seen[0][1], seen[0][3])
         if is_folder and replaced:

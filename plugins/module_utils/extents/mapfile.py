@@ -52,6 +52,8 @@ _FILE_COLUMNS = (
 )
 _FILE_FIELDS = 18
 _INSERT_FILE = f"INSERT INTO files(id, sort_key, {_FILE_COLUMNS}) VALUES({', '.join('?' * (_FILE_FIELDS + 2))})"
+_UPDATED = [name for name in _FILE_COLUMNS.split(", ") if name not in ("path", "inode")]  # these two have indexes
+_UPDATE_FILE = f"UPDATE files SET {', '.join(f'{name} = ?' for name in _UPDATED)} WHERE id = ?"  # noqa: S608
 _INSERT_EXTENT = "INSERT INTO extents VALUES(?, ?, ?, ?, ?, ?)"
 _SELECT_FILE = f"SELECT id, {_FILE_COLUMNS} FROM files"  # noqa: S608
 _SELECT_ALL = (
@@ -411,11 +413,17 @@ class MapFile:
     def put_file(self, entry: FileEntry, extents: Iterable[ExtentRow]) -> None:
         """Put a file into the map, in place of what is known of that path."""
         self._flush()
-        key = sort_key(entry.path)
-        old = self._one("SELECT id FROM files WHERE sort_key = ?", key)
+        old = self._db.execute("SELECT id, inode FROM files WHERE sort_key = ?", (sort_key(entry.path),)).fetchone()
         if old is not None:
-            self._db.execute("DELETE FROM extents WHERE file = ?", (old,))
-            self._db.execute("DELETE FROM files WHERE id = ?", (old,))
+            number, inode = old
+            self._db.execute("DELETE FROM extents WHERE file = ?", (number,))
+            if inode == entry.inode:
+                # In the window every page counts that has to be read or written.
+                _path, kind, fs, _inode, *rest = entry
+                self._db.execute(_UPDATE_FILE, (kind, fs, *rest, number))
+                self._db.executemany(_INSERT_EXTENT, [(number, *row) for row in extents])
+                return
+            self._db.execute("DELETE FROM files WHERE id = ?", (number,))
         self.add_new(entry, extents)
         self._flush()
 

@@ -168,6 +168,18 @@ def test_a_folder_that_was_away_while_it_was_mapped_is_found(scratch: Path, move
         assert mapped.check().added == 3
 
 
+def test_what_is_below_a_folder_the_map_does_not_know_goes_with_it(scratch: Path) -> None:
+    # As it is when a folder moves while two processes map, and only one of them finds it in time.
+    with mapped_tree(scratch, "xfs", make_some) as mapped:
+        folder = os.fsencode(mapped.root / "b")
+        below = mapped.map_file.get(folder + b"/deep/er/three")
+        assert below is not None
+        mapped.map_file.remove_tree(folder)
+        mapped.map_file.put_file(*below)
+        os.rename(mapped.root / "b", mapped.mount / "outside")
+        assert mapped.check().removed == 1
+
+
 @pytest.mark.parametrize("kind", ["xfs", "ext4"])
 def test_what_gives_no_event_is_found_while_it_is_held(scratch: Path, kind: str) -> None:
     def sparse(root: Path) -> None:
