@@ -32,7 +32,15 @@ class FsInfo(NamedTuple):
 
 
 def read_fs_info(device: str, offset_bytes: int = 0) -> Optional[FsInfo]:
-    """The file system that begins at an offset of a device, read with O_DIRECT; None when it is neither XFS nor ext4.
+    """The file system that begins at an offset of a device; None when it is neither XFS nor ext4.
+
+    :raises MapError: when the device cannot be read there.
+    """
+    return parse_superblock(read_superblock(device, offset_bytes))
+
+
+def read_superblock(device: str, offset_bytes: int = 0) -> bytes:
+    """The first 4096 bytes of a file system, read with O_DIRECT.
 
     :raises MapError: when the device cannot be read there.
     """
@@ -44,7 +52,7 @@ def read_fs_info(device: str, offset_bytes: int = 0) -> Optional[FsInfo]:
             os.preadv(fd, [buffer], offset_bytes)
         finally:
             os.close(fd)
-        return parse_superblock(bytes(buffer))
+        return bytes(buffer)
     except OSError as exc:
         raise MapError(f"pairs: {device} cannot be read at {offset_bytes} ({exc.strerror}).", option="pairs") from exc
     finally:

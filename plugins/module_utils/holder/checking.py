@@ -12,6 +12,7 @@ from typing import Optional, Sequence
 from ..errors import SplitMirrorError
 from ..extents.check import CheckCounts, check_map, pre_check
 from ..extents.mapfile import MapFile
+from ..extents.seal import seal
 from ..extents.tracker import Tracker
 from .protocol import EventLog, Json
 
@@ -63,9 +64,10 @@ class MapChecker:
             self._map = MapFile.open(self._map_path, self._session)
             self._before = pre_check(self._map, self._tracker)
 
-    def check(self) -> Json:
+    def check(self, frozen: bool) -> Json:
         """Check the map now; return counts, whether it was complete, and the counts of ``pre_check``.
 
+        :param frozen: its file systems are, so that the map can be sealed.
         :raises SplitMirrorError: there is no map, or something cannot be mapped any more.
         """
         if self._tracker is None or not os.path.exists(self._map_path):
@@ -74,6 +76,8 @@ class MapChecker:
             self._map = MapFile.open(self._map_path, self._session)
         self._log.add("check_started")
         try:
+            if frozen:
+                seal(self._map)
             counts = check_map(self._map, self._tracker)
         except BaseException:
             self._log.add("check_failed")
@@ -83,9 +87,9 @@ class MapChecker:
         return {"complete": True, **counts._asdict(), "pre_check": before}
 
     def checked_or_why_not(self) -> Json:
-        """As check(), but an error becomes ``complete: false`` with ``error``: the thaw comes whatever happens."""
+        """As check(frozen=True), but an error becomes ``complete: false`` with ``error``: the thaw comes anyway."""
         try:
-            return self.check()
+            return self.check(frozen=True)
         except SplitMirrorError as exc:
             return {"complete": False, "error": exc.message}
         except Exception as exc:

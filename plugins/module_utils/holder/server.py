@@ -174,7 +174,7 @@ class Holder(Service):
 
     def _check(self) -> Json:
         try:
-            return self._checker.check()
+            return self._checker.check(frozen=self._window.is_open)
         finally:
             self._checker.close_map()
 

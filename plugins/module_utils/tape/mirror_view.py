@@ -18,6 +18,7 @@ from typing import BinaryIO, Optional
 from ..errors import SplitMirrorError
 from ..extents.fsinfo import read_fs_info
 from ..extents.mapfile import FileEntry, FileSystem, MapFile
+from ..extents.seal import broken_seal
 
 #: linux/fs.h: throw away what the kernel caches of a block device.
 _BLKFLSBUF = 0x1261
@@ -63,7 +64,24 @@ def check_devices(map_file: MapFile, devices: Mapping[str, str]) -> dict[int, st
                 "give the mirror that was split in this session.",
                 option="devices",
             )
+    check_seals(map_file, found)
     return found
+
+
+def check_seals(map_file: MapFile, devices: Mapping[int, str]) -> None:
+    """Prove that the mirrors are of the freeze of this session, and that nothing was written to them since.
+
+    :param devices: what check_devices returned.
+    :raises SplitMirrorError: one is not.
+    """
+    fs = broken_seal(map_file, devices)
+    if fs is not None:
+        raise MirrorViewError(
+            f"devices: {devices[fs.lun]} is not the mirror as it was split in this session: "
+            f"{os.fsdecode(fs.mount_point)} begins otherwise than it did while it was frozen; give the mirror of this "
+            "session, and take a new backup if it was resynced since.",
+            option="devices",
+        )
 
 
 def leave_mount_namespace() -> None:

@@ -28,7 +28,7 @@ from ..extents.proof import FULL, NONE
 from ..session import StateDir
 from .base import TapeDrive
 from .estimate import Estimate, estimate
-from .mirror_view import ReadOnlyMounts, check_devices
+from .mirror_view import ReadOnlyMounts, check_devices, check_seals
 from .progress import Progress
 from .proving import Proving
 from .stream import TapeRecordSink
@@ -153,6 +153,8 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
                     "proof": {"mode": job.proof},
                 },
             )
+            # A mirror that went on while it was read gave no backup.
+            check_seals(map_file, ready.devices)
             sink.finish()
             entered.flush()
         except BaseException:
