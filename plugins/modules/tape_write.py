@@ -271,8 +271,8 @@ evidence:
     records:
       description: Number of records.
       type: int
-    sha256:
-      description: Checksum of the archive as a whole.
+    headers_sha256:
+      description: Checksum of the headers of all members but the index.
       type: str
     fallback:
       description: Files read through the mount.

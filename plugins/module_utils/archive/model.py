@@ -89,7 +89,7 @@ class WriterOptions:
     readers: int = 8
     window_bytes: int = 256 << 20
     gap_bytes: int = 32 << 10
-    archive_checksum: bool = True
+    archive_checksum: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. :raises ArchiveError: an option is out of its range."""
@@ -119,6 +119,8 @@ class ArchiveResult:
     :param bytes_data: their logical sizes added up.
     :param bytes_archive: length of the archive, a multiple of the record size.
     :param records: how many records that is.
+    :param headers_sha256: hex digest of the headers of all members but the index, in order. With the checksums of the
+        contents it covers all that a member is.
     :param sha256: hex digest of the archive's bytes, from the first to the last record; None if it was not wanted.
     :param fallback: files that were read through the mount.
     :param inline: files whose content came out of the map.
@@ -130,6 +132,7 @@ class ArchiveResult:
     bytes_data: int
     bytes_archive: int
     records: int
+    headers_sha256: str
     sha256: Optional[str]
     fallback: int
     inline: int

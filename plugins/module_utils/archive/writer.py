@@ -11,6 +11,7 @@ it is reported here and goes into the index. Memory is bounded by the window.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections import deque
@@ -95,6 +96,8 @@ class _Writer:
         self._spool = spool
         self._record_bytes = options.record_bytes
         self._pending: deque[_Pending] = deque()
+        self._headers_sum = hashlib.sha256()
+        self._headers_sha256 = ""
         self._members = self._files = self._bytes = self._fallbacks = self._inline = self._skipped = 0
         self.stream = ArchiveStream(devices, sink, options, on_turn=self.report, name_at=self._name_at)
 
@@ -104,7 +107,7 @@ class _Writer:
         """Lay out all files."""
         stream = self.stream
         file_header, small_file = self._headers.file_header, stream.small_file
-        pending = self._pending
+        pending, take_header = self._pending, self._headers_sum.update
         for entry, extents in entries:
             path, kind, _fs, _inode, _dev, nlink, mode, uid, gid, size, mtime_ns = entry[:11]
             xattrs, source = entry[14:16]
@@ -120,6 +123,7 @@ class _Writer:
                         pending.append(
                             (name, "f", size, offset, len(header), mtime_ns, permissions, uid, gid, None, True)
                         )
+                        take_header(header)
                         self._files += 1
                         self._bytes += size
                         continue
@@ -222,6 +226,7 @@ class _Writer:
         written_ns = os.fstat(self._spool.fileno()).st_mtime_ns
         ownership = (0o600, 0, 0)
         header = self._headers.header(name, REGULAR, ownership, size, written_ns)
+        self._headers_sha256 = self._headers_sum.hexdigest()
         self._expect(MemberPlan(name, "f", size, None, header), written_ns, ownership, True)
         self.stream.put(header)
         self.stream.begin_content()
@@ -233,6 +238,7 @@ class _Writer:
 
     def _expect(self, plan: MemberPlan, mtime_ns: int, ownership: tuple[int, int, int], has_content: bool) -> None:
         """Note a member that begins here; it is reported when its checksum is known."""
+        self._headers_sum.update(plan.header)
         self._pending.append(
             (
                 plan.name,
@@ -284,6 +290,7 @@ class _Writer:
             bytes_data=self._bytes,
             bytes_archive=self.stream.position,
             records=self.stream.position // self._record_bytes,
+            headers_sha256=self._headers_sha256,
             sha256=sha256,
             fallback=self._fallbacks,
             inline=self._inline,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..archive.reader import Hasher
 from .base import EarlyWarning, EndOfData, EndOfMedium, Position, TapeDrive, TapeError
 from .volumes import Place
 
@@ -70,7 +69,6 @@ class TapeStream:
     :param file_number: the tape file.
     :param block: where it begins as the drive counts, None if not known.
     :param record_bytes: length of every record in it.
-    :param hasher: gets every record that is read.
     :ivar records_read: how many records were read from the tape.
     """
 
@@ -80,10 +78,8 @@ class TapeStream:
         file_number: int,
         block: Optional[int],
         record_bytes: int,
-        hasher: Optional[Hasher] = None,
     ) -> None:
         self._drive = drive
-        self._hasher = hasher
         self._file_number = file_number
         self._block = block
         self._record_bytes = record_bytes
@@ -151,8 +147,6 @@ class TapeStream:
                 f"of {self._record_bytes}; it is damaged or foreign.",
                 option="volume",
             )
-        if self._hasher is not None:
-            self._hasher.update(self._record)
         self._next += 1
         self.records_read += 1
         return True

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Optional, cast
 
 from ..archive.index import index_name, member_line, read_head, read_member
 from ..archive.model import ArchiveError, MemberRecord
-from ..archive.reader import Member, iterate_members
+from ..archive.reader import Hasher, Member, iterate_members
 from ..catalog.lookup import complete_parts, show_path
 from ..catalog.store import Catalog, Part, Session, Volume
 from ..catalog.verdict import judge
@@ -56,7 +56,7 @@ class Scan:
     members: int = 0
     files: int = 0
     size_bytes: int = 0
-    sha256: str = ""
+    headers_sha256: str = ""
 
     def observed_members(self) -> Iterator[MemberRecord]:
         """What was found on the tape, in order."""
@@ -99,8 +99,8 @@ def verify_session(session: Session, catalog: Catalog, drive: TapeDrive) -> dict
         _compare_index(read, session.id, found)
         if read.records != part.records:
             found.add(f"{read.records} records were read and the catalog has {part.records}")
-        if read.sha256 != session.write.get("sha256"):
-            found.add("the checksum of the archive as a whole differs")
+        if read.headers_sha256 != session.write.get("headers_sha256"):
+            found.add("the checksum of all headers differs")
         if found.count:
             raise VerifyError(
                 f"session: {session.id} on volume {part.volume} is not what was written, with {found.count} "
@@ -165,23 +165,23 @@ def rebuild(volume: str, catalog: Catalog, drive: TapeDrive, *, only_look: bool 
 
 @contextmanager
 def scan(drive: TapeDrive, file_number: int, block: int, record_bytes: int) -> Iterator[Scan]:
-    """Read one tape file to its filemark and take the checksum of everything in it.
+    """Read one tape file to its filemark and take the checksums of what is in it.
 
     :raises SplitMirrorError: a record is bad, it is no archive, or it has no filemark.
     """
-    whole = hashlib.sha256()
-    stream = TapeStream(drive, file_number, block, record_bytes, whole)
+    headers = hashlib.sha256()
+    stream = TapeStream(drive, file_number, block, record_bytes)
     with _spool("observed") as observed, _spool("index") as index:
         read = Scan(observed, index)
         for member in iterate_members(stream):
-            _take(read, member)
+            _take(read, member, headers)
         read.records = stream.skip_to_filemark()
-        read.sha256 = whole.hexdigest()
+        read.headers_sha256 = headers.hexdigest()
         yield read
 
 
-def _take(read: Scan, member: Member) -> None:
-    """Take in one member."""
+def _take(read: Scan, member: Member, headers: Hasher) -> None:
+    """Take in one member, and its header unless it is the index."""
     if read.end is not None:
         raise ArchiveError(
             f"{show_path(member.name)} stands behind the index of the session; it is no archive of ours."
@@ -199,6 +199,7 @@ def _take(read: Scan, member: Member) -> None:
             raise ArchiveError("the index of the session has the name of another one; it is no archive of ours.")
         read.end = _record(member, content.hexdigest())
         return
+    headers.update(member.header)
     sha256 = None
     if member.kind == "f":
         sha256 = member.sha256()
@@ -280,7 +281,7 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
         "records": read.records,
         "volume": part.volume,
         "file_number": part.file_number,
-        "sha256": read.sha256,
+        "headers_sha256": read.headers_sha256,
         # an archive gets its index only when the proof came to its end
         "proof": {**proof, "complete": True} if isinstance(proof, dict) else None,
     }

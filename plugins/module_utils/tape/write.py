@@ -236,7 +236,7 @@ def _facts(done: ArchiveResult, entered: int, records: int, place: Place, provin
         "records": records,
         "volume": place.label.volume,
         "file_number": place.file_number,
-        "sha256": done.sha256,
+        "headers_sha256": done.headers_sha256,
         "fallback": done.fallback,
         "proof": proving.result(),
     }

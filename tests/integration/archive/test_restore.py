@@ -112,8 +112,6 @@ def test_both_tars_restore_what_the_mount_shows(case: Case, tmp_path: Path) -> N
     archive = tmp_path / "archive.tar"
     written = write_from(case.map_path, case.device, archive, OPTIONS)
     assert archive.stat().st_size == written.result.bytes_archive
-    with open(archive, "rb") as stream:
-        assert hashlib.file_digest(stream, "sha256").hexdigest() == written.result.sha256
     for tar in TARS:
         folder = tmp_path / f"restored-{tar}"
         restore(tar, archive, folder)

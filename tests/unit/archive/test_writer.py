@@ -140,7 +140,8 @@ def test_the_archive_holds_every_file_in_logical_order(disk: str, made: list[Mad
     result = write(made, disk, sink, options, member=members.append)
     archive = b"".join(sink.records)
     assert (result.records, result.bytes_archive) == (len(sink.records), len(archive))
-    assert result.sha256 == hashlib.sha256(archive).hexdigest()
+    headers = [member.header for member in iterate_members(io.BytesIO(archive))][:-1]
+    assert result.headers_sha256 == hashlib.sha256(b"".join(headers)).hexdigest()
     assert archive.endswith(bytes(1024))
     found = []
     for member, record in zip(iterate_members(io.BytesIO(archive)), members):
@@ -171,12 +172,13 @@ def plain(count: int, size: int = 10_000) -> list[Made]:
 SMALL = WriterOptions(record_bytes=10240, window_bytes=1 << 20, readers=2)
 
 
-def test_the_checksum_of_the_whole_archive_can_be_left_out(disk: str) -> None:
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_checksum_of_the_whole_archive_is_taken_when_wanted(disk: str, wanted: bool) -> None:
     sink = Sink(10240)
     members: list[MemberRecord] = []
     made = plain(500)
-    result = write(made, disk, sink, dataclasses.replace(SMALL, archive_checksum=False), member=members.append)
-    assert result.sha256 is None
+    result = write(made, disk, sink, dataclasses.replace(SMALL, archive_checksum=wanted), member=members.append)
+    assert result.sha256 == (hashlib.sha256(b"".join(sink.records)).hexdigest() if wanted else None)
     assert len(sink.records) == result.records
     assert [member.sha256 for member in members[:-1]] == [hashlib.sha256(file.content).hexdigest() for file in made]
 

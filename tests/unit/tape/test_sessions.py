@@ -22,6 +22,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import pack_xattrs
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, DriveStatus
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, plan_restore, restore
@@ -51,7 +52,7 @@ TREE = [
     inline("/srv/b/one", b"1", inode=7, nlink=2),
     inline("/srv/b/two", b"1", inode=7, nlink=2),
     link("/srv/b/way", "/etc/passwd"),
-    inline("/srv/c", bytes(range(256)) * 20),
+    inline("/srv/c", bytes(range(256)) * 20)._replace(xattrs=pack_xattrs({b"user.note": b"kept"})),
 ]
 FILES = {
     "srv/a": b"a" * 3000,
@@ -441,6 +442,7 @@ def test_a_sound_session_verifies(labelled: Library) -> None:
         (b"a" * 3000, b"a" * 2999 + b"b", "/srv/a differs from the catalog in sha256"),
         (b'"path":"srv/a"', b'"path":"srv/x"', "/srv/a is on the tape where its index has /srv/x"),
         (b'"mode":416', b'"mode":511', "differs from its index in mode"),
+        (b"user.note=kept", b"user.note=lost", "the checksum of all headers differs"),
     ],
 )
 def test_any_change_on_the_tape_is_found(labelled: Library, old: bytes, new: bytes, told: str) -> None:
