@@ -371,12 +371,6 @@ class MapFile:
         self._db.executemany("INSERT OR REPLACE INTO users VALUES(?, ?)", users.items())
         self._db.executemany("INSERT OR REPLACE INTO groups VALUES(?, ?)", groups.items())
 
-    def owner_ids(self) -> tuple[set[int], set[int]]:
-        """The uids and the gids that own files in the map; reads all of it."""
-        self._flush()
-        users = {row[0] for row in self._db.execute("SELECT DISTINCT uid FROM files")}
-        return users, {row[0] for row in self._db.execute("SELECT DISTINCT gid FROM files")}
-
     def users(self) -> dict[int, str]:
         """Names of users by uid."""
         return dict(self._db.execute("SELECT id, name FROM users"))

@@ -37,6 +37,7 @@ def test_files_read_from_the_device_by_their_map_are_the_files(scratch: Path, ki
             counts = map_scopes(made, [Scope(str(mount / "data"))], [LunSpec("lun", device)], workers=workers)
             with frozen(mount):
                 stored = list(made.entries())
+                assert counts == made.counts()
                 found = tree_of_map(stored, {1: device})
                 expected = tree_of(os.fsencode(mount / "data"))
         assert found == expected
