@@ -37,6 +37,7 @@ copy_settings() {
 inside() {
     fresh=$1
     shift
+    mount --bind "$fresh" "$fresh" # a machine's root is a mount point
     mount -t proc fresh-proc "$fresh/proc"
     mount --rbind /sys "$fresh/sys"
     mount --rbind /dev "$fresh/dev"

@@ -18,6 +18,7 @@ ARGUMENT_SPEC = {
     "array": {"type": "str", "required": True},
     "mounts": {"type": "list", "elements": "path", "required": True},
     "deadline_s": {"type": "float", "default": 30.0},
+    "turn_timeout_s": {"type": "float", "default": 3600.0},
     "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
     "array_state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
 }
@@ -41,17 +42,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return result
 
         array_channel = open_channel(args["array"], self._task, self._play_context, hostvars)
+        holder = LinePeer(
+            Channel(host, self._connection), _python(hostvars[host]), args["state_dir"], args["session"], "holder"
+        )
+        splitter = LinePeer(
+            array_channel, _python(hostvars[args["array"]]), args["array_state_dir"], args["session"], "splitter"
+        )
         try:
-            holder = LinePeer(
-                Channel(host, self._connection), _python(hostvars[host]), args["state_dir"], args["session"], "holder"
-            )
-            splitter = LinePeer(
-                array_channel, _python(hostvars[args["array"]]), args["array_state_dir"], args["session"], "splitter"
-            )
-            result.update(changed=True, **run_window(holder, splitter, args["mounts"], args["deadline_s"]))
+            evidence = run_window(holder, splitter, args["mounts"], args["deadline_s"], args["turn_timeout_s"])
+            result.update(changed=True, **evidence)
         except WindowFailed as exc:
             result.update(failed=True, changed=exc.split_sent, msg=str(exc), **exc.evidence)
         finally:
+            splitter.close()
+            holder.close()
             array_channel.close()
         return result
 

@@ -370,29 +370,38 @@ def _connect(path: str, timeout_s: float) -> socket.socket:
     return sock
 
 
-#: One exchange as a program: ``python3 -I -S -c CLIENT_SOURCE SOCKET LINE`` prints the answer line.
-#: Exit code 0: ok, 1: the service refused, 2: no answer (a sentence goes to stderr). It imports built-in parts of
-#: Python only (``_socket`` instead of ``socket``), because in the window every millisecond of start-up counts.
-CLIENT_SOURCE = """\
+#: What the client program says when it is connected, if it is to stay.
+CLIENT_GREETING = "splitmirror: connected"
+
+#: The client as a program. ``python3 -I -S -c CLIENT_SOURCE SOCKET LINE`` is one exchange: it prints the answer line
+#: and leaves with exit code 0: ok, 1: the service refused, 2: no answer (a sentence goes to stderr). Without LINE it
+#: greets (CLIENT_GREETING) and then answers each line of its input with one line. It imports built-in parts of
+#: Python only (``_socket`` instead of ``socket``), because every millisecond of start-up counts.
+CLIENT_SOURCE = f"""\
 import sys, posix, _socket
-path, line = sys.argv[1:3]
+path, lines = sys.argv[1], [line.encode() + b"\\n" for line in sys.argv[2:]]
+out = sys.stdout.buffer
 try:
     folder, _, name = path.rpartition("/")
     posix.chdir(folder or "/")
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     sock.connect(name)
-    data = line.encode() + b"\\n"
-    while data:
-        data = data[sock.send(data):]
+    if not lines:
+        out.write(b"{CLIENT_GREETING}\\n")
+        out.flush()
     reply = b""
-    while not reply.endswith(b"\\n"):
-        part = sock.recv(65536)
-        if not part:
-            raise OSError(0, "it ended before it answered")
-        reply += part
+    for line in lines or iter(sys.stdin.buffer.readline, b""):
+        sock.sendall(line)
+        reply = b""
+        while not reply.endswith(b"\\n"):
+            part = sock.recv(65536)
+            if not part:
+                raise OSError(0, "it ended before it answered")
+            reply += part
+        out.write(reply)
+        out.flush()
 except OSError as exc:
     sys.stderr.write("%s: no answer (%s).\\n" % (path, exc.strerror))
     sys.exit(2)
-sys.stdout.buffer.write(reply)
-sys.exit(0 if reply.startswith(b'{"ok":true') else 1)
+sys.exit(0 if not lines or reply.startswith(b'{{"ok":true') else 1)
 """

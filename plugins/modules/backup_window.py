@@ -20,6 +20,9 @@ description:
     be spent frozen.
   - Before it, M(splitmirror.backup.extent_map) has mapped the files and M(splitmirror.backup.mirror_split) has armed
     the split, so that all code is loaded and all slow work is done.
+  - Before the freeze a small program is started on both hosts and kept, so that inside the window a call costs one
+    exchange over a connection that is open. Connections other than ssh and local, and those that need a password for
+    the privilege escalation, start a program for each call instead, which is about half a second longer in all.
   - If anything fails, the file systems are thawed at once; if the controller itself vanishes, their guard thaws them at
     the deadline.
 options:
@@ -36,6 +39,14 @@ options:
     description: Seconds after which everything is thawed whatever happens. The window is broken then.
     type: float
     default: 30
+  turn_timeout_s:
+    description:
+      - How many seconds to wait, before anything is frozen, for other sessions that split on the same array.
+      - Only arrays that split one mirror set after the other let sessions wait, see C(takes_turns) of
+        M(splitmirror.backup.mirror_info).
+    type: float
+    default: 3600
+    version_added: 0.2.0
   array_state_dir:
     description: The state folder of the array, the same that M(splitmirror.backup.mirror_split) was given.
     type: path

@@ -126,6 +126,12 @@ capabilities:
       description: Whether the media server sees the mirror after the split without any further step.
       type: bool
       sample: false
+    takes_turns:
+      description:
+        - Whether the array splits one mirror set after the other.
+        - M(splitmirror.backup.backup_window) then waits for its turn before the freeze, and not inside it.
+      type: bool
+      sample: false
 """
 
 from dataclasses import asdict

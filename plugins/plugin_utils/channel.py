@@ -23,6 +23,8 @@ from ansible.playbook.task import Task
 from ansible.plugins.connection import ConnectionBase
 from ansible.plugins.loader import become_loader, connection_loader
 
+from .line import StandingLine
+
 # Without input the ssh plugin asks for a terminal, and a terminal would change the bytes on their way.
 _NO_TERMINAL = b"\n"
 
@@ -53,20 +55,51 @@ class Channel:
         :param stdin: bytes for its standard input.
         :raises AnsibleError: when the connection fails (not when the command does).
         """
-        command = shlex.join(argv)
-        become = self._connection.become
-        if become is not None:
-            command = become.build_become_command(command, self._connection._shell)
         code, out, err = self._connection.exec_command(
-            command, in_data=_NO_TERMINAL if stdin is None else stdin, sudoable=True
+            self._command(argv), in_data=_NO_TERMINAL if stdin is None else stdin, sudoable=True
         )
+        become = self._connection.become
         if become is not None:
             out = become.strip_become_success(out)
         return Answer(code, out, err.decode("utf-8", "replace"))
 
+    def stand(self, argv: list[str], greeting: str, timeout_s: float) -> Optional[StandingLine]:
+        """Start a program that stays and answers line by line; None where this connection has no way to do that.
+
+        That is: ssh and local connections, and no password to be typed for the privilege escalation or the connection.
+
+        :param greeting: the first line that the program prints.
+        :param timeout_s: how long it may take until then.
+        :raises AnsibleError: it does not come up.
+        """
+        become = self._connection.become
+        if become is not None and become.expect_prompt():
+            return None
+        local = _local_command(self._connection, self._command(argv))
+        return None if local is None else StandingLine(local, self.host, greeting.encode(), timeout_s)
+
     def close(self) -> None:
         """Close the connection (a persistent ssh master stays, as with every other task)."""
         self._connection.close()
+
+    def _command(self, argv: list[str]) -> str:
+        command = shlex.join(argv)
+        become = self._connection.become
+        return command if become is None else str(become.build_become_command(command, self._connection._shell))
+
+
+def _local_command(connection: ConnectionBase, command: str) -> Optional[list[bytes]]:
+    """The command on this machine that runs ``command`` on the connection's host; None where there is none."""
+    if connection.transport == "local":
+        return [b"/bin/sh", b"-c", command.encode()]
+    if connection.transport == "ssh" and hasattr(connection, "_build_command"):
+        if connection.get_option("password"):
+            return None
+        host = connection.get_option("host") or connection._play_context.remote_addr
+        # The same words as for every other command of this connection, control socket included.
+        words = connection._build_command(connection.get_option("ssh_executable"), "ssh", host, command)
+        return [word if isinstance(word, bytes) else word.encode() for word in words]
+    return None
 
 
 def open_channel(host: str, task: Task, play_context: PlayContext, hostvars: Any) -> Channel:

@@ -13,18 +13,26 @@ from __future__ import annotations
 
 import json
 import os.path
+import time
 from typing import Any, Optional
 
 from ansible.errors import AnsibleError
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import CLIENT_SOURCE
+from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import CLIENT_GREETING, CLIENT_SOURCE
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 from .channel import Channel
+from .line import StandingLine
 
 Json = dict[str, Any]
 #: A thaw gets more tries than a freeze: until it is told otherwise, this process is all that stands for it in time.
 THAW_TRIES = 3
+#: How long a client may take to be there. Nobody waits for it but this task.
+CONNECT_TIMEOUT_S = 60.0
+#: How long an answer may take that no work is needed for.
+ANSWER_TIMEOUT_S = 30.0
+#: How often to ask whether it is our turn on an array that splits one mirror set after the other.
+TURN_POLL_S = 0.1
 
 
 class WindowFailed(AnsibleError):  # type: ignore[misc]
@@ -54,26 +62,55 @@ class LinePeer:
         self.channel = channel
         self.name = name
         self._session = session
-        self._command = [python, "-I", "-S", "-c", CLIENT_SOURCE]
-        self._socket = os.path.join(StateDir(state_dir).session_dir(session), f"{name}.sock")
+        socket = os.path.join(StateDir(state_dir).session_dir(session), f"{name}.sock")
+        self._command = [python, "-I", "-S", "-c", CLIENT_SOURCE, socket]
+        self._line: Optional[StandingLine] = None
 
-    def call(self, op: str, **args: Any) -> Json:
+    def stand_by(self) -> None:
+        """Start the client that carries all calls from now on, where the connection can; else each call starts one.
+
+        :raises PeerRefused: the process is not there.
+        """
+        try:
+            self._line = self.channel.stand(self._command, CLIENT_GREETING, CONNECT_TIMEOUT_S)
+        except AnsibleError as exc:
+            raise self._unreachable("stand by", str(exc)) from exc
+
+    def close(self) -> None:
+        """End the client."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def call(self, op: str, timeout_s: Optional[float] = None, **args: Any) -> Json:
         """Ask it to do ``op``; return its whole answer.
 
+        :param timeout_s: how long a standing client may take to answer. After that, and after every other loss of it,
+            the next call starts a client of its own.
         :raises PeerRefused: it is not there, or it refused.
         """
         line = json.dumps({"op": op, "args": args})
-        answer = self.channel.run([*self._command, self._socket, line])
+        if self._line is not None:
+            try:
+                out, reason = self._line.ask(line, timeout_s), ""
+            except AnsibleError as exc:
+                self.close()
+                raise self._unreachable(op, str(exc)) from exc
+        else:
+            answer = self.channel.run([*self._command, line])
+            out, reason = answer.out, answer.err.strip().rpartition("\n")[2] or f"exit code {answer.code}"
         try:
-            reply: Json = json.loads(answer.out)
+            reply: Json = json.loads(out)
         except ValueError:
-            reason = answer.err.strip().rpartition("\n")[2] or f"exit code {answer.code}"
-            raise PeerRefused(
-                f"{self.channel.host}: the {self.name} of session {self._session} cannot be asked to {op}: {reason}", []
-            ) from None
+            raise self._unreachable(op, reason) from None
         if not reply["ok"]:
             raise PeerRefused(f"{self.channel.host}: {reply['error']}", reply.get("events", []))
         return reply
+
+    def _unreachable(self, op: str, reason: str) -> PeerRefused:
+        return PeerRefused(
+            f"{self.channel.host}: the {self.name} of session {self._session} cannot be asked to {op}: {reason}", []
+        )
 
 
 class EventLog:
@@ -102,8 +139,13 @@ class EventLog:
                 )
 
 
-def run_window(holder: LinePeer, splitter: LinePeer, mounts: list[str], deadline_s: float) -> Json:
+def run_window(
+    holder: LinePeer, splitter: LinePeer, mounts: list[str], deadline_s: float, turn_timeout_s: float
+) -> Json:
     """Run the window and return its evidence.
+
+    :param deadline_s: from the freeze until it is undone whatever happens.
+    :param turn_timeout_s: how long to wait for our turn on the array before the freeze.
 
     :returns: ``window`` (events, window_s, split_s, overhead_s, intact), ``check`` (counts) and ``split`` (the
         splitter's result, with the mirror's devices and instants).
@@ -114,14 +156,18 @@ def run_window(holder: LinePeer, splitter: LinePeer, mounts: list[str], deadline
     split: Optional[Json] = None
     try:
         # Both connections are opened, and both processes seen alive, while nobody waits.
+        splitter.stand_by()
+        holder.stand_by()
         splitter.call("ping")
         log.take(holder.call("ping")["events"])
+        _await_turn(splitter, deadline_s, turn_timeout_s)
         log.take(holder.call("freeze", mounts=mounts, deadline_s=deadline_s)["events"])
         split_sent = True
         log.note("split_sent")
-        split = splitter.call("split")["result"]
+        # After the deadline there is nothing to wait for any more.
+        split = splitter.call("split", timeout_s=deadline_s)["result"]
         log.note("split_returned")
-        closing = holder.call("check_thaw")
+        closing = holder.call("check_thaw", timeout_s=deadline_s + ANSWER_TIMEOUT_S)
     except AnsibleError as exc:
         if isinstance(exc, PeerRefused):
             log.take(exc.events)
@@ -149,12 +195,26 @@ def run_window(holder: LinePeer, splitter: LinePeer, mounts: list[str], deadline
     return evidence
 
 
+def _await_turn(splitter: LinePeer, deadline_s: float, timeout_s: float) -> None:
+    """Wait for our turn on the array, while nobody waits for us; it is given back with the split."""
+    give_up = time.monotonic() + timeout_s
+    # It must last for what the freeze takes and then for the split.
+    hold_s = 2 * deadline_s + ANSWER_TIMEOUT_S
+    while not splitter.call("turn", hold_s=hold_s)["result"]["granted"]:
+        if time.monotonic() > give_up:
+            raise AnsibleError(
+                f"{splitter.channel.host}: other sessions have split their mirrors there for {timeout_s:g} s, and it "
+                "is not our turn yet; raise turn_timeout_s, or start fewer backups at once."
+            )
+        time.sleep(TURN_POLL_S)
+
+
 def _thaw(holder: LinePeer, log: EventLog) -> Optional[str]:
     """Thaw whatever is frozen; return why that could not be confirmed, or None."""
     reason = None
     for _attempt in range(THAW_TRIES):
         try:
-            log.take(holder.call("thaw")["events"])
+            log.take(holder.call("thaw", timeout_s=ANSWER_TIMEOUT_S)["events"])
             return None
         except AnsibleError as exc:
             reason = str(exc)

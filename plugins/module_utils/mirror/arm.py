@@ -4,7 +4,8 @@
 
 """The splitter: a process on the array that stands ready, so that the window waits for one exchange and the split only.
 
-It answers on ``sessions/<id>/splitter.sock``: ``ping`` (also writes out caches), ``status``, ``split`` and ``stop``.
+It answers on ``sessions/<id>/splitter.sock``: ``ping`` (also writes out caches), ``status``, ``turn``, ``split`` and
+``stop``. ``turn`` takes the turn on an array that splits one mirror set after the other, for a number of seconds.
 It ends by itself: after its split is on disk, at ``stop``, or when its time is over; in the last two cases without a
 trace.
 """
@@ -20,6 +21,7 @@ from ..daemon import Ready, daemonize, is_alive, read_record, terminate
 from ..lineserver import LineError, LineServer, Service, call
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, PreparedSplit, SplitResult
+from .turn import Turn
 
 NAME = "splitter"
 CALL_TIMEOUT_S = 10.0
@@ -37,34 +39,47 @@ class Armed:
 
 
 class Splitter(Service):
-    """The service; one split, then the end."""
+    """The service; one split, then the end.
 
-    def __init__(self, prepared: PreparedSplit, timeout_s: float) -> None:
+    :param turn: the turn on the array; None where sets are split side by side.
+    """
+
+    def __init__(self, prepared: PreparedSplit, timeout_s: float, turn: Optional[Turn] = None) -> None:
         self._prepared = prepared
         self._deadline = time.monotonic() + timeout_s
         self._state = "armed"
+        self._turn = turn
+        self._turn_ends: Optional[float] = None
         self.server: Optional[LineServer] = None
 
     def handle(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
         """Answer ``ping``, ``status``, ``split`` and ``stop``."""
         if op == "ping" and self._state == "armed":
             self._prepared.flush()
+        elif op == "turn":
+            return {"granted": self._take_turn(float(args["hold_s"]))}
         elif op == "split":
             return self._split().as_dict()
         elif op == "stop":
             self._end("stopped")
         elif op not in ("ping", "status"):
-            raise MirrorError(f"the splitter knows no {op!r}; it knows ping, status, split and stop.")
+            raise MirrorError(f"the splitter knows no {op!r}; it knows ping, status, turn, split and stop.")
         left_s = max(0.0, self._deadline - time.monotonic())
         return {"state": self._state, "method": self._prepared.method, "deadline_s": round(left_s, 3)}
 
     def next_wakeup(self) -> Optional[float]:
-        """The deadline; or at once, when only the end is left to do."""
-        return self._deadline if self._state == "armed" else 0.0
+        """The deadline, or that of the turn; or at once, when only the end is left to do."""
+        if self._state != "armed":
+            return 0.0
+        return self._deadline if self._turn_ends is None else min(self._deadline, self._turn_ends)
 
     def on_wakeup(self) -> None:
-        """The answer is sent, or the time is over."""
-        self._end(self._state if self._state != "armed" else "timed out")
+        """The answer is sent, or a time is over."""
+        now = time.monotonic()
+        if self._turn_ends is not None and now >= self._turn_ends:
+            self._give_turn_back()
+        if self._state != "armed" or now >= self._deadline:
+            self._end(self._state if self._state != "armed" else "timed out")
 
     def finish(self) -> None:
         """After the loop: make the split durable, or leave no trace."""
@@ -80,7 +95,22 @@ class Splitter(Service):
         self._state = "failed"
         result = self._prepared.split()
         self._state = "split"
+        self._give_turn_back()
         return result
+
+    def _take_turn(self, hold_s: float) -> bool:
+        """Take the turn if it is free; who asked for it may die, so it ends by itself."""
+        if self._turn is None:
+            return True
+        granted = self._turn.take()
+        if granted:
+            self._turn_ends = time.monotonic() + hold_s
+        return granted
+
+    def _give_turn_back(self) -> None:
+        self._turn_ends = None
+        if self._turn is not None:
+            self._turn.give_back()
 
     def _end(self, state: str) -> None:
         if self._state != "split":
@@ -117,7 +147,8 @@ def arm(provider: MirrorProvider, session: str, timeout_s: float) -> Armed:
     path = socket_path(provider.state_dir, session)
 
     def run(ready: Ready) -> None:
-        splitter = Splitter(provider.prepare(session), timeout_s)
+        turn = Turn(provider.state_dir) if provider.capabilities.takes_turns else None
+        splitter = Splitter(provider.prepare(session), timeout_s, turn)
         try:
             server = splitter.server = LineServer(path, splitter)
             signal.signal(signal.SIGTERM, lambda number, frame: server.stop())

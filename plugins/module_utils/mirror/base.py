@@ -74,11 +74,13 @@ class Capabilities:
     :param atomic_set: one command splits all pairs at one instant, even without a freeze.
     :param incremental_resync: a resync copies only what changed since the split.
     :param presents_itself: the media server sees the mirror after the split without any further step.
+    :param takes_turns: the array splits one mirror set after the other, so sessions take turns before they freeze.
     """
 
     atomic_set: bool
     incremental_resync: bool
     presents_itself: bool
+    takes_turns: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ..session import StateDir
-from .base import MirrorError, Pair, PreparedSplit
+from .base import Capabilities, MirrorError, Pair, PreparedSplit
 from .host import is_read_only, kernel_device, run_tool, set_read_only
 from .raid import PairView, RaidProvider
 
@@ -97,6 +97,7 @@ class LvmProvider(RaidProvider):
     """Mirrors as images of LVM raid1 volumes of this host."""
 
     name = "lvm"
+    capabilities = Capabilities(atomic_set=False, incremental_resync=True, presents_itself=False, takes_turns=True)
 
     def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
         super().__init__(pairs, state_dir, allow_copy)

@@ -14,6 +14,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Optional
 
@@ -34,12 +35,15 @@ from .base import (
 )
 from .host import written, written_between
 from .journal import Journal, SplitRecord
+from .turn import Turn
 
 #: How long a reader waits for a splitter that has answered to put its split on disk.
 SETTLE_TIMEOUT_S = 60.0
 #: How long a resync may take; it goes on when this is over, and the next call waits again.
 RESYNC_TIMEOUT_S = 14400.0
 POLL_S = 0.5
+#: How long to wait for one's turn; nobody has it for longer than a window may last.
+TURN_TIMEOUT_S = 3600.0
 METHOD = "raid1"
 
 
@@ -150,8 +154,9 @@ class RaidProvider(MirrorProvider):
             self._journal.write(record)
         prepared = RaidSplit(self, self._journal, record)
         try:
-            for pair in self.pairs:
-                self.mark(pair, session)
+            with self._in_turn():
+                for pair in self.pairs:
+                    self.mark(pair, session)
         except MirrorError:
             prepared.cancel()
             raise
@@ -196,10 +201,12 @@ class RaidProvider(MirrorProvider):
                     "resync."
                 )
         before = [written(self.leg(pair)) for pair in record.pairs]
-        self.put_all_back(record)
+        with self._in_turn():
+            self.put_all_back(record)
         self._wait_in_sync(record)
         after = [written(self.leg(pair)) for pair in record.pairs]
-        self.forget(record)
+        with self._in_turn():
+            self.forget(record)
         return sum(written_between(old, new) for old, new in zip(before, after))
 
     def recover(self) -> list[Recovered]:
@@ -212,9 +219,10 @@ class RaidProvider(MirrorProvider):
                     f"session {record.session}: its splitter (process {record.process.pid}) stands ready for a split "
                     "of these pairs; let that session end first."
                 )
-            withdrawn = self._withdraw(record.pairs)
-            self.put_all_back(record)
-            self.forget(record)
+            with self._in_turn():
+                withdrawn = self._withdraw(record.pairs)
+                self.put_all_back(record)
+                self.forget(record)
             names = tuple(pair.name for pair in record.pairs)
             done.append(Recovered(record.session, phase, names, tuple(withdrawn)))
         return done
@@ -236,6 +244,10 @@ class RaidProvider(MirrorProvider):
         self._journal.remove(record.session)
 
     # ---- inside ----
+
+    def _in_turn(self) -> AbstractContextManager[None]:
+        """Keep what changes the array's metadata out of the windows of others, where it would make them wait."""
+        return Turn(self.state_dir).waited_for(TURN_TIMEOUT_S) if self.capabilities.takes_turns else nullcontext()
 
     def _pair_state(self, pair: Pair, view: PairView) -> PairState:
         record = self._journal.holder_of(pair)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver impo
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.turn import Turn
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.support.mirrors import OTHER, SESSION, Array, kill
 
@@ -127,3 +129,65 @@ def test_refusal_while_preparing_is_told_in_its_own_words(array: Array) -> None:
         arm.arm(strict, SESSION, 60)
     assert array.files() == {"data.img", "wal.img"}
     assert array.records() == []
+
+
+def turn_of(array: Array, session: str, hold_s: float) -> bool:
+    granted: bool = call(arm.socket_path(array.provider.state_dir, session), "turn", 10, hold_s=hold_s)["result"][
+        "granted"
+    ]
+    return granted
+
+
+@pytest.fixture
+def two_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Array, Array]]:
+    """Two mirror sets of one array that splits one after the other."""
+    one_by_one = replace(ImageProvider.capabilities, takes_turns=True)
+    monkeypatch.setattr(ImageProvider, "capabilities", one_by_one)
+    arrays = []
+    for name, session in (("a", SESSION), ("b", OTHER)):
+        (tmp_path / name).mkdir()
+        arrays.append(Array(tmp_path / name, tmp_path / "state", allow_copy=True))
+        arm.arm(arrays[-1].provider, session, 60)
+    yield arrays[0], arrays[1]
+    for array, session in zip(arrays, (SESSION, OTHER)):
+        arm.disarm(array.provider.state_dir, session)
+
+
+def test_one_has_the_turn_until_it_has_split(two_hosts: tuple[Array, Array]) -> None:
+    first, second = two_hosts
+    assert turn_of(first, SESSION, 60)
+    assert turn_of(first, SESSION, 60)
+    assert not turn_of(second, OTHER, 60)
+    arm.split(first.provider.state_dir, SESSION)
+    assert turn_of(second, OTHER, 60)
+
+
+def test_a_turn_that_nobody_uses_ends(two_hosts: tuple[Array, Array]) -> None:
+    first, second = two_hosts
+    assert turn_of(first, SESSION, 0)
+    assert turn_of(second, OTHER, 60)
+    assert not turn_of(first, SESSION, 60)
+
+
+def test_the_turn_of_a_dead_splitter_is_free(two_hosts: tuple[Array, Array]) -> None:
+    first, second = two_hosts
+    assert turn_of(first, SESSION, 60)
+    ready = arm.armed(first.provider.state_dir, SESSION)
+    assert ready is not None
+    kill(ready.pid)
+    assert turn_of(second, OTHER, 60)
+
+
+def test_where_sets_are_split_side_by_side_everyone_has_the_turn(array: Array) -> None:
+    arm.arm(array.provider, SESSION, 60)
+    with Turn(array.provider.state_dir).waited_for(1):
+        assert turn_of(array, SESSION, 60)
+
+
+def test_waiting_for_the_turn_has_an_end(tmp_path: Path) -> None:
+    state_dir = StateDir(str(tmp_path / "state"))
+    refused = pytest.raises(MirrorError, match="another session has had its turn")
+    with Turn(state_dir).waited_for(1), refused, Turn(state_dir).waited_for(0):
+        pass
+    with Turn(state_dir).waited_for(0):
+        pass

@@ -1,0 +1,209 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How the window talks to its processes: one client that stays, another when it is lost, a turn before the freeze."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+from ansible.errors import AnsibleError
+from ansible.playbook.play_context import PlayContext
+from ansible.plugins.loader import connection_loader, init_plugin_loader
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import LineServer, Service
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.line import StandingLine
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import (
+    LinePeer,
+    PeerRefused,
+    WindowFailed,
+    run_window,
+)
+
+SESSION = "s1"
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugins() -> None:
+    init_plugin_loader()
+
+
+class Scripted(Service):
+    """A service that answers by functions, and keeps who was asked what in one list for all of them."""
+
+    def __init__(self, name: str, asked: list[str], answers: dict[str, Callable[[], Json]]) -> None:
+        self.name = name
+        self.asked = asked
+        self.answers = answers
+        self.server: Optional[LineServer] = None
+
+    def handle(self, op: str, args: Json) -> Json:
+        self.asked.append(f"{self.name} {op}")
+        return self.answers.get(op, dict)()
+
+
+class Peers:
+    """Real line servers, and the window's ends of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = StateDir(str(folder / "state"))
+        self.folder = Path(self.state.make_session_dir(SESSION))
+        self.asked: list[str] = []
+        self.threads: list[threading.Thread] = []
+        self.services: list[Scripted] = []
+
+    def serve(self, name: str, **answers: Callable[[], Json]) -> LinePeer:
+        service = Scripted(name, self.asked, answers)
+        service.server = server = LineServer(str(self.folder / f"{name}.sock"), service)
+        thread = threading.Thread(target=server.serve, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+        self.services.append(service)
+        connection = connection_loader.get("local", PlayContext(), new_stdin=None)
+        connection.set_options()
+        return LinePeer(Channel("here", connection), sys.executable, self.state.root, SESSION, name)
+
+    def stop(self) -> None:
+        for service in self.services:
+            if service.server is not None:
+                service.server.stop()
+        for thread in self.threads:
+            thread.join(10)
+
+
+@pytest.fixture
+def peers(tmp_path: Path) -> Iterator[Peers]:
+    peers = Peers(tmp_path)
+    yield peers
+    peers.stop()
+
+
+def closed() -> Json:
+    return {"window_s": 0.2, "intact": True, "error": None, "check": {"complete": True}}
+
+
+def test_the_window_waits_for_its_turn_before_the_freeze(peers: Peers) -> None:
+    turns = iter([False, False, True])
+    holder = peers.serve("holder", check_thaw=closed)
+    splitter = peers.serve("splitter", turn=lambda: {"granted": next(turns)}, split=lambda: {"split_s": 0.1})
+    evidence = run_window(holder, splitter, ["/data"], 5, 60)
+    holder.close()
+    splitter.close()
+    assert evidence["window"]["overhead_s"] == 0.1
+    assert peers.asked == [
+        "splitter ping",
+        "holder ping",
+        "splitter turn",
+        "splitter turn",
+        "splitter turn",
+        "holder freeze",
+        "splitter split",
+        "holder check_thaw",
+    ]
+
+
+def test_nothing_is_frozen_when_the_turn_does_not_come(peers: Peers) -> None:
+    holder = peers.serve("holder")
+    splitter = peers.serve("splitter", turn=lambda: {"granted": False})
+    with pytest.raises(WindowFailed, match="turn_timeout_s") as failed:
+        run_window(holder, splitter, ["/data"], 5, 0)
+    holder.close()
+    splitter.close()
+    assert not failed.value.split_sent
+    assert "holder freeze" not in peers.asked
+
+
+def test_a_lost_line_is_told_and_the_thaw_finds_another_way(peers: Peers) -> None:
+    """The splitter's end kills the client of the holder, as a cut connection would."""
+    holder = peers.serve("holder", check_thaw=closed)
+
+    def cut() -> Json:
+        line = holder._line
+        assert line is not None
+        os.killpg(line._program.pid, signal.SIGKILL)
+        line._program.wait()
+        return {"split_s": 0.1}
+
+    splitter = peers.serve("splitter", turn=lambda: {"granted": True}, split=cut)
+    with pytest.raises(WindowFailed, match="cannot be asked to check_thaw: here: the line to it is lost") as failed:
+        run_window(holder, splitter, ["/data"], 5, 60)
+    splitter.close()
+    assert "could not be confirmed" not in str(failed.value)
+    assert peers.asked[-1] == "holder thaw"
+    assert failed.value.evidence["window"]["intact"] is False
+
+
+def test_many_questions_go_over_one_client(peers: Peers) -> None:
+    ends: set[str] = set()
+    holder = peers.serve("holder", who=lambda: {"clients": len(ends)})
+    holder.stand_by()
+    server = peers.services[0].server
+    assert server is not None
+    for _turn in range(5):
+        holder.call("who")
+        ends.update(str(id(connection)) for connection in server._connections)
+    holder.close()
+    assert len(ends) == 1
+
+
+def test_a_client_finds_nobody(peers: Peers) -> None:
+    holder = peers.serve("holder")
+    peers.stop()
+    with pytest.raises(PeerRefused, match=r"cannot be asked to stand by: here: the line to it is lost: .*no answer"):
+        holder.stand_by()
+
+
+def shell(script: str) -> list[bytes]:
+    return [b"/bin/sh", b"-c", script.encode()]
+
+
+def test_what_a_host_says_before_the_greeting_is_not_an_answer() -> None:
+    line = StandingLine(shell("echo Welcome; echo; echo hello; cat"), "far", b"hello", 20)
+    try:
+        assert [line.ask(question) for question in ("one", "two")] == [b"one", b"two"]
+    finally:
+        line.close()
+
+
+def test_a_long_answer_is_whole() -> None:
+    line = StandingLine(
+        shell("echo hello; read question; head -c 300000 /dev/zero | tr '\\0' x; echo"), "far", b"hello", 20
+    )
+    try:
+        assert line.ask("question") == b"x" * 300_000
+    finally:
+        line.close()
+
+
+def test_silence_ends_at_its_time() -> None:
+    line = StandingLine(shell("echo hello; cat >/dev/null"), "far", b"hello", 20)
+    try:
+        with pytest.raises(AnsibleError, match="no answer in time"):
+            line.ask("question", timeout_s=0.05)
+    finally:
+        line.close()
+
+
+def test_a_program_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ansible_collections.splitmirror.backup.plugins.plugin_utils.line._END_S", 0.05)
+    line = StandingLine(shell("echo hello; exec sleep 600"), "far", b"hello", 20)
+    pid = line._program.pid
+    line.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_what_the_program_said_last_is_the_reason() -> None:
+    with pytest.raises(AnsibleError, match="far: the line to it is lost: no such thing"):
+        StandingLine(shell("echo no such thing >&2; exit 1"), "far", b"hello", 20)
