@@ -15,12 +15,49 @@ options:
       - The type of the drive.
       - V(virtual) is a folder that behaves like a tape library, to try everything without hardware, or to keep archives
         on a disk.
+      - V(st) is a tape drive behind the kernel's C(st) driver, alone or in a library.
     type: str
     required: true
   drive:
     description:
       - The drive. For O(drive_type=virtual) the path of the folder that holds the volumes.
-      - A drive serves one task at a time; a second one is refused, not kept waiting.
+      - For O(drive_type=st) the device that does not rewind, such as V(/dev/nst0), best by a name that survives a
+        reboot, such as one below C(/dev/tape/by-id).
+      - A drive serves one task at a time. Others wait for it, first come, first served, up to O(drive_timeout_s).
+      - Exactly one of O(drive) and O(drives) is needed.
     type: path
-    required: true
+  drives:
+    description:
+      - Several drives of one library, instead of O(drive). A task takes one that is free, best the one in which the
+        volume is already; it needs O(changer).
+    type: list
+    elements: dict
+    suboptions:
+      device:
+        description: The drive, as O(drive).
+        type: path
+        required: true
+      element:
+        description: Its number in the library, as O(drive_element).
+        type: int
+  changer:
+    description:
+      - The device of the library that brings volumes to the drives, such as V(/dev/tape/by-id/scsi-LIB01) or
+        V(/dev/sg3). The program C(mtx) must be installed.
+      - Volumes are found by their barcodes, which are their names. A volume stays in the drive until another one is
+        wanted there, and then goes back to its slot.
+      - Import and export slots are left alone, and cleaning cartridges (V(CLN...)) are never loaded.
+      - Without it, whoever runs the drive puts volumes in.
+    type: path
+  drive_element:
+    description:
+      - The number of the drive in the library, as C(mtx status) calls its data transfer element.
+      - It is found out by the drive's serial number where the library tells it, or when there is but one drive.
+    type: int
+  drive_timeout_s:
+    description:
+      - How long to wait for a drive, and for a volume that another task uses.
+      - A task that waited so long fails and says who has them.
+    type: int
+    default: 14400
 """

@@ -23,6 +23,7 @@ extends_documentation_fragment:
   - splitmirror.backup.session
   - splitmirror.backup.databases
   - splitmirror.backup.databases.paths
+  - splitmirror.backup.drive
 options:
   phase:
     description: Which of the two.
@@ -53,12 +54,10 @@ options:
         description: The mirror as the array calls it. Not used here.
         type: str
   drive_type:
-    description: The type of the drive, required for O(phase=prepare). V(virtual) is a folder that behaves like a
-      library.
+    description:
+      - The type of the drive, required for O(phase=prepare). V(virtual) is a folder that behaves like a library, V(st)
+        a tape drive.
     type: str
-  drive:
-    description: The drive, required for O(phase=prepare). For O(drive_type=virtual) the folder that holds the volumes.
-    type: path
   volume:
     description: The volume to write to, required for O(phase=prepare).
     type: str
@@ -105,6 +104,19 @@ EXAMPLES = r"""
     volume: VOL001
     expected_bytes: "{{ discovery.bytes }}"
   delegate_to: media1
+
+- name: Prepare the tape in one of the two drives of a library
+  splitmirror.backup.backup_plan:
+    phase: prepare
+    session: "{{ session }}"
+    drive_type: st
+    drives:
+      - device: /dev/tape/by-id/scsi-DRIVE001-nst
+      - device: /dev/tape/by-id/scsi-DRIVE002-nst
+    changer: /dev/tape/by-id/scsi-LIBRARY001
+    volume: WEEK01
+    expected_bytes: "{{ discovery.bytes }}"
+  delegate_to: media1
 """
 
 RETURN = r"""
@@ -148,7 +160,7 @@ plan:
       description: The type of the drive.
       type: str
     drive:
-      description: The drive.
+      description: The drive that was used. C(tape_write) takes one again, which may be another of O(drives).
       type: str
     volume:
       description: The volume.
@@ -192,7 +204,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder.mapping 
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.prepare import prepare
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
 SPEC = {
     **SESSION_SPEC,
@@ -201,8 +215,8 @@ SPEC = {
     "paths": {"type": "list", "elements": "path", "default": []},
     "exclude": {"type": "list", "elements": "str", "default": []},
     "pairs": {**PAIRS_SPEC["pairs"], "required": False},
+    **DRIVE_SPEC,
     "drive_type": {"type": "str"},
-    "drive": {"type": "path"},
     "volume": {"type": "str"},
     "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
     "expected_bytes": {"type": "int", "default": 0},
@@ -217,8 +231,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     plan = prepare(
         params["state_dir"],
         params["session"],
-        drive_type=params["drive_type"],
-        drive=params["drive"],
+        drives=DriveOptions.of(params, only_look=module.check_mode),
         volume=params["volume"],
         mode=params["mode"],
         expected_bytes=params["expected_bytes"],
@@ -261,8 +274,12 @@ def discover(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    required = [("phase", "discovery", ["pairs"]), ("phase", "prepare", ["drive_type", "drive", "volume"])]
-    run_module(work, SPEC, required_if=required)
+    required = [
+        ("phase", "discovery", ["pairs"]),
+        ("phase", "prepare", ["drive_type", "volume"]),
+        ("phase", "prepare", ["drive", "drives"], True),
+    ]
+    run_module(work, SPEC, required_if=required, mutually_exclusive=DRIVE_RULES["mutually_exclusive"])
 
 
 if __name__ == "__main__":

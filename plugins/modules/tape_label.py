@@ -75,6 +75,13 @@ EXAMPLES = r"""
     drive_type: virtual
     drive: /srv/library
   loop: "{{ query('sequence', 'start=1 end=10 format=W%05d') }}"
+
+- name: Label a tape by its barcode
+  splitmirror.backup.tape_label:
+    volume: WEEK01L9
+    drive_type: st
+    drive: /dev/tape/by-id/scsi-DRIVE001-nst
+    changer: /dev/tape/by-id/scsi-LIBRARY001
 """
 
 RETURN = r"""
@@ -127,10 +134,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import Label, check_record_bytes, new_label
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
+    DRIVE_RULES,
     DRIVE_SPEC,
     make_library,
-    open_drive,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import label_volume
 
@@ -172,13 +180,14 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     size_bytes = capacity_bytes(params["capacity"])
     state_dir = StateDir(params["state_dir"])
     catalog_path = os.path.join(state_dir.root, FILE_NAME)
-    if not make_library(params["drive_type"], params["drive"], only_look=module.check_mode):
+    options = DriveOptions.of(params, only_look=True)
+    if not make_library(params["drive_type"], options.choices[0].device, only_look=module.check_mode):
         return outcome(True, None, new_label(volume, pool, record_bytes), True, True)
     if not module.check_mode:
-        state_dir.make_private_dir(state_dir.root)
+        options = DriveOptions.of(params)
     writable = not module.check_mode
     with (
-        open_drive(params["drive_type"], params["drive"], writable=writable) as drive,
+        use_drive(options, volume, who=f"tape_label of volume {volume}", writable=writable) as drive,
         Catalog.open_for(catalog_path, writable=writable) as catalog,
     ):
         check_record_bytes(drive, record_bytes)
@@ -209,6 +218,7 @@ def main() -> None:
             **DRIVE_SPEC,
             **STATE_DIR_SPEC,
         },
+        **DRIVE_RULES,
     )
 
 

@@ -82,6 +82,16 @@ EXAMPLES = r"""
     target: /restore/conf
     drive_type: virtual
     drive: /var/lib/splitmirror/library
+
+- name: Restore from a library whose drive is not told by its serial number
+  splitmirror.backup.tape_read:
+    session: latest
+    host: db1
+    target: /restore/db1
+    drive_type: st
+    drive: /dev/nst1
+    drive_element: 1
+    changer: /dev/sg3
 """
 
 RETURN = r"""
@@ -140,8 +150,14 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, Catalog
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_SPEC, open_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, plan_restore, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import (
+    RestoreJob,
+    needed_volume,
+    plan_restore,
+    restore,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -154,7 +170,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     with Catalog.open(os.path.join(params["state_dir"], FILE_NAME)) as catalog:
         if module.check_mode:
             return {"changed": True, **plan_restore(job, catalog)}
-        with open_drive(params["drive_type"], params["drive"]) as drive:
+        volume = needed_volume(job, catalog)
+        with use_drive(DriveOptions.of(params), volume, who=f"tape_read of session {job.session}") as drive:
             return {"changed": True, **restore(job, catalog, drive)}
 
 
@@ -171,6 +188,7 @@ def main() -> None:
             **DRIVE_SPEC,
             **STATE_DIR_SPEC,
         },
+        **DRIVE_RULES,
     )
 
 

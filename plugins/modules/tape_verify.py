@@ -65,6 +65,13 @@ EXAMPLES = r"""
     drive_type: virtual
     drive: /var/lib/splitmirror/library
   loop: [SMB001, SMB002]
+
+- name: Verify a session that is on a tape
+  splitmirror.backup.tape_verify:
+    session: 20260131T120000Z-db1-3f2a
+    drive_type: st
+    drive: /dev/tape/by-id/scsi-DRIVE001-nst
+    changer: /dev/tape/by-id/scsi-LIBRARY001
 """
 
 RETURN = r"""
@@ -164,8 +171,13 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_SPEC, open_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import rebuild, verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import (
+    needed_volume,
+    rebuild,
+    verify_session,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -178,13 +190,15 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     writable = params["rebuild"] and not module.check_mode
     if writable:
         state_dir.make_private_dir(state_dir.root)
+    options = DriveOptions.of(params, only_look=module.check_mode)
     path = os.path.join(state_dir.root, FILE_NAME)
     with Catalog.open_for(path, writable=writable) as catalog:
         if not params["rebuild"]:
             session = find_good_session(catalog, params["session"], params["host"])
-            with open_drive(params["drive_type"], params["drive"]) as drive:
+            volume = needed_volume(session, catalog)
+            with use_drive(options, volume, who=f"tape_verify of session {session.id}") as drive:
                 return {"changed": False, **verify_session(session, catalog, drive)}
-        with open_drive(params["drive_type"], params["drive"]) as drive:
+        with use_drive(options, params["volume"], who=f"tape_verify of volume {params['volume']}") as drive:
             return rebuild(params["volume"], catalog, drive, only_look=module.check_mode)
 
 
@@ -201,7 +215,7 @@ def main() -> None:
             **STATE_DIR_SPEC,
         },
         required_if=[("rebuild", False, ["session"]), ("rebuild", True, ["volume"])],
-        mutually_exclusive=[("session", "volume")],
+        **{**DRIVE_RULES, "mutually_exclusive": [*DRIVE_RULES["mutually_exclusive"], ("session", "volume")]},
     )
 
 

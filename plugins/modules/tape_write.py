@@ -106,7 +106,8 @@ attributes:
     details: An archive has no former state to compare with.
 notes:
   - How far it has come is told in C(write-status.json) in the session's folder on this host, replaced twice a second,
-    with the keys C(files), C(bytes), C(total_files), C(total_bytes), C(bytes_per_s), C(seconds) and C(done).
+    with the keys C(files), C(bytes), C(total_files), C(total_bytes), C(bytes_per_s), C(seconds) and C(done). While it
+    waits for a drive or a volume, C(waiting) says for which and who has it.
   - GNU tar reads the archive when its blocking factor is at least C(record_bytes / 512).
 seealso:
   - module: splitmirror.backup.tape_label
@@ -140,6 +141,20 @@ EXAMPLES = r"""
     volume: SMB002
     mode: overwrite
     proof: none
+
+- name: Write with whichever drive of the library is free, after at most an hour
+  splitmirror.backup.tape_write:
+    session: "{{ session }}"
+    devices: "{{ mirror.devices }}"
+    drive_type: st
+    drives:
+      - device: /dev/tape/by-id/scsi-DRIVE001-nst
+        element: 0
+      - device: /dev/tape/by-id/scsi-DRIVE002-nst
+        element: 1
+    changer: /dev/tape/by-id/scsi-LIBRARY001
+    drive_timeout_s: 3600
+    volume: WEEK01L9
 """
 
 RETURN = r"""
@@ -288,8 +303,15 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import leave_mount_namespace
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_SPEC, open_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, plan_session, write_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.progress import Waiting
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import (
+    STATUS_FILE,
+    WriteJob,
+    plan_session,
+    write_session,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -315,11 +337,15 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         retention_days=params["retention_days"],
         evidence=params["evidence"],
     )
-    if not module.check_mode:
-        leave_mount_namespace()
-    with open_drive(params["drive_type"], params["drive"], writable=not module.check_mode) as drive:
-        result = (plan_session if module.check_mode else write_session)(job, drive)
-    return {"changed": True, **result}
+    options = DriveOptions.of(params, only_look=module.check_mode)
+    who = f"tape_write of session {job.session}"
+    if module.check_mode:
+        with use_drive(options, job.volume, who=f"{who} in check mode") as drive:
+            return {"changed": True, **plan_session(job, drive)}
+    leave_mount_namespace()
+    waiting = Waiting(os.path.join(state_dir.make_session_dir(job.session), STATUS_FILE))
+    with use_drive(options, job.volume, who=who, writable=True, tell=waiting.tell) as drive:
+        return {"changed": True, **write_session(job, drive)}
 
 
 def main() -> None:
@@ -342,6 +368,7 @@ def main() -> None:
             **SESSION_SPEC,
             **DRIVE_SPEC,
         },
+        **DRIVE_RULES,
     )
 
 

@@ -23,6 +23,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile
     FileEntry,
     MapFile,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeDrive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.stream import TapeRecordSink
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
@@ -88,7 +89,12 @@ def window_evidence() -> dict[str, Any]:
 
 
 class Library:
-    """A folder with volumes, a catalog, and how sessions get there."""
+    """A folder with volumes, a catalog, and how sessions get there.
+
+    Sessions go to the volume ``volume``.
+    """
+
+    volume = "V1"
 
     def __init__(self, folder: Path) -> None:
         self.state_dir = folder
@@ -96,14 +102,15 @@ class Library:
         self.folder.mkdir()
         self.catalog = Catalog.open(str(folder / "catalog.sqlite"), writable=True)
 
-    def drive(self, *, writable: bool = True, faults: Optional[Faults] = None, tells: bool = True) -> VirtualTape:
+    def drive(self, *, writable: bool = True, faults: Optional[Faults] = None, tells: bool = True) -> TapeDrive:
         return VirtualTape(str(self.folder), writable=writable, faults=faults, tells=tells)
 
     def make(self, name: str = "V1", capacity_bytes: int = 8 << 20) -> None:
         with self.drive() as drive:
             drive.make_volume(name, capacity_bytes)
 
-    def label(self, name: str = "V1", pool: str = "p", record_bytes: int = RECORD) -> bool:
+    def label(self, name: Optional[str] = None, pool: str = "p", record_bytes: int = RECORD) -> bool:
+        name = name or self.volume
         with self.drive() as drive:
             drive.load(name)
             return label_volume(drive, self.catalog, name, pool, record_bytes).changed
@@ -119,11 +126,11 @@ class Library:
         tells: bool = True,
     ) -> Place:
         with self.drive(tells=tells) as drive:
-            place = place_for(drive, self.catalog, "V1", mode)
+            place = place_for(drive, self.catalog, self.volume, mode)
             if mode == OVERWRITE:
                 place = begin_anew(drive, self.catalog, place)
             number = self.catalog.begin_session(session, "db1", 1.0, expires_s)
-            part = Part(number, 0, "V1", place.file_number, place.block, RECORD, 0, 0, False)
+            part = Part(number, 0, self.volume, place.file_number, place.block, RECORD, 0, 0, False)
             self.catalog.begin_part(part)
             sink = TapeRecordSink(drive, place)
             for record in records:
@@ -154,7 +161,7 @@ class Library:
                 "map_path": str(self.make_map(session, entries)),
                 "devices": {},
                 "mounts_dir": str(self.state_dir / "mounts"),
-                "volume": "V1",
+                "volume": self.volume,
                 "proof": "none",
                 "window_bytes": 4 << 20,
                 "evidence": window_evidence(),

@@ -53,6 +53,10 @@ class Position(NamedTuple):
     record: int
 
 
+class DriveBusy(TapeError):
+    """Another process uses the drive at this moment."""
+
+
 @dataclass(frozen=True)
 class DriveStatus:
     """What a drive tells about itself and the volume in it.
@@ -79,6 +83,8 @@ class TapeDrive(ABC):
     :param writable: open it for writing too.
     """
 
+    #: What the option ``drive`` named.
+    device: str
     #: Name in the registry, value of the option ``drive_type``.
     name: ClassVar[str]
     #: make_volume works: volumes are made by the collection and not bought.
@@ -103,7 +109,7 @@ class TapeDrive(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the drive. Records not yet followed by a filemark get one, as st does on close."""
+        """Let go of the drive. If a record was the last thing written, it gets a filemark, as st does on close."""
 
     @abstractmethod
     def status(self) -> DriveStatus:
@@ -114,6 +120,13 @@ class TapeDrive(ABC):
         """Put a volume into the drive (if the drive can choose) and rewind it.
 
         A drive without a library loads what is in it; only the label tells which volume that is.
+        """
+
+    @abstractmethod
+    def fetch(self, volume: str) -> None:
+        """Have a library bring a volume, which load then finds in the drive; without one nothing happens.
+
+        :raises TapeError: the library has no such volume, or failed.
         """
 
     @abstractmethod
@@ -148,6 +161,14 @@ class TapeDrive(ABC):
         :raises EndOfData: nothing follows.
         :raises TapeError: the record is longer than ``max_bytes`` (st: ENOMEM; the head then stands behind it),
             or cannot be read.
+        """
+
+    @abstractmethod
+    def pass_record(self) -> bool:
+        """Move over the next record or filemark, of whatever length, without needing what is in it.
+
+        :returns: whether it was a record; after a filemark the head stands behind it.
+        :raises EndOfData: nothing follows.
         """
 
     @abstractmethod

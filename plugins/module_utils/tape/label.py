@@ -24,7 +24,6 @@ MEMBER = "splitmirror-volume.json"
 FORMAT_VERSION = 1
 #: tar's own blocking factor of 20, so that plain tar reads a label without being told a record size.
 LABEL_RECORD_BYTES = tarfile.RECORDSIZE
-_READ_BYTES = 1 << 20
 _POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOW_TO_READ = (
     "Each tape file behind this one is a POSIX pax tar archive in records of record_bytes. "
@@ -140,11 +139,12 @@ def read_label(drive: TapeDrive) -> LabelReading:
     """Rewind and read what the volume begins with; the head then stands in or behind tape file 0."""
     drive.rewind()
     try:
-        record = drive.read_record(_READ_BYTES)
+        # exactly the label's size: some drives damage a record that is read with a larger buffer
+        record = drive.read_record(LABEL_RECORD_BYTES)
         if not record:
             # one filemark and no more is what `mt weof` leaves on a tape that is to be blank
             try:
-                drive.read_record(_READ_BYTES)
+                drive.pass_record()
             except EndOfData:
                 return LabelReading()
             return LabelReading(foreign="data behind a filemark at its beginning")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..catalog.store import FILE_NAME, Catalog
 from ..session import StateDir, check_session_id
-from .registry import open_drive
+from .pool import DriveOptions, use_drive
 from .volumes import APPEND, check_room, place_for
 
 
@@ -19,8 +19,7 @@ def prepare(
     state_dir: str,
     session: str,
     *,
-    drive_type: str,
-    drive: str,
+    drives: DriveOptions,
     volume: str,
     mode: str = APPEND,
     expected_bytes: int = 0,
@@ -36,13 +35,16 @@ def prepare(
     """
     check_session_id(session)
     catalog_path = os.path.join(StateDir(state_dir).root, FILE_NAME)
-    with open_drive(drive_type, drive) as opened, Catalog.open(catalog_path) as catalog:
+    with (
+        use_drive(drives, volume, who=f"backup_plan of session {session}") as opened,
+        Catalog.open(catalog_path) as catalog,
+    ):
         place = place_for(opened, catalog, volume, mode)
         check_room(place, expected_bytes)
         return {
             "session": session,
-            "drive_type": drive_type,
-            "drive": drive,
+            "drive_type": drives.drive_type,
+            "drive": opened.device,
             "volume": volume,
             "pool": place.label.pool,
             "record_bytes": place.label.record_bytes,

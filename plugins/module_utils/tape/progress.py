@@ -9,12 +9,28 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
+from typing import Optional
 
 _EVERY_S = 0.5
 
 
+class Waiting:
+    """Tells in the same file, before there is any progress, why nothing happens. :param path: its folder must exist."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._begun = time.monotonic()
+
+    def tell(self, reason: Optional[str]) -> None:
+        """Write the reason; None when the waiting is over."""
+        numbers = dict.fromkeys(("files", "bytes", "total_files", "total_bytes", "bytes_per_s"), 0)
+        seconds = round(time.monotonic() - self._begun, 3)
+        _replace(self._path, {**numbers, "seconds": seconds, "done": False, "waiting": reason})
+
+
 class Progress:
-    """Writes ``{"files", "bytes", "total_bytes", "total_files", "bytes_per_s", "seconds", "done"}`` as JSON.
+    """Writes ``{"files", "bytes", "total_bytes", "total_files", "bytes_per_s", "seconds", "done", "waiting"}`` as JSON.
 
     The file is replaced as a whole, at most twice a second, so that a reader always finds all of it.
 
@@ -53,8 +69,13 @@ class Progress:
             "bytes_per_s": round(self._bytes / seconds) if seconds > 0 else 0,
             "seconds": round(seconds, 3),
             "done": done,
+            "waiting": None,
         }
-        handle = os.open(self._path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(data, stream)
-        os.replace(self._path + ".new", self._path)
+        _replace(self._path, data)
+
+
+def _replace(path: str, data: Mapping[str, object]) -> None:
+    handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        json.dump(data, stream)
+    os.replace(path + ".new", path)

@@ -7,26 +7,45 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Optional
 
 from .base import TapeDrive, TapeError
+from .library import Bay
+from .st import StTape
 from .virtual import VirtualTape
 
-DRIVES: dict[str, type[TapeDrive]] = {drive.name: drive for drive in (VirtualTape,)}
+DRIVES: dict[str, type[TapeDrive]] = {drive.name: drive for drive in (VirtualTape, StTape)}
 
 #: Options of every module that uses a drive (documentation fragment splitmirror.backup.drive).
 DRIVE_SPEC: dict[str, dict[str, Any]] = {
     "drive_type": {"type": "str", "required": True},
-    "drive": {"type": "path", "required": True},
+    "drive": {"type": "path"},
+    "drives": {
+        "type": "list",
+        "elements": "dict",
+        "options": {"device": {"type": "path", "required": True}, "element": {"type": "int"}},
+    },
+    "drive_element": {"type": "int"},
+    "changer": {"type": "path"},
+    "drive_timeout_s": {"type": "int", "default": 14400},
+}
+#: What a module that needs a drive gives to AnsibleModule besides.
+DRIVE_RULES: dict[str, Any] = {
+    "required_one_of": [("drive", "drives")],
+    "mutually_exclusive": [("drive", "drives"), ("drive_element", "drives")],
 }
 
 
-def open_drive(drive_type: str, drive: str, *, writable: bool = False) -> TapeDrive:
+def open_drive(drive_type: str, drive: str, *, writable: bool = False, bay: Optional[Bay] = None) -> TapeDrive:
     """Open a drive for this process alone.
 
+    :param bay: its place in a library; only drives of the type ``st`` have one.
     :raises TapeError: the type is unknown, or the drive cannot be opened.
     """
-    return _type(drive_type)(drive, writable=writable)
+    found = drive_class(drive_type)
+    if issubclass(found, StTape):
+        return found(drive, writable=writable, bay=bay)
+    return found(drive, writable=writable)
 
 
 def make_library(drive_type: str, drive: str, *, only_look: bool = False) -> bool:
@@ -36,7 +55,7 @@ def make_library(drive_type: str, drive: str, *, only_look: bool = False) -> boo
     :returns: whether the drive can be opened now.
     :raises TapeError: the type is unknown, or the folder cannot be made.
     """
-    if not _type(drive_type).makes_volumes or os.path.exists(drive):
+    if not drive_class(drive_type).makes_volumes or os.path.exists(drive):
         return True
     if only_look:
         return False
@@ -49,7 +68,8 @@ def make_library(drive_type: str, drive: str, *, only_look: bool = False) -> boo
     return True
 
 
-def _type(drive_type: str) -> type[TapeDrive]:
+def drive_class(drive_type: str) -> type[TapeDrive]:
+    """The class of a drive type. :raises TapeError: it is unknown."""
     try:
         return DRIVES[drive_type]
     except KeyError:

@@ -67,6 +67,11 @@ class _Tally:
     damaged: list[str] = field(default_factory=list)
 
 
+def needed_volume(job: RestoreJob, catalog: Catalog) -> str:
+    """The volume that is read first. :raises SplitMirrorError: the target, the session or a path is refused."""
+    return complete_parts(catalog, _checked(job, catalog))[0].volume
+
+
 def plan_restore(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
     """Tell what would be restored and where it lies; nothing is read from tape.
 

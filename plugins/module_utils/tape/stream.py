@@ -48,8 +48,8 @@ class TapeRecordSink:
             # The drive cannot tell where it stands, so the filemark is read, and behind it the end of data.
             drive.space_files(-1)
             try:
-                proved = drive.read_record(self._place.label.record_bytes) == b""
-                drive.read_record(self._place.label.record_bytes)
+                proved = not drive.pass_record()
+                drive.pass_record()
                 proved = False
             except EndOfData:
                 pass

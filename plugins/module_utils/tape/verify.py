@@ -83,6 +83,11 @@ class _Differences:
             self.shown.append(text)
 
 
+def needed_volume(session: Session, catalog: Catalog) -> str:
+    """The volume that verify_session reads. :raises CatalogError: the session has no complete archive."""
+    return complete_parts(catalog, session)[0].volume
+
+
 def verify_session(session: Session, catalog: Catalog, drive: TapeDrive) -> dict[str, Any]:
     """Read a session from tape and compare every member with the catalog and with the index on the tape.
 
@@ -325,7 +330,7 @@ def _goes_on(drive: TapeDrive, place: Position, block: int) -> bool:
     """Something stands at this place."""
     try:
         drive.locate(place, block)
-        drive.read_record(drive.max_record_bytes)
+        drive.pass_record()
     except EndOfData:
         return False
     except TapeError:
@@ -347,7 +352,7 @@ def _length(drive: TapeDrive, file_number: int, block: int) -> Optional[int]:
     records = 0
     while True:
         try:
-            if drive.read_record(drive.max_record_bytes) == b"":
+            if not drive.pass_record():
                 return records
         except EndOfData:
             return None

@@ -26,6 +26,7 @@ from typing import Any, Optional
 
 from .base import (
     Buffer,
+    DriveBusy,
     DriveStatus,
     EarlyWarning,
     EndOfData,
@@ -165,7 +166,7 @@ class VirtualTape(TapeDrive):
     def __init__(
         self, drive: str, *, writable: bool = False, faults: Optional[Faults] = None, tells: bool = True
     ) -> None:
-        self._folder = drive
+        self.device = self._folder = drive
         self._writable = writable
         self._faults = faults or Faults()
         self._tells = tells
@@ -190,7 +191,7 @@ class VirtualTape(TapeDrive):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             os.close(self._lock)
-            raise TapeError(
+            raise DriveBusy(
                 f"drive: {drive} is in use by another process; wait for it or name another drive.", option="drive"
             ) from exc
 
@@ -234,6 +235,9 @@ class VirtualTape(TapeDrive):
                 option="volume",
             ) from exc
         _Medium(folder, capacity_bytes, min(_EARLY_WARNING_BYTES, capacity_bytes // 16), False, []).save()
+
+    def fetch(self, volume: str) -> None:
+        """Nobody has to bring a folder."""
 
     def load(self, volume: str) -> None:
         folder = self._volume_folder(volume)
@@ -373,6 +377,14 @@ class VirtualTape(TapeDrive):
         if len(data) != length:
             raise TapeError(f"drive: {place} cannot be read whole; the medium is damaged there.", option="drive")
         return data
+
+    def pass_record(self) -> bool:
+        before = self._file
+        try:
+            self.space_records(1)
+        except FilemarkHit:
+            pass
+        return self._file == before
 
     def write_record(self, record: Buffer) -> None:
         medium = self._writing()

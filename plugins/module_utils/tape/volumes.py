@@ -229,12 +229,12 @@ def _prove_end(drive: TapeDrive, place: Place) -> None:
     """The filemark is before the place and nothing behind it; the head stands there again."""
     drive.space_files(-1)
     volume = place.label.volume
-    mark = None
+    before_mark = False
     try:
-        mark = drive.read_record(place.label.record_bytes)
-        drive.read_record(place.label.record_bytes)
+        before_mark = not drive.pass_record()
+        drive.pass_record()
     except EndOfData:
-        if mark == b"":
+        if before_mark:
             _move_to(drive, place)
             return
     except TapeError:
@@ -252,7 +252,7 @@ def _nothing_behind(drive: TapeDrive) -> bool:
     drive.rewind()
     drive.space_files(1)
     try:
-        drive.read_record(drive.max_record_bytes)
+        drive.pass_record()
     except EndOfData:
         return True
     return False

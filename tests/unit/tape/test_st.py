@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape import st as driver
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape import mtio as driver
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Position, TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.st import StTape
 
 
 def test_the_numbers_of_the_ioctls_are_those_of_the_kernel() -> None:
@@ -38,11 +39,11 @@ def test_a_count_that_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize(
     ("flags", "status"),
     [
-        (0x41010000, driver.MtStatus(True, False, False, False)),  # BOT ONLINE IM_REP_EN, as mt prints it
-        (0x81010000, driver.MtStatus(True, False, False, True)),
-        (0x09010000, driver.MtStatus(True, False, True, False)),
-        (0x45010000, driver.MtStatus(True, True, False, False)),
-        (0x00050000, driver.MtStatus(False, False, False, False)),  # DR_OPEN
+        (0x41010000, driver.MtStatus(True, False, False, False, False)),  # BOT ONLINE IM_REP_EN, as mt prints it
+        (0x81010000, driver.MtStatus(True, False, False, True, False)),
+        (0x09010000, driver.MtStatus(True, False, True, False, False)),
+        (0x45010000, driver.MtStatus(True, True, False, False, False)),
+        (0x00050000, driver.MtStatus(False, False, False, False, True)),  # DR_OPEN
     ],
 )
 def test_a_status_is_read_from_its_flags(flags: int, status: driver.MtStatus) -> None:
@@ -86,5 +87,5 @@ def test_what_is_no_tape_device_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in (str(tmp_path / "file"), "/dev/null", str(tmp_path / "missing")):
         with pytest.raises(TapeError) as caught:
-            driver.StTape(name)
+            StTape(name)
         assert caught.value.option == "drive"

@@ -21,6 +21,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label impo
     read_label,
     write_label,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.prepare import prepare
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.stream import TapeRecordSink, TapeStream
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults
@@ -251,13 +252,20 @@ def test_a_small_volume_is_refused_before_anything_is_written(library: Library) 
 def test_prepare_tells_the_plan_and_refuses_early(library: Library) -> None:
     library.make()
     library.label()
-    options = {"drive_type": "virtual", "drive": str(library.folder), "volume": "V1"}
-    plan = prepare(str(library.state_dir), "s1", **options, expected_bytes=1000)
+    drives = DriveOptions.of(
+        {
+            "drive_type": "virtual",
+            "drive": str(library.folder),
+            "state_dir": str(library.state_dir),
+            "drive_timeout_s": 0,
+        }
+    )
+    plan = prepare(str(library.state_dir), "s1", drives=drives, volume="V1", expected_bytes=1000)
     assert (plan["file_number"], plan["block"], plan["record_bytes"], plan["pool"]) == (1, 2, RECORD, "p")
     with pytest.raises(TapeError, match="too small"):
-        prepare(str(library.state_dir), "s1", **options, expected_bytes=1 << 40)
+        prepare(str(library.state_dir), "s1", drives=drives, volume="V1", expected_bytes=1 << 40)
     with pytest.raises(SplitMirrorError) as caught:
-        prepare(str(library.state_dir / "nowhere"), "s1", **options)  # type: ignore[arg-type]
+        prepare(str(library.state_dir / "nowhere"), "s1", drives=drives, volume="V1")
     assert caught.value.option == "state_dir"
 
 

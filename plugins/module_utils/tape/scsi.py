@@ -1,0 +1,130 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""SCSI commands sent by hand (SG_IO): which drive stands in which element of a library.
+
+Facts are from scsi/sg.h, and from SMC-3: READ ELEMENT STATUS with DVCID, and its data transfer element descriptors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+from typing import Optional
+
+_SG_IO = 0x2285
+_FROM_DEVICE = -3
+_TIMEOUT_MS = 120_000
+_ELEMENT_DRIVES = 4
+_ANSWER_BYTES = 0xFFFF
+_T10_IDENTIFIER = 1
+_T10_VENDOR_AND_PRODUCT_BYTES = 24
+
+
+class _SgHeader(ctypes.Structure):
+    """struct sg_io_hdr."""
+
+    _fields_ = (
+        ("interface_id", ctypes.c_int),
+        ("dxfer_direction", ctypes.c_int),
+        ("cmd_len", ctypes.c_ubyte),
+        ("mx_sb_len", ctypes.c_ubyte),
+        ("iovec_count", ctypes.c_ushort),
+        ("dxfer_len", ctypes.c_uint),
+        ("dxferp", ctypes.c_void_p),
+        ("cmdp", ctypes.c_void_p),
+        ("sbp", ctypes.c_void_p),
+        ("timeout", ctypes.c_uint),
+        ("flags", ctypes.c_uint),
+        ("pack_id", ctypes.c_int),
+        ("usr_ptr", ctypes.c_void_p),
+        ("status", ctypes.c_ubyte),
+        ("masked_status", ctypes.c_ubyte),
+        ("msg_status", ctypes.c_ubyte),
+        ("sb_len_wr", ctypes.c_ubyte),
+        ("host_status", ctypes.c_ushort),
+        ("driver_status", ctypes.c_ushort),
+        ("resid", ctypes.c_int),
+        ("duration", ctypes.c_uint),
+        ("info", ctypes.c_uint),
+    )
+
+
+def read_command(device: str, command: bytes, answer_bytes: int) -> bytes:
+    """Send a command that only reads.
+
+    :param answer_bytes: how long the answer may be.
+    :raises OSError: the device cannot be opened, or refused the command.
+    """
+    answer = ctypes.create_string_buffer(answer_bytes)
+    sense = ctypes.create_string_buffer(64)
+    cdb = ctypes.create_string_buffer(command, len(command))
+    header = _SgHeader(
+        interface_id=ord("S"),
+        dxfer_direction=_FROM_DEVICE,
+        cmd_len=len(command),
+        mx_sb_len=len(sense),
+        dxfer_len=answer_bytes,
+        dxferp=ctypes.addressof(answer),
+        cmdp=ctypes.addressof(cdb),
+        sbp=ctypes.addressof(sense),
+        timeout=_TIMEOUT_MS,
+    )
+    handle = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(handle, _SG_IO, header)
+    finally:
+        os.close(handle)
+    if header.status or header.host_status or header.driver_status & 0x0F:
+        raise OSError(f"the command was refused with status {header.status}")
+    return answer.raw[: answer_bytes - max(header.resid, 0)]
+
+
+def drive_serials(changer: str) -> list[Optional[str]]:
+    """Serial numbers of the drives of a library, in the order of its elements; None where it does not tell.
+
+    :raises OSError: the library refuses to tell.
+    """
+    command = bytes((0xB8, _ELEMENT_DRIVES, 0, 0, 0xFF, 0xFF, 1)) + _ANSWER_BYTES.to_bytes(3, "big") + bytes(2)
+    return parse_drive_serials(read_command(changer, command, _ANSWER_BYTES))
+
+
+def parse_drive_serials(answer: bytes) -> list[Optional[str]]:
+    """Serial numbers in the element status data of READ ELEMENT STATUS; None for a descriptor that is cut short."""
+    found: list[Optional[str]] = []
+    page = 8
+    while page + 8 <= len(answer):
+        kind, tags = answer[page], answer[page + 1]
+        length = int.from_bytes(answer[page + 2 : page + 4], "big")
+        page_end = page + 8 + int.from_bytes(answer[page + 5 : page + 8], "big")
+        # 12 bytes, a volume tag of 36 where there is one, and another for the other side
+        begin = 12 + 36 * bool(tags & 0x80) + 36 * bool(tags & 0x40)
+        for place in range(page + 8, page_end, max(length, 1)):
+            if kind == _ELEMENT_DRIVES:
+                found.append(_serial(answer[place + begin : place + length]))
+        page = page_end
+    return found
+
+
+def _serial(descriptor: bytes) -> Optional[str]:
+    """The serial number in an identification descriptor (SPC)."""
+    if len(descriptor) < 4 or len(descriptor) < 4 + descriptor[3]:
+        return None
+    identifier = descriptor[4 : 4 + descriptor[3]]
+    if descriptor[1] & 0x0F == _T10_IDENTIFIER and len(identifier) > _T10_VENDOR_AND_PRODUCT_BYTES:
+        identifier = identifier[_T10_VENDOR_AND_PRODUCT_BYTES:]
+    elif descriptor[1] & 0x0F:
+        return None
+    return identifier.decode("ascii", "replace").strip(" \0") or None
+
+
+def tape_serial(device: str) -> Optional[str]:
+    """The unit serial number of a tape drive as the kernel read it; None when it has none."""
+    try:
+        name = os.path.basename(os.path.realpath(device))
+        with open(f"/sys/class/scsi_tape/{name}/device/vpd_pg80", "rb") as stream:
+            return stream.read()[4:].decode("ascii", "replace").strip(" \0") or None
+    except OSError:
+        return None

@@ -1,0 +1,236 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Who uses which drive, and who is next: first come, first served.
+
+Every process that wants a drive draws a ticket, a file ``<number>.json``, and holds a lock (flock) on it until it is
+done. The kernel lets go of a dead process's lock, so its ticket is worth nothing from then on, whatever its pid has
+become. All of them look at the tickets in the same way and so agree whose turn it is; nobody serves them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from types import TracebackType
+from typing import Callable, Optional, Union
+
+from .base import TapeError
+
+_LOOK_S = 0.25
+_LOCK = "lock"
+_LOADED = "loaded.json"
+
+
+class DriveTimeout(TapeError):
+    """No drive, or not the volume, became free in time."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a process wants, or has.
+
+    :param who: the task, in words.
+    :param since_s: when the ticket was drawn, then when the drive was taken; seconds since 1970.
+    :param volume: what it is going to load.
+    :param devices: the drives that will do.
+    :param avoids: those of them that were found in use by somebody without a ticket.
+    :param device: the drive that it has; None while it waits.
+    """
+
+    who: str
+    pid: int
+    since_s: float
+    volume: str
+    devices: Sequence[str]
+    avoids: Sequence[str] = ()
+    device: Optional[str] = None
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since_s))
+        return f"{self.who} (process {self.pid}, since {since})"
+
+
+def assign(tickets: Sequence[Ticket], loaded: Mapping[str, str]) -> list[Union[str, list[str]]]:
+    """For each ticket, from old to new, the drive that it has or may take now, or in words why there is none.
+
+    A volume is used by one process at a time, and nobody overtakes whoever waits for the same one. A drive that holds
+    the volume already is taken before an empty one, and that before one that holds another volume.
+
+    :param loaded: which volume is in which drive, as far as anybody knows.
+    """
+    drives = {ticket.device: ticket for ticket in tickets if ticket.device is not None}
+    volumes = {ticket.volume: ticket for ticket in tickets if ticket.device is not None}
+    result: list[Union[str, list[str]]] = []
+    for ticket in tickets:
+        if ticket.device is not None:
+            result.append(ticket.device)
+            continue
+        user = volumes.setdefault(ticket.volume, ticket)
+        if user is not ticket:
+            result.append([f"volume {ticket.volume} is {'used' if user.device else 'waited for'} by {user}"])
+            continue
+        free = [device for device in ticket.devices if device not in drives and device not in ticket.avoids]
+        if not free:
+            result.append([_occupied(device, drives.get(device)) for device in ticket.devices])
+            continue
+        chosen = min(free, key=lambda device: (loaded.get(device) != ticket.volume, device in loaded))
+        drives[chosen] = ticket
+        result.append(chosen)
+    return result
+
+
+def _occupied(device: str, user: Optional[Ticket]) -> str:
+    return f"drive {device} is used by {'a process outside the queue' if user is None else user}"
+
+
+class Place:
+    """A process's place in the queue; use it as a context manager.
+
+    :param folder: of the queue, the same for all; it must exist.
+    """
+
+    def __init__(self, folder: str, who: str, volume: str, devices: Sequence[str]) -> None:
+        self._folder = folder
+        self._ticket = Ticket(who, os.getpid(), time.time(), volume, tuple(devices))
+        self._handle = -1
+        self._path = ""
+
+    def __enter__(self) -> Place:
+        with self._alone():
+            number = max((int(name[:-5]) for name in self._names()), default=0) + 1
+            self._path = os.path.join(self._folder, f"{number:012d}.json")
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._write()
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        with self._alone():
+            os.unlink(self._path)
+            os.close(self._handle)
+
+    def wait(self, timeout_s: float, limit_s: float, tell: Callable[[Optional[str]], None]) -> None:
+        """Wait for a drive and take it.
+
+        :param timeout_s: the option, for the message.
+        :param limit_s: until when, by the monotonic clock.
+        :param tell: gets the reason for waiting when that changes, and None when it is over.
+        :raises DriveTimeout: there was none until then.
+        """
+        told: Optional[str] = None
+        while True:
+            found = self._try()
+            if isinstance(found, str):
+                if told is not None:
+                    tell(None)
+                return
+            reason = ", ".join(found)
+            if time.monotonic() >= limit_s:
+                raise DriveTimeout(
+                    f"drive_timeout_s: nothing became free in {timeout_s:g} s ({reason}); wait longer, or give more "
+                    "drives or another volume.",
+                    option="drive_timeout_s",
+                )
+            if reason != told:
+                told = reason
+                tell(reason)
+            time.sleep(_LOOK_S)
+
+    @property
+    def device(self) -> str:
+        """The drive that was taken; empty when there is none."""
+        return self._ticket.device or ""
+
+    def avoid(self) -> None:
+        """Give the drive back, which somebody without a ticket uses, and look for another one first."""
+        with self._alone():
+            avoids = (*self._ticket.avoids, self.device)
+            if set(avoids) >= set(self._ticket.devices):
+                avoids = ()
+            self._ticket = replace(self._ticket, device=None, avoids=avoids)
+            self._write()
+
+    def change(self, device: str) -> bool:
+        """Have another drive instead of the one that was taken, if it is free."""
+        with self._alone():
+            if any(ticket.device == device for _path, ticket in self._living()):
+                return False
+            self._ticket = replace(self._ticket, device=device)
+            self._write()
+            return True
+
+    def loaded(self) -> None:
+        """Tell that the volume is in the drive, where it stays."""
+        with self._alone():
+            known = {device: volume for device, volume in self._loaded().items() if volume != self._ticket.volume}
+            known[self.device] = self._ticket.volume
+            path = os.path.join(self._folder, _LOADED)
+            handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(known, stream)
+            os.replace(path + ".new", path)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _try(self) -> Union[str, list[str]]:
+        with self._alone():
+            living = self._living()
+            mine = next(number for number, (path, _ticket) in enumerate(living) if path == self._path)
+            found = assign([ticket for _path, ticket in living], self._loaded())[mine]
+            if isinstance(found, str):
+                self._ticket = replace(self._ticket, device=found, since_s=time.time())
+                self._write()
+            return found
+
+    def _living(self) -> list[tuple[str, Ticket]]:
+        """Tickets of living processes from old to new; those of dead ones are thrown away."""
+        found: list[tuple[str, Ticket]] = []
+        for name in self._names():
+            path = os.path.join(self._folder, name)
+            if path == self._path:
+                found.append((path, self._ticket))
+                continue
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            with os.fdopen(handle, encoding="utf-8") as stream:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    told = json.load(stream)
+                    found.append((path, Ticket(**told)))
+                else:
+                    os.unlink(path)
+        return found
+
+    def _names(self) -> list[str]:
+        return sorted(name for name in os.listdir(self._folder) if name[:-5].isdigit())
+
+    def _loaded(self) -> dict[str, str]:
+        try:
+            with open(os.path.join(self._folder, _LOADED), encoding="utf-8") as stream:
+                return {str(device): str(volume) for device, volume in json.load(stream).items()}
+        except (OSError, ValueError):
+            return {}
+
+    def _write(self) -> None:
+        data = json.dumps(asdict(self._ticket)).encode()
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, data, 0)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else looks at the queue or changes it; that never takes long."""
+        handle = os.open(os.path.join(self._folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
