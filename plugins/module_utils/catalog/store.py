@@ -27,6 +27,9 @@ from .verdict import Verdict
 FORMAT_VERSION = "1"
 FILE_NAME = "catalog.sqlite"
 
+#: The catalog is written by several sessions at once; what takes longest is to forget a volume with millions of files.
+_BUSY_S = 300
+
 OPEN = "open"
 GOOD = "good"
 FAILED = "failed"
@@ -129,9 +132,9 @@ class Catalog:
         """
         try:
             if writable and not os.path.exists(path):
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+                cls._create(path)
             uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={'rw' if writable else 'ro'}"
-            db = sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)
+            db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
         except (OSError, sqlite3.Error) as exc:
             raise CatalogError(
                 f"state_dir: there is no catalog that can be opened at {path} ({exc}); rebuild it from the volumes "
@@ -168,6 +171,20 @@ class Catalog:
         catalog = cls(path, sqlite3.connect(":memory:", isolation_level=None))
         catalog._make()
         return catalog
+
+    @classmethod
+    def _create(cls, path: str) -> None:
+        """Make an empty catalog beside its place and put it there whole, unless another process was quicker."""
+        new = f"{path}.{os.getpid()}.new"
+        os.close(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        try:
+            with cls(new, sqlite3.connect(new, isolation_level=None)) as catalog:
+                catalog._make()
+            os.link(new, path)
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(new)
 
     def _make(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")

@@ -179,6 +179,53 @@ def test_two_may_write_at_once_and_readers_see_what_is_done(catalog: Catalog) ->
         assert [found.id for found in reader.sessions()] == ["s1", "s2"]
 
 
+def test_a_fleet_writes_and_reads_a_catalog_that_is_just_being_made(tmp_path: Path) -> None:
+    path = str(tmp_path / "catalog.sqlite")
+
+    def write_three(number: int) -> None:
+        for turn in range(3):
+            with Catalog.open(path, writable=True) as opened:
+                if turn == 0:
+                    opened.replace_volume(volume(f"V{number}"))
+                session = opened.begin_session(f"s{number}-{turn}", "db1")
+                part = Part(session, 0, f"V{number}", turn + 1, 2 + turn, 512, 0, 0, False)
+                opened.begin_part(part)
+                for batch in range(3):
+                    members = [member(b"f%d" % place, place) for place in range(batch * 100, batch * 100 + 100)]
+                    opened.add_members(session, 0, members)
+                opened.finish_part(part._replace(records=1), files=1, size_bytes=1, write={})
+
+    def read(_number: int) -> None:
+        for _turn in range(10):
+            with Catalog.open_for(path, writable=False) as opened:
+                for found in opened.sessions():
+                    list(opened.members(found.number))
+
+    start, go = os.pipe()
+    children = []
+    for number in range(6):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.close(go)
+                os.read(start, 1)
+                (write_three if number < 4 else read)(number)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    os.close(start)
+    os.close(go)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
+    with Catalog.open(path) as opened:
+        assert {(found.id, found.members) for found in opened.sessions()} == {
+            (f"s{number}-{turn}", 300) for number in range(4) for turn in range(3)
+        }
+        assert [(found.files, found.blocks) for found in opened.volumes()] == [(4, 6)] * 4
+    assert sorted(name.name for name in tmp_path.iterdir() if ".new" in name.name) == []
+
+
 def test_what_is_no_catalog_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="rebuild"):
         Catalog.open(str(tmp_path / "catalog.sqlite"))
