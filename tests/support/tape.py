@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -88,6 +88,12 @@ def window_evidence() -> dict[str, Any]:
     }
 
 
+def judge(library: Library, session: str, done: Mapping[str, Any]) -> None:
+    """Close a session that was written, with evidence that has no fault."""
+    evidence = {**window_evidence(), "session": session, "write": done["evidence"]}
+    library.catalog.close_session(session, verdict_of(library.catalog, session, evidence), evidence)
+
+
 class Library:
     """A folder with volumes, a catalog, and how sessions get there.
 
@@ -99,7 +105,7 @@ class Library:
     def __init__(self, folder: Path) -> None:
         self.state_dir = folder
         self.folder = folder / "library"
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         self.catalog = Catalog.open(str(folder / "catalog.sqlite"), writable=True)
 
     def drive(self, *, writable: bool = True, faults: Optional[Faults] = None, tells: bool = True) -> TapeDrive:
@@ -174,8 +180,7 @@ class Library:
         with self.drive() as drive:
             done = write_session(self.job(session, entries, **options), drive)
         if judged:
-            evidence = {**window_evidence(), "session": session, "write": done["evidence"]}
-            self.catalog.close_session(session, verdict_of(self.catalog, session, evidence), evidence)
+            judge(self, session, done)
         return done
 
     def restore(self, session: str, target: Path, *paths: str, **options: Any) -> Any:

@@ -158,8 +158,13 @@ def read_label(drive: TapeDrive) -> LabelReading:
 def write_label(drive: TapeDrive, label: Label) -> None:
     """Write a label at the beginning and read it back; everything else on the volume is gone.
 
-    The head then stands behind the label's filemark. Whether that may be is the caller's to know.
+    The head then stands behind the label's filemark. Whether that may be is the caller's to know. A record of the size
+    that the label promises is tried first, for some adapters take less than others.
+
+    :raises TapeError: the drive does not take such records, and nothing was written; or the volume is bad.
     """
+    drive.rewind()
+    drive.write_record(bytes(label.record_bytes))
     drive.rewind()
     drive.write_record(pack_label(label))
     drive.write_filemarks(1)

@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,15 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import FileEntry
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeDrive, TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import new_label, write_label
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.library import Bay, MtxLibrary, find_bay
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.st import StTape
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import rebuild, verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import place_for
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import write_session
-from ansible_collections.splitmirror.backup.tests.support.tape import Library, folder, inline
+from ansible_collections.splitmirror.backup.tests.support.tape import Library, folder, inline, judge
 from ansible_collections.splitmirror.backup.tests.support.tapemodel import MARK, Model, play
 
 CHANGER = "/dev/tape/by-id/scsi-LIBRARY001"
@@ -318,12 +323,134 @@ def nothing_that_is_needed_is_overwritten(where: Path) -> None:
     refused(lambda: library.label(record_bytes=4096), "foreign")
 
 
+def home() -> list[tuple[int, str]]:
+    """Which volume is in which slot, when all drives are empty."""
+    library = MtxLibrary(CHANGER)
+    for number in range(2):
+        with opened(number) as drive:
+            drive.unload()
+    assert not any(state.full for state in library.look().bays)
+    return [(slot.number, slot.barcode) for slot in library.look().slots if slot.barcode]
+
+
+def the_library_brings_the_volume_and_takes_the_other_home(where: Path) -> None:
+    before = home()
+    labelled(where, "LAB001")
+    library = labelled(where, "LAB003")
+    library.back_up("s1", tree())
+    # The library says LAB002, the label says another: a tape in the wrong sleeve.
+    with opened() as drive:
+        drive.load("LAB002")
+        write_label(drive, new_label("LAB003", "p", 4096))
+    library.volume = "LAB002"
+    refused(lambda: library.back_up("s2", tree()), "holds LAB003, not LAB002")
+    refused(lambda: library.label("LAB002"), "holds LAB003, not LAB002")
+    library.restore("s1", where / "t")
+    state = MtxLibrary(CHANGER).look().bay(0)
+    assert state is not None
+    assert state.barcode == "LAB003"
+    with opened(1) as drive:
+        refused(lambda: drive.load("LAB003"), "is in drive 0")
+        refused(lambda: drive.load("LAB999"), "not in the library")
+    # Drive 1 tells its serial number to the library; the number that contradicts it is refused.
+    assert find_bay(MtxLibrary(CHANGER), DRIVES[0], None).number == 0
+    refused(lambda: find_bay(MtxLibrary(CHANGER), DRIVES[0], 1), "as drive 0, not 1")
+    assert home() == before
+
+
+def pool(where: Path, timeout_s: int = 120) -> DriveOptions:
+    """Both drives of the library."""
+    drives = [{"device": device, "element": number} for number, device in enumerate(DRIVES)]
+    params = {"drive_type": "st", "drives": drives, "changer": CHANGER, "drive_timeout_s": timeout_s}
+    return DriveOptions.of({**params, "state_dir": str(where)})
+
+
+def a_fleet_shares_two_drives(where: Path) -> None:
+    """Five sessions at once on three volumes, two drives and one catalog."""
+    home()
+    volumes = ["LAB001", "LAB002", "LAB003", "LAB001", "LAB002"]
+    for volume in set(volumes):
+        labelled(where, volume).catalog.close()
+    children = []
+    for number, volume in enumerate(volumes):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                library = RealLibrary(where)
+                library.volume = volume
+                # As the prepare phase does: nobody keeps a drive between two tasks.
+                with use_drive(pool(where), volume, who=f"prepare of s{number}") as drive:
+                    place_for(drive, library.catalog, volume, "append")
+                job = library.job(f"s{number}", tree(50_000 + number))
+                with use_drive(pool(where), volume, who=f"s{number}", writable=True) as drive:
+                    done = write_session(job, drive)
+                judge(library, f"s{number}", done)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 5
+    library = RealLibrary(where)
+    for number, volume in enumerate(volumes):
+        target = where / f"t{number}"
+        with use_drive(pool(where), volume, who="restore") as drive:
+            restore(RestoreJob(f"s{number}", str(target)), library.catalog, drive)
+        assert contents(target) == files_of(tree(50_000 + number))
+    assert sorted((found.name, found.files) for found in library.catalog.volumes()) == [
+        ("LAB001", 3),
+        ("LAB002", 3),
+        ("LAB003", 2),
+    ]
+    assert [path.name for path in (where / "drives").iterdir() if path.name[:-5].isdigit()] == []
+
+
+def a_volume_is_found_in_whichever_drive_it_is(where: Path) -> None:
+    home()
+    with opened(1) as drive:
+        drive.load("LAB001")
+    # Nobody told the queue; the drive is free, so it is taken instead.
+    with use_drive(pool(where), "LAB001", who="test") as drive:
+        assert drive.device == DRIVES[1]
+        # A killed holder frees both.
+        child = os.fork()
+        if child == 0:
+            with use_drive(pool(where), "LAB002", who="to be killed"):
+                os.kill(os.getpid(), 9)
+        os.waitpid(child, 0)
+        with use_drive(pool(where, 5), "LAB002", who="test") as other:
+            assert other.device == DRIVES[0]
+        refused(lambda: take(where, "LAB001"), "volume LAB001 is used by test")
+    with StTape(DRIVES[0]), StTape(DRIVES[1]):
+        refused(lambda: take(where, "LAB001"), "is used by a process outside the queue")
+
+
+def take(where: Path, volume: str) -> None:
+    """Want a drive at once."""
+    with use_drive(pool(where, 0), volume, who="impatient"):
+        pass
+
+
+def a_record_size_that_the_adapter_refuses_labels_nothing(where: Path) -> None:
+    home()
+    blank("LAB001")
+    library = RealLibrary(where)
+    refused(lambda: library.label(record_bytes=8 << 20), "record_bytes: ")
+    assert library.label(record_bytes=1 << 20)
+
+
 CASES = [
     sessions_go_there_and_back,
     plain_programs_read_the_volume,
     the_end_of_the_medium_fails_the_session_and_loses_nothing,
     a_write_that_fails_is_cut_off,
     nothing_that_is_needed_is_overwritten,
+    the_library_brings_the_volume_and_takes_the_other_home,
+    a_fleet_shares_two_drives,
+    a_volume_is_found_in_whichever_drive_it_is,
+    a_record_size_that_the_adapter_refuses_labels_nothing,
     any_row_of_operations_equals_the_list_model,
 ]
 

@@ -230,7 +230,7 @@ def test_a_volume_labelled_elsewhere_since_is_refused(library: Library) -> None:
 
 
 def test_a_label_that_the_drive_cannot_follow_is_refused(library: Library) -> None:
-    library.make()
+    library.make(capacity_bytes=64 << 20)
     library.label(record_bytes=16 << 20)
     with library.drive() as drive:
         drive.max_record_bytes = 1 << 20  # type: ignore[misc]
