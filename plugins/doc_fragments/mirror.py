@@ -49,6 +49,7 @@ options:
         description:
           - Serial number or WWN of the mirror's LUN as the media server sees it. Transport V(static) finds it by that.
         type: str
+        version_added: 0.2.0
 """
 
     # For modules that run on the database host and need no provider.
@@ -86,4 +87,5 @@ options:
         description:
           - Serial number or WWN of the mirror's LUN as the media server sees it. Transport V(static) finds it by that.
         type: str
+        version_added: 0.2.0
 """

@@ -132,11 +132,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, Spec, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import Portal, TransportError
 
-SPEC = {
+SPEC: Spec = {
     "state": {"type": "str", "choices": ["attached", "detached", "checked"], "default": "attached"},
     "transport": {"type": "str", "choices": ["tgt", "lio", "static"], "required": True},
     "session": {"type": "str"},

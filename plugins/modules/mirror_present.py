@@ -40,21 +40,25 @@ options:
       - With V(lio) the kernel's own target exports them. It lets in O(initiator), at O(portal) only.
       - With V(static) the array shows the mirror's LUN to the media server once and for all. Nothing is exported.
     type: str
+    version_added: 0.2.0
     choices: [local, tgt, lio, static]
     default: local
   initiator:
     description: The media server's iSCSI name. Needed for V(tgt) and V(lio) unless O(state=withdrawn).
     type: str
+    version_added: 0.2.0
   initiator_address:
     description: The media server's address in the storage network. Needed for V(tgt) and V(lio) unless
       O(state=withdrawn).
     type: str
+    version_added: 0.2.0
   portal:
     description:
       - The array's address in the storage network, with a port behind a colon if it is not 3260. Needed for V(tgt) and
         V(lio) unless O(state=withdrawn).
       - The kernel's target cannot listen on a port that tgtd or another program has.
     type: str
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: full
