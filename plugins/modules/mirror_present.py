@@ -35,8 +35,8 @@ options:
     description:
       - How the media server gets to the mirrors.
       - With V(local) it is the array itself, and reads the devices.
-      - With V(tgt) the daemon tgtd exports them over iSCSI. It lets in O(initiator) from O(initiator_address) only, and
-        serves O(portal) with all its portals.
+      - With V(tgt) the daemon tgtd exports them over iSCSI. It lets in who comes from O(initiator_address), and must
+        answer at O(portal) already.
       - With V(lio) the kernel's own target exports them. It lets in O(initiator), at O(portal) only.
       - With V(static) the array shows the mirror's LUN to the media server once and for all. Nothing is exported.
     type: str

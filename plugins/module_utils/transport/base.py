@@ -24,11 +24,13 @@ class ExporterCapabilities:
     """What an exporter can do.
 
     :param exports: it makes something on this host that has to be taken away again.
+    :param checks_name: it lets the initiator in under its own name only.
     :param checks_address: it lets the initiator in from its own address only.
     :param binds_portal: it answers at the given portal only.
     """
 
     exports: bool
+    checks_name: bool
     checks_address: bool
     binds_portal: bool
 
@@ -136,7 +138,7 @@ class Exporter(ABC):
 class NoExporter(Exporter):
     """What is common to all ways on which nothing has to be exported."""
 
-    capabilities = ExporterCapabilities(exports=False, checks_address=False, binds_portal=False)
+    capabilities = ExporterCapabilities(exports=False, checks_name=False, checks_address=False, binds_portal=False)
 
     def preflight(self, portal: Optional[Portal]) -> None:
         """See Exporter."""

@@ -37,7 +37,7 @@ class LioExporter(Exporter):
     """Targets of this kernel."""
 
     name = "lio"
-    capabilities = ExporterCapabilities(exports=True, checks_address=False, binds_portal=True)
+    capabilities = ExporterCapabilities(exports=True, checks_name=True, checks_address=False, binds_portal=True)
 
     def __init__(self, configfs: str = CONFIGFS) -> None:
         self._configfs = configfs

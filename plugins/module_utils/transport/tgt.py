@@ -4,8 +4,9 @@
 
 """Transport ``tgt``: iSCSI by the daemon tgtd, through tgtadm(8).
 
-tgtd lets an initiator in when its name and its address stand on the target's list, and finds no target for others. Its
-portals are for all of its targets, so ours is only checked. LUN 0 is tgtd's own; ours begin at 1.
+tgtd lets in who comes from an address on the target's list, and finds no target for others. It has a list of names too;
+but who is on either one gets in (seen with 1.0.85), so names would add a way in and close none. Its portals are for all
+of its targets, so ours is only checked. LUN 0 is tgtd's own; ours begin at 1.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class TgtExporter(Exporter):
     """Targets of the tgtd that runs on this host."""
 
     name = "tgt"
-    capabilities = ExporterCapabilities(exports=True, checks_address=True, binds_portal=False)
+    capabilities = ExporterCapabilities(exports=True, checks_name=False, checks_address=True, binds_portal=False)
 
     def preflight(self, portal: Optional[Portal]) -> None:
         """See Exporter."""
@@ -83,7 +84,7 @@ class TgtExporter(Exporter):
     def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> bool:
         """See Exporter."""
         target = _find(target_of(session))
-        if target is None or sorted(target.acl) != sorted((initiator.name, initiator.address)):
+        if target is None or target.acl != [initiator.address]:
             return False
         keys = ("LUN", "SCSI SN", "Backing store path", "Readonly", "Online")
         return [tuple(unit.get(key) for key in keys) for unit in _disks(target)] == [
@@ -106,7 +107,6 @@ class TgtExporter(Exporter):
             names = f"scsi_sn={unit.serial},scsi_id={unit.serial[:_ID_DIGITS]}"
             _admin("update", "logicalunit", *where, f"--params={names},readonly=1")
         _admin("bind", "target", tid, f"--initiator-address={initiator.address}")
-        _admin("bind", "target", tid, f"--initiator-name={initiator.name}")
 
     def remove(self, export: Exported) -> None:
         """See Exporter."""
