@@ -276,11 +276,21 @@ def _refuse_busy(disk: Disk, answers: bool) -> None:
     """:param answers: the disk answers; one that does not is not opened, because that would hang."""
     holders = foreign_holders(disk)
     users = [f"the device {', '.join(holders)} over it"] if holders else []
-    users = users or (blockdev.busy_users(disk.top) if answers else blockdev.processes_with(disk.top))
+    users = users or (blockdev.busy_users(disk.top) if answers else _users_of_dead(disk))
     if users:
         raise TransportError(
             f"the mirror with serial {disk.serial} is in use on the media server by {'; '.join(users)}; end that first."
         )
+
+
+def _users_of_dead(disk: Disk) -> list[str]:
+    """Who has a disk open that does not answer. Who waits for it gets an error when the replacement timeout is over."""
+    deadline = time.monotonic() + initiator.REPLACEMENT_TIMEOUT_S + blockdev.SETTLE_S
+    while True:
+        users = blockdev.processes_with(disk.top)
+        if not users or time.monotonic() > deadline:
+            return users
+        time.sleep(_POLL_S)
 
 
 def _flush_multipath(disk: Disk) -> None:

@@ -23,7 +23,7 @@ from typing import Optional
 
 from ..tools import ToolError, run_tool
 from .base import Exported, Exporter, ExporterCapabilities, Initiator, Lun, Unit
-from .names import Portal, TransportError, session_of, target_of
+from .names import Portal, TransportError, is_taken, refuse_foreign_address, session_of, target_of
 
 CONFIGFS = "/sys/kernel/config"
 _MODULES = ("target_core_mod", "target_core_iblock", "iscsi_target_mod")
@@ -57,6 +57,16 @@ class LioExporter(Exporter):
                     "use transport tgt.",
                     option="transport",
                 ) from exc
+        if portal is None:
+            return
+        # The kernel itself would listen at an address that this host does not have.
+        refuse_foreign_address(portal)
+        ours = {name for target in _names(self._fabric) for name in _names(f"{self._fabric}/{target}/tpgt_1/np")}
+        if is_taken(portal) and not any(name.endswith(f":{portal.port}") for name in ours):
+            raise TransportError(
+                f"portal: something else than the kernel's target listens at {portal}; choose another port.",
+                option="portal",
+            )
 
     def exported(self) -> list[Exported]:
         """See Exporter."""
@@ -96,6 +106,7 @@ class LioExporter(Exporter):
 
     def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> None:
         """See Exporter."""
+        self.preflight(portal)
         self._load()
         target = f"{self._fabric}/{target_of(session)}"
         group = f"{target}/tpgt_1"
@@ -126,14 +137,7 @@ class LioExporter(Exporter):
             _mkdir(f"{acl}/lun_{number}")
             _link(lun, f"{acl}/lun_{number}/mirror")
             _write(f"{acl}/lun_{number}/write_protect", "1")
-        try:
-            _mkdir(f"{group}/np/{portal}")
-        except TransportError as exc:
-            raise TransportError(
-                f"portal: the kernel cannot listen at {portal} ({exc.message}); give an address of the array and a "
-                "port that nobody else has there.",
-                option="portal",
-            ) from exc
+        _mkdir(f"{group}/np/{portal}")
         _write(f"{group}/enable", "1")
 
     def remove(self, export: Exported) -> None:
@@ -162,7 +166,6 @@ class LioExporter(Exporter):
                 _rmdir(folder)
 
     def _load(self) -> None:
-        self.preflight(None)
         for module in _MODULES:
             _tool("modprobe", module)
         if not os.path.isdir(f"{self._configfs}/target"):

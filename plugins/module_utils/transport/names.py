@@ -11,8 +11,10 @@ be taken for that of another.
 from __future__ import annotations
 
 import hashlib
+import errno
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass
 from typing import Optional
 
@@ -93,6 +95,35 @@ def check_address(address: str, option: str) -> str:
         return str(ipaddress.ip_address(address))
     except ValueError as exc:
         raise TransportError(f"{option}: {address!r} is no IP address.", option=option) from exc
+
+
+def refuse_foreign_address(portal: Portal) -> None:
+    """Refuse a portal whose address this host does not have. :raises TransportError: it does not."""
+    with _socket_for(portal) as probe:
+        try:
+            probe.bind((portal.address, 0))
+        except OSError as exc:
+            raise TransportError(
+                f"portal: {portal.address} is no address of the array ({exc.strerror}); give the one it has in the "
+                "storage network.",
+                option="portal",
+            ) from exc
+
+
+def is_taken(portal: Portal) -> bool:
+    """Whether a program or the kernel listens there already."""
+    with _socket_for(portal) as probe:
+        # Connections of before that are being forgotten are nobody's.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((portal.address, portal.port))
+        except OSError as exc:
+            return exc.errno == errno.EADDRINUSE
+    return False
+
+
+def _socket_for(portal: Portal) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in portal.address else socket.AF_INET, socket.SOCK_STREAM)
 
 
 def check_initiator(name: str) -> str:

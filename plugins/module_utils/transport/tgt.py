@@ -21,7 +21,7 @@ from typing import Optional
 from ..blockdev import sector_bytes
 from ..tools import ToolError, run_tool
 from .base import Exported, Exporter, ExporterCapabilities, Initiator, Lun, Unit
-from .names import Portal, TransportError, session_of, target_of
+from .names import Portal, TransportError, refuse_foreign_address, session_of, target_of
 
 _FIRST_LUN = 1
 #: What tgt puts in front of the 16 digits of a unit's identifier to make its WWN of NAA type 6 (seen with 1.0.85).
@@ -52,6 +52,7 @@ class TgtExporter(Exporter):
         shown = _show("portal")
         if portal is None:
             return
+        refuse_foreign_address(portal)
         served = [_read_portal(line) for line in re.findall(r"^Portal: (\S+),\d+$", shown, re.MULTILINE)]
         if not any(_leads_to(address, port, portal) for address, port in served):
             known = ", ".join(f"{address} port {port}" for address, port in served) or "nowhere"

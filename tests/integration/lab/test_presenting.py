@@ -243,8 +243,13 @@ def test_an_export_that_is_half_made_is_finished_or_recovered(do: Do) -> None:
 def test_what_cannot_be_exported_is_refused(do: Do) -> None:
     assert do("array1", "preflight") is None
     do("array1", "split", byte=0xC3)
-    assert "refused" in do("array1", "present", portal="10.213.1.77:3299")
-    assert do("array1", "recover")[0] == [S1]
+    for portal, words in (
+        ("10.213.1.77:3260", "is no address of the array"),
+        ("10.213.1.11:22", "10.213.1.11:22"),
+    ):
+        for step in ("preflight", "foretell", "present"):
+            assert words in do("array1", step, portal=portal)["refused"]
+    assert do("array1", "exports") == []
 
 
 @ways([("lvm", "lio")])
