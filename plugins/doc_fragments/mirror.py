@@ -45,6 +45,11 @@ options:
           - The mirror as the array calls it. For O(provider=image) the path of the image file that the split makes,
             for O(provider=lvm) the image V(VG/LV_rimage_N), for O(provider=md) the path of the leg.
         type: str
+      mirror_serial:
+        description:
+          - Serial number or WWN of the mirror's LUN as the media server sees it. Transport V(static) finds it by that.
+        type: str
+        version_added: 0.2.0
 """
 
     # For modules that run on the database host and need no provider.
@@ -78,4 +83,9 @@ options:
           - The mirror as the array calls it. For provider V(image) the path of the image file that the split makes, for
             V(lvm) the image V(VG/LV_rimage_N), for V(md) the path of the leg.
         type: str
+      mirror_serial:
+        description:
+          - Serial number or WWN of the mirror's LUN as the media server sees it. Transport V(static) finds it by that.
+        type: str
+        version_added: 0.2.0
 """

@@ -32,6 +32,7 @@ PAIRS_SPEC: Spec = {
             "serial": {"type": "str"},
             "primary": {"type": "str"},
             "mirror": {"type": "str"},
+            "mirror_serial": {"type": "str"},
         },
     },
 }

@@ -12,7 +12,8 @@ version_added: 0.1.0
 description:
   - Makes the mirrors that a session has split readable as block devices, and only readable, or takes that back.
   - Runs on the array, or on the host that drives it.
-  - For O(provider=image) the devices are loop devices on the host that holds the images, which is the media server too.
+  - With O(transport=tgt) or O(transport=lio) the devices are also exported to the media server over iSCSI, in a target
+    of the session's own. The media server reaches them by M(splitmirror.backup.mirror_attach).
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -22,23 +23,55 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(presented) gives a block device for the mirror of each pair. Done again, it gives the same devices.
-      - V(withdrawn) takes all devices away, or none. A device that is mounted or open is refused.
+      - V(presented) gives a block device for the mirror of each pair, and exports them if O(transport) does that. Done
+        again, it gives the same devices and the same export.
+      - V(withdrawn) takes the exports of the session away, whichever transport made them and whoever is logged in, and
+        then all devices, or none. A device that is mounted or open on the array is refused.
+      - V(checked) changes nothing. It fails when O(transport) would not work on this host as the options say.
     type: str
-    choices: [presented, withdrawn]
+    choices: [presented, withdrawn, checked]
     default: presented
+  transport:
+    description:
+      - How the media server gets to the mirrors.
+      - With V(local) it is the array itself, and reads the devices.
+      - With V(tgt) the daemon tgtd exports them over iSCSI. It lets in who comes from O(initiator_address), and must
+        answer at O(portal) already.
+      - With V(lio) the kernel's own target exports them. It lets in O(initiator), at O(portal) only.
+      - With V(static) the array shows the mirror's LUN to the media server once and for all. Nothing is exported.
+    type: str
+    version_added: 0.2.0
+    choices: [local, tgt, lio, static]
+    default: local
+  initiator:
+    description: The media server's iSCSI name. Needed for V(tgt) and V(lio) unless O(state=withdrawn).
+    type: str
+    version_added: 0.2.0
+  initiator_address:
+    description: The media server's address in the storage network. Needed for V(tgt) and V(lio) unless
+      O(state=withdrawn).
+    type: str
+    version_added: 0.2.0
+  portal:
+    description:
+      - The array's address in the storage network, with a port behind a colon if it is not 3260. Needed for V(tgt) and
+        V(lio) unless O(state=withdrawn).
+      - The kernel's target cannot listen on a port that tgtd or another program has.
+    type: str
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
 seealso:
+  - module: splitmirror.backup.mirror_attach
   - module: splitmirror.backup.mirror_split
   - module: splitmirror.backup.tape_write
 """
 
 EXAMPLES = r"""
-- name: Give the media server the mirrors
+- name: Make the mirrors readable on the array, which is the media server too
   splitmirror.backup.mirror_present:
     session: "{{ splitmirror_session }}"
     provider: image
@@ -46,10 +79,22 @@ EXAMPLES = r"""
   delegate_to: array1
   register: mirror
 
+- name: Give the mirrors to the media server over iSCSI
+  splitmirror.backup.mirror_present:
+    session: "{{ splitmirror_session }}"
+    provider: lvm
+    pairs: "{{ splitmirror_pairs }}"
+    transport: lio
+    initiator: iqn.2004-10.com.ubuntu:01:media1
+    initiator_address: 10.20.0.50
+    portal: 10.20.0.11
+  delegate_to: array1
+  register: mirror
+
 - name: Take them back
   splitmirror.backup.mirror_present:
     session: "{{ splitmirror_session }}"
-    provider: image
+    provider: lvm
     pairs: "{{ splitmirror_pairs }}"
     state: withdrawn
   delegate_to: array1
@@ -58,23 +103,50 @@ EXAMPLES = r"""
 RETURN = r"""
 devices:
   description:
-    - The block device of each pair's mirror.
+    - The block device of each pair's mirror on this host.
     - In check mode only those that are there already; empty after O(state=withdrawn).
   type: dict
-  returned: always
+  returned: when O(state) is not V(checked)
   sample: {"data": "/dev/loop7", "wal": "/dev/loop8"}
+portal:
+  description: Where the media server reaches the target; empty when nothing is exported.
+  type: str
+  returned: when O(state=presented)
+  sample: 10.20.0.11:3260
+target:
+  description: The name of the session's target; empty when nothing is exported.
+  type: str
+  returned: when O(state=presented)
+  sample: iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c
+luns:
+  description: How the media server knows the mirror of each pair; empty when nothing is exported.
+  type: dict
+  returned: when O(state=presented)
+  sample:
+    data:
+      lun: 0
+      serial: a0fe08c6c479317f57172bc3a105200b
+      wwn: 6001405a0fe08c6c479317f57172bc3a
+      size_bytes: 1073741824
 withdrawn:
   description: The devices that are gone, or would go in check mode.
   type: list
   elements: str
   returned: when O(state=withdrawn)
   sample: [/dev/loop7, /dev/loop8]
+targets:
+  description: The exports that are gone, or would go in check mode.
+  type: list
+  elements: str
+  returned: when O(state=withdrawn)
+  sample: ["iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c"]
 """
 
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.splitmirror.backup.plugins.module_utils import presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
@@ -82,44 +154,87 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry
 SPEC = {
     **PAIRS_SPEC,
     **SESSION_SPEC,
-    "state": {"type": "str", "choices": ["presented", "withdrawn"], "default": "presented"},
+    "state": {"type": "str", "choices": ["presented", "withdrawn", "checked"], "default": "presented"},
+    "transport": {"type": "str", "choices": ["local", "tgt", "lio", "static"], "default": "local"},
+    "initiator": {"type": "str"},
+    "initiator_address": {"type": "str"},
+    "portal": {"type": "str"},
 }
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
-    """Present or withdraw."""
+    """Present, withdraw, or only look."""
     params = module.params
     provider = make_provider(params["provider"], params["pairs"], params["state_dir"])
-    before = {state.name: state.devices[0] for state in provider.state() if state.devices}
-    if params["state"] == "presented":
-        result = make_presented(module, provider, before)
-    else:
-        result = make_withdrawn(module, provider, before)
-    return {"diff": {"before": before, "after": result["devices"]}, **result}
+    if params["state"] == "withdrawn":
+        return make_withdrawn(module, provider)
+    way = presenting.Way.of(params["transport"], params["initiator"], params["initiator_address"], params["portal"])
+    if params["state"] == "checked":
+        way.exporter.preflight(way.portal)
+        return {"changed": False}
+    return make_presented(module, provider, way)
 
 
-def make_presented(module: AnsibleModule, provider: MirrorProvider, before: dict[str, str]) -> dict[str, Any]:
-    """Give a device for each pair."""
+def make_presented(module: AnsibleModule, provider: MirrorProvider, way: presenting.Way) -> dict[str, Any]:
+    """Give a device for each pair, and export them."""
     session = module.params["session"]
-    if module.check_mode:
-        if provider.split_result(session) is None:
-            raise MirrorError(f"session {session}: it has not split these pairs; split them first.", option="session")
-        return {"changed": len(before) < len(provider.pairs), "devices": before}
-    presented = provider.present(session)
-    return {"changed": presented.changed, "devices": presented.devices}
+    before = seen(provider)
+    presented = (presenting.foretell if module.check_mode else presenting.present)(provider, session, way)
+    size_bytes = {state.name: state.size_bytes for state in provider.state()}
+    export = presented.export
+    targets = {export.target} if export.target else set()
+    return {
+        "changed": presented.changed,
+        "devices": presented.devices,
+        "portal": export.portal,
+        "target": export.target,
+        "luns": {name: {**lun.as_dict(), "size_bytes": size_bytes[name]} for name, lun in export.luns.items()},
+        "diff": {
+            "before": before,
+            "after": {"devices": presented.devices, "targets": sorted({*before["targets"], *targets})},
+        },
+    }
 
 
-def make_withdrawn(module: AnsibleModule, provider: MirrorProvider, before: dict[str, str]) -> dict[str, Any]:
-    """Take all devices away."""
-    if module.check_mode:
-        if provider.split_result(module.params["session"]) is None:
-            return {"changed": False, "devices": before, "withdrawn": []}
-        busy = [state for state in provider.state() if state.users]
-        if busy:
-            raise MirrorError(f"{busy[0].problem}")
-        return {"changed": bool(before), "devices": {}, "withdrawn": list(before.values())}
-    withdrawn = provider.withdraw(module.params["session"])
-    return {"changed": bool(withdrawn), "devices": {}, "withdrawn": withdrawn}
+def make_withdrawn(module: AnsibleModule, provider: MirrorProvider) -> dict[str, Any]:
+    """Take all exports and devices away."""
+    session = module.params["session"]
+    before = seen(provider)
+    withdrawn = (foretell_withdrawal if module.check_mode else presenting.withdraw)(provider, session)
+    after = {
+        "devices": {name: path for name, path in before["devices"].items() if path not in withdrawn.devices},
+        "targets": [target for target in before["targets"] if target not in withdrawn.targets],
+    }
+    return {
+        "changed": bool(withdrawn.devices or withdrawn.targets),
+        "devices": after["devices"],
+        "withdrawn": withdrawn.devices,
+        "targets": withdrawn.targets,
+        "diff": {"before": before, "after": after},
+    }
+
+
+def foretell_withdrawal(provider: MirrorProvider, session: str) -> presenting.Withdrawn:
+    """What would be withdrawn."""
+    if provider.split_result(session) is None:
+        return presenting.Withdrawn([], [])
+    states = provider.state()
+    exports = presenting.exports_of(provider, states)
+    for state in states:
+        # What has an exported device open is the target, which goes first.
+        if state.users and not exports:
+            raise MirrorError(f"{state.problem}")
+    devices = [state.devices[0] for state in states if state.devices]
+    return presenting.Withdrawn(devices, [export.target for export in exports])
+
+
+def seen(provider: MirrorProvider) -> dict[str, Any]:
+    """What is presented and exported now."""
+    exports = presenting.exports_of(provider, provider.state())
+    return {
+        "devices": presenting.presented_devices(provider),
+        "targets": sorted(export.target for export in exports),
+    }
 
 
 def main() -> None:

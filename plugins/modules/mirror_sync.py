@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Brings all pairs of a mirror set in sync and free, so that they can be split.
   - Runs on the array, or on the host that drives it.
-  - A mirror that is presented or being read is never resynced; this module fails then.
+  - A mirror that is presented, exported or being read is never resynced; this module fails then.
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -25,8 +25,11 @@ options:
       - V(synced) waits until all pairs are in sync. What O(session) has split is resynced first, and a splitter that it
         has armed is ended. It fails when another session holds one of the pairs.
       - V(recovered) first finishes what dead sessions left on these pairs, whichever they are. It ends their
-        presentation, resyncs, and removes their records. It fails when a mirror is in use, or when the splitter of a
-        session other than O(session) stands ready.
+        exports and their presentation, resyncs, and removes their records. It fails when a mirror is in use on the
+        array, or when the splitter of a session other than O(session) stands ready.
+      - What is exported, and by which transport, is asked of the targets on this host. An initiator that is still
+        logged in does not keep an export, so detach the media server first
+        (M(splitmirror.backup.mirror_attach) fails when the mirror is being read there).
     type: str
     choices: [synced, recovered]
     default: synced
@@ -118,12 +121,19 @@ recovered:
       type: list
       elements: str
       sample: [/dev/loop7]
+targets:
+  description: The exports that were taken away with O(state=recovered), or would be in check mode.
+  type: list
+  elements: str
+  returned: always
+  sample: ["iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c"]
 """
 
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.splitmirror.backup.plugins.module_utils import presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
     PAIRS_SPEC,
     STATE_DIR_SPEC,
@@ -135,6 +145,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base imp
     PairState,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import Exported
 
 #: A production host is to be disturbed for about a second.
 LONG_SPLIT_S = 1.0
@@ -155,30 +166,35 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     session, recovering = params["session"], params["state"] == "recovered"
     before = provider.state()
     if module.check_mode:
-        return predict(before, session, recovering)
+        exports = presenting.exports_of(provider, before) if session or recovering else []
+        return predict(before, session, recovering, exports)
     changed = bool(session) and arm.disarm(provider.state_dir, session)
-    recovered = provider.recover() if recovering else []
-    resynced_bytes = provider.resync(session) if session and not recovering else 0
+    recovered, targets = presenting.recover(provider) if recovering else ([], [])
+    resynced_bytes = presenting.resync(provider, session) if session and not recovering else 0
     waited_s = provider.sync(params["wait"], params["timeout_s"])
     after = provider.state()
     refuse_problems(after)
     warn_of_a_long_split(module, after)
     return {
-        "changed": changed or bool(recovered) or holders(before) != holders(after),
+        "changed": changed or bool(recovered or targets) or holders(before) != holders(after),
         "pairs": [state.as_dict() for state in after],
         "waited_s": round(waited_s, 3),
         "resynced_bytes": resynced_bytes,
         "recovered": [one.as_dict() for one in recovered],
+        "targets": targets,
         "diff": {"before": holders(before), "after": holders(after)},
     }
 
 
-def predict(states: list[PairState], session: Any, recovering: bool) -> dict[str, Any]:
+def predict(states: list[PairState], session: Any, recovering: bool, exports: list[Exported]) -> dict[str, Any]:
     """What a run would do."""
     freed = [state for state in states if state.session and (state.session == session or recovering)]
     refuse_problems([state for state in states if state not in freed])
+    if not recovering:
+        presenting.refuse_exported(exports)
     for state in freed:
-        if state.users:
+        # What has an exported device open is the target, which goes first.
+        if state.users and not exports:
             refuse_problems([state])
         if state.phase == "armed" and state.session != session:
             refuse_problems([state])
@@ -189,9 +205,10 @@ def predict(states: list[PairState], session: Any, recovering: bool) -> dict[str
         one.setdefault("withdrawn", []).extend(state.devices)
     free = {state.name: {"phase": "none", "session": None} for state in freed}
     return {
-        "changed": bool(freed),
+        "changed": bool(freed or exports),
         "pairs": [{**state.as_dict(), **free.get(state.name, {})} for state in states],
         "recovered": list(dead.values()),
+        "targets": [export.target for export in exports],
         "diff": {"before": holders(states), "after": {**holders(states), **free}},
     }
 

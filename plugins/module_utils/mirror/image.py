@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Optional
 
+from .. import blockdev
 from ..daemon import DaemonRecord
 from ..session import StateDir, check_session_id
 from . import loop, reflink
@@ -164,7 +165,7 @@ class ImageProvider(MirrorProvider):
         record = self._journal.holder_of(pair)
         mark = _mark(pair.mirror)
         attached = loop.loops_of(pair.mirror) if mark is not None else []
-        users = tuple(user for device in attached for user in loop.users(device.path))
+        users = tuple(user for device in attached for user in blockdev.users(device.path))
         phase, session = (record.phase, record.session) if record else ("none", None)
         if record is None and mark:
             phase, session = "broken", mark  # the journal was lost
@@ -376,7 +377,7 @@ def remove_clones(record: SplitRecord) -> None:
 def _withdraw(pairs: Sequence[Pair]) -> list[str]:
     attached = [(device.path, pair) for pair in pairs for device in loop.loops_of(pair.mirror)]
     for device, pair in attached:
-        busy = loop.busy_users(device)
+        busy = blockdev.busy_users(device)
         if busy:
             raise MirrorError(f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.")
     for device, pair in attached:

@@ -6,19 +6,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
-import stat
 import subprocess
 import time
 from dataclasses import dataclass
 
+from ..blockdev import SETTLE_S, users
 from .base import MirrorError
-
-#: udev opens a new or closing device for a moment to look at it; that is no use of the mirror.
-SETTLE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -92,60 +87,6 @@ def detach(device: str, path: str) -> None:
         if time.monotonic() > deadline:
             raise MirrorError(f"{device}: it is in use by {'; '.join(users(device)) or 'somebody'} and stays attached.")
         time.sleep(0.05)
-
-
-def users(device: str) -> list[str]:
-    """Who uses a block device now: a mount or another kernel user, and every process that has it open."""
-    found = []
-    try:
-        # O_EXCL without O_CREAT on a block device fails when a file system or dm/md holds it, see open(2).
-        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
-    except OSError as exc:
-        if exc.errno != errno.EBUSY:
-            raise MirrorError(f"{device}: it cannot be opened ({exc.strerror}).") from exc
-        found.append(_mount_of(device) or "the kernel (a mount in another namespace, or device mapper)")
-    return found + _processes_with(os.stat(device).st_rdev)
-
-
-def busy_users(device: str) -> list[str]:
-    """As users, but gives those who look only for a moment the time to go away."""
-    deadline = time.monotonic() + SETTLE_S
-    while True:
-        found = users(device)
-        if not found or time.monotonic() > deadline or any(name.startswith("mount ") for name in found):
-            return found
-        time.sleep(0.05)
-
-
-def _mount_of(device: str) -> str:
-    number = os.stat(device).st_rdev
-    wanted = f"{os.major(number)}:{os.minor(number)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
-        points = [fields[4] for fields in map(str.split, stream) if fields[2] == wanted]
-    return f"mount {', '.join(points)}" if points else ""
-
-
-def _processes_with(rdev: int) -> list[str]:
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        if int(pid) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):  # the process ended meanwhile
-            if any(_is_device(f"/proc/{pid}/fd/{fd}", rdev) for fd in os.listdir(f"/proc/{pid}/fd")):
-                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                    found.append(f"process {pid} ({comm.read().strip()})")
-    return found
-
-
-def _is_device(link: str, rdev: int) -> bool:
-    try:
-        # The link is read first: stat on a descriptor of a dead network file system would hang.
-        if not os.readlink(link).startswith("/dev/"):
-            return False
-        status = os.stat(link)
-    except OSError:  # closed meanwhile
-        return False
-    return stat.S_ISBLK(status.st_mode) and status.st_rdev == rdev
 
 
 def _losetup(*words: str) -> str:

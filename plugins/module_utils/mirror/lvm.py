@@ -22,9 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from ..blockdev import is_read_only, kernel_device, set_read_only
 from ..session import StateDir
 from .base import Capabilities, MirrorError, Pair, PreparedSplit
-from .host import is_read_only, kernel_device, run_tool, set_read_only
+from .host import run_tool
 from .raid import PairView, RaidProvider
 
 _NAME = r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*"

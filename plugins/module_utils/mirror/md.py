@@ -26,10 +26,11 @@ from collections.abc import Sequence
 from typing import Optional
 from urllib.parse import quote
 
+from ..blockdev import kernel_device
 from ..session import StateDir
 from . import loop
 from .base import MirrorError, Pair
-from .host import Written, kernel_device, run_tool, written, written_between
+from .host import Written, run_tool, written, written_between
 from .raid import PairView, RaidProvider
 
 SECTOR_BYTES = 512

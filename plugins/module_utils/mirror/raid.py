@@ -18,9 +18,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Optional
 
+from .. import blockdev
 from ..daemon import DaemonRecord
 from ..session import StateDir, check_session_id
-from . import loop
 from .base import (
     Capabilities,
     MirrorError,
@@ -254,7 +254,7 @@ class RaidProvider(MirrorProvider):
         phase, session = (record.phase, record.session) if record else ("none", None)
         if record is None and view.mark:
             phase, session = "broken", view.mark  # the journal was lost
-        users = tuple(user for device in view.devices for user in loop.users(device)) if view.split else ()
+        users = tuple(user for device in view.devices for user in blockdev.users(device)) if view.split else ()
         in_sync = not (view.broken or view.syncing or view.split)
         problem = view.broken
         if problem is None and users:
@@ -381,6 +381,6 @@ class RaidSplit(PreparedSplit):
 
 def _refuse_busy(pair: Pair, view: PairView) -> None:
     for device in view.devices:
-        busy = loop.busy_users(device)
+        busy = blockdev.busy_users(device)
         if busy:
             raise MirrorError(f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.")

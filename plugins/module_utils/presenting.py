@@ -1,0 +1,187 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A mirror set on its way to the media server: the provider makes devices of it, the exporter takes them there.
+
+This is the one place that knows both. What is exported is looked for in the targets of this host, whatever transport
+a session was told to use, so that nothing is missed that another run left. The order never changes: device, export;
+export gone, device gone, resync.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from .mirror.base import MirrorError, MirrorProvider, PairState, Recovered
+from .mirror.journal import Journal
+from .transport.base import Export, Exported, Exporter, Initiator, Lun, Unit
+from .transport.names import Portal, TransportError, check_address, check_initiator, serial_of, target_of
+from .transport.registry import all_exporters, make_exporter
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the mirrors get to the media server. :param initiator: None, like portal, where nothing is exported."""
+
+    exporter: Exporter
+    initiator: Optional[Initiator] = None
+    portal: Optional[Portal] = None
+
+    @classmethod
+    def of(cls, transport: str, initiator: Optional[str], address: Optional[str], portal: Optional[str]) -> Way:
+        """From the options of the modules.
+
+        :raises TransportError: one is missing, or cannot be understood.
+        """
+        exporter = make_exporter(transport)
+        if not exporter.capabilities.exports:
+            return cls(exporter)
+        for option, value in (("initiator", initiator), ("initiator_address", address), ("portal", portal)):
+            if not value:
+                raise TransportError(f"{option}: transport {transport} needs it.", option=option)
+        who = Initiator(check_initiator(str(initiator)), check_address(str(address), "initiator_address"))
+        return cls(exporter, who, Portal.parse(str(portal)))
+
+
+@dataclass(frozen=True)
+class Presented:
+    """A mirror set that the media server can read. :param devices: on this host, by name of the pair."""
+
+    devices: dict[str, str]
+    export: Export
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """What is not there any more. :param targets: names of the exports."""
+
+    devices: list[str]
+    targets: list[str]
+
+
+def present(provider: MirrorProvider, session: str, way: Way) -> Presented:
+    """Make the session's mirrors readable to the media server, and only readable; again gives the same.
+
+    An export of the session that is not as asked is made anew.
+
+    :raises SplitMirrorError: the session has no finished split, or they cannot be exported.
+    """
+    presentation = provider.present(session)
+    units = units_of(session, presentation.devices)
+    with Journal(provider.state_dir).locked():
+        export = _export(session, units, way)
+    return Presented(presentation.devices, export, presentation.changed or export.changed)
+
+
+def units_of(session: str, devices: dict[str, str]) -> list[Unit]:
+    """The devices as what they are exported. :param devices: by name of the pair, in the order of the pairs."""
+    return [Unit(name, device, serial_of(session, name)) for name, device in devices.items()]
+
+
+def _export(session: str, units: Sequence[Unit], way: Way) -> Export:
+    if way.initiator is None or way.portal is None:
+        return Export("", "", {}, False)
+    luns = way.exporter.luns(units)
+    if way.exporter.matches(session, units, way.initiator, way.portal):
+        return Export(str(way.portal), target_of(session), luns, False)
+    _remove(found for found in _exports() if found[1].session == session)
+    way.exporter.make(session, units, way.initiator, way.portal)
+    return Export(str(way.portal), target_of(session), luns, True)
+
+
+def foretell(provider: MirrorProvider, session: str, way: Way) -> Presented:
+    """What present would return, as far as it can be told. Changes nothing.
+
+    :raises SplitMirrorError: it would be refused.
+    """
+    if provider.split_result(session) is None:
+        raise MirrorError(f"session {session}: it has not split these pairs; split them first.", option="session")
+    way.exporter.preflight(way.portal)
+    devices = presented_devices(provider)
+    missing = len(devices) < len(provider.pairs)
+    luns: dict[str, Lun] = {}
+    exported = True
+    if way.initiator is not None and way.portal is not None:
+        names = {pair.name: devices.get(pair.name, "") for pair in provider.pairs}
+        luns = way.exporter.luns(units_of(session, names))
+        exported = not missing and way.exporter.matches(session, units_of(session, names), way.initiator, way.portal)
+    export = Export(str(way.portal or ""), target_of(session) if luns else "", luns, not exported)
+    return Presented(devices, export, missing or not exported)
+
+
+def presented_devices(provider: MirrorProvider) -> dict[str, str]:
+    """The devices of the mirrors that are presented on this host, by name of the pair."""
+    return {state.name: state.devices[0] for state in provider.state() if state.devices}
+
+
+def withdraw(provider: MirrorProvider, session: str) -> Withdrawn:
+    """Take the session's exports back, then its devices; whoever is still logged in loses them.
+
+    :raises SplitMirrorError: a device is in use on this host, or another session holds the pairs.
+    """
+    provider.split_result(session)  # refuses a session that holds none of the pairs while another one does
+    with Journal(provider.state_dir).locked():
+        targets = _remove(found for found in _exports() if found[1].session == session)
+    return Withdrawn(provider.withdraw(session), targets)
+
+
+def exports_of(provider: MirrorProvider, states: Iterable[PairState]) -> list[Exported]:
+    """The exports of ours that show one of these mirrors, or belong to a session that holds one."""
+    return [export for _exporter, export in _exports_of(states)]
+
+
+def resync(provider: MirrorProvider, session: str) -> int:
+    """Make the session's mirrors mirrors again, see MirrorProvider.resync.
+
+    :raises SplitMirrorError: a mirror is still exported, or the provider refuses.
+    """
+    refuse_exported(exports_of(provider, provider.state()))
+    return provider.resync(session)
+
+
+def refuse_exported(exports: Iterable[Exported]) -> None:
+    """Refuse to resync mirrors that are exported. :raises MirrorError: there is an export."""
+    for export in exports:
+        raise MirrorError(
+            f"session {export.session}: its mirrors are still exported as {export.target}; withdraw them before the "
+            "resync (mirror_present with state: withdrawn)."
+        )
+
+
+def recover(provider: MirrorProvider) -> tuple[list[Recovered], list[str]]:
+    """Finish what dead sessions left: exports, devices, splits, see MirrorProvider.recover.
+
+    :returns: what the provider recovered, and the names of the targets that are gone.
+    """
+    with Journal(provider.state_dir).locked():
+        # A splitter that stands ready makes the provider refuse, and has nothing exported yet.
+        targets = _remove(_exports_of(provider.state()))
+    return provider.recover(), targets
+
+
+def _exports() -> list[tuple[Exporter, Exported]]:
+    return [(exporter, export) for exporter in all_exporters() for export in exporter.exported()]
+
+
+def _exports_of(states: Iterable[PairState]) -> list[tuple[Exporter, Exported]]:
+    known = list(states)
+    sessions = {state.session for state in known}
+    devices = {os.path.realpath(device) for state in known for device in state.devices}
+    return [
+        (exporter, export)
+        for exporter, export in _exports()
+        if export.session in sessions or devices.intersection(map(os.path.realpath, export.devices))
+    ]
+
+
+def _remove(exports: Iterable[tuple[Exporter, Exported]]) -> list[str]:
+    removed = []
+    for exporter, export in exports:
+        exporter.remove(export)
+        removed.append(export.target)
+    return removed

@@ -1,0 +1,48 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Programs of the host that others wrote: run to their end, without a shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import Optional
+
+from .errors import SplitMirrorError
+
+
+class ToolError(SplitMirrorError):
+    """A program that is missing or that failed. :ivar exit_code: None when it is missing."""
+
+    def __init__(self, message: str, exit_code: Optional[int]) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run_tool(*command: str, environment: Mapping[str, str] = {}) -> str:
+    """Run a program to its end and return its output. It is never killed: that could leave I/O suspended.
+
+    :param environment: variables besides this process's own.
+    :raises ToolError: it is not there, or it failed; with its own words.
+    """
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    variables = {**os.environ, "LC_ALL": "C", "PATH": path, **environment}
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            env=variables,
+        )
+    except FileNotFoundError as exc:
+        raise ToolError(f"{command[0]}: it is not installed on this host.", None) from exc
+    if done.returncode:
+        words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise ToolError(f"{' '.join(command)}: {words}", done.returncode)
+    return done.stdout

@@ -1,0 +1,306 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The media server's side of a transport: find each mirror by what it says of itself, and let go of it again."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from .. import blockdev
+from ..tools import ToolError, run_tool
+from . import initiator
+from .disks import Disk, all_disks, check_size, foreign_holders, read_disk, stable_name
+from .names import Portal, TransportError, session_of, target_of
+
+#: How long the LUNs of a session may take to appear.
+FIND_TIMEOUT_S = 30.0
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The mirror of one pair. :param serial: its serial number. :param size_bytes: None for any size."""
+
+    name: str
+    serial: str
+    lun: int = 0
+    wwn: str = ""
+    size_bytes: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The mirrors as this host reads them. :param devices: paths under /dev/disk/by-id, by name of the pair."""
+
+    devices: dict[str, str]
+    changed: bool
+
+
+class Attacher(ABC):
+    """How this host comes to the mirrors of a session."""
+
+    @abstractmethod
+    def look(self, wanted: Sequence[Wanted]) -> dict[str, str]:
+        """The devices that are attached as they should be, by name of the pair. Changes nothing."""
+
+    @abstractmethod
+    def attach(self, wanted: Sequence[Wanted]) -> Attached:
+        """Find all mirrors, read-only and with nothing cached of them; again gives the same.
+
+        :raises SplitMirrorError: one cannot be found, or is not what it should be.
+        """
+
+
+class IscsiAttacher(Attacher):
+    """A session's own target. :param portal: where it is."""
+
+    def __init__(self, session: str, portal: Portal) -> None:
+        self._target = target_of(session)
+        self._portal = portal
+
+    def look(self, wanted: Sequence[Wanted]) -> dict[str, str]:
+        """See Attacher."""
+        found = self._session()
+        if found is None or not found.logged_in:
+            return {}
+        devices = {}
+        for one, disk in self._disks(found, wanted).items():
+            with contextlib.suppress(TransportError):
+                devices[one] = stable_name([disk], timeout_s=0)
+        return devices
+
+    def attach(self, wanted: Sequence[Wanted]) -> Attached:
+        """See Attacher."""
+        before = self._session()
+        if before is not None and not before.logged_in:
+            # What is left of an array that went away and came back.
+            detach_target(self._target)
+            before = None
+        found = before or initiator.log_in(self._target, self._portal)
+        disks = self._wait(found, wanted)
+        for one in wanted:
+            check_size(one.name, disks[one.name], one.size_bytes)
+        devices = {one.name: stable_name([disks[one.name]]) for one in wanted}
+        for disk in disks.values():
+            make_read_only(disk)
+        return Attached(devices, before is None)
+
+    def _session(self) -> Optional[initiator.Session]:
+        return next((one for one in initiator.sessions() if one.target == self._target), None)
+
+    def _wait(self, session: initiator.Session, wanted: Sequence[Wanted]) -> dict[str, Disk]:
+        deadline = time.monotonic() + FIND_TIMEOUT_S
+        scanned = time.monotonic()
+        while True:
+            disks = self._disks(session, wanted)
+            missing = [one for one in wanted if one.name not in disks]
+            if not missing:
+                return disks
+            if time.monotonic() > deadline:
+                raise TransportError(
+                    f"pair {missing[0].name}: target {self._target} shows the media server no LUN {missing[0].lun} "
+                    f"with serial {missing[0].serial}."
+                )
+            if time.monotonic() > scanned + FIND_TIMEOUT_S / 4:
+                initiator.rescan_session(session)
+                scanned = time.monotonic()
+            time.sleep(_POLL_S)
+
+    def _disks(self, session: initiator.Session, wanted: Sequence[Wanted]) -> dict[str, Disk]:
+        """Those that are there; one with another name than its LUN should have is refused."""
+        names = initiator.disks_of(session)
+        found = {}
+        for one in wanted:
+            disk = read_disk(names[one.lun]) if one.lun in names else None
+            if disk is None:
+                continue
+            if not disk.is_called(one.serial) or (one.wwn and not disk.is_called(one.wwn)):
+                raise TransportError(
+                    f"pair {one.name}: LUN {one.lun} of {self._target} has serial {disk.serial or 'none'} and WWN "
+                    f"{', '.join(disk.wwns) or 'none'} instead of {one.serial} and {one.wwn}; it is not this session's "
+                    "mirror."
+                )
+            found[one.name] = disk
+        return found
+
+
+class StaticAttacher(Attacher):
+    """LUNs that the array shows this host once and for all. They are known by ``mirror_serial`` of the pair."""
+
+    def look(self, wanted: Sequence[Wanted]) -> dict[str, str]:
+        """See Attacher."""
+        disks = all_disks()
+        devices = {}
+        for one in wanted:
+            with contextlib.suppress(TransportError):
+                devices[one.name] = stable_name(_paths_to(one, disks), timeout_s=0)
+        return devices
+
+    def attach(self, wanted: Sequence[Wanted]) -> Attached:
+        """See Attacher. What the LUN holds has changed since the session before, and so may its size."""
+        disks = all_disks()
+        for one in wanted:
+            for disk in [disk for disk in disks if disk.is_called(one.serial)]:
+                _tell(f"/sys/class/block/{disk.name}/device/rescan", "1")
+        if any(not any(disk.is_called(one.serial) for disk in disks) for one in wanted):
+            for host in glob.glob("/sys/class/scsi_host/host*/scan"):
+                _tell(host, "- - -")
+        devices = {}
+        changed = False
+        deadline = time.monotonic() + FIND_TIMEOUT_S
+        for one in wanted:
+            while not any(disk.is_called(one.serial) for disk in all_disks()) and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+            paths = _paths_to(one, all_disks())
+            devices[one.name] = stable_name(paths)
+            for disk in paths:
+                check_size(one.name, disk, one.size_bytes)
+                changed = make_read_only(disk) or changed
+        return Attached(devices, changed)
+
+
+def _paths_to(one: Wanted, disks: Sequence[Disk]) -> list[Disk]:
+    """All disks that are paths to this LUN. :raises TransportError: there is none."""
+    paths = [disk for disk in disks if disk.is_called(one.serial)]
+    if not paths:
+        raise TransportError(
+            f"pairs: pair {one.name}: the media server sees no LUN with the serial number or WWN {one.serial}; mask it "
+            "to this host, or give mirror_serial as lsblk -o NAME,SERIAL,WWN shows it here.",
+            option="pairs",
+        )
+    return paths
+
+
+def wanted_from_pairs(pairs: Sequence[Mapping[str, Optional[str]]]) -> list[Wanted]:
+    """What transport static looks for.
+
+    :raises TransportError: a pair has no mirror_serial, or two have the same.
+    """
+    wanted: list[Wanted] = []
+    for pair in pairs:
+        serial = pair.get("mirror_serial")
+        if not serial:
+            raise TransportError(
+                f"pairs: pair {pair['name']} has no mirror_serial, by which transport static finds its mirror.",
+                option="pairs",
+            )
+        if any(one.serial == serial for one in wanted):
+            raise TransportError(f"pairs: two pairs have the mirror_serial {serial}.", option="pairs")
+        wanted.append(Wanted(str(pair["name"]), serial))
+    return wanted
+
+
+def make_read_only(disk: Disk) -> bool:
+    """Let the disk and what lies over its paths refuse writes, and forget what is cached; return whether it was new."""
+    changed = False
+    for device in dict.fromkeys((f"/dev/{disk.name}", disk.top)):
+        status = os.stat(device)
+        if not blockdev.is_read_only(f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"):
+            blockdev.set_read_only(device, True)
+            changed = True
+        blockdev.drop_cache(device)
+    return changed
+
+
+# ---- letting go ----
+
+
+def attached_targets(session: Optional[str] = None, host: Optional[str] = None) -> list[str]:
+    """The targets of ours that this host is logged in to, or has a record of.
+
+    :param session: only that of this session. :param host: only those of sessions of this database host.
+    """
+    names = [one.target for one in initiator.sessions()] + [node.target for node in initiator.nodes()]
+    return [name for name in dict.fromkeys(names) if _is_meant(session_of(name), session, host)]
+
+
+def _is_meant(found: Optional[str], session: Optional[str], host: Optional[str]) -> bool:
+    if found is None:
+        return False
+    if session is not None:
+        return found == session
+    part = re.fullmatch(r"\d{8}T\d{6}Z-(.+)-[0-9a-f]{4}", found)
+    return host is not None and part is not None and part[1] == re.sub(r"[^A-Za-z0-9._-]", "-", host)[:50]
+
+
+def refuse_busy_target(target: str) -> None:
+    """Refuse to let go of mirrors that are being read. :raises TransportError: one is."""
+    for session in [one for one in initiator.sessions() if one.target == target]:
+        for name in initiator.disks_of(session).values():
+            disk = read_disk(name)
+            if disk is not None:
+                _refuse_busy(disk, answers=session.logged_in)
+
+
+def detach_target(target: str) -> None:
+    """Log out of a target and forget it.
+
+    :raises SplitMirrorError: a disk of it is in use, or its session stays.
+    """
+    refuse_busy_target(target)
+    for session in [one for one in initiator.sessions() if one.target == target]:
+        for name in initiator.disks_of(session).values():
+            disk = read_disk(name)
+            if disk is not None and disk.multipath:
+                _flush_multipath(disk)
+            if session.logged_in:
+                blockdev.drop_cache(f"/dev/{name}")
+    initiator.log_out(target)
+
+
+def let_go_of_luns(wanted: Sequence[Wanted], change: bool) -> None:
+    """Make sure that nobody reads the LUNs of transport static, and forget what is cached of them.
+
+    :param change: False only looks.
+    :raises SplitMirrorError: one is in use.
+    """
+    found = [disk for disk in all_disks() if any(disk.is_called(one.serial) for one in wanted)]
+    for disk in found:
+        _refuse_busy(disk, answers=True)
+    for disk in found if change else []:
+        for device in dict.fromkeys((disk.top, f"/dev/{disk.name}")):
+            blockdev.drop_cache(device)
+
+
+def _refuse_busy(disk: Disk, answers: bool) -> None:
+    """:param answers: the disk answers; one that does not is not opened, because that would hang."""
+    holders = foreign_holders(disk)
+    users = [f"the device {', '.join(holders)} over it"] if holders else []
+    users = users or (blockdev.busy_users(disk.top) if answers else _users_of_dead(disk))
+    if users:
+        raise TransportError(
+            f"the mirror with serial {disk.serial} is in use on the media server by {'; '.join(users)}; end that first."
+        )
+
+
+def _users_of_dead(disk: Disk) -> list[str]:
+    """Who has a disk open that does not answer. Who waits for it gets an error when the replacement timeout is over."""
+    deadline = time.monotonic() + initiator.REPLACEMENT_TIMEOUT_S + blockdev.SETTLE_S
+    while True:
+        users = blockdev.processes_with(disk.top)
+        if not users or time.monotonic() > deadline:
+            return users
+        time.sleep(_POLL_S)
+
+
+def _flush_multipath(disk: Disk) -> None:
+    try:
+        run_tool("multipath", "-f", f"/dev/{disk.multipath}")
+    except ToolError as exc:
+        raise TransportError(exc.message) from exc
+
+
+def _tell(path: str, word: str) -> None:
+    """Write to an attribute in sysfs that not every disk has."""
+    with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as stream:
+        stream.write(word)

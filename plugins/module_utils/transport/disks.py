@@ -1,0 +1,164 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Disks of the media server by what they say of themselves: serial number and WWN, never by a name of the kernel's.
+
+The facts come from sysfs: the pages 0x80 and 0x83 of SCSI's vital product data (SPC-4, 7.8), and the files ``wwid`` and
+``serial`` of NVMe and virtio.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Optional
+
+from .names import TransportError
+
+SYSFS = "/sys"
+BY_ID = "/dev/disk/by-id"
+SECTOR_BYTES = 512
+#: How long udev may take to name a new disk.
+UDEV_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+_NAA, _EUI = 3, 2
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of this host.
+
+    :param name: the kernel's, for now.
+    :param wwns: its identifiers, in small letters, without their type.
+    :param multipath: the multipath device over it, by the kernel's name.
+    """
+
+    name: str
+    serial: str
+    wwns: tuple[str, ...]
+    size_bytes: int
+    multipath: Optional[str] = None
+
+    @property
+    def top(self) -> str:
+        """The device to read: the multipath device where there is one."""
+        return f"/dev/{self.multipath or self.name}"
+
+    def is_called(self, wanted: str) -> bool:
+        """Whether this is its serial number or its WWN, with or without the type in front."""
+        return bool(wanted.strip()) and plain(wanted) in {plain(self.serial), *self.wwns}
+
+
+def plain(name: str) -> str:
+    """A serial number or WWN without its type, in small letters."""
+    text = name.strip().lower()
+    for prefix in ("naa.", "eui.", "t10.", "uuid.", "0x"):
+        if text.startswith(prefix):
+            return text[len(prefix) :].strip()
+    return text
+
+
+def serial_in(page: bytes) -> str:
+    """The serial number in the page 0x80."""
+    return page[4:].decode("ascii", errors="replace").strip(" \0")
+
+
+def wwns_in(page: bytes) -> list[str]:
+    """The identifiers of the LUN itself in the page 0x83: of the types NAA and EUI-64, as hexadecimal digits."""
+    found = []
+    position = 4
+    while position + 4 <= len(page):
+        length = page[position + 3]
+        association, kind = page[position + 1] >> 4 & 3, page[position + 1] & 15
+        if association == 0 and kind in (_NAA, _EUI):
+            found.append(page[position + 4 : position + 4 + length].hex())
+        position += 4 + length
+    return found
+
+
+def read_disk(name: str, sysfs: str = SYSFS) -> Optional[Disk]:
+    """Look at a disk, or return None when it has gone meanwhile. :param name: the kernel's."""
+    folder = f"{sysfs}/class/block/{name}"
+    size = _read(f"{folder}/size")
+    if not size:
+        return None
+    serial = serial_in(_read(f"{folder}/device/vpd_pg80"))
+    wwns = wwns_in(_read(f"{folder}/device/vpd_pg83"))
+    for place in ("wwid", "device/wwid"):
+        wwns += [plain(text) for text in [_text(f"{folder}/{place}")] if text]
+    for place in ("serial", "device/serial"):
+        serial = serial or _text(f"{folder}/{place}")
+    multipath = next(
+        (h for h in _holders(folder) if _text(f"{sysfs}/class/block/{h}/dm/uuid").startswith("mpath-")), None
+    )
+    return Disk(name, serial, tuple(dict.fromkeys(wwns)), int(size) * SECTOR_BYTES, multipath)
+
+
+def all_disks(sysfs: str = SYSFS) -> list[Disk]:
+    """All disks of this host: no partitions, and nothing that lies on another block device."""
+    found = []
+    for folder in sorted(glob.glob(f"{sysfs}/class/block/*")):
+        # Only what has hardware behind it says who it is.
+        if os.path.exists(f"{folder}/device") and not os.path.exists(f"{folder}/partition"):
+            found.append(read_disk(os.path.basename(folder), sysfs))
+    return [disk for disk in found if disk is not None]
+
+
+def foreign_holders(disk: Disk, sysfs: str = SYSFS) -> list[str]:
+    """What else than its multipath device lies on a disk, by the kernel's names."""
+    return [name for name in _holders(f"{sysfs}/class/block/{disk.name}") if name != disk.multipath]
+
+
+def check_size(pair: str, disk: Disk, size_bytes: Optional[int]) -> None:
+    """Refuse a LUN of another size. :raises TransportError: it is."""
+    if size_bytes is not None and size_bytes != disk.size_bytes:
+        raise TransportError(
+            f"pair {pair}: the LUN with serial {disk.serial} has {disk.size_bytes} bytes here, and {size_bytes} on the "
+            "array; scan its path again, or name the right LUN."
+        )
+
+
+def stable_name(disks: Iterable[Disk], by_id: str = BY_ID, timeout_s: float = UDEV_TIMEOUT_S) -> str:
+    """The path under /dev/disk/by-id of what these disks, all paths to one LUN, are read through.
+
+    :raises TransportError: udev gives it none in time.
+    """
+    tops = list(dict.fromkeys(os.path.realpath(disk.top) for disk in disks))
+    deadline = time.monotonic() + timeout_s
+    while True:
+        names = [path for path in glob.glob(f"{by_id}/*") if os.path.realpath(path) in tops]
+        if names:
+            return min(names, key=_rank)
+        if time.monotonic() > deadline:
+            raise TransportError(f"{tops[0]}: udev gives it no name under {by_id}; see udevadm settle.")
+        time.sleep(_POLL_S)
+
+
+def _rank(path: str) -> tuple[int, str]:
+    """What says most clearly which LUN it is comes first."""
+    name = os.path.basename(path)
+    order = ("dm-uuid-mpath-", "wwn-", "nvme-eui.", "nvme-uuid.", "scsi-3", "scsi-", "")
+    return next(place for place, prefix in enumerate(order) if name.startswith(prefix)), path
+
+
+def _holders(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(f"{folder}/holders"))
+    except OSError:
+        return []
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError:
+        return b""
+
+
+def _text(path: str) -> str:
+    return _read(path).decode("utf-8", errors="replace").strip()

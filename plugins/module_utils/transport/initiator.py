@@ -1,0 +1,174 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The media server's side of iSCSI: its name, its sessions, logging in and out, through iscsiadm(8) and sysfs."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import time
+from dataclasses import dataclass
+
+from ..tools import ToolError, run_tool
+from .disks import SYSFS
+from .names import Portal, TransportError, check_initiator
+
+NAME_FILE = "/etc/iscsi/initiatorname.iscsi"
+#: An array that is gone shall not hold the backup for iSCSI's usual two minutes.
+REPLACEMENT_TIMEOUT_S = 15
+_LOGIN_TIMEOUT_S = 10
+_LOGIN_TRIES = 2
+_LOGOUT_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+#: Exit codes of iscsiadm(8): the session is there already; nothing of what was asked for is there.
+_EXISTS, _NOT_FOUND = 15, 21
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session of this host with a target. :param name: ``sessionN``. :param state: as the kernel calls it."""
+
+    name: str
+    target: str
+    state: str
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether its disks answer; otherwise they fail, or hang until the replacement timeout is over."""
+        return self.state == "LOGGED_IN"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A record of iscsiadm's: a target that this host knows, logged in or not."""
+
+    target: str
+    portal: Portal
+
+
+def initiator_name(path: str = NAME_FILE) -> str:
+    """By what name this host logs in.
+
+    :raises TransportError: it has none.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            found = re.search(r"^\s*InitiatorName\s*=\s*(\S+)\s*$", stream.read(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is None:
+        raise TransportError(
+            f"initiator: the media server has no initiator name in {path}; install open-iscsi, and start iscsid once.",
+            option="initiator",
+        )
+    return check_initiator(found[1])
+
+
+def sessions(sysfs: str = SYSFS) -> list[Session]:
+    """All iSCSI sessions of this host."""
+    found = []
+    for folder in sorted(glob.glob(f"{sysfs}/class/iscsi_session/session*")):
+        target, state = _text(f"{folder}/targetname"), _text(f"{folder}/state")
+        if target:
+            found.append(Session(os.path.basename(folder), target, state))
+    return found
+
+
+def disks_of(session: Session, sysfs: str = SYSFS) -> dict[int, str]:
+    """The kernel's names of the session's disks, by LUN."""
+    found = {}
+    for folder in glob.glob(f"{sysfs}/class/iscsi_session/{session.name}/device/target*/*:*:*:*/block/*"):
+        address = os.path.basename(os.path.dirname(os.path.dirname(folder)))
+        found[int(address.rpartition(":")[2])] = os.path.basename(folder)
+    return found
+
+
+def nodes() -> list[Node]:
+    """All records of iscsiadm's."""
+    found = []
+    for line in _admin("-m", "node", allowed=_NOT_FOUND).splitlines():
+        match = re.fullmatch(r"(\S+),-?\d+ (\S+)", line.strip())
+        if match:
+            found.append(Node(match[2], Portal.parse(match[1])))
+    return found
+
+
+def preflight() -> None:
+    """Refuse a host that cannot log in anywhere. :raises TransportError: its tools are missing."""
+    nodes()
+
+
+def log_in(target: str, portal: Portal) -> Session:
+    """Log in to a target at a portal, without discovery: nothing else of the array is asked for or kept.
+
+    :raises TransportError: the target does not let this host in, or does not answer.
+    """
+    where = ("-m", "node", "-T", target, "-p", str(portal))
+    _admin(*where, "-o", "new")
+    settings = {
+        "node.startup": "manual",
+        "node.session.timeo.replacement_timeout": REPLACEMENT_TIMEOUT_S,
+        "node.session.initial_login_retry_max": _LOGIN_TRIES,
+        "node.conn[0].timeo.login_timeout": _LOGIN_TIMEOUT_S,
+    }
+    for name, value in settings.items():
+        _admin(*where, "-o", "update", "-n", name, "-v", str(value))
+    try:
+        _admin(*where, "--login", allowed=_EXISTS)
+    except TransportError as exc:
+        _admin(*where, "-o", "delete", allowed=_NOT_FOUND)
+        raise TransportError(
+            f"portal: the media server cannot log in to {target} at {portal} ({exc.message}).", option="portal"
+        ) from exc
+    found = next((session for session in sessions() if session.target == target), None)
+    if found is None:
+        raise TransportError(f"target {target}: the media server logged in, and its session is gone already.")
+    return found
+
+
+def log_out(target: str) -> None:
+    """Log out of a target, if that is to be done, and forget it.
+
+    :raises TransportError: the session stays.
+    """
+    if any(session.target == target for session in sessions()):
+        if not any(node.target == target for node in nodes()):
+            raise TransportError(
+                f"target {target}: iscsiadm has no record of it; end its session by hand (-m session)."
+            )
+        _admin("-m", "node", "-T", target, "--logout", allowed=_NOT_FOUND)
+    deadline = time.monotonic() + _LOGOUT_TIMEOUT_S
+    while any(session.target == target for session in sessions()):
+        if time.monotonic() > deadline:
+            raise TransportError(f"target {target}: the media server's session with it does not end.")
+        time.sleep(_POLL_S)
+    _admin("-m", "node", "-T", target, "-o", "delete", allowed=_NOT_FOUND)
+
+
+def rescan_session(session: Session) -> None:
+    """Let the kernel look for further LUNs in a session. :raises TransportError: iscsiadm failed."""
+    _admin("-m", "session", "-r", session.name[len("session") :], "-R")
+
+
+def _admin(*words: str, allowed: int = 0) -> str:
+    try:
+        return run_tool("iscsiadm", *words)
+    except ToolError as exc:
+        if exc.exit_code is None:
+            raise TransportError(
+                "transport: iscsiadm is not installed on the media server; install open-iscsi.", option="transport"
+            ) from exc
+        if exc.exit_code == allowed:
+            return ""
+        raise TransportError(exc.message) from exc
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""

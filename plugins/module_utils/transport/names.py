@@ -1,0 +1,137 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How a target of ours is called, and its LUNs: everything follows from the session and the pair.
+
+So whoever comes later knows a leftover of a dead session without any record of it, and a LUN of one session can never
+be taken for that of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import errno
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from typing import Optional
+
+from ..errors import SplitMirrorError
+from ..session import check_session_id
+
+#: All our targets begin so; what stands behind it is the session.
+TARGET_PREFIX = "iqn.2026-01.local.splitmirror.mirror:"
+DEFAULT_PORT = 3260
+#: RFC 3720, 3.2.6.3: the longest name of a target or an initiator, and what begins one.
+_NAME_BYTES = 223
+_NAME = re.compile(r"(iqn\.\d{4}-\d{2}\.[a-z0-9.:-]+|eui\.[0-9a-f]{16}|naa\.(?:[0-9a-f]{16}|[0-9a-f]{32}))")
+
+
+class TransportError(SplitMirrorError):
+    """A mirror that cannot be given to the media server, or not be taken back."""
+
+
+def target_of(session: str) -> str:
+    """The name of the session's target.
+
+    Names in iSCSI know no capitals and no underscore; these are written with a colon in front, so that each session has
+    a name of its own, from which it can be read again.
+    """
+    escaped = re.sub("[A-Z]", lambda found: ":" + found[0].lower(), check_session_id(session)).replace("_", ":-")
+    return TARGET_PREFIX + escaped
+
+
+def session_of(target: str) -> Optional[str]:
+    """The session that a target belongs to, or None when it is not ours."""
+    if not target.startswith(TARGET_PREFIX):
+        return None
+    text = target[len(TARGET_PREFIX) :]
+    session = re.sub(":([a-z-])", lambda found: "_" if found[1] == "-" else found[1].upper(), text)
+    try:
+        return session if target_of(session) == target else None
+    except SplitMirrorError:
+        return None
+
+
+def serial_of(session: str, pair: str) -> str:
+    """The serial number of the LUN: 32 hexadecimal digits, so that a target can make its WWN from them."""
+    return hashlib.sha256(f"{session}\0{pair}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Portal:
+    """Where a target is reached. :param address: of the array, in the storage network."""
+
+    address: str
+    port: int = DEFAULT_PORT
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str, option: str = "portal") -> Portal:
+        """Read ``ADDRESS`` or ``ADDRESS:PORT``; an IPv6 address with a port stands in brackets.
+
+        :raises TransportError: it is neither.
+        """
+        found = re.fullmatch(r"\[([^\]]+)\](?::(\d+))?|([^:]+)(?::(\d+))?|([0-9A-Fa-f:.]+)", text)
+        if found:
+            address, port = found[1] or found[3] or found[5], int(found[2] or found[4] or DEFAULT_PORT)
+            if 0 < port < 1 << 16:
+                return cls(check_address(address, option), port)
+        raise TransportError(
+            f"{option}: {text!r} is no portal; write the array's storage address, such as 10.20.0.11 or "
+            "10.20.0.11:3261.",
+            option=option,
+        )
+
+
+def check_address(address: str, option: str) -> str:
+    """Return an IP address as it is written normally. :raises TransportError: it is none."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError as exc:
+        raise TransportError(f"{option}: {address!r} is no IP address.", option=option) from exc
+
+
+def refuse_foreign_address(portal: Portal) -> None:
+    """Refuse a portal whose address this host does not have. :raises TransportError: it does not."""
+    with _socket_for(portal) as probe:
+        try:
+            probe.bind((portal.address, 0))
+        except OSError as exc:
+            raise TransportError(
+                f"portal: {portal.address} is no address of the array ({exc.strerror}); give the one it has in the "
+                "storage network.",
+                option="portal",
+            ) from exc
+
+
+def is_taken(portal: Portal) -> bool:
+    """Whether a program or the kernel listens there already."""
+    with _socket_for(portal) as probe:
+        # Connections of before that are being forgotten are nobody's.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((portal.address, portal.port))
+        except OSError as exc:
+            return exc.errno == errno.EADDRINUSE
+    return False
+
+
+def _socket_for(portal: Portal) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in portal.address else socket.AF_INET, socket.SOCK_STREAM)
+
+
+def check_initiator(name: str) -> str:
+    """Return the name of an initiator. :raises TransportError: it is none, or would let in more than one."""
+    if len(name) <= _NAME_BYTES and _NAME.fullmatch(name):
+        return name
+    raise TransportError(
+        f"initiator: {name!r} is no iSCSI name; give the media server's own, the line InitiatorName= in its "
+        "/etc/iscsi/initiatorname.iscsi.",
+        option="initiator",
+    )

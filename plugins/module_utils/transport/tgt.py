@@ -1,0 +1,196 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Transport ``tgt``: iSCSI by the daemon tgtd, through tgtadm(8).
+
+tgtd lets in who comes from an address on the target's list, and finds no target for others. It has a list of names too;
+but who is on either one gets in (seen with 1.0.85), so names would add a way in and close none. Its portals are for all
+of its targets, so ours is only checked. LUN 0 is tgtd's own; ours begin at 1.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Optional
+
+from ..blockdev import sector_bytes
+from ..tools import ToolError, run_tool
+from .base import Exported, Exporter, ExporterCapabilities, Initiator, Lun, Unit
+from .names import Portal, TransportError, refuse_foreign_address, session_of, target_of
+
+_FIRST_LUN = 1
+#: What tgt puts in front of the 16 digits of a unit's identifier to make its WWN of NAA type 6 (seen with 1.0.85).
+_WWN_PREFIX = "6000000000000000"
+_ID_DIGITS = 16
+
+
+@dataclass
+class _Target:
+    """A target as tgtadm shows it. :ivar units: number, type, serial number, backing store, read-only."""
+
+    tid: str
+    name: str
+    units: list[dict[str, str]] = field(default_factory=list)
+    nexuses: list[tuple[str, str]] = field(default_factory=list)
+    initiators: list[str] = field(default_factory=list)
+    acl: list[str] = field(default_factory=list)
+
+
+class TgtExporter(Exporter):
+    """Targets of the tgtd that runs on this host."""
+
+    name = "tgt"
+    capabilities = ExporterCapabilities(exports=True, checks_name=False, checks_address=True, binds_portal=False)
+
+    def preflight(self, portal: Optional[Portal]) -> None:
+        """See Exporter."""
+        shown = _show("portal")
+        if portal is None:
+            return
+        refuse_foreign_address(portal)
+        served = [_read_portal(line) for line in re.findall(r"^Portal: (\S+),\d+$", shown, re.MULTILINE)]
+        if not any(_leads_to(address, port, portal) for address, port in served):
+            known = ", ".join(f"{address} port {port}" for address, port in served) or "nowhere"
+            raise TransportError(
+                f"portal: tgtd does not answer at {portal} but at {known}; let it (tgtd --iscsi portal={portal}).",
+                option="portal",
+            )
+
+    def exported(self) -> list[Exported]:
+        """See Exporter."""
+        try:
+            targets = read_targets(_show("target"))
+        except TransportError:  # no tgtd: what is not there exports nothing
+            return []
+        found = []
+        for target in targets:
+            session = session_of(target.name)
+            if session is not None:
+                devices = tuple(unit["Backing store path"] for unit in _disks(target))
+                found.append(Exported(session, target.name, devices, tuple(target.initiators)))
+        return found
+
+    def luns(self, units: Sequence[Unit]) -> dict[str, Lun]:
+        """See Exporter."""
+        return {
+            unit.name: Lun(number, unit.serial, _WWN_PREFIX + unit.serial[:_ID_DIGITS])
+            for number, unit in enumerate(units, start=_FIRST_LUN)
+        }
+
+    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> bool:
+        """See Exporter."""
+        target = _find(target_of(session))
+        if target is None or target.acl != [initiator.address]:
+            return False
+        keys = ("LUN", "SCSI SN", "Backing store path", "Readonly", "Online")
+        return [tuple(unit.get(key) for key in keys) for unit in _disks(target)] == [
+            (str(number), unit.serial, os.path.realpath(unit.device), "Yes", "Yes")
+            for number, unit in enumerate(units, start=_FIRST_LUN)
+        ]
+
+    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> None:
+        """See Exporter. The list of who may come in is made last, when all is read-only."""
+        self.preflight(portal)
+        used = {int(target.tid) for target in read_targets(_show("target"))}
+        tid = f"--tid={next(number for number in range(1, len(used) + 2) if number not in used)}"
+        _admin("new", "target", tid, f"--targetname={target_of(session)}")
+        for number, unit in enumerate(units, start=_FIRST_LUN):
+            where = (tid, f"--lun={number}")
+            # Direct: what tgtd's host caches of a mirror may be of the split before. It opens a device that takes no
+            # writes read-only.
+            options = ("--bstype=rdwr", "--bsoflags=direct", f"--blocksize={sector_bytes(unit.device)}")
+            _admin("new", "logicalunit", *where, *options, f"--backing-store={os.path.realpath(unit.device)}")
+            names = f"scsi_sn={unit.serial},scsi_id={unit.serial[:_ID_DIGITS]}"
+            _admin("update", "logicalunit", *where, f"--params={names},readonly=1")
+        _admin("bind", "target", tid, f"--initiator-address={initiator.address}")
+
+    def remove(self, export: Exported) -> None:
+        """See Exporter."""
+        target = _find(export.target)
+        if target is None:
+            return
+        # Nobody gets in again while those who are in are sent away.
+        for entry in target.acl:
+            kind = "address" if _is_address(entry) else "name"
+            _admin("unbind", "target", f"--tid={target.tid}", f"--initiator-{kind}={entry}")
+        _admin("delete", "target", f"--tid={target.tid}", "--force")
+        if _find(export.target) is not None:
+            raise TransportError(f"target {export.target}: tgtd does not let go of it; see tgtadm --op show.")
+
+
+def read_targets(shown: str) -> list[_Target]:
+    """Read what ``tgtadm --op show --mode target`` prints."""
+    targets: list[_Target] = []
+    section = ""
+    for indent, key, value in _lines(shown):
+        if indent == 0:
+            found = re.fullmatch(r"Target (\d+)", key)
+            if found:
+                targets.append(_Target(found[1], value))
+        elif indent == 4:
+            section = key
+        elif section == "I_T nexus information" and key == "Initiator":
+            targets[-1].initiators.append(value.split(" alias:")[0].strip())
+        elif section == "LUN information":
+            if key == "LUN":
+                targets[-1].units.append({})
+            targets[-1].units[-1][key] = value
+        elif section == "ACL information":
+            targets[-1].acl.append(f"{key}:{value.strip()}" if value else key)
+    return targets
+
+
+def _lines(shown: str) -> Iterator[tuple[int, str, str]]:
+    for line in shown.splitlines():
+        text = line.strip()
+        indent = len(line) - len(line.lstrip())
+        key, separator, value = text.partition(": ") if ": " in text else (text.rstrip(":"), "", "")
+        if text:
+            yield indent, key, value if separator else ""
+
+
+def _disks(target: _Target) -> list[dict[str, str]]:
+    return [unit for unit in target.units if unit.get("Type") == "disk"]
+
+
+def _find(name: str) -> Optional[_Target]:
+    return next((target for target in read_targets(_show("target")) if target.name == name), None)
+
+
+def _show(mode: str) -> str:
+    return _admin("show", mode)
+
+
+def _admin(operation: str, mode: str, *words: str) -> str:
+    try:
+        return run_tool("tgtadm", "--lld", "iscsi", "--op", operation, "--mode", mode, *words)
+    except ToolError as exc:
+        if exc.exit_code is None:
+            raise TransportError("transport: tgtadm is not installed on the array; install tgt.", "transport") from exc
+        if "can't connect" in exc.message or "not running" in exc.message:
+            raise TransportError("transport: tgtd does not run on the array; start it.", option="transport") from exc
+        raise TransportError(exc.message) from exc
+
+
+def _read_portal(text: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    host, _colon, port = text.rpartition(":")
+    return ipaddress.ip_address(host.strip("[]")), int(port)
+
+
+def _leads_to(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, portal: Portal) -> bool:
+    wanted = ipaddress.ip_address(portal.address)
+    any_address = address.is_unspecified and address.version == wanted.version
+    return port == portal.port and (any_address or address == wanted)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,221 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mirror_attach
+short_description: Find the presented mirrors on the media server, or let go of them
+version_added: 0.2.0
+description:
+  - Makes the mirrors that M(splitmirror.backup.mirror_present) gave away readable on the media server, or lets go of
+    them before they are withdrawn.
+  - Runs on the media server. It is not needed with transport V(local).
+  - Every mirror is found by its serial number and WWN. Its device takes no writes, and nothing is cached of it. Where a
+    multipath device lies over its paths, that is taken.
+author:
+  - splitmirror.backup contributors (@splitmirror)
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+options:
+  state:
+    description:
+      - V(attached) logs in to the session's target and finds the mirror of each pair; with O(transport=static) it finds
+        the LUNs of O(pairs) in what the host sees already.
+      - V(detached) logs out and forgets the target. It fails when a mirror is open, mounted, or has another device over
+        it. With O(host) it does so for the targets of all sessions of a database host, as it has to be done behind
+        runs that died.
+      - V(checked) changes nothing. It returns the initiator name, and fails when this host could not attach a mirror.
+    type: str
+    choices: [attached, detached, checked]
+    default: attached
+  transport:
+    description: How the mirrors get here, as given to M(splitmirror.backup.mirror_present).
+    type: str
+    choices: [tgt, lio, static]
+    required: true
+  session:
+    description: The id of the backup session. Needed unless O(host) is given, or O(state=checked).
+    type: str
+  host:
+    description: The inventory name of a database host, whose sessions are all to be detached.
+    type: str
+  portal:
+    description: Where the target is, as returned by M(splitmirror.backup.mirror_present).
+    type: str
+  luns:
+    description: The LUNs of the target, as returned by M(splitmirror.backup.mirror_present).
+    type: dict
+  pairs:
+    description: The mirror set of the database host. Needed with O(transport=static).
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description: The name of the pair; it is how all hosts call this LUN.
+        type: str
+        required: true
+      device:
+        description: The block device of the primary on the database host.
+        type: path
+      serial:
+        description: Serial number or WWN of the primary as the database host sees it.
+        type: str
+      primary:
+        description: The primary as the array calls it.
+        type: str
+      mirror:
+        description: The mirror as the array calls it.
+        type: str
+      mirror_serial:
+        description: Serial number or WWN of the mirror's LUN as this host sees it.
+        type: str
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+seealso:
+  - module: splitmirror.backup.mirror_present
+  - module: splitmirror.backup.tape_write
+"""
+
+EXAMPLES = r"""
+- name: Reach the mirrors of a session
+  splitmirror.backup.mirror_attach:
+    transport: lio
+    session: "{{ splitmirror_session }}"
+    portal: "{{ mirror.portal }}"
+    luns: "{{ mirror.luns }}"
+  delegate_to: media1
+  register: attached
+
+- name: Let go of them
+  splitmirror.backup.mirror_attach:
+    transport: lio
+    session: "{{ splitmirror_session }}"
+    state: detached
+  delegate_to: media1
+
+- name: Let go of what dead sessions of this database host left
+  splitmirror.backup.mirror_attach:
+    transport: lio
+    host: "{{ inventory_hostname }}"
+    state: detached
+  delegate_to: media1
+"""
+
+RETURN = r"""
+devices:
+  description:
+    - The device of each pair's mirror, by a name that stays the same.
+    - In check mode only those that are there already.
+  type: dict
+  returned: when O(state=attached)
+  sample: {"data": "/dev/disk/by-id/wwn-0x6001405a0fe08c6c479317f57172bc3a"}
+initiator:
+  description: The iSCSI name of this host; empty with O(transport=static).
+  type: str
+  returned: when O(state=checked)
+  sample: iqn.2004-10.com.ubuntu:01:media1
+targets:
+  description: The targets that were logged out of and forgotten, or would be in check mode.
+  type: list
+  elements: str
+  returned: when O(state=detached)
+  sample: ["iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c"]
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, Spec, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import Portal, TransportError
+
+SPEC: Spec = {
+    "state": {"type": "str", "choices": ["attached", "detached", "checked"], "default": "attached"},
+    "transport": {"type": "str", "choices": ["tgt", "lio", "static"], "required": True},
+    "session": {"type": "str"},
+    "host": {"type": "str"},
+    "portal": {"type": "str"},
+    "luns": {"type": "dict"},
+    "pairs": {**PAIRS_SPEC["pairs"], "required": False},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Attach, detach, or only look."""
+    return {"attached": make_attached, "detached": make_detached, "checked": check}[module.params["state"]](module)
+
+
+def check(module: AnsibleModule) -> dict[str, Any]:
+    """Tell who this host is."""
+    if module.params["transport"] == "static":
+        attach.wanted_from_pairs(module.params["pairs"] or [])
+        return {"changed": False, "initiator": ""}
+    initiator.preflight()
+    return {"changed": False, "initiator": initiator.initiator_name()}
+
+
+def make_attached(module: AnsibleModule) -> dict[str, Any]:
+    """Find the mirror of each pair."""
+    params = module.params
+    attacher: attach.Attacher
+    if params["transport"] == "static":
+        attacher, wanted = attach.StaticAttacher(), attach.wanted_from_pairs(params["pairs"] or [])
+    else:
+        attacher = attach.IscsiAttacher(needed(params, "session"), Portal.parse(needed(params, "portal")))
+        wanted = wanted_luns(needed(params, "luns"))
+    before = attacher.look(wanted)
+    if module.check_mode:
+        devices, changed = before, len(before) < len(wanted)
+    else:
+        attached = attacher.attach(wanted)
+        devices, changed = attached.devices, attached.changed
+    return {"changed": changed, "devices": devices, "diff": {"before": before, "after": devices}}
+
+
+def make_detached(module: AnsibleModule) -> dict[str, Any]:
+    """Let go of what is meant."""
+    params = module.params
+    if params["transport"] == "static":
+        attach.let_go_of_luns(attach.wanted_from_pairs(params["pairs"] or []), change=not module.check_mode)
+        return {"changed": False, "targets": []}
+    session = None if params["host"] else needed(params, "session")
+    targets = attach.attached_targets(session, params["host"])
+    for target in targets:
+        (attach.refuse_busy_target if module.check_mode else attach.detach_target)(target)
+    return {"changed": bool(targets), "targets": targets, "diff": {"before": targets, "after": []}}
+
+
+def wanted_luns(luns: dict[str, Any]) -> list[attach.Wanted]:
+    """The LUNs as mirror_present returned them."""
+    try:
+        return [
+            attach.Wanted(name, lun["serial"], int(lun["lun"]), lun["wwn"], int(lun["size_bytes"]))
+            for name, lun in luns.items()
+        ]
+    except (KeyError, TypeError, ValueError) as exc:
+        raise TransportError("luns: give what mirror_present returned as luns, unchanged.", option="luns") from exc
+
+
+def needed(params: dict[str, Any], option: str) -> Any:
+    """The value of an option that this state needs."""
+    if not params[option]:
+        raise TransportError(
+            f"{option}: state {params['state']} with transport {params['transport']} needs it.", option=option
+        )
+    return params[option]
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(work, SPEC)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Single steps of presenting a mirror, for test_presenting.py. Runs on a host of the lab, as root, till its input ends.
+
+Each line that it reads is JSON and says which step (``do``), how (``mirror``: lvm or md; ``transport``: tgt or lio),
+and what else the step needs. It answers with a line: what the step returned, or ``{"refused": SENTENCE}``. Every step
+begins with what it finds on the host, as a module does. The LUNs are those of on_array.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.splitmirror.backup.plugins.module_utils import presenting
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import Unit
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import Portal
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import all_exporters, make_exporter
+from ansible_collections.splitmirror.backup.tests.integration.lab import on_array
+
+STATE_DIR = "/var/tmp/san"
+Step = dict[str, Any]
+
+
+class Bench(on_array.Bench):
+    """The LUNs of on_array.py, with records that stay between two steps."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.state_dir = STATE_DIR
+        if not os.path.exists(self.primary()):
+            self._make()
+
+
+def way(step: Step) -> presenting.Way:
+    """As the module mirror_present gets it."""
+    return presenting.Way.of(step["transport"], step["initiator"], step["address"], step["portal"])
+
+
+# ---- on the array ----
+
+
+def split(step: Step) -> object:
+    bench = Bench(step["mirror"])
+    on_array.write(bench.primary(), step["byte"])
+    return bench.provider().split(step["session"]).session
+
+
+def write(step: Step) -> object:
+    on_array.write(Bench(step["mirror"]).primary(), step["byte"])
+    return None
+
+
+def foretell(step: Step) -> object:
+    return presenting.foretell(Bench(step["mirror"]).provider(), step["session"], way(step)).changed
+
+
+def present(step: Step) -> object:
+    provider = Bench(step["mirror"]).provider()
+    presented = presenting.present(provider, step["session"], way(step))
+    sizes = {state.name: state.size_bytes for state in provider.state()}
+    luns = {name: {**lun.as_dict(), "size_bytes": sizes[name]} for name, lun in sorted(presented.export.luns.items())}
+    return {"changed": presented.changed, "target": presented.export.target, "luns": luns}
+
+
+def present_half(step: Step) -> object:
+    """The second device of the export is gone when its turn comes, and whoever does it dies of that."""
+    devices = Bench(step["mirror"]).provider().present(step["session"]).devices
+    units = presenting.units_of(step["session"], devices)
+    units[1] = Unit(units[1].name, "/dev/null", units[1].serial)
+    how = way(step)
+    assert how.initiator is not None
+    assert how.portal is not None
+    how.exporter.make(step["session"], units, how.initiator, how.portal)
+    return None
+
+
+def exports(_step: Step) -> object:
+    found = [export for exporter in all_exporters() for export in exporter.exported()]
+    return [[export.session, len(export.devices), list(export.initiators)] for export in found]
+
+
+def withdraw(step: Step) -> object:
+    withdrawn = presenting.withdraw(Bench(step["mirror"]).provider(), step["session"])
+    return [len(withdrawn.devices), len(withdrawn.targets)]
+
+
+def resync(step: Step) -> object:
+    return presenting.resync(Bench(step["mirror"]).provider(), step["session"])
+
+
+def recover(step: Step) -> object:
+    provider = Bench(step["mirror"]).provider()
+    recovered, targets = presenting.recover(provider)
+    return [[one.session for one in recovered], len(targets)]
+
+
+def check_whole(step: Step) -> object:
+    Bench(step["mirror"]).check_whole()
+    return exports(step)
+
+
+def preflight(step: Step) -> object:
+    return make_exporter(step["transport"]).preflight(Portal.parse(step["portal"]))
+
+
+# ---- on the media server ----
+
+
+def attacher(step: Step) -> tuple[attach.IscsiAttacher, list[attach.Wanted]]:
+    luns = [
+        attach.Wanted(name, lun["serial"], lun["lun"], lun["wwn"], lun["size_bytes"])
+        for name, lun in step["luns"].items()
+    ]
+    return attach.IscsiAttacher(step["session"], Portal.parse(step["portal"])), luns
+
+
+def look(step: Step) -> object:
+    found, luns = attacher(step)
+    return found.look(luns)
+
+
+def attached(step: Step) -> object:
+    found, luns = attacher(step)
+    result = found.attach(luns)
+    return {"devices": result.devices, "changed": result.changed}
+
+
+def read(step: Step) -> object:
+    return on_array.read(step["device"])
+
+
+def try_to_write(step: Step) -> object:
+    """Past all flags of this host's kernel: a SCSI command of its own. What the disk holds is the answer."""
+    name = os.path.basename(os.path.realpath(step["device"]))
+    (generic,) = os.listdir(f"/sys/class/block/{name}/device/scsi_generic")
+    words = ["sg_dd", "if=/dev/zero", f"of=/dev/{generic}", "bs=512", "count=8"]
+    done = subprocess.run(words, capture_output=True, check=False)
+    return [done.returncode != 0, on_array.read(step["device"])]
+
+
+def detach(step: Step) -> object:
+    targets = attach.attached_targets(step.get("session"), step.get("host"))
+    for target in targets:
+        attach.detach_target(target)
+    return len(targets)
+
+
+def detach_while_it_is_read(step: Step) -> object:
+    with open(step["device"], "rb") as stream:
+        reader = subprocess.Popen(["sleep", "60"], stdin=stream)
+    try:
+        return detach(step)
+    finally:
+        reader.kill()
+        reader.wait()
+
+
+def sessions(_step: Step) -> object:
+    """The sessions with targets of ours, and the records of them."""
+    names = attach.attached_targets(host="db1")
+    return [[one.state for one in initiator.sessions() if one.target in names], len(names)]
+
+
+def attach_static(step: Step) -> object:
+    wanted = attach.wanted_from_pairs([{"name": "t0", "mirror_serial": step["serial"]}])
+    result = attach.StaticAttacher().attach(wanted)
+    return {"devices": result.devices, "changed": result.changed}
+
+
+def log_in_as(step: Step) -> object:
+    """Log in to the target under a name that need not be this host's own; whether that worked."""
+    face, where = ["iscsiadm", "-m", "iface", "-I", "test"], ["-T", step["target"], "-p", step["portal"]]
+    on_array.run(*face, "-o", "new")
+    on_array.run(*face, "-o", "update", "-n", "iface.initiatorname", "-v", step["initiator"])
+    try:
+        on_array.run("iscsiadm", "-m", "node", *where, "-I", "test", "-o", "new")
+        for name, value in (("node.session.initial_login_retry_max", "1"), ("node.startup", "manual")):
+            on_array.run("iscsiadm", "-m", "node", *where, "-I", "test", "-o", "update", "-n", name, "-v", value)
+        login = ["iscsiadm", "-m", "node", *where, "-I", "test"]
+        done = subprocess.run([*login, "--login"], capture_output=True, check=False)
+        if done.returncode == 0:
+            on_array.run(*login, "--logout")
+        return done.returncode == 0
+    finally:
+        subprocess.run(
+            ["iscsiadm", "-m", "node", *where, "-I", "test", "-o", "delete"], capture_output=True, check=False
+        )
+        on_array.run(*face, "-o", "delete")
+
+
+STEPS: dict[str, Callable[[Step], object]] = {
+    step.__name__: step
+    for step in (
+        split,
+        write,
+        foretell,
+        present,
+        present_half,
+        exports,
+        withdraw,
+        resync,
+        recover,
+        check_whole,
+        preflight,
+        look,
+        attached,
+        read,
+        try_to_write,
+        detach,
+        detach_while_it_is_read,
+        sessions,
+        attach_static,
+        log_in_as,
+    )
+}
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        the_step = json.loads(line)
+        try:
+            answer = STEPS[the_step["do"]](the_step)
+        except SplitMirrorError as exc:
+            answer = {"refused": exc.message}
+        print(json.dumps(answer), flush=True)
