@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 from .compare import ADDED, ATTRIBUTES, REMAPPED, REMOVED, SAME, Finding, compare, difference
-from .filemap import FileMapper, MappedFields
-from .mapfile import ExtentRow, FileEntry, MapFile, sort_key
+from .filemap import FileMapper
+from .mapfile import ExtentRow, FileEntry, MapFile, MappedFields, sort_key
 from .mapper import group_names, map_scopes_of, sync_filesystem, translations, user_names
 from .openfiles import writable_files
 from .stack import is_below
@@ -123,7 +123,7 @@ class _Check:
     def follow(self, changes: Changes) -> None:
         """Look again at what changed, or at everything."""
         if changes.kind == "all":
-            findings = compare(self._map.entries(), self._seen(walk(self._tree, self._places)))
+            findings = compare(self._map.rows(), self._seen(walk(self._tree, self._places)))
             self._apply([finding for finding in findings if self._is_news(finding)])
             return
         deep, shallow = self._paths_of(changes)
@@ -194,7 +194,7 @@ class _Check:
                     self._put(ADDED, row)
         elif is_folder and deep:
             rows = self._seen(walk(self._tree, self._places, [path]))
-            findings = compare(self._map.entries(path), rows)
+            findings = compare(self._map.rows(path), rows)
             self._apply([finding for finding in findings if self._is_news(finding)])
         elif stored is None:
             self._put(ADDED, seen)

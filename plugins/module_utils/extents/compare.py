@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Optional
 
-from .filemap import MappedFields
-from .mapfile import FileEntry, Mapped, sort_key
+from .mapfile import FileEntry, MappedFields, sort_key
 
 SAME = "same"
 ADDED = "added"
@@ -27,12 +26,14 @@ _CONTENT_FIELDS = tuple(
 
 
 class Finding(NamedTuple):
-    """One path: ``what`` is same, added, removed, remapped or attributes; ``seen`` is None when it is removed."""
+    """One path: ``what`` is same, added, removed, remapped or attributes; ``seen`` is None when it is removed, and
+    ``stored`` when it is added.
+    """
 
     what: str
-    key: bytes
     path: bytes
     seen: Optional[MappedFields]
+    stored: Optional[MappedFields]
 
 
 def difference(
@@ -41,31 +42,29 @@ def difference(
     """What differs between an entry of the map and the same path as it is seen: same, attributes or remapped."""
     if extents != seen_extents and [row[:4] for row in extents] != [row[:4] for row in seen_extents]:
         return REMAPPED
-    if entry[:_REASON] == seen[:_REASON]:
+    if entry == seen or entry[:_REASON] == seen[:_REASON]:
         return SAME
     if any(entry[field] != seen[field] for field in _CONTENT_FIELDS):
         return REMAPPED
     return ATTRIBUTES
 
 
-def compare(stored: Iterable[Mapped], seen: Iterable[MappedFields]) -> Iterator[Finding]:
+def compare(stored: Iterable[MappedFields], seen: Iterable[MappedFields]) -> Iterator[Finding]:
     """Merge the map with what is seen; both come in logical order, and so do the findings."""
-    stored_rows = iter(stored)
-    old = next(stored_rows, None)
-    old_key = sort_key(old[0].path) if old is not None else b""
+    rows = iter(stored)
+    old = next(rows, None)
     for new in seen:
         path = new[0][0]
-        key = sort_key(path)
-        while old is not None and old_key < key:
-            yield Finding(REMOVED, old_key, old[0].path, None)
-            old = next(stored_rows, None)
-            old_key = sort_key(old[0].path) if old is not None else b""
-        if old is None or old_key != key:
-            yield Finding(ADDED, key, path, new)
+        if old is not None and old[0][0] != path:
+            key = sort_key(path)
+            while old is not None and sort_key(old[0][0]) < key:
+                yield Finding(REMOVED, old[0][0], None, old)
+                old = next(rows, None)
+        if old is None or old[0][0] != path:
+            yield Finding(ADDED, path, new, None)
             continue
-        yield Finding(difference(old[0], old[1], new[0], new[1]), key, path, new)
-        old = next(stored_rows, None)
-        old_key = sort_key(old[0].path) if old is not None else b""
+        yield Finding(difference(old[0], old[1], new[0], new[1]), path, new, old)
+        old = next(rows, None)
     while old is not None:
-        yield Finding(REMOVED, sort_key(old[0].path), old[0].path, None)
-        old = next(stored_rows, None)
+        yield Finding(REMOVED, old[0][0], None, old)
+        old = next(rows, None)

@@ -19,7 +19,9 @@ from .mapfile import (
     SOURCE_MOUNT,
     SOURCE_NONE,
     SOURCE_SKIP,
+    ExtentFields,
     MapError,
+    MappedFields,
     SegmentRow,
     pack_xattrs,
 )
@@ -37,11 +39,6 @@ _KINDS = {
     stat.S_IFSOCK: "s",
 }
 _LOCATION_PENDING = fiemap.DELALLOC | fiemap.UNKNOWN
-
-#: The fields of a FileEntry, and those of its ExtentRows, as plain tuples: these pass between processes quickly.
-EntryFields = tuple[Any, ...]
-ExtentFields = tuple[int, int, int, int, int]
-MappedFields = tuple[EntryFields, list[ExtentFields]]
 
 
 class Translation:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Optional
 
 from ..errors import SplitMirrorError
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 
 #: What ``FileEntry.source`` says of where a file's data come from.
 SOURCE_NONE = "none"
@@ -36,31 +36,27 @@ CREATE TABLE filesystems(id INTEGER PRIMARY KEY, mount_point BLOB, fs_type TEXT,
   dev INTEGER, lun INTEGER, lun_offset_bytes INTEGER, root BLOB);
 CREATE TABLE segments(fs INTEGER, device_offset INTEGER, lun INTEGER, lun_offset INTEGER, length INTEGER,
   PRIMARY KEY(fs, device_offset)) WITHOUT ROWID;
-CREATE TABLE files(id INTEGER PRIMARY KEY, sort_key BLOB UNIQUE NOT NULL, path BLOB, kind TEXT, fs INTEGER,
-  inode INTEGER, dev INTEGER, nlink INTEGER, mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER, mtime_ns INTEGER,
-  rdev_major INTEGER, rdev_minor INTEGER, target BLOB, xattrs BLOB, source TEXT, content BLOB, reason TEXT);
-CREATE TABLE extents(file INTEGER, logical INTEGER, lun INTEGER, physical INTEGER, length INTEGER, flags INTEGER,
-  PRIMARY KEY(file, logical)) WITHOUT ROWID;
+CREATE TABLE files(sort_key BLOB PRIMARY KEY, kind TEXT, fs INTEGER, inode INTEGER, dev INTEGER, nlink INTEGER,
+  mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER, mtime_ns INTEGER, rdev_major INTEGER, rdev_minor INTEGER,
+  target BLOB, xattrs BLOB, source TEXT, content BLOB, reason TEXT, extents BLOB) WITHOUT ROWID;
 CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT);
 CREATE TABLE groups(id INTEGER PRIMARY KEY, name TEXT);
 CREATE TABLE changes(path BLOB, layer TEXT, what TEXT);
 """
 
-_FILE_COLUMNS = (
-    "path, kind, fs, inode, dev, nlink, mode, uid, gid, size, mtime_ns, rdev_major, rdev_minor, target, xattrs, "
-    "source, content, reason"
+# The fields of FileEntry, with the sort key in place of the path, and the packed extents.
+_COLUMNS = (
+    "sort_key, kind, fs, inode, dev, nlink, mode, uid, gid, size, mtime_ns, rdev_major, rdev_minor, target, xattrs, "
+    "source, content, reason, extents"
 )
-_FILE_FIELDS = 18
-_INSERT_FILE = f"INSERT INTO files(id, sort_key, {_FILE_COLUMNS}) VALUES({', '.join('?' * (_FILE_FIELDS + 2))})"
-_UPDATED = [name for name in _FILE_COLUMNS.split(", ") if name not in ("path", "inode")]  # these two have indexes
-_UPDATE_FILE = f"UPDATE files SET {', '.join(f'{name} = ?' for name in _UPDATED)} WHERE id = ?"  # noqa: S608
-_INSERT_EXTENT = "INSERT INTO extents VALUES(?, ?, ?, ?, ?, ?)"
-_SELECT_FILE = f"SELECT id, {_FILE_COLUMNS} FROM files"  # noqa: S608
-_SELECT_ALL = (
-    "SELECT f.id, f." + _FILE_COLUMNS.replace(", ", ", f.") + ", e.logical, e.lun, e.physical, e.length, e.flags "
-    "FROM files f LEFT JOIN extents e ON e.file = f.id WHERE f.sort_key >= ? AND f.sort_key < ? "
-    "ORDER BY f.sort_key, e.logical"
-)
+_INSERT = f"INSERT INTO files({_COLUMNS}) VALUES({', '.join('?' * 19)})"
+_UPDATED = [name for name in _COLUMNS.split(", ") if name not in ("sort_key", "inode")]  # these two have indexes
+_UPDATE = f"UPDATE files SET {', '.join(f'{name} = ?' for name in _UPDATED)} WHERE sort_key = ?"  # noqa: S608
+_SELECT = f"SELECT {_COLUMNS} FROM files"  # noqa: S608
+_INSIDE = "sort_key >= ? AND sort_key < ?"
+_EXTENT = struct.Struct("<QIQQI")
+#: How long one extent is in the column of this name: the fields of ExtentRow as little-endian integers.
+EXTENT_BYTES = _EXTENT.size
 _BATCH_ROWS = 4000
 _XATTR = struct.Struct("<HI")
 
@@ -154,11 +150,38 @@ class MapCounts(NamedTuple):
 
 
 Mapped = tuple[FileEntry, list[ExtentRow]]
+#: The fields of a FileEntry, and those of its ExtentRows, as plain tuples: these pass between processes quickly.
+EntryFields = tuple[Any, ...]
+ExtentFields = tuple[int, int, int, int, int]
+MappedFields = tuple[EntryFields, list[ExtentFields]]
+#: A row of the table of files.
+TableRow = tuple[Any, ...]
 
 
 def sort_key(path: bytes) -> bytes:
     """The key whose byte order is the logical order: by path component, a folder before what is in it."""
     return path[1:].replace(b"/", b"\0")
+
+
+def table_row(fields: Sequence[Any], extents: Sequence[Sequence[int]]) -> TableRow:
+    """A file and its extents as a row of the table."""
+    if len(extents) == 1:
+        packed: Optional[bytes] = _EXTENT.pack(*extents[0])
+    else:
+        packed = b"".join([_EXTENT.pack(*extent) for extent in extents]) or None
+    return (sort_key(fields[0]), *fields[1:], packed)
+
+
+def mapped_fields(row: TableRow) -> MappedFields:
+    """The inverse of table_row."""
+    packed = row[-1]
+    extents = [] if packed is None else list(_EXTENT.iter_unpack(packed))
+    return (b"/" + row[0].replace(b"\0", b"/"), *row[1:-1]), extents
+
+
+def mapped_bytes(packed: Optional[bytes]) -> int:
+    """How many bytes packed extents cover."""
+    return sum([extent[3] for extent in _EXTENT.iter_unpack(packed or b"")])
 
 
 def _tree_bounds(path: bytes) -> tuple[bytes, bytes]:
@@ -206,9 +229,7 @@ class MapFile:
         self._db = connection
         self._closed = False
         self._new = False
-        self._files: list[tuple[Any, ...]] = []
-        self._extents: list[tuple[int, ...]] = []
-        self._next_id = 1 + int(self._one("SELECT coalesce(max(id), 0) FROM files") or 0)
+        self._pending: list[TableRow] = []
 
     # -- open and close ------------------------------------------------------------------------------------------
 
@@ -381,45 +402,35 @@ class MapFile:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def add_new(self, entry: FileEntry, extents: Iterable[ExtentRow]) -> None:
+    def add_new(self, entry: FileEntry, extents: Sequence[ExtentRow]) -> None:
         """Add a file whose path is not in the map yet; the quick way for building one.
 
         :raises MapError: (perhaps not before the next batch is written) when a path comes twice.
         """
-        number = self._next_id
-        self._next_id = number + 1
-        self._files.append((number, sort_key(entry[0]), *entry))
-        for row in extents:
-            self._extents.append((number, *row))
-        if len(self._files) + len(self._extents) >= _BATCH_ROWS:
+        self._pending.append(table_row(entry, extents))
+        if len(self._pending) >= _BATCH_ROWS:
             self._flush()
 
-    def add_batch(self, files: Sequence[tuple[Any, ...]], extents: Sequence[tuple[int, ...]]) -> None:
-        """Add files whose paths are not in the map yet, as rows of the tables; the quickest way.
+    def add_rows(self, rows: Sequence[TableRow]) -> None:
+        """Add files whose paths are not in the map yet, as table_row makes them; the quickest way.
 
-        :param files: (number, sort key, and the fields of FileEntry); the numbers are new.
-        :param extents: (number of the file, and the fields of ExtentRow).
+        :raises MapError: when a path comes twice.
         """
         self._flush()
-        self._insert(files, extents)
-        self._next_id = max(self._next_id, 1 + max(row[0] for row in files))
+        self._insert(rows)
 
-    def put_file(self, entry: FileEntry, extents: Iterable[ExtentRow]) -> None:
+    def put_file(self, entry: FileEntry, extents: Sequence[ExtentRow]) -> None:
         """Put a file into the map, in place of what is known of that path."""
         self._flush()
-        old = self._db.execute("SELECT id, inode FROM files WHERE sort_key = ?", (sort_key(entry.path),)).fetchone()
-        if old is not None:
-            number, inode = old
-            self._db.execute("DELETE FROM extents WHERE file = ?", (number,))
-            if inode == entry.inode:
-                # In the window every page counts that has to be read or written.
-                _path, kind, fs, _inode, *rest = entry
-                self._db.execute(_UPDATE_FILE, (kind, fs, *rest, number))
-                self._db.executemany(_INSERT_EXTENT, [(number, *row) for row in extents])
-                return
-            self._db.execute("DELETE FROM files WHERE id = ?", (number,))
-        self.add_new(entry, extents)
-        self._flush()
+        row = table_row(entry, extents)
+        inode = self._one("SELECT inode FROM files WHERE sort_key = ?", row[0])
+        if inode == entry.inode:
+            # In the window every page counts that has to be read or written.
+            key, kind, fs, _inode, *rest = row
+            self._db.execute(_UPDATE, (kind, fs, *rest, key))
+            return
+        self._db.execute("DELETE FROM files WHERE sort_key = ?", (row[0],))
+        self._insert([row])
 
     def remove_tree(self, path: bytes, layer: Optional[str] = None) -> int:
         """Take a path and everything below it out of the map; return how many entries that were.
@@ -428,22 +439,22 @@ class MapFile:
         """
         self._flush()
         bounds = _tree_bounds(path)
-        inside = "FROM files WHERE sort_key >= ? AND sort_key < ?"
         if layer is not None:
-            self._db.execute(f"INSERT INTO changes SELECT path, ?, 'removed' {inside}", (layer, *bounds))
-        self._db.execute(f"DELETE FROM extents WHERE file IN (SELECT id {inside})", bounds)  # noqa: S608
-        return self._db.execute(f"DELETE {inside}", bounds).rowcount
+            keys = self._db.execute(f"SELECT sort_key FROM files WHERE {_INSIDE}", bounds)  # noqa: S608
+            self.add_changes(layer, [(_path_of(key), "removed") for (key,) in keys])
+        return self._db.execute(f"DELETE FROM files WHERE {_INSIDE}", bounds).rowcount  # noqa: S608
 
     def get(self, path: bytes) -> Optional[Mapped]:
         """A file and its extents, None when the path is not in the map."""
         self._flush()
-        return self._load(f"{_SELECT_FILE} WHERE sort_key = ?", sort_key(path))
+        row = self._db.execute(f"{_SELECT} WHERE sort_key = ?", (sort_key(path),)).fetchone()
+        return None if row is None else _mapped(mapped_fields(row))
 
     def paths_of_inodes(self, dev: int, inodes: Iterable[int]) -> list[bytes]:
         """All paths in the map with one of these inode numbers on the device number ``dev``."""
         self._flush()
-        query = "SELECT path FROM files WHERE inode = ? AND dev = ?"
-        return [row[0] for inode in inodes for row in self._db.execute(query, (inode, dev))]
+        query = "SELECT sort_key FROM files WHERE inode = ? AND dev = ?"
+        return [_path_of(row[0]) for inode in inodes for row in self._db.execute(query, (inode, dev))]
 
     def index_inodes(self) -> None:
         """Make the index behind paths_of_inodes; done once, when all files are in."""
@@ -455,31 +466,22 @@ class MapFile:
 
         :param below: only this path and what is below it.
         """
+        return map(_mapped, self.rows(below))
+
+    def rows(self, below: bytes = b"/") -> Iterator[MappedFields]:
+        """The same as entries, as plain tuples."""
         self._flush()
-        entry: Optional[FileEntry] = None
-        extents: list[ExtentRow] = []
-        current = 0
-        for row in self._db.execute(_SELECT_ALL, _tree_bounds(below)):
-            if row[0] != current:
-                if entry is not None:
-                    yield entry, extents
-                current = row[0]
-                entry = FileEntry._make(row[1 : _FILE_FIELDS + 1])
-                extents = []
-            if row[_FILE_FIELDS + 1] is not None:
-                extents.append(ExtentRow._make(row[_FILE_FIELDS + 1 :]))
-        if entry is not None:
-            yield entry, extents
+        rows = self._db.execute(f"{_SELECT} WHERE {_INSIDE} ORDER BY sort_key", _tree_bounds(below))
+        return map(mapped_fields, rows)
 
     def counts(self) -> MapCounts:
         """Count what the map holds; reads all of it."""
         self._flush()
-        entries, files, size, fallback = self._db.execute(
-            "SELECT count(*), total(kind = 'f'), total(CASE kind WHEN 'f' THEN size END), total(source = 'mount') "
-            "FROM files"
+        entries, files, size, extents, fallback = self._db.execute(
+            "SELECT count(*), total(kind = 'f'), total(CASE kind WHEN 'f' THEN size END), total(length(extents)), "
+            "total(source = 'mount') FROM files"
         ).fetchone()
-        extents = self._one("SELECT count(*) FROM extents")
-        return MapCounts(entries, int(files), int(size), int(extents or 0), int(fallback))
+        return MapCounts(entries, int(files), int(size), int(extents) // EXTENT_BYTES, int(fallback))
 
     # -- what the check and the proof changed ----------------------------------------------------------------------
 
@@ -496,31 +498,28 @@ class MapFile:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _load(self, query: str, value: object) -> Optional[Mapped]:
-        row = self._db.execute(query, (value,)).fetchone()
-        if row is None:
-            return None
-        rows = self._db.execute(
-            "SELECT logical, lun, physical, length, flags FROM extents WHERE file = ? ORDER BY logical", (row[0],)
-        )
-        return FileEntry._make(row[1:]), [ExtentRow._make(extent) for extent in rows]
-
     def _one(self, query: str, *values: object) -> Any:
         row = self._db.execute(query, values).fetchone()
         return None if row is None else row[0]
 
     def _flush(self) -> None:
-        if not self._files:
-            return
-        files, self._files = self._files, []
-        extents, self._extents = self._extents, []
-        self._insert(files, extents)
+        if self._pending:
+            rows, self._pending = self._pending, []
+            self._insert(rows)
 
-    def _insert(self, files: Sequence[tuple[Any, ...]], extents: Sequence[tuple[int, ...]]) -> None:
+    def _insert(self, rows: Sequence[TableRow]) -> None:
         try:
-            self._db.executemany(_INSERT_FILE, files)
-            self._db.executemany(_INSERT_EXTENT, extents)
+            self._db.executemany(_INSERT, rows)
         except sqlite3.IntegrityError as exc:
             raise MapError("map: a path was to be added twice; put each path into one scope only.") from exc
         except sqlite3.Error as exc:
             raise MapError(f"map: {self.path} cannot be written ({exc}); state_dir needs room.") from exc
+
+
+def _path_of(key: bytes) -> bytes:
+    """The inverse of sort_key."""
+    return b"/" + key.replace(b"\0", b"/")
+
+
+def _mapped(found: MappedFields) -> Mapped:
+    return FileEntry._make(found[0]), [ExtentRow._make(extent) for extent in found[1]]

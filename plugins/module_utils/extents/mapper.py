@@ -4,8 +4,8 @@
 
 """Make the extent map of a session: walk its scopes and look at every file.
 
-Two processes look at files while a third writes the map: each walks all folders and takes the names whose checksum is
-its own, so that a name is looked at once whatever appears or vanishes in its folder meanwhile.
+One process walks the folders and hands names out, two look at files, and the one that asked for it writes the map. A
+name is handed out once, so it is looked at once whatever appears or vanishes in its folder meanwhile.
 """
 
 from __future__ import annotations
@@ -15,25 +15,36 @@ import ctypes
 import functools
 import grp
 import json
+import marshal
 import os
 import pwd
 import selectors
+import socket
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable, Optional
-from zlib import crc32
+from typing import Callable, Optional
 
 from .filemap import FileMapper, Translation
-from .mapfile import SOURCE_MOUNT, FileEntry, MapCounts, MapError, MapFile, SegmentRow, sort_key
+from .mapfile import (
+    EXTENT_BYTES,
+    SOURCE_MOUNT,
+    FileEntry,
+    MapCounts,
+    MapError,
+    MapFile,
+    SegmentRow,
+    TableRow,
+    table_row,
+)
 from .scope import Scope
 from .stack import BlockStack, LunSpec
 from .survey import survey
-from .walk import Places, ScopeTree, walk
+from .walk import Places, Run, ScopeTree, walk
 from .worker import END, Send, Worker
 
 DEFAULT_WORKERS = 2
 _BATCH_FILES = 1000
-#: Rows of the tables files and extents.
-_Batch = tuple[list[tuple[Any, ...]], list[tuple[int, ...]]]
+# More than a Run takes, whose names have at most 255 bytes each.
+_RUN_BYTES = 1 << 20
 
 
 def map_scopes(
@@ -75,9 +86,9 @@ def map_scopes(
     mapper = FileMapper(places, translations(map_file))
     tally = _Tally()
     with contextlib.closing(_look(tree, places, mapper, workers)) as batches:
-        for files, extents in batches:
-            map_file.add_batch(files, extents)
-            tally.take(files, extents)
+        for rows in batches:
+            map_file.add_rows(rows)
+            tally.take(rows)
             if progress is not None:
                 progress(tally.entries)
     map_file.index_inodes()
@@ -94,22 +105,19 @@ class _Tally:
         self.users: set[int] = set()
         self.groups: set[int] = set()
 
-    def take(self, files: Sequence[tuple[Any, ...]], extents: Sequence[tuple[int, ...]]) -> None:
-        """Count a batch of rows as MapFile.add_batch takes them."""
-        sizes = [row[_SIZE] for row in files if row[_KIND] == "f"]
-        self.entries += len(files)
+    def take(self, rows: Sequence[TableRow]) -> None:
+        """Count a batch of rows."""
+        sizes = [row[_SIZE] for row in rows if row[_KIND] == "f"]
+        self.entries += len(rows)
         self.files += len(sizes)
         self.size_bytes += sum(sizes)
-        self.extents += len(extents)
-        self.fallback += sum(row[_SOURCE] == SOURCE_MOUNT for row in files)
-        self.users.update(row[_UID] for row in files)
-        self.groups.update(row[_GID] for row in files)
+        self.extents += sum([len(row[-1]) for row in rows if row[-1] is not None]) // EXTENT_BYTES
+        self.fallback += sum([row[_SOURCE] == SOURCE_MOUNT for row in rows])
+        self.users.update([row[_UID] for row in rows])
+        self.groups.update([row[_GID] for row in rows])
 
 
-# A row begins with the number of the file and its sort key.
-_KIND, _SIZE, _SOURCE, _UID, _GID = (
-    2 + FileEntry._fields.index(name) for name in ("kind", "size", "source", "uid", "gid")
-)
+_KIND, _SIZE, _SOURCE, _UID, _GID = (FileEntry._fields.index(name) for name in ("kind", "size", "source", "uid", "gid"))
 
 
 def map_scopes_of(map_file: MapFile) -> ScopeTree:
@@ -157,16 +165,21 @@ def group_names(ids: Iterable[int]) -> Mapping[int, str]:
     return names
 
 
-def _look(tree: ScopeTree, places: Places, mapper: FileMapper, workers: int) -> Generator[_Batch, None, None]:
+def _look(tree: ScopeTree, places: Places, mapper: FileMapper, workers: int) -> Generator[list[TableRow], None, None]:
     if workers < 1:
-        yield from _share(tree, places, mapper, (0, 1))
+        yield from _rows(mapper, walk(tree, places))
         return
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
-        for number in range(workers):
-            worker = Worker(functools.partial(_work, tree, places, mapper, (number, workers)))
-            stack.callback(worker.close)
-            selector.register(worker, selectors.EVENT_READ)
+        # A message is one run, and whoever is free takes the next.
+        taken, given = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with taken, given:
+            given.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _RUN_BYTES)
+            lookers = [functools.partial(_take, mapper, taken, given)] * workers
+            for work in (functools.partial(_hand_out, tree, places, taken, given), *lookers):
+                worker = Worker(work)
+                stack.callback(worker.close)
+                selector.register(worker, selectors.EVENT_READ)
         while selector.get_map():
             for key, _events in selector.select():
                 ready: Worker = key.fileobj  # type: ignore[assignment]
@@ -177,27 +190,36 @@ def _look(tree: ScopeTree, places: Places, mapper: FileMapper, workers: int) -> 
                     yield batch
 
 
-def _work(tree: ScopeTree, places: Places, mapper: FileMapper, share: tuple[int, int], send: Send) -> None:
-    for batch in _share(tree, places, mapper, share):
-        send(batch)
-
-
-def _share(tree: ScopeTree, places: Places, mapper: FileMapper, share: tuple[int, int]) -> Iterator[_Batch]:
-    """The rows of those files that are this worker's; their numbers are, too: no other gives the same."""
-    mine, workers = share
-    number = mine + 1
-    files: list[tuple[Any, ...]] = []
-    extents: list[tuple[int, ...]] = []
+def _hand_out(tree: ScopeTree, places: Places, taken: socket.socket, given: socket.socket, send: Send) -> None:
+    """Walk, for the others."""
+    taken.close()
     for run in walk(tree, places):
-        if workers > 1:
-            run = run._replace(names=[name for name in run.names if crc32(name) % workers == mine])  # noqa: PLW2901
-        for entry, rows in mapper.map_run(run):
-            files.append((number, sort_key(entry[0]), *entry))
-            for row in rows:
-                extents.append((number, *row))
-            number += workers
-        if len(files) >= _BATCH_FILES:
-            yield files, extents
-            files, extents = [], []
-    if files:
-        yield files, extents
+        given.send(marshal.dumps((run.fs, run.prefix, run.local, run.names, run.kinds, {})))
+    given.close()
+
+
+def _take(mapper: FileMapper, taken: socket.socket, given: socket.socket, send: Send) -> None:
+    """Look at what is handed out."""
+    given.close()
+
+    def runs() -> Iterator[Run]:
+        while True:
+            message = taken.recv(_RUN_BYTES)
+            if not message:
+                return
+            yield Run._make(marshal.loads(message))  # noqa: S302 - our own child wrote it
+
+    for rows in _rows(mapper, runs()):
+        send(rows)
+
+
+def _rows(mapper: FileMapper, runs: Iterable[Run]) -> Iterator[list[TableRow]]:
+    """What is seen of the runs, in batches."""
+    rows: list[TableRow] = []
+    for run in runs:
+        rows += [table_row(entry, extents) for entry, extents in mapper.map_run(run)]
+        if len(rows) >= _BATCH_FILES:
+            yield rows
+            rows = []
+    if rows:
+        yield rows

@@ -4,22 +4,28 @@
 
 """Prove a map against the metadata of the split mirror, which cannot change any more, and correct what differs.
 
-The second layer of the check, on the media server. A forked process walks the mirror, mounted read-only, ahead of the
-writer; the writer gets each entry as soon as it is proved.
+The second layer of the check, on the media server. A forked process reads the map and looks at the mirror ahead of the
+writer, who gets the entries from it, each as it is on the mirror.
 """
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import NamedTuple, Optional
 
 from .compare import ADDED, ATTRIBUTES, REMAPPED, REMOVED, SAME, Finding, compare
-from .filemap import FileMapper, MappedFields
-from .mapfile import ExtentRow, FileEntry, MapError, MapFile, Mapped, sort_key
+from .ext4 import InodeTables
+from .filemap import FileMapper
+from .mapfile import ExtentRow, FileEntry, MapError, MapFile, Mapped, MappedFields, sort_key
 from .mapper import map_scopes_of, translations
-from .walk import PlacedFs, Places, single, walk
+from .scanner import Scanner
+from .seal import device_path
+from .walk import PlacedFs, Places, Run, single, walk
 from .worker import END, Send, Worker
 
 LAYER = "proof"
@@ -29,8 +35,13 @@ NONE = "none"
 MODES = (FULL, CHANGED, NONE)
 
 _BATCH = 500
-# Behind the last path of any map.
-_NO_MORE = b"\xff" * 4096
+# So many runs are known before they are looked at.
+_RUNS_AHEAD = 32
+# What a Finding says of an entry that is not to be proved.
+_UNSEEN = "unseen"
+_AS_STORED = (SAME, _UNSEEN)
+#: Paths looked at, what differed of them (path, what), and entries as they are on the mirror, in logical order.
+Part = tuple[int, list[tuple[bytes, str]], list[MappedFields]]
 
 
 class ProofCounts(NamedTuple):
@@ -89,66 +100,25 @@ class Proof:
 
         :raises MapError: when the mirror cannot be examined.
         """
-        with MapFile.open(self._path, read_only=True) as map_file:
-            yield from self._corrected(map_file.entries())
+        if self._worker is None:
+            with MapFile.open(self._path, read_only=True) as map_file:
+                yield from map_file.entries()
+            return
+        make_entry, make_row = FileEntry._make, ExtentRow._make
+        while True:
+            message = self._worker.receive()
+            if message is END:
+                break
+            examined, changes, proved = message
+            self._examined += examined
+            for _path, what in changes:
+                self._counts[what] += 1
+            self._changes += changes
+            for fields, rows in proved:
+                yield make_entry(fields), [make_row(row) for row in rows]
         if self._changes:
             with MapFile.open(self._path) as map_file:
                 map_file.add_changes(LAYER, self._changes)
-
-    def _corrected(self, stored: Iterator[Mapped]) -> Iterator[Mapped]:
-        if self._worker is None:
-            yield from stored
-            return
-        proved_to = b""
-        findings: list[Finding] = []
-        place = 0
-        for entry, extents in stored:
-            key = sort_key(entry.path)
-            while True:
-                if place < len(findings):
-                    finding = findings[place]
-                    if finding.key > key:
-                        yield entry, extents
-                        break
-                    place += 1
-                    new = self._settle(finding)
-                    if new is not None:
-                        yield new
-                    if finding.key == key:
-                        break
-                elif key <= proved_to:
-                    yield entry, extents
-                    break
-                else:
-                    proved_to, findings = self._receive()
-                    place = 0
-        while True:
-            for finding in findings[place:]:
-                new = self._settle(finding)
-                if new is not None:
-                    yield new
-            if proved_to == _NO_MORE:
-                return
-            proved_to, findings = self._receive()
-            place = 0
-
-    def _receive(self) -> tuple[bytes, list[Finding]]:
-        if self._worker is None:
-            raise AssertionError("no worker to hear from: _corrected has to see to it")
-        message = self._worker.receive()
-        if message is END:
-            return _NO_MORE, []
-        proved_to, examined, findings = message
-        self._examined += examined
-        return proved_to, [Finding._make(finding) for finding in findings]
-
-    def _settle(self, finding: Finding) -> Optional[Mapped]:
-        """Count one difference, and return what is to be written instead."""
-        self._counts[finding.what] += 1
-        self._changes.append((finding.path, finding.what))
-        if finding.seen is None:
-            return None
-        return FileEntry._make(finding.seen[0]), [ExtentRow._make(row) for row in finding.seen[1]]
 
 
 def _places(map_file: MapFile, mounts: Mapping[int, str]) -> Places:
@@ -163,37 +133,150 @@ def _places(map_file: MapFile, mounts: Mapping[int, str]) -> Places:
 
 
 def _prove(map_path: str, places: Places, mode: str, send: Send) -> None:
-    """The work of the other process: send (proved up to this key, paths looked at, differences up to it)."""
+    """The work of the other process: send what was proved, a Part at a time."""
+    # Nothing here makes cycles, and looking for them in all these rows takes time.
+    gc.disable()
     with MapFile.open(map_path, read_only=True) as map_file:
-        mapper = FileMapper(places, translations(map_file))
-        findings = _changed(map_file, places, mapper) if mode == CHANGED else _full(map_file, places, mapper)
-        batch: list[tuple[object, ...]] = []
+        prover = _Prover(map_file, places)
         examined = 0
+        changes: list[tuple[bytes, str]] = []
+        proved: list[MappedFields] = []
+        for part in prover.changed() if mode == CHANGED else prover.full():
+            examined += part[0]
+            changes += part[1]
+            proved += part[2]
+            if len(proved) + len(changes) >= _BATCH:
+                send((examined, changes, proved))
+                examined, changes, proved = 0, [], []
+        send((examined, changes, proved))
+
+
+def _parts(findings: Iterator[Finding]) -> Iterator[Part]:
+    """Findings as parts of what is sent."""
+    while True:
+        some = list(islice(findings, _BATCH))
+        if not some:
+            return
+        proved = [found.stored if found.what in _AS_STORED else found.seen for found in some]
+        yield (
+            sum([found.what != _UNSEEN for found in some]),
+            [(found.path, found.what) for found in some if found.what not in _AS_STORED],
+            [row for row in proved if row is not None],
+        )
+
+
+class _Rows:
+    """The rows of a map; what was read too far is given back."""
+
+    def __init__(self, rows: Iterator[MappedFields]) -> None:
+        self._rows = rows
+        self._back: deque[MappedFields] = deque()
+
+    def __iter__(self) -> Iterator[MappedFields]:
+        return self
+
+    def __next__(self) -> MappedFields:
+        return self._back.popleft() if self._back else next(self._rows)
+
+    def take(self, count: int) -> list[MappedFields]:
+        """The next rows, at most so many."""
+        return list(islice(self if self._back else self._rows, count))
+
+    def give_back(self, rows: Sequence[MappedFields]) -> None:
+        """These come next."""
+        self._back.extendleft(reversed(rows))
+
+    def up_to(self, path: bytes) -> Iterator[MappedFields]:
+        """The next rows up to a path, the path included."""
+        last = sort_key(path)
+        for row in self:
+            if sort_key(row[0][0]) > last:
+                self.give_back([row])
+                return
+            yield row
+
+
+class _Prover:
+    """Compares a map with the mirror."""
+
+    def __init__(self, map_file: MapFile, places: Places) -> None:
+        self._map = map_file
+        self._places = places
+        found = translations(map_file)
+        self._mapper = FileMapper(places, found)
+        self._scanners: dict[int, Scanner] = {}
+        for place in places.by_id.values():
+            if place.fs.fs_type == "ext4":
+                tables = InodeTables.open(device_path(place.local_dev))
+                if tables is not None:
+                    self._scanners[place.fs.id] = Scanner(tables, place, found[place.fs.id], self._mapper)
+
+    def full(self) -> Iterator[Part]:
+        """All of the map and of the mirror."""
+        rows = _Rows(self._map.rows())
+        for seen in self._seen():
+            stored = rows.take(len(seen))
+            if stored == seen:
+                yield len(seen), [], seen
+            else:
+                rows.give_back(stored)
+                yield from _parts(self._sure(compare(rows.up_to(seen[-1][0][0]), seen)))
+        yield from _parts(compare(rows, []))
+
+    def _sure(self, findings: Iterator[Finding]) -> Iterator[Finding]:
+        """The same findings, but what differs from the map is what the kernel says: a scanner may not be sure."""
         for finding in findings:
-            examined += 1
-            if finding.what != SAME:
-                batch.append(tuple(finding))
-            if examined == _BATCH:
-                send((finding.key, examined, batch))
-                batch, examined = [], 0
-        send((_NO_MORE, examined, batch))
+            if finding.what == SAME or finding.seen is None or finding.seen[0][2] not in self._scanners:
+                yield finding
+            else:
+                yield from self._ask(finding.path, finding.stored)
 
+    def changed(self) -> Iterator[Part]:
+        """All of the map, but of the mirror only what the check changed in the window."""
+        return _parts(self._changed())
 
-def _full(map_file: MapFile, places: Places, mapper: FileMapper) -> Iterator[Finding]:
-    def seen() -> Iterator[MappedFields]:
-        for run in walk(map_scopes_of(map_file), places):
-            yield from mapper.map_run(run)
+    def _changed(self) -> Iterator[Finding]:
+        paths = iter(dict.fromkeys(path for path, _what in self._map.changes("window")))
+        path = next(paths, None)
+        for row in self._map.rows():
+            key = sort_key(row[0][0])
+            while path is not None and sort_key(path) < key:
+                yield from self._ask(path, None)
+                path = next(paths, None)
+            if path is not None and path == row[0][0]:
+                yield from self._ask(path, row)
+                path = next(paths, None)
+            else:
+                yield Finding(_UNSEEN, row[0][0], None, row)
+        for rest in (path, *paths):
+            if rest is not None:
+                yield from self._ask(rest, None)
 
-    return compare(map_file.entries(), seen())
+    def _seen(self) -> Iterator[list[MappedFields]]:
+        waiting: deque[Run] = deque()
+        ahead = 1
+        for run in walk(map_scopes_of(self._map), self._places, expect=self._expect):
+            scanner = self._scanners.get(run.fs)
+            if scanner is not None:
+                scanner.expect(run)
+            waiting.append(run)
+            if len(waiting) > ahead:
+                yield from self._look(waiting.popleft())
+                # Slowly: somebody waits for the first of them.
+                ahead = min(2 * ahead, _RUNS_AHEAD)
+        for run in waiting:
+            yield from self._look(run)
 
+    def _look(self, run: Run) -> Iterator[list[MappedFields]]:
+        seen = self._scanners.get(run.fs, self._mapper).map_run(run)
+        if seen:
+            yield seen
 
-def _changed(map_file: MapFile, places: Places, mapper: FileMapper) -> Iterator[Finding]:
-    done = b""
-    for path, _what in map_file.changes("window"):
-        if path == done:
-            continue
-        done = path
-        stored = map_file.get(path)
-        seen = mapper.map_run(single(path, places.of(path)))
-        if stored is not None or seen:
-            yield from compare([stored] if stored else [], seen)
+    def _expect(self, fs: int, folders: Sequence[int]) -> None:
+        if fs in self._scanners:
+            self._scanners[fs].expect_folders(folders)
+
+    def _ask(self, path: bytes, stored: Optional[MappedFields]) -> Iterator[Finding]:
+        """Look at one path through the mount; nothing comes when it is neither there nor in the map."""
+        seen = self._mapper.map_run(single(path, self._places.of(path)))
+        return compare([] if stored is None else [stored], seen)

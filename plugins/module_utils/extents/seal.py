@@ -29,7 +29,7 @@ def seal(map_file: MapFile) -> None:
 
     :raises MapError: a device cannot be read.
     """
-    seals = {str(fs.id): _digest(_device_path(fs.dev), 0) for fs in map_file.filesystems()}
+    seals = {str(fs.id): _digest(device_path(fs.dev), 0) for fs in map_file.filesystems()}
     map_file.set_meta(_KEY, json.dumps(seals))
 
 
@@ -53,7 +53,7 @@ def _digest(device: str, offset_bytes: int) -> str:
     return hashlib.sha256(read_superblock(device, offset_bytes)).hexdigest()
 
 
-def _device_path(dev: int) -> str:
+def device_path(dev: int) -> str:
     """The device node of a device number (sysfs(5), uevent)."""
     path = f"/sys/dev/block/{os.major(dev)}:{os.minor(dev)}/uevent"
     try:

@@ -14,8 +14,8 @@ import errno
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Optional
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Callable, NamedTuple, Optional
 
 from .mapfile import FileSystem, MapError, sort_key
 from .scope import Scope
@@ -24,6 +24,7 @@ from .stack import is_below
 #: What open and stat say of a file that went away or became something else since its folder was read.
 VANISHED = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE))
 _RUN_NAMES = 512
+_FOLDERS_AHEAD = 8
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME | os.O_CLOEXEC
 
 
@@ -155,7 +156,8 @@ class Run(NamedTuple):
     """Neighbours in one folder, in logical order.
 
     The path of each is ``prefix`` + name; it is reached by its name in the folder ``local``, or is that folder itself
-    when the name is empty. ``kinds`` names those that are no regular files: d, or o for others.
+    when the name is empty. ``kinds`` names those that are no regular files: d, or o for others. ``inodes`` has the
+    numbers of inodes as the folder tells them, of these names and others; a name may be missing.
     """
 
     fs: int
@@ -163,6 +165,7 @@ class Run(NamedTuple):
     local: bytes
     names: list[bytes]
     kinds: dict[bytes, str]
+    inodes: dict[bytes, int]
 
 
 class _Frame:
@@ -174,7 +177,8 @@ class _Frame:
         self.rule = rule  # None in a folder that is only on the way
         self.local = place.local_path(path)
         self.next = 0
-        found, self.kinds = scan(self.local)
+        self.inodes, self.kinds = scan(self.local)
+        found = list(self.inodes)
         self.way = tree.on_the_way(path)
         if rule is None:
             found = [name for name in found if name in self.way]
@@ -182,30 +186,57 @@ class _Frame:
             found = [name for name in found if name in self.way or not rule.excludes(self.prefix + name, name)]
         found.sort()
         self.names = found
+        # Nothing but regular files that all belong to the scope.
+        self.is_plain = not self.kinds and not self.way and rule is not None
+        # Inodes of the folders that come next, and how many of these were told to whoever reads ahead.
+        self.folders = [self.inodes[name] for name in found if self.kinds.get(name) == "d"]
+        self.told = self.entered = 0
+
+    def ahead(self) -> list[int]:
+        """Inodes of folders that will be entered soon and were not told yet; to be called when one is entered."""
+        self.entered += 1
+        begin, self.told = self.told, max(self.told, self.entered + _FOLDERS_AHEAD)
+        return self.folders[begin : self.told]
 
 
-def walk(tree: ScopeTree, places: Places, first: Optional[Iterable[bytes]] = None) -> Iterator[Run]:
+#: Takes the number of a file system and inodes of folders in it that will be entered soon.
+Expect = Callable[[int, Sequence[int]], None]
+
+
+def walk(
+    tree: ScopeTree, places: Places, first: Optional[Iterable[bytes]] = None, expect: Optional[Expect] = None
+) -> Iterator[Run]:
     """All that belongs to the scopes, in logical order; what vanishes meanwhile is passed over.
 
     :param first: walk only these paths and what is below them (they must belong to a scope).
+    :param expect: is told of folders before they are read.
     :raises MapError: when a folder cannot be read.
     """
     for top in tree.tops if first is None else first:
         rule = tree.rule_of(top)
         place = places.of(top)
         yield single(top, place)
-        yield from _below(top, place, rule, tree, places)
+        yield from _below(top, place, rule, _Setting(tree, places, expect))
 
 
 def single(path: bytes, place: PlacedFs) -> Run:
     """A run of one path alone, whatever it is."""
     if path == place.fs.mount_point:
-        return Run(place.fs.id, path, place.local, [b""], {b"": "o"})
+        return Run(place.fs.id, path, place.local, [b""], {b"": "o"}, {})
     folder, name = os.path.split(path)
-    return Run(place.fs.id, folder.rstrip(b"/") + b"/", place.local_path(folder), [name], {name: "o"})
+    return Run(place.fs.id, folder.rstrip(b"/") + b"/", place.local_path(folder), [name], {name: "o"}, {})
 
 
-def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree, places: Places) -> Iterator[Run]:
+class _Setting(NamedTuple):
+    """What stays the same during a walk."""
+
+    tree: ScopeTree
+    places: Places
+    expect: Optional[Expect]
+
+
+def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], setting: _Setting) -> Iterator[Run]:
+    tree, places, expect = setting
     if rule is not None and rule.is_empty(top):
         rule = None
         if not tree.on_the_way(top):
@@ -217,6 +248,9 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree, p
         kinds: dict[bytes, str] = {}
         inner: Optional[_Frame] = None
         mount_point: Optional[tuple[bytes, PlacedFs]] = None
+        if frame.is_plain:
+            names = frame.names[frame.next : frame.next + _RUN_NAMES]
+            frame.next += len(names)
         while frame.next < len(frame.names) and len(names) < _RUN_NAMES and inner is None:
             name = frame.names[frame.next]
             frame.next += 1
@@ -237,6 +271,8 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree, p
                     if kind is not None:
                         kinds[name] = kind
             if kind == "d":
+                if expect is not None:
+                    expect(frame.place.fs.id, frame.ahead())
                 if child_rule is not None and child_rule.is_empty(path):
                     child_rule = None
                 if child_rule is not None or tree.on_the_way(path):
@@ -244,7 +280,7 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree, p
             if mount_point is not None:
                 break
         if names:
-            yield Run(frame.place.fs.id, frame.prefix, frame.local, names, kinds)
+            yield Run(frame.place.fs.id, frame.prefix, frame.local, names, kinds, frame.inodes)
         if mount_point is not None:
             yield single(*mount_point)
         if inner is not None:
@@ -253,12 +289,12 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree, p
             stack.pop()
 
 
-def scan(folder: bytes) -> tuple[list[bytes], dict[bytes, str]]:
-    """Names in a folder, and which of them are no regular files; nothing when the folder vanished.
+def scan(folder: bytes) -> tuple[dict[bytes, int], dict[bytes, str]]:
+    """Names in a folder with their inode numbers, and which of them are no regular files; nothing when it vanished.
 
     :raises MapError: when it cannot be read.
     """
-    names: list[bytes] = []
+    names: dict[bytes, int] = {}
     kinds: dict[bytes, str] = {}
     try:
         fd = os.open(folder, OPEN_FOLDER)
@@ -270,7 +306,7 @@ def scan(folder: bytes) -> tuple[list[bytes], dict[bytes, str]]:
         # Through /proc: names come as bytes, and a folder that is swapped for a link is not followed.
         with os.scandir(b"/proc/self/fd/%d" % fd) as entries:
             for entry in entries:
-                names.append(entry.name)
+                names[entry.name] = entry.inode()
                 if not entry.is_file(follow_symlinks=False):
                     kinds[entry.name] = "d" if entry.is_dir(follow_symlinks=False) else "o"
     except OSError as exc:

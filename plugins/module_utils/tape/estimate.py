@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ..errors import SplitMirrorError
+from ..extents.mapfile import EXTENT_BYTES, mapped_bytes
 
 # Upper bounds per member: ustar and pax headers, padding of the data, and the member's line in the index.
 _MEMBER_BYTES = 4096
@@ -41,19 +42,18 @@ def estimate(map_path: str, record_bytes: int, extras: Optional[str] = None) -> 
     try:
         db = sqlite3.connect(f"file:{urllib.parse.quote(os.fsencode(map_path))}?mode=ro", uri=True)
         try:
-            members, files, data, names, xattrs, whole = db.execute(
-                "SELECT count(*), total(kind = 'f'), total(CASE kind WHEN 'f' THEN size END), total(length(path)), "
-                "total(length(xattrs)), total(CASE WHEN source IN ('mount', 'content') THEN size END) "
-                "FROM files WHERE source != 'skip'"
+            db.create_function("mapped_bytes", 1, mapped_bytes)
+            members, files, data, names, xattrs, whole, extents, mapped = db.execute(
+                "SELECT count(*), total(kind = 'f'), total(CASE kind WHEN 'f' THEN size END), total(length(sort_key)), "
+                "total(length(xattrs)), total(CASE WHEN source IN ('mount', 'content') THEN size END), "
+                "total(length(extents)), total(mapped_bytes(extents)) FROM files WHERE source != 'skip'"
             ).fetchone()
-            extents, mapped = db.execute("SELECT count(*), total(length) FROM extents").fetchone()
             # names of a file after its first have no data of their own in the archive
-            db.execute(
-                "CREATE TEMP TABLE names AS SELECT id, size FROM files WHERE kind = 'f' AND nlink > 1 AND id NOT IN "
-                "(SELECT min(id) FROM files WHERE kind = 'f' AND nlink > 1 GROUP BY dev, inode)"
-            )
-            (linked,) = db.execute("SELECT total(length) FROM extents WHERE file IN (SELECT id FROM names)").fetchone()
-            links, repeated = db.execute("SELECT count(*), total(size) FROM names").fetchone()
+            links, repeated, linked = db.execute(
+                "SELECT count(*), total(size), total(mapped_bytes(extents)) FROM files WHERE kind = 'f' AND nlink > 1 "
+                "AND sort_key NOT IN "
+                "(SELECT min(sort_key) FROM files WHERE kind = 'f' AND nlink > 1 GROUP BY dev, inode)"
+            ).fetchone()
         finally:
             db.close()
         more = os.path.getsize(extras) if extras else 0
@@ -66,7 +66,7 @@ def estimate(map_path: str, record_bytes: int, extras: Optional[str] = None) -> 
         + members * _MEMBER_BYTES
         + names * _PER_PATH_BYTE
         + xattrs * _PER_XATTR_BYTE
-        + extents * _PER_EXTENT
+        + extents / EXTENT_BYTES * _PER_EXTENT
         + more
         + _END_BYTES
         + record_bytes

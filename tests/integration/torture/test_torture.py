@@ -44,10 +44,11 @@ def test_an_archive_taken_under_load_is_the_mirror(scratch: Path, fs_type: str) 
             assert done.proof["examined"] >= done.members
 
 
+@pytest.mark.parametrize("fs_type", ["xfs", "ext4"])
 def test_each_layer_makes_up_for_what_is_broken_and_without_both_it_shows(
-    scratch: Path, monkeypatch: pytest.MonkeyPatch
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, fs_type: str
 ) -> None:
-    with rounds.rig(scratch, "xfs", seed=12, size=SIZE, lun_mib=LUN_MIB) as rig:
+    with rounds.rig(scratch, fs_type, seed=12, size=SIZE, lun_mib=LUN_MIB) as rig:
         break_the_check(monkeypatch)
         done = rig.round()
         assert done.differences == []

@@ -24,9 +24,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.fsinfo 
     parse_superblock,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
-    ExtentRow,
     FileEntry,
     MapError,
+    MappedFields,
     SegmentRow,
     sort_key,
 )
@@ -42,15 +42,15 @@ FILES = st.dictionaries(PATHS, st.tuples(st.integers(0, 1), st.integers(0, 1), s
 def test_findings_tell_what_changed_in_logical_order(
     before: dict[bytes, tuple[int, int, int]], after: dict[bytes, tuple[int, int, int]]
 ) -> None:
-    def entries(files: dict[bytes, tuple[int, int, int]]) -> list[tuple[FileEntry, list[ExtentRow]]]:
+    def entries(files: dict[bytes, tuple[int, int, int]]) -> list[MappedFields]:
         return [
-            (FileEntry(path, "f", mode=mode, size=size), [ExtentRow(0, 1, place, 4096)])
+            (FileEntry(path, "f", mode=mode, size=size), [(0, 1, place, 4096, 0)])
             for path, (mode, size, place) in sorted(files.items(), key=lambda item: sort_key(item[0]))
         ]
 
-    found = list(compare(entries(before), [(tuple(e), [tuple(r) for r in rows]) for e, rows in entries(after)]))  # type: ignore[misc]
-    assert [finding.key for finding in found] == sorted(map(sort_key, before.keys() | after.keys()))
-    for what, _key, path, seen in found:
+    found = list(compare(entries(before), [(tuple(entry), rows) for entry, rows in entries(after)]))
+    assert [finding.path for finding in found] == sorted(before.keys() | after.keys(), key=sort_key)
+    for what, path, seen, _stored in found:
         old, new = before.get(path), after.get(path)
         if new is None:
             assert (what, seen) == ("removed", None)
@@ -64,7 +64,7 @@ def test_findings_tell_what_changed_in_logical_order(
 
 def test_extents_that_differ_in_flags_only_are_the_same() -> None:
     entry = FileEntry(b"/a", "f", size=1, reason="x")
-    rows = [ExtentRow(0, 1, 0, 4096, fiemap.SHARED)]
+    rows = [(0, 1, 0, 4096, fiemap.SHARED)]
     (finding,) = compare([(entry, rows)], [(tuple(entry._replace(reason=None)), [(0, 1, 0, 4096, 0)])])
     assert finding.what == "same"
 
