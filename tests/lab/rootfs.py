@@ -18,8 +18,8 @@ from .description import LabError
 
 SUITE = "bookworm"
 PACKAGES = (
-    "acl,attr,e2fsprogs,iproute2,kmod,lsscsi,lvm2,mdadm,mount,mt-st,mtx,multipath-tools,open-iscsi,openssh-server,postgresql,"
-    "procps,python3,python3-psycopg2,sg3-utils,sudo,tgt,tini,udev,xfsprogs"
+    "acl,attr,e2fsprogs,iproute2,kmod,lsscsi,lvm2,mdadm,mount,mt-st,mtx,multipath-tools,open-iscsi,openssh-server,"
+    "postgresql,procps,python3,python3-psycopg2,sg3-utils,sudo,tgt,tini,udev,xfsprogs"
 )
 #: Runs on the building machine; $1 is the new root. Keys and clusters are made per lab, so none stays in the image.
 CUSTOMIZE = """
@@ -27,7 +27,10 @@ set -eu
 rm -f "$1"/etc/ssh/ssh_host_*
 chroot "$1" useradd --create-home --shell /bin/bash --password '*' ops
 printf 'ops ALL=(ALL:ALL) NOPASSWD: ALL\n' > "$1/etc/sudoers.d/ops"
-chmod 0440 "$1/etc/sudoers.d/ops"
+# The user of the collection may become root by the one rule that the documentation asks for.
+chroot "$1" useradd --create-home --shell /bin/sh --password '*' splitmirror
+printf 'splitmirror ALL=(root) NOPASSWD: /bin/sh\n' > "$1/etc/sudoers.d/splitmirror"
+chmod 0440 "$1"/etc/sudoers.d/*
 cat > "$1/etc/ssh/sshd_config.d/lab.conf" <<'END'
 PermitRootLogin no
 PasswordAuthentication no

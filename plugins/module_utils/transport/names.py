@@ -10,8 +10,8 @@ be taken for that of another.
 
 from __future__ import annotations
 
-import hashlib
 import errno
+import hashlib
 import ipaddress
 import re
 import socket
