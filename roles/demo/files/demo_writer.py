@@ -4,9 +4,9 @@
 
 """A writer that goes on committing, and knows what the database has acknowledged.
 
-``start SOCKET_DIR BIN_DIR SECONDS`` starts it in the background: pgbench at a fixed rate, and one connection that
-commits the numbers 1, 2, 3, … to demo_marks and, after each acknowledged commit, notes the number and the server's WAL
-position in the journal. ``stop SOCKET_DIR`` ends it. ``acknowledged SOCKET_DIR LSN`` prints the highest number whose
+``start SOCKET_DIR BIN_DIR SECONDS RATE`` starts it in the background: pgbench at RATE transactions a second, and one
+connection that commits the numbers 1, 2, 3, … to demo_marks, no faster than that, and, after each acknowledged commit,
+notes the number and the server's WAL position in the journal. ``stop SOCKET_DIR`` ends it. ``acknowledged SOCKET_DIR LSN`` prints the highest number whose
 commit was acknowledged at or before that WAL position.
 """
 
@@ -38,7 +38,7 @@ def acknowledged(folder: str, lsn: str) -> int:
     return highest
 
 
-def write(folder: str, bin_dir: str, seconds: int) -> None:
+def write(folder: str, bin_dir: str, seconds: int, rate: int) -> None:
     """Commit until the time is over or SIGTERM comes."""
     going = True
 
@@ -55,7 +55,7 @@ def write(folder: str, bin_dir: str, seconds: int) -> None:
             "--port=5432",
             "--no-vacuum",
             "--client=2",
-            "--rate=150",
+            f"--rate={rate}",
             f"--time={seconds}",
             "postgres",
         ],
@@ -73,12 +73,12 @@ def write(folder: str, bin_dir: str, seconds: int) -> None:
             cursor.execute("SELECT pg_current_wal_insert_lsn()")
             journal.write(f"{mark} {cursor.fetchone()[0]}\n")
             journal.flush()
-            time.sleep(0.005)
+            time.sleep(1 / rate)
     pgbench.terminate()
     pgbench.wait()
 
 
-def start(folder: str, bin_dir: str, seconds: int) -> None:
+def start(folder: str, bin_dir: str, seconds: int, rate: int) -> None:
     """Run write() in the background, unless it runs."""
     stop(folder)
     if os.fork():
@@ -91,7 +91,7 @@ def start(folder: str, bin_dir: str, seconds: int) -> None:
     with open(f"{folder}/writer.pid", "w", encoding="utf-8") as file:
         file.write(str(os.getpid()))
     try:
-        write(folder, bin_dir, seconds)
+        write(folder, bin_dir, seconds, rate)
     finally:
         os.unlink(f"{folder}/writer.pid")
 
@@ -116,7 +116,7 @@ def main() -> None:
     """Do what the command line says."""
     command, folder = sys.argv[1:3]
     if command == "start":
-        start(folder, sys.argv[3], int(sys.argv[4]))
+        start(folder, sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
     elif command == "stop":
         stop(folder)
     else:
