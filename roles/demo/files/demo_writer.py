@@ -6,8 +6,8 @@
 
 ``start SOCKET_DIR BIN_DIR SECONDS RATE`` starts it in the background: pgbench at RATE transactions a second, and one
 connection that commits the numbers 1, 2, 3, … to demo_marks, no faster than that, and, after each acknowledged commit,
-notes the number and the server's WAL position in the journal. ``stop SOCKET_DIR`` ends it. ``acknowledged SOCKET_DIR LSN`` prints the highest number whose
-commit was acknowledged at or before that WAL position.
+notes the number and the server's WAL position in the journal. ``stop SOCKET_DIR`` ends it.
+``acknowledged SOCKET_DIR LSN`` prints the highest number whose commit was acknowledged at or before that WAL position.
 """
 
 from __future__ import annotations
