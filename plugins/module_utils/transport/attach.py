@@ -247,6 +247,8 @@ def detach_target(target: str) -> None:
 
     :raises SplitMirrorError: a disk of it is in use, or its session stays.
     """
+    with contextlib.suppress(ToolError):  # who just looks at the disks shall not meet the logout
+        run_tool("udevadm", "settle", "--timeout=10")
     refuse_busy_target(target)
     for session in [one for one in initiator.sessions() if one.target == target]:
         for name in initiator.disks_of(session).values():

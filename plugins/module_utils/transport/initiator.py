@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -21,7 +22,8 @@ NAME_FILE = "/etc/iscsi/initiatorname.iscsi"
 REPLACEMENT_TIMEOUT_S = 15
 _LOGIN_TIMEOUT_S = 10
 _LOGIN_TRIES = 2
-_LOGOUT_TIMEOUT_S = 30.0
+_LOGOUT_TIMEOUT_S = 60.0
+_RETRY_S = 2.0
 _POLL_S = 0.1
 #: Exit codes of iscsiadm(8): the session is there already; nothing of what was asked for is there.
 _EXISTS, _NOT_FOUND = 15, 21
@@ -134,18 +136,26 @@ def log_out(target: str) -> None:
 
     :raises TransportError: the session stays.
     """
-    if any(session.target == target for session in sessions()):
-        if not any(node.target == target for node in nodes()):
-            raise TransportError(
-                f"target {target}: iscsiadm has no record of it; end its session by hand (-m session)."
-            )
-        _admin("-m", "node", "-T", target, "--logout", allowed=_NOT_FOUND)
     deadline = time.monotonic() + _LOGOUT_TIMEOUT_S
     while any(session.target == target for session in sessions()):
+        if not any(node.target == target for node in nodes()):
+            raise TransportError(
+                f"target {target}: iscsiadm has no record of it; end its session by hand (iscsiadm -m session)."
+            )
+        # A logout that met a read of udev's waits for it, gives up, and leaves the session to the next try.
+        with contextlib.suppress(TransportError):
+            _admin("-m", "node", "-T", target, "--logout", allowed=_NOT_FOUND)
         if time.monotonic() > deadline:
             raise TransportError(f"target {target}: the media server's session with it does not end.")
-        time.sleep(_POLL_S)
+        _wait_for_end(target)
     _admin("-m", "node", "-T", target, "-o", "delete", allowed=_NOT_FOUND)
+
+
+def _wait_for_end(target: str) -> None:
+    """Give a session that was logged out of the time to go."""
+    deadline = time.monotonic() + _RETRY_S
+    while time.monotonic() < deadline and any(session.target == target for session in sessions()):
+        time.sleep(_POLL_S)
 
 
 def rescan_session(session: Session) -> None:

@@ -114,7 +114,7 @@ class Bench:
         provider.sync(wait=True, timeout_s=30)
         provider.check_splittable("s9")
         assert self.phases() == ["none", "none"]
-        assert [name for name in os.listdir(f"{self.state_dir}/mirrors") if name != ".lock"] == []
+        assert [name for name in os.listdir(f"{self.state_dir}/mirrors") if not name.startswith(".")] == []
 
 
 def write(device: str, byte: int, offset_bytes: int = 0) -> None:

@@ -1,0 +1,106 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Disks are known by what they say of themselves, and named by udev's names for that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.disks import (
+    all_disks,
+    check_size,
+    serial_in,
+    stable_name,
+    wwns_in,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import TransportError
+
+NAA = bytes.fromhex("6001405a0fe08c6c479317f57172bc3a")
+PAGE_80 = b"\0\x80\0\x08  S-0001"
+#: A designator of the target port (association 1), then those of the LUN: T10 text, EUI-64, NAA.
+PAGE_83 = (
+    b"\0\x83\0\0"
+    + b"\x01\x13\0\x08"
+    + b"\x50" * 8
+    + b"\x02\x01\0\x04"
+    + b"ACME"
+    + b"\x01\x02\0\x08"
+    + bytes(range(8))
+    + b"\x01\x03\0\x10"
+    + NAA
+)
+
+
+def test_pages_of_vital_product_data() -> None:
+    assert serial_in(PAGE_80) == "S-0001"
+    assert wwns_in(PAGE_83) == ["0001020304050607", NAA.hex()]
+    assert serial_in(b"") == ""
+    assert wwns_in(b"") == wwns_in(PAGE_83[:6]) == []
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path) -> Path:
+    """Make a /sys with one LUN on two paths under multipath, a partition of it, an NVMe disk and a loop device."""
+
+    def put(path: str, data: bytes) -> None:
+        file = tmp_path / "class/block" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+    for path in ("sda", "sdb"):
+        put(f"{path}/size", b"2048\n")
+        put(f"{path}/device/vpd_pg80", PAGE_80)
+        put(f"{path}/device/vpd_pg83", PAGE_83)
+        put(f"{path}/holders/dm-0", b"")
+    put("sda1/size", b"1024\n")
+    put("sda1/partition", b"1\n")
+    put("sda1/device/vpd_pg80", PAGE_80)
+    put("dm-0/size", b"2048\n")
+    put("dm-0/dm/uuid", b"mpath-3" + NAA.hex().encode())
+    put("nvme0n1/size", b"4096\n")
+    put("nvme0n1/wwid", b"eui.0025385B71B0A1C2\n")
+    put("nvme0n1/device/serial", b"NV-7  \n")
+    put("loop0/size", b"8\n")
+    return tmp_path
+
+
+def test_a_disk_is_found_by_any_of_its_names(sysfs: Path) -> None:
+    disks = {disk.name: disk for disk in all_disks(str(sysfs))}
+    assert set(disks) == {"sda", "sdb", "nvme0n1"}
+    for name in ("S-0001", "s-0001", "naa." + NAA.hex().upper(), "0x" + NAA.hex(), NAA.hex()):
+        assert disks["sda"].is_called(name)
+        assert not disks["nvme0n1"].is_called(name)
+    for name in ("NV-7", "eui.0025385b71b0a1c2", "0025385b71b0a1c2"):
+        assert disks["nvme0n1"].is_called(name)
+    for name in ("", " ", "0x", "S-000", "ACME"):
+        assert not any(disk.is_called(name) for disk in disks.values())
+
+
+def test_the_multipath_device_is_read_where_there_is_one(sysfs: Path) -> None:
+    disks = {disk.name: disk for disk in all_disks(str(sysfs))}
+    assert disks["sda"].top == disks["sdb"].top == "/dev/dm-0"
+    assert disks["nvme0n1"].top == "/dev/nvme0n1"
+
+
+def test_a_lun_of_another_size_is_refused(sysfs: Path) -> None:
+    disk = all_disks(str(sysfs))[0]
+    check_size("data", disk, disk.size_bytes)
+    check_size("data", disk, None)
+    with pytest.raises(TransportError, match=r"pair data: .* bytes here, and 512 on the array"):
+        check_size("data", disk, 512)
+
+
+def test_the_name_says_which_lun_it_is(sysfs: Path, tmp_path: Path) -> None:
+    by_id = tmp_path / "by-id"
+    by_id.mkdir()
+    disks = [disk for disk in all_disks(str(sysfs)) if disk.serial == "S-0001"]
+    (by_id / "wwn-0x1").symlink_to("/dev/sda")
+    with pytest.raises(TransportError, match="/dev/dm-0: udev gives it no name"):
+        stable_name(disks, str(by_id), timeout_s=0)
+    for name in ("scsi-36001405", "dm-name-mpatha", "dm-uuid-mpath-36001405", "wwn-0x6001405"):
+        (by_id / name).symlink_to("/dev/dm-0")
+    assert stable_name(disks, str(by_id), timeout_s=0) == str(by_id / "dm-uuid-mpath-36001405")
