@@ -53,6 +53,10 @@ options:
       mirror:
         description: The mirror as the array calls it. Not used here.
         type: str
+      mirror_serial:
+        description: Not used on the database host; see M(splitmirror.backup.mirror_attach).
+        type: str
+        version_added: 0.2.0
   drive_type:
     description:
       - The type of the drive, required for O(phase=prepare). V(virtual) is a folder that behaves like a library, V(st)

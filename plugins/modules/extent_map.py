@@ -57,6 +57,10 @@ options:
       mirror:
         description: The mirror as the array calls it. Not used here.
         type: str
+      mirror_serial:
+        description: Not used on the database host; see M(splitmirror.backup.mirror_attach).
+        type: str
+        version_added: 0.2.0
   lifetime_s:
     description:
       - After how many seconds the holder gives everything up by itself.
