@@ -22,14 +22,14 @@ class ToolError(SplitMirrorError):
         self.exit_code = exit_code
 
 
-def run_tool(*command: str, environment: Mapping[str, str] = {}) -> str:
+def run_tool(*command: str, environment: Optional[Mapping[str, str]] = None) -> str:
     """Run a program to its end and return its output. It is never killed: that could leave I/O suspended.
 
     :param environment: variables besides this process's own.
     :raises ToolError: it is not there, or it failed; with its own words.
     """
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    variables = {**os.environ, "LC_ALL": "C", "PATH": path, **environment}
+    variables = {**os.environ, "LC_ALL": "C", "PATH": path, **(environment or {})}
     try:
         done = subprocess.run(
             command,

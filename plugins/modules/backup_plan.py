@@ -62,6 +62,7 @@ options:
       - The type of the drive, required for O(phase=prepare). V(virtual) is a folder that behaves like a library, V(st)
         a tape drive.
     type: str
+    required: false
   volume:
     description: The volume to write to, required for O(phase=prepare).
     type: str

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -164,20 +164,16 @@ def test_waiters_come_in_the_order_of_their_tickets(tmp_path: Path) -> None:
 
     order_read, order = os.pipe()
     pids = []
+    children = ExitStack()
     with Place(str(tmp_path), "holder", "V1", ("A",)) as place:
         place.wait(0, 0, void)
-        children = []
         for _dummy in range(3):
-            child = process(wait)
-            pid, line = child.__enter__()
-            children.append(child)
+            pid, line = children.enter_context(process(wait))
             assert "V1 is used by holder" in line()
             pids.append(str(pid))
-    with os.fdopen(order_read) as stream:
+    with children, os.fdopen(order_read) as stream:
         assert [stream.readline().strip() for _dummy in range(3)] == pids
     os.close(order)
-    for child in children:
-        child.__exit__(None, None, None)
 
 
 def options(library: Library, **more: Any) -> dict[str, Any]:
