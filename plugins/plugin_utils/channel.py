@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ansible import constants as C
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.playbook.play_context import PlayContext
 from ansible.playbook.task import Task
@@ -55,9 +55,13 @@ class Channel:
         :param stdin: bytes for its standard input.
         :raises AnsibleError: when the connection fails (not when the command does).
         """
-        code, out, err = self._connection.exec_command(
-            self._command(argv), in_data=_NO_TERMINAL if stdin is None else stdin, sudoable=True
-        )
+        try:
+            code, out, err = self._connection.exec_command(
+                self._command(argv), in_data=_NO_TERMINAL if stdin is None else stdin, sudoable=True
+            )
+        except AnsibleConnectionFailure as exc:
+            # As it is, it would count the task's own host as unreachable, and nothing would be cleaned up.
+            raise AnsibleError(f"{self.host}: it cannot be reached: {exc.message}") from exc
         become = self._connection.become
         if become is not None:
             out = become.strip_become_success(out)

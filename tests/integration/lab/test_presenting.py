@@ -27,7 +27,8 @@ HOME, SCRIPTS = "opt/ansible_collections/splitmirror/backup", "tests/integration
 S1, S2 = "20260131T020000Z-db1-9f3c", "20260201T020000Z-db1-00aa"
 #: tgtd of the lab's array has iSCSI's own port.
 PORTS = {"tgt": 3260, "lio": 3261}
-ALL_WAYS = [("lvm", "tgt"), ("lvm", "lio"), ("md", "tgt"), ("md", "lio")]
+#: Each mirror and each transport; that all four pairs work alike was seen, and takes twice the time.
+EACH_ONCE = [("lvm", "tgt"), ("md", "lio")]
 BOTH_TRANSPORTS = [("lvm", "tgt"), ("lvm", "lio")]
 
 Do = Callable[..., Any]
@@ -143,7 +144,7 @@ def ways(which: list[tuple[str, str]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("do", which, indirect=True, ids=["-".join(way) for way in which])
 
 
-@ways(ALL_WAYS)
+@ways(EACH_ONCE)
 def test_the_media_server_reads_the_mirror_and_cannot_write_it(do: Do) -> None:
     do("array1", "split", byte=0xA1)
     assert do("array1", "foretell") is True
@@ -212,7 +213,7 @@ def test_the_kernels_target_answers_in_the_storage_network_only(do: Do, lab: Run
     assert do("media1", "log_in_as", initiator=media.initiator, **elsewhere) is False
 
 
-@ways(ALL_WAYS)
+@ways(EACH_ONCE)
 def test_an_export_whose_controller_died_is_withdrawn_while_the_media_server_is_logged_in(do: Do) -> None:
     do("array1", "split", byte=0xC1)
     do("media1", "attached", luns=do("array1", "present")["luns"])
@@ -262,7 +263,7 @@ def test_a_lun_that_is_always_shown_is_found_by_its_serial_number_or_wwn(do: Do)
     assert do("media1", "read", device=device) == 0xC4
 
 
-@pytest.mark.parametrize("transport", ["tgt", "lio"])
+@pytest.mark.parametrize("transport", ["tgt"])
 def test_an_array_that_lost_power_while_it_exported_is_recovered(small_lab: RunningLab, transport: str) -> None:
     array = small_lab.machine(small_lab.lab().host("array1"))
     with Hands(small_lab) as hands:
