@@ -21,6 +21,8 @@ STORAGE_NETWORK = ipaddress.ip_network("10.213.1.0/24")
 IQN = "iqn.2026-01.test.splitmirror"
 #: What LVM and md keep for themselves on each leg (metadata, bitmap, rounding), per LUN.
 _LEG_OVERHEAD_MIB = 24
+#: Room on each disk of an array beside its LUNs, for those of tests.
+_SPARE_MIB = 256
 
 
 class LabError(Exception):
@@ -137,7 +139,7 @@ def build(text: dict[str, Any]) -> Lab:
             "array",
             10 + int(array[5:]),
             memory_mib,
-            disks_mib=(sum(lun["size_mib"] + _LEG_OVERHEAD_MIB for e in export for lun in e["luns"]) + 64,) * 2,
+            disks_mib=(sum(lun["size_mib"] + _LEG_OVERHEAD_MIB for e in export for lun in e["luns"]) + _SPARE_MIB,) * 2,
             settings={"mirror": arrays["mirror"], "exports": export},
         )
         for array, export in exports.items()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from typing import Any, ClassVar, Mapping, Optional
 from urllib.parse import quote
 
@@ -25,6 +26,8 @@ from ..extents.scope import Scope
 from .base import Capabilities, DatabaseDriver, DatabaseError
 
 _MAGIC = b"SQLite format 3\0"
+#: How long to wait between two tries to keep writers out.
+_AGAIN_S = 0.0005
 
 
 class SqliteDriver(DatabaseDriver):
@@ -64,11 +67,20 @@ class SqliteDriver(DatabaseDriver):
 
     def freeze(self, limit_s: float) -> None:
         connection = self._connected()
-        try:
-            connection.execute(f"PRAGMA busy_timeout = {max(1, int(limit_s * 1000))}").fetchone()
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as exc:
-            raise self._error(f"is not let go by a writer within {limit_s:g} s", exc) from exc
+        deadline = time.monotonic() + limit_s
+        # SQLite's own busy handler comes to sleep 100 ms between two tries, and a writer that pauses for microseconds
+        # only would never let us in; see sqliteDefaultBusyCallback in its main.c.
+        connection.execute("PRAGMA busy_timeout = 0").fetchone()
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as exc:
+                if time.monotonic() > deadline:
+                    raise self._error(f"is not let go by a writer within {limit_s:g} s", exc) from exc
+                time.sleep(_AGAIN_S)
+            except sqlite3.Error as exc:
+                raise self._error("cannot be frozen", exc) from exc
 
     def thaw(self) -> None:
         connection = self._connection

@@ -95,7 +95,12 @@ def test_whole_life_of_a_session_each_step_twice_and_in_check_mode(array: Array,
 def test_info_tells_each_phase_and_why_a_pair_cannot_be_split(array: Array, call: Run) -> None:
     fresh = call(mirror_info)
     assert fresh["splittable"] is True
-    assert fresh["capabilities"] == {"atomic_set": False, "incremental_resync": True, "presents_itself": False}
+    assert fresh["capabilities"] == {
+        "atomic_set": False,
+        "incremental_resync": True,
+        "presents_itself": False,
+        "takes_turns": False,
+    }
     call(mirror_split, session=SESSION)
     split = call(mirror_info)
     assert split["splittable"] is False
