@@ -35,11 +35,6 @@ class Turn:
         self._state_dir = state_dir
         self._fd: Optional[int] = None
 
-    @property
-    def held(self) -> bool:
-        """Whether it is ours."""
-        return self._fd is not None
-
     def take(self) -> bool:
         """Take the turn if it is free, and return whether it is ours now. Waits for nobody."""
         if self._fd is not None:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import subprocess
 from collections.abc import Mapping
@@ -15,13 +14,12 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import BinaryIO, Optional
 
+from ..blockdev import BlockDeviceError, drop_cache
 from ..errors import SplitMirrorError
 from ..extents.fsinfo import read_fs_info
 from ..extents.mapfile import FileEntry, FileSystem, MapFile
 from ..extents.seal import broken_seal
 
-#: linux/fs.h: throw away what the kernel caches of a block device.
-_BLKFLSBUF = 0x1261
 #: linux/sched.h, for unshare(2).
 _CLONE_NEWNS = 0x00020000
 _MOUNT_OPTIONS = {"xfs": "ro,norecovery,nouuid", "ext4": "ro,noload"}
@@ -201,13 +199,6 @@ def _device_size(device: str) -> int:
 def _drop_cache(device: str) -> None:
     """A mirror changes behind the kernel's back at every resync, so nothing cached of it may be believed."""
     try:
-        handle = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(handle, _BLKFLSBUF, 0)
-        finally:
-            os.close(handle)
-    except OSError as exc:
-        raise MirrorViewError(
-            f"devices: what is cached of {device} cannot be dropped ({exc.strerror}); it must be a block device.",
-            option="devices",
-        ) from exc
+        drop_cache(device)
+    except BlockDeviceError as exc:
+        raise MirrorViewError(f"devices: {exc.message} It must be a block device.", option="devices") from exc
