@@ -7,21 +7,51 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 
-# New examples in every run; a failure prints what reproduces it.
-hypothesis.settings.register_profile("splitmirror", deadline=None, derandomize=False, print_blob=True)
+# New examples in every run; a failure prints what reproduces it. How fast they come says how busy the machine is.
+hypothesis.settings.register_profile(
+    "splitmirror",
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("splitmirror")
 
 #: File systems in memory: no extents, and no direct I/O that means anything.
 IN_MEMORY = {"tmpfs", "ramfs"}
+
+
+def pytest_configure() -> None:
+    """End like Ctrl-C when asked to end, as by a limit on CI's time: tests take away what they made."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Say which tests stay together where several processes share them (pytest-xdist).
+
+    Those of the lab have machines of their own. All other integration tests share this one, where a mount namespace of
+    one test keeps the loop devices of another busy, so they go one after another.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # it need not be there
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = nodeid.partition("::")[0]
+            return next((folder for folder in ("tests/integration/lab/", "tests/integration/") if folder in file), file)
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -92,7 +92,8 @@ options:
             description:
               - Driver V(commands). The command that begins hot backup, as a list of its arguments; never through a
                 shell. The first is the absolute path of the program. Exit code 0 is success.
-              - E(SPLITMIRROR_DATABASE) and E(SPLITMIRROR_LABEL) tell it the names of database and backup.
+              - E(SPLITMIRROR_DATABASE) tells it, as all commands here, the name of the database, and
+                E(SPLITMIRROR_LABEL) that of the backup.
             type: list
             elements: str
           end:
@@ -100,13 +101,15 @@ options:
             type: list
             elements: str
           freeze:
-            description: Driver V(commands). The command that stops writes, inside the window.
+            description:
+              - Driver V(commands). The command that stops writes, inside the window.
+              - When the holder dies meanwhile, it is killed with all that it started, before O(ignore:thaw) is run.
             type: list
             elements: str
           thaw:
             description:
-              - Driver V(commands). The command that lets writes go on. It is also run when the holder is dead, and it
-                must do no harm when nothing was stopped.
+              - Driver V(commands). The command that lets writes go on. It is also run when the holder is dead, and run
+                again when it fails; it must do no harm, and succeed, when nothing was stopped.
             type: list
             elements: str
           ping:

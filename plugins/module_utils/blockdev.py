@@ -42,6 +42,15 @@ def sector_bytes(device: str) -> int:
         raise BlockDeviceError(f"{device}: it is no block device of this host.") from exc
 
 
+def plain_identifier(name: str) -> str:
+    """A serial number or WWN without its type in front, in small letters: some write it, some do not."""
+    text = name.strip().lower()
+    for prefix in ("naa.", "eui.", "t10.", "uuid.", "0x"):
+        if text.startswith(prefix):
+            return text[len(prefix) :].strip()
+    return text
+
+
 def is_read_only(number: str) -> bool:
     """Whether a block device refuses writes. :param number: ``major:minor``."""
     with open(f"/sys/dev/block/{number}/ro", encoding="ascii") as stream:

@@ -71,20 +71,34 @@ def daemonize(folder: str, name: str, run: Callable[[Ready], None], timeout_s: f
 
 
 def read_record(folder: str, name: str) -> Optional[DaemonRecord]:
-    """The record that daemon ``name`` left in ``folder``, or None if it left none."""
+    """The record that daemon ``name`` left in ``folder``, or None if it left none that can be read.
+
+    What a power failure made of a record tells of a process that the power failure has ended.
+
+    :raises DaemonError: the file cannot be read.
+    """
     try:
         with open(os.path.join(folder, name + ".json"), encoding="ascii") as stream:
             data = json.load(stream)
         return DaemonRecord(int(data["pid"]), int(data["start_ticks"]), str(data["boot_id"]))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    except (ValueError, KeyError, TypeError, OSError) as exc:
-        raise DaemonError(f"{folder}/{name}.json: it is no record of a process ({exc}); remove it.") from exc
+    except OSError as exc:
+        raise DaemonError(f"{folder}/{name}.json: it cannot be read ({exc.strerror}); remove it.") from exc
 
 
 def is_alive(record: DaemonRecord) -> bool:
     """Whether exactly this process still runs; a zombie does not."""
     return record.boot_id == _boot_id() and _start_ticks(record.pid) == record.start_ticks
+
+
+def is_called(record: DaemonRecord, name: str) -> bool:
+    """Whether the process with this pid is a daemon of this name."""
+    try:
+        with open(f"/proc/{record.pid}/comm", "rb") as comm:
+            return comm.read().rstrip(b"\n") == name.encode()[:15]
+    except OSError:  # it has ended
+        return False
 
 
 def terminate(record: DaemonRecord, timeout_s: float = 5.0) -> bool:

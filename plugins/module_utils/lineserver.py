@@ -14,6 +14,7 @@ silent, slow or dead client never holds them up; only the service's own work doe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -105,8 +106,9 @@ class LineServer:
         self._selector.register(fd, selectors.EVENT_READ, callback)
 
     def unwatch(self, fd: int) -> None:
-        """Undo watch; the fd stays open."""
-        self._selector.unregister(fd)
+        """Undo watch, if there is anything to undo; the fd stays open."""
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(fd)
 
     def stop(self) -> None:
         """End serve() once the answers under way are sent; safe from a signal handler and from another thread."""

@@ -135,13 +135,13 @@ def exports_of(provider: MirrorProvider, states: Iterable[PairState]) -> list[Ex
     return [export for _exporter, export in _exports_of(states)]
 
 
-def resync(provider: MirrorProvider, session: str) -> int:
+def resync(provider: MirrorProvider, session: str, wait: bool, timeout_s: float) -> int:
     """Make the session's mirrors mirrors again, see MirrorProvider.resync.
 
     :raises SplitMirrorError: a mirror is still exported, or the provider refuses.
     """
     refuse_exported(exports_of(provider, provider.state()))
-    return provider.resync(session)
+    return provider.resync(session, wait, timeout_s)
 
 
 def refuse_exported(exports: Iterable[Exported]) -> None:

@@ -15,12 +15,10 @@ One state folder a host (default ``/var/lib/splitmirror``), 0700 and owned by ro
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-import secrets
-import time
 from dataclasses import dataclass
-from typing import Optional
 
 from .errors import SplitMirrorError
 
@@ -43,11 +41,14 @@ def check_session_id(session: str) -> str:
     return session
 
 
-def new_session_id(host: str, now_s: Optional[float] = None) -> str:
-    """Make a session id from the time (UTC), the host's name and four random hex digits."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", host)[:50].strip("-") or "host"
-    return f"{stamp}-{name}-{secrets.token_hex(2)}"
+def host_part(host: str) -> str:
+    """What stands for a database host in the ids of its sessions; the role mirrored_backup says the same.
+
+    A name that is too long or has other characters is told from its like by a part of its SHA-256.
+    """
+    if re.fullmatch(r"[A-Za-z0-9._-]{1,50}", host):
+        return host
+    return re.sub(r"[^A-Za-z0-9._-]", "-", host)[:41] + "-" + hashlib.sha256(host.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ short_description: Discover what a quiesced host backs up, and prepare the tape 
 version_added: 0.1.0
 description:
   - The two phases between the beginning of hot backup and the window. Nothing is frozen meanwhile.
-  - O(phase=discovery) runs on the database host. It asks the databases again which folders belong to them. If any came
-    or went since the files were mapped, such as a new tablespace, everything is mapped again.
+  - O(phase=discovery) runs on the database host. It asks the databases again which folders belong to them, and looks
+    again which file systems hold these. If a folder came or went since the files were mapped, such as a new tablespace,
+    or a file system was mounted, unmounted or moved to other places on the LUNs, everything is mapped again.
   - O(phase=prepare) runs on the media server. It loads the volume, reads its label, refuses a volume that is foreign,
     holds something else than the catalog says or is too small, and moves to where the session will begin. Nothing is
     written.
@@ -82,7 +83,7 @@ options:
 attributes:
   check_mode:
     support: full
-    details: A host whose databases have new folders is not mapped again.
+    details: A host whose databases have new folders, or whose file systems lie elsewhere, is not mapped again.
   diff_mode:
     support: full
 seealso:
@@ -137,6 +138,14 @@ removed:
   elements: str
   returned: when O(phase=discovery)
   sample: []
+moved:
+  description:
+    - Mount points of the file systems that came or went since the files were mapped, or lie elsewhere on the LUNs now.
+  type: list
+  elements: str
+  returned: when O(phase=discovery)
+  sample: []
+  version_added: 0.2.0
 mounts:
   description: The mount points to freeze in the window. With new folders there may be more than there were.
   type: list
@@ -204,6 +213,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.mapping import (
     HostMapping,
+    layout_changes,
     lun_specs,
     scope_changes,
 )
@@ -245,7 +255,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 
 def discover(module: AnsibleModule) -> dict[str, Any]:
-    """Look again what belongs to the backup, and map again if that is something else."""
+    """Look again what belongs to the backup and where it lies, and map again if that is something else."""
     params = module.params
     with HostMapping(
         StateDir(params["state_dir"]),
@@ -256,10 +266,11 @@ def discover(module: AnsibleModule) -> dict[str, Any]:
         luns=lun_specs(params["pairs"]),
         needed=ansible_folders(module._remote_tmp),
     ) as mapping:
-        before = mapping.known_scopes()
+        before, layout = mapping.known_scopes(), mapping.known_layout()
         plan = mapping.plan()
         added, removed = scope_changes(before, plan.scopes)
-        changed = bool(added or removed)
+        moved = layout_changes(layout, plan.layout)
+        changed = bool(added or removed or moved)
         if changed and not module.check_mode:
             mapping.make(plan)
         counts = mapping.counts()
@@ -267,12 +278,13 @@ def discover(module: AnsibleModule) -> dict[str, Any]:
         "changed": changed,
         "added": added,
         "removed": removed,
+        "moved": moved,
         "mounts": plan.mounts,
         "files": counts.files,
         "bytes": counts.bytes,
         "diff": {
-            "before": {"scopes": [scope.root for scope in before]},
-            "after": {"scopes": [scope.root for scope in plan.scopes]},
+            "before": {"scopes": [scope.root for scope in before], "mounts": list(layout)},
+            "after": {"scopes": [scope.root for scope in plan.scopes], "mounts": plan.mounts},
         },
     }
 

@@ -31,7 +31,9 @@ options:
     type: str
     required: true
   mounts:
-    description: Mount points to freeze. Nested ones are frozen inner last and thawed in reverse.
+    description:
+      - Mount points to freeze. Nested ones are frozen inner last and thawed in reverse.
+      - All that M(splitmirror.backup.extent_map) returned must be among them.
     type: list
     elements: path
     required: true

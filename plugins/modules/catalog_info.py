@@ -28,8 +28,9 @@ options:
       - Only sessions in this state.
       - An V(open) session is being written, was interrupted, or has not been judged yet.
       - Only a V(good) one is a backup.
+      - A V(damaged) one is a tape file that M(splitmirror.backup.tape_verify) could not read as a whole session.
     type: str
-    choices: [open, good, failed]
+    choices: [open, good, failed, damaged]
   at:
     description:
       - Only sessions that were begun at this time or before, as V(2026-01-31T12:00:00Z). Without a zone it is UTC.
@@ -88,11 +89,11 @@ sessions:
       type: str
       sample: db1
     state:
-      description: V(open), V(good) or V(failed).
+      description: V(open), V(good), V(failed) or V(damaged).
       type: str
       sample: good
     reason:
-      description: Why it failed.
+      description: Why it failed, or what is damaged.
       type: str
     created:
       description: When its writing began.
@@ -232,13 +233,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import (
     LATEST,
     find_files,
     parse_time,
     session_facts,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, GOOD, Catalog, Session
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import GOOD, CatalogError, Session
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -258,6 +261,8 @@ def find_sessions(catalog: Catalog, params: dict[str, Any]) -> list[Session]:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Look everything up."""
     params = module.params
+    if params["limit"] < 0:
+        raise CatalogError(f"limit: {params['limit']} is below 0; give the number of files to list.", option="limit")
     files: list[dict[str, Any]] = []
     with Catalog.open_for(os.path.join(params["state_dir"], FILE_NAME), writable=False) as catalog:
         sessions = find_sessions(catalog, params)
@@ -284,7 +289,7 @@ def main() -> None:
         {
             "host": {"type": "str"},
             "session": {"type": "str"},
-            "state": {"type": "str", "choices": ["open", "good", "failed"]},
+            "state": {"type": "str", "choices": ["open", "good", "failed", "damaged"]},
             "at": {"type": "str"},
             "path": {"type": "str"},
             "limit": {"type": "int", "default": 1000},

@@ -24,8 +24,10 @@ options:
       - V(closed) judges the session by O(evidence).
       - V(failed) makes it failed without asking, with O(reason); it need not have come as far as its tape.
       - V(expired) lets it expire now, so that its volume may be overwritten.
+      - V(recovered) makes failed what other sessions of O(host) left open because their runs ended, or the media server
+        lost its power, before they were closed. O(session) is the one that is at work, and stays as it is.
     type: str
-    choices: [closed, failed, expired]
+    choices: [closed, failed, expired, recovered]
     required: true
   evidence:
     description:
@@ -34,7 +36,9 @@ options:
       - What was written is taken from the catalog; C(write) is compared with it.
     type: dict
   host:
-    description: The database host, for a session that failed before C(tape_write) began.
+    description:
+      - The database host, for a session that failed before C(tape_write) began.
+      - Required for O(state=recovered).
     type: str
   reason:
     description: Why the session failed.
@@ -73,6 +77,12 @@ EXAMPLES = r"""
     state: failed
     reason: The array did not answer.
 
+- name: Make failed what dead sessions of the host left open
+  splitmirror.backup.catalog_session:
+    session: "{{ session }}"
+    host: db1
+    state: recovered
+
 - name: Let an old session expire before its time
   splitmirror.backup.catalog_session:
     session: 20260131T120000Z-db1-3f2a
@@ -81,7 +91,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 session_state:
-  description: The state of the session in the catalog, in check mode as it would be.
+  description: The state of the session in the catalog, in check mode as it would be; V(absent) when it is not there.
   returned: success
   type: str
   sample: good
@@ -90,20 +100,27 @@ reason:
   returned: success
   type: str
   sample: the check of the extent map was not complete before the thaw.
+recovered:
+  description: The sessions that were left open and are failed now.
+  returned: when O(state=recovered)
+  type: list
+  elements: str
+  sample: ["20260130T120000Z-db1-77b0"]
 """
 
 import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import fail_session, verdict_of
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import (
-    FAILED,
-    FILE_NAME,
-    GOOD,
-    OPEN,
-    Catalog,
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import (
+    dead_sessions,
+    fail_dead_sessions,
+    fail_session,
+    verdict_of,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import FAILED, GOOD, OPEN
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, check_session_id
 
 if TYPE_CHECKING:
@@ -142,6 +159,19 @@ def close(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
     return {"changed": changed, "session_state": state, "reason": reason, "before": before}
 
 
+def recover(catalog: Catalog, params: dict[str, Any], *, only_look: bool) -> dict[str, Any]:
+    """Make failed what other sessions of the host left open."""
+    known = catalog.session(params["session"])
+    dead = (dead_sessions if only_look else fail_dead_sessions)(catalog, params["host"], params["session"])
+    return {
+        "changed": bool(dead),
+        "session_state": known.state if known else "absent",
+        "reason": known.reason if known else "",
+        "recovered": dead,
+        "diff": {"before": dict.fromkeys(dead, OPEN), "after": dict.fromkeys(dead, FAILED)},
+    }
+
+
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Close the session."""
     check_session_id(module.params["session"])
@@ -149,6 +179,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if not module.check_mode:
         state_dir.make_private_dir(state_dir.root)
     with Catalog.open_for(os.path.join(state_dir.root, FILE_NAME), writable=not module.check_mode) as catalog:
+        if module.params["state"] == "recovered":
+            return recover(catalog, module.params, only_look=module.check_mode)
         result = (foreseen if module.check_mode else close)(catalog, module.params)
     before = result.pop("before", result["session_state"])
     return {
@@ -162,13 +194,17 @@ def main() -> None:
     run_module(
         work,
         {
-            "state": {"type": "str", "choices": ["closed", "failed", "expired"], "required": True},
+            "state": {"type": "str", "choices": ["closed", "failed", "expired", "recovered"], "required": True},
             "evidence": {"type": "dict"},
             "host": {"type": "str"},
             "reason": {"type": "str"},
             **SESSION_SPEC,
         },
-        required_if=[("state", "closed", ["evidence"]), ("state", "failed", ["reason"])],
+        required_if=[
+            ("state", "closed", ["evidence"]),
+            ("state", "failed", ["reason"]),
+            ("state", "recovered", ["host"]),
+        ],
     )
 
 

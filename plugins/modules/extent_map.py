@@ -185,7 +185,9 @@ check:
   returned: when O(state=checked) and not in check mode
   contains:
     complete:
-      description: Always V(true); the module fails otherwise.
+      description:
+        - Whether all file systems of the map were frozen meanwhile. A session whose check was not complete never
+          becomes good.
       type: bool
     remapped:
       description: Files whose extents have changed.

@@ -26,9 +26,10 @@ options:
     description:
       - V(begun) begins hot backup. Databases that cannot be backed up are refused; nothing has begun then.
       - V(ended) ends it, keeps its label files and logs for the backup, and ends the holder. It fails when the end is
-        not clean; O(ignore:evidence) is returned all the same.
+        not clean, or the holder has no hot backup of one of O(databases); O(ignore:evidence) is returned all the same.
       - V(recovered) gives up whatever any session has left on this host. Frozen file systems are thawed, hot backups
-        ended, holders stopped. Run it only when no backup of this host is under way.
+        ended, holders stopped. It waits up to two minutes for a database whose C(thaw) command fails. Run it only when
+        no backup of this host is under way.
     type: str
     choices: [begun, ended, recovered]
     required: true

@@ -43,7 +43,7 @@ options:
     type: bool
     default: true
   timeout_s:
-    description: How many seconds to wait for the synchronization.
+    description: How many seconds to wait for the synchronization, also that of what O(session) has split.
     type: int
     default: 14400
 attributes:
@@ -170,8 +170,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         return predict(before, session, recovering, exports)
     changed = bool(session) and arm.disarm(provider.state_dir, session)
     recovered, targets = presenting.recover(provider) if recovering else ([], [])
-    resynced_bytes = presenting.resync(provider, session) if session and not recovering else 0
-    waited_s = provider.sync(params["wait"], params["timeout_s"])
+    wait, timeout_s = params["wait"], params["timeout_s"]
+    resynced_bytes = presenting.resync(provider, session, wait, timeout_s) if session and not recovering else 0
+    waited_s = provider.sync(wait, timeout_s)
     after = provider.state()
     refuse_problems(after)
     warn_of_a_long_split(module, after)

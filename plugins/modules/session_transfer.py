@@ -14,7 +14,8 @@ author:
 description:
   - Relays one file from the host of the task to O(to_host), in pieces of 16 MiB over the connections that Ansible has
     to both. No host has to trust the other, and the file is never held whole on the controller.
-  - The file appears as O(dest) (mode 0600, its folder 0700) only when all of it has arrived and its SHA-256 agrees.
+  - The file appears as O(dest) (mode 0600, a folder that is made for it 0700) only when all of it has arrived and its
+    SHA-256 agrees.
   - Works with C(become) for an unprivileged user on both hosts. Both need GNU coreutils.
 options:
   src:

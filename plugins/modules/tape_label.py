@@ -130,7 +130,8 @@ from typing import TYPE_CHECKING, Any, Optional
 from ansible.module_utils.common.text.formatters import human_to_bytes
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import Label, check_record_bytes, new_label

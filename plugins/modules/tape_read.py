@@ -18,6 +18,12 @@ description:
     records, so a single file of a large session comes back quickly.
   - The checksum of every file is compared with the catalog while it is restored. Files that differ are named, and the
     task fails.
+  - Records that cannot be read do not take the rest with them. A file whose content is on them holds zeros from the
+    first of them on (or from up to 1 MiB before it), and is named as one that differs. A member whose header is on them
+    is left out and named, and so are hard links to it; the files of a folder that is left out come into a new one, of
+    root and with mode 0755. All others are restored, and the task fails.
+  - Nothing is restored when the drive does not find a place on the tape any more, or when the tape holds something else
+    there than the catalog says.
   - Every name is checked before anything is written. A name that would leave O(target), from a tape that somebody
     tampered with, is refused, and nothing is left under O(target).
   - The files are written by GNU tar, which must be installed, with owners, modes, times, extended attributes and
@@ -149,7 +155,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import (

@@ -151,11 +151,19 @@ known:
       description: The tape file.
       type: int
 damaged:
-  description: Tape files that are no whole session. What is in them is kept, but no backup.
+  description:
+    - Tape files that are no whole session. They are no backup, but most of what is in them may still be read, so they
+      are kept like sessions that never expire.
+    - Let them expire with M(splitmirror.backup.catalog_session) when nobody needs them. What a writer left that died is
+      not kept.
   returned: when O(rebuild=true)
   type: list
   elements: dict
   contains:
+    session:
+      description: The id by which the catalog keeps it.
+      type: str
+      sample: damaged-WEEK01-3
     file_number:
       description: The tape file.
       type: int
@@ -168,14 +176,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import FILE_NAME, Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import (
     needed_volume,
-    rebuild,
     verify_session,
 )
 

@@ -72,13 +72,15 @@ options:
   retention_days:
     description:
       - For how many days the session must be kept. Its volume cannot be overwritten before.
-      - It is kept for ever when this is left out.
+      - From 0 to 365000. It is kept for ever when this is left out.
     type: float
-  readers:
+  queue_depth:
     description:
-      - Number of threads that read from the mirror. V(2) suffices for a fresh layout, an aged one gains by V(8).
+      - Number of reads of the mirror that are under way at once, from 1 to 256.
+      - A fresh layout is read in few large pieces, whatever this is; an aged one gains by more.
     type: int
-    default: 8
+    default: 64
+    aliases: [readers]
   window_bytes:
     description:
       - Memory for data in flight. Inside it, the mirror is read in physical order.
@@ -301,6 +303,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import leave_mount_namespace
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
@@ -316,10 +319,20 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write impo
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
+#: A thousand years; behind the year 9999 no calendar goes on.
+_MAX_RETENTION_DAYS = 365000
+
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Write the session, or tell where it would go."""
     params = module.params
+    kept = params["retention_days"]
+    if kept is not None and not 0 <= kept <= _MAX_RETENTION_DAYS:
+        raise SplitMirrorError(
+            f"retention_days: a session cannot be kept for {kept} days; give 0 to {_MAX_RETENTION_DAYS}, or leave it "
+            "out to keep it for ever.",
+            option="retention_days",
+        )
     state_dir = StateDir(params["state_dir"])
     job = WriteJob(
         session=params["session"],
@@ -332,9 +345,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         host=params["host"],
         mode=params["mode"],
         proof=params["proof"],
-        readers=params["readers"],
+        queue_depth=params["queue_depth"],
         window_bytes=params["window_bytes"],
-        retention_days=params["retention_days"],
+        retention_days=kept,
         evidence=params["evidence"],
     )
     options = DriveOptions.of(params, only_look=module.check_mode)
@@ -362,7 +375,7 @@ def main() -> None:
             "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
             "proof": {"type": "str", "choices": ["full", "changed", "none"], "default": "full"},
             "retention_days": {"type": "float"},
-            "readers": {"type": "int", "default": 8},
+            "queue_depth": {"type": "int", "default": 64, "aliases": ["readers"]},
             "window_bytes": {"type": "int", "default": 256 << 20},
             "evidence": {"type": "dict"},
             **SESSION_SPEC,

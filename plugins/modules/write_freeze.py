@@ -16,6 +16,8 @@ description:
     They are thawed in reverse.
   - No freeze outlives its deadline. The holder of the session thaws at the deadline, a second process thaws when the
     holder hangs or dies, and the holder thaws when the second process dies.
+  - A file system or database that does not thaw stays guarded. It is tried again by O(state=thawed), and at the
+    deadline. The C(thaw) command of a database that still fails is repeated for two minutes from then on.
   - What the system and Ansible need is never frozen, that is V(/), V(/usr), V(/etc), V(/var), V(/tmp), V(/home) and the
     like, the file systems of O(state_dir) and of Ansible's C(remote_tmp), and those with swap files.
 author:
@@ -35,6 +37,7 @@ options:
   mounts:
     description:
       - Mount points. M(splitmirror.backup.extent_map) returns those that hold the files of a backup.
+      - When files are mapped in this session, O(state=frozen) refuses to leave out any of these.
       - Nested ones are frozen inner last.
     type: list
     elements: path

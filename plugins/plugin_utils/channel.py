@@ -126,11 +126,15 @@ def open_channel(host: str, task: Task, play_context: PlayContext, hostvars: Any
     connection = connection_loader.get(kind, context, new_stdin=None)
     if connection is None:
         raise AnsibleError(f"{host}: ansible_connection {kind!r} is unknown; name an installed connection plugin.")
-    # Of the task's own keywords only the timeout and the privilege escalation go along: the rest is the play's host's.
+    # Of the task's own keywords the timeout, the user and the privilege escalation go along, as when it is delegated.
     keys = {key: value for key, value in task.dump_attrs().items() if key.startswith("become")}
     keys["timeout"] = play_context.timeout
     connection.set_options(
-        task_keys={"timeout": play_context.timeout, "password": play_context.password or None},
+        task_keys={
+            "timeout": play_context.timeout,
+            "password": play_context.password or None,
+            "remote_user": task.remote_user,
+        },
         var_options={**_plugin_variables("connection", kind, variables), "inventory_hostname": host},
     )
     shell = connection._shell

@@ -29,9 +29,10 @@ class Relayed:
 
 
 def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: bool = False) -> Relayed:
-    """Copy ``src`` on one host to ``dest`` (0600, folder 0700) on another; an equal file is left as it is.
+    """Copy ``src`` on one host to ``dest`` on another; an equal file is left as it is.
 
-    The file appears under its name only when all of it has arrived and its checksum agrees.
+    It gets mode 0600, and a folder that is made for it 0700. It appears under its name only when all of it has arrived
+    and its checksum agrees.
 
     :param dry_run: only find out whether it would be sent.
     :raises AnsibleError: when a command fails, or what arrived is not what was sent.
@@ -47,7 +48,7 @@ def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: b
 
     part = dest + ".part"
     cannot = f"dest: {dest} cannot be written"
-    _must(target, ["install", "--directory", "--mode=0700", "--", os.path.dirname(dest)], cannot)
+    _must(target, ["mkdir", "--parents", "--mode=0700", "--", os.path.dirname(dest)], cannot)
     _must(target, ["install", "--mode=0600", "--", "/dev/null", part], cannot)
     digest = hashlib.sha256()
     for number in range((size + PIECE_BYTES - 1) // PIECE_BYTES):

@@ -154,6 +154,7 @@ def run_window(
     log = EventLog()
     split_sent = False
     split: Optional[Json] = None
+    asked_s: Optional[float] = None
     try:
         # Both connections are opened, and both processes seen alive, while nobody waits.
         splitter.stand_by()
@@ -161,6 +162,7 @@ def run_window(
         splitter.call("ping")
         log.take(holder.call("ping")["events"])
         _await_turn(splitter, deadline_s, turn_timeout_s)
+        asked_s = time.monotonic()
         log.take(holder.call("freeze", mounts=mounts, deadline_s=deadline_s)["events"])
         split_sent = True
         log.note("split_sent")
@@ -171,9 +173,14 @@ def run_window(
     except AnsibleError as exc:
         if isinstance(exc, PeerRefused):
             log.take(exc.events)
+        message = str(exc)
+        # A holder that hangs is ended at the deadline, and cannot say so.
+        if asked_s is not None and time.monotonic() - asked_s >= deadline_s:
+            message += f" The deadline of the freeze, {deadline_s:g} s, was over by then."
         thaw_error = _thaw(holder, log)
         evidence = {"window": {"events": log.entries, "intact": False}, "split": split}
-        message = f"{exc}" if thaw_error is None else f"{exc} The thaw could not be confirmed either: {thaw_error}"
+        if thaw_error is not None:
+            message += f" The thaw could not be confirmed either: {thaw_error}"
         raise WindowFailed(message, evidence, split_sent) from exc
 
     log.take(closing["events"])
@@ -214,8 +221,12 @@ def _thaw(holder: LinePeer, log: EventLog) -> Optional[str]:
     reason = None
     for _attempt in range(THAW_TRIES):
         try:
-            log.take(holder.call("thaw", timeout_s=ANSWER_TIMEOUT_S)["events"])
-            return None
+            answer = holder.call("thaw", timeout_s=ANSWER_TIMEOUT_S)
         except AnsibleError as exc:
             reason = str(exc)
+            continue
+        log.take(answer["events"])
+        reason = answer["result"]["error"] if answer["result"]["frozen"] else None
+        if reason is None:
+            break
     return reason

@@ -34,8 +34,10 @@ def _parser() -> argparse.ArgumentParser:
     ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="command")
     inside = commands.add_parser("exec", help="run a command of this machine in the lab's network")
     inside.add_argument("words", nargs=argparse.REMAINDER, metavar="command")
-    for name, text in (("kill", "cut the power of a host"), ("start", "boot a host again")):
-        commands.add_parser(name, help=text).add_argument("host")
+    kill = commands.add_parser("kill", help="cut the power of a host")
+    kill.add_argument("host")
+    kill.add_argument("--when", metavar="COMMAND", help="as soon as this shell command succeeds on it, as root")
+    commands.add_parser("start", help="boot a host again").add_argument("host")
     return parser
 
 
@@ -94,7 +96,10 @@ def _inside(running: RunningLab, _dummy: Any, arguments: argparse.Namespace) -> 
 
 
 def _kill(running: RunningLab, _dummy: Any, arguments: argparse.Namespace) -> None:
-    running.machine(running.lab().host(arguments.host)).kill()
+    machine = running.machine(running.lab().host(arguments.host))
+    if arguments.when is not None:
+        running.wait_for(arguments.host, arguments.when)
+    machine.kill()
 
 
 def _start(running: RunningLab, _dummy: Any, arguments: argparse.Namespace) -> None:

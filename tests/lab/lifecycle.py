@@ -10,11 +10,13 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,9 +37,12 @@ REQUIRED = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }
-#: A kernel boots on one core; two at a time keep a small machine usable.
+#: A kernel boots on one core; two at a time keep a small machine usable. Setting up also waits for disks.
 BOOTS_AT_ONCE = 2
+SET_UPS_AT_ONCE = 3
 BOOT_LIMIT_S = 120
+WAIT_LIMIT_S = 900
+POLL_S = 0.2
 
 
 class RunningLab:
@@ -70,9 +75,7 @@ class RunningLab:
             try:
                 self._create(lab, image)
                 machines = [self.machine(host) for host in lab.hosts]
-                self._each(machines, self._boot, report, "boots")
-                self._each([m for m in machines if m.host.role != "database"], self._set_up, report, "is set up")
-                self._each([m for m in machines if m.host.role == "database"], self._set_up, report, "is set up")
+                self._bring_up(machines, report)
             except BaseException:
                 if not keep:
                     self._remove()
@@ -159,12 +162,24 @@ class RunningLab:
 
     def inside(self) -> list[str]:
         """The words before a command that make it run in the lab's network."""
-        return ["ip", "netns", "exec", self.namespace]
+        # Not `ip netns exec`: its mount namespace would keep mounts of others busy as long as the command runs.
+        return ["nsenter", f"--net=/run/netns/{self.namespace}"]
 
     def ssh(self, name: str, command: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a shell command on a host; its exit status and output are in what is returned."""
         words = self.ssh_command(name, ["--", command])
         return subprocess.run(words, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL, **options)
+
+    def wait_for(self, name: str, command: str, limit_s: float = WAIT_LIMIT_S) -> None:
+        """Wait until a shell command succeeds on a host, as root.
+
+        :raises LabError: it does not within the limit.
+        """
+        end = time.monotonic() + limit_s
+        while self.ssh(name, f"sudo sh -c {shlex.quote(command)}").returncode:
+            if time.monotonic() > end:
+                raise LabError(f"{name}: still not after {limit_s:.0f} s: {command}")
+            time.sleep(POLL_S)
 
     def _boot(self, machine: Machine) -> None:
         machine.start()
@@ -179,30 +194,40 @@ class RunningLab:
             hopeless = "Permission denied" in answer.stderr or not machine.runs()
             if hopeless or time.monotonic() > end:
                 raise LabError(f"{machine.host.name} does not boot:\n{machine.console_tail()}\n{answer.stderr}")
-            time.sleep(0.2)
+            time.sleep(POLL_S)
 
     def _set_up(self, machine: Machine) -> None:
         answer = self.ssh(machine.host.name, "sudo python3 /usr/local/sbin/lab-setup")
         if answer.returncode:
             raise LabError(f"{machine.host.name} cannot be set up: {answer.stderr}{answer.stdout}")
 
-    def _each(
-        self, machines: list[Machine], step: Callable[[Machine], None], report: Callable[[str], None], done: str
-    ) -> None:
-        def work(machine: Machine) -> None:
-            begin = time.monotonic()
-            step(machine)
-            report(f"{machine.host.name} {done} ({time.monotonic() - begin:.1f} s)")
+    def _bring_up(self, machines: list[Machine], report: Callable[[str], None]) -> None:
+        """Boot all and set them up, a few at a time; database hosts wait for the LUNs of their arrays."""
+        boots, set_ups = threading.Semaphore(BOOTS_AT_ONCE), threading.Semaphore(SET_UPS_AT_ONCE)
+        arrays: list[Future[None]] = []
 
-        with ThreadPoolExecutor(BOOTS_AT_ONCE) as pool:
-            jobs = [pool.submit(work, machine) for machine in machines]
-            try:
-                for job in jobs:
-                    job.result()
-            except BaseException:
-                for job in jobs:
-                    job.cancel()
-                raise
+        def step(machine: Machine, room: threading.Semaphore, do: Callable[[Machine], None], done: str) -> None:
+            with room:
+                began = time.monotonic()
+                do(machine)
+                report(f"{machine.host.name} {done} ({time.monotonic() - began:.1f} s)")
+
+        def work(machine: Machine) -> None:
+            step(machine, boots, self._boot, "boots")
+            if machine.host.role == "database":
+                for array in arrays:
+                    array.result()
+            step(machine, set_ups, self._set_up, "is set up")
+
+        # One thread each: who waits for an array holds nothing that it needs.
+        with ThreadPoolExecutor(len(machines)) as pool:
+
+            def begin(role: str) -> list[Future[None]]:
+                return [pool.submit(work, machine) for machine in machines if machine.host.role == role]
+
+            arrays += begin("array")
+            for job in [*arrays, *begin("database"), *begin("media")]:
+                job.result()
 
 
 def missing_packages() -> list[str]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -63,12 +64,15 @@ def ensure() -> Path:
     """Return the folder of the image, built now if it is not there. Images of other recipes go away unless in use."""
     images = cache_dir() / "images"
     image = images / recipe_hash()
-    if not image.is_dir():
-        images.mkdir(parents=True, exist_ok=True)
-        _prune(images)
-        partial = image.with_suffix(".partial")
-        _build(partial)
-        partial.rename(image)
+    images.mkdir(parents=True, exist_ok=True)
+    # Several labs may come up at once; the first of them builds.
+    with open(cache_dir() / ".images.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not image.is_dir():
+            _prune(images)
+            partial = image.with_suffix(".partial")
+            _build(partial)
+            partial.rename(image)
     return image
 
 

@@ -32,12 +32,12 @@ class Demo:
         self.files = folder / "host/space/files"
         self.data = folder / "host/data/pg"
 
-    def command(self, playbook: str, *words: str, **variables: Any) -> list[str]:
-        """The command line of one of the collection's playbooks, run over the demo's inventory."""
+    def command(self, playbook: str | Path, *words: str, **variables: Any) -> list[str]:
+        """The command line of one of the collection's playbooks, or of a file's, run over the demo's inventory."""
         return [
             str(Path(sys.executable).with_name("ansible-playbook")),
             f"--inventory={self.inventory}",
-            f"splitmirror.backup.{playbook}",
+            f"splitmirror.backup.{playbook}" if isinstance(playbook, str) else str(playbook),
             f"--extra-vars={json.dumps(variables)}",
             *words,
         ]
@@ -51,7 +51,7 @@ class Demo:
             "LC_ALL": "C.UTF-8",
         }
 
-    def play(self, playbook: str, *words: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    def play(self, playbook: str | Path, *words: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run a playbook to its end."""
         return subprocess.run(
             self.command(playbook, *words, **variables),
@@ -65,7 +65,7 @@ class Demo:
             timeout=600,
         )
 
-    def must(self, playbook: str, *words: str, **variables: Any) -> str:
+    def must(self, playbook: str | Path, *words: str, **variables: Any) -> str:
         """Run a playbook that has to succeed, and return its output."""
         done = self.play(playbook, *words, **variables)
         assert done.returncode == 0, done.stdout[-6000:]

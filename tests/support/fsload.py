@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     ExtentRow,
     FileEntry,
     unpack_xattrs,

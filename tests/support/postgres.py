@@ -113,21 +113,24 @@ def cluster(
     hba: str = "local all postgres peer\nlocal all all trust\n",
     wal: Optional[Path] = None,
     initdb: Sequence[str] = (),
+    checksums: bool = True,
     settings: Optional[Mapping[str, str]] = None,
 ) -> Iterator[Cluster]:
-    """A running cluster with checksums.
+    """A running cluster.
 
     :param data: where its data folder is made; the server's user must get there, see passable_folder.
     :param hba: its pg_hba.conf. By default the superuser is known by peer authentication, and others are let in.
     :param initdb: more words for initdb.
+    :param checksums: of its pages; False leaves it to initdb, which makes none before PostgreSQL 18.
     :param wal: where its pg_wal goes, else into the data folder.
     :param settings: server settings.
     """
     with passable_folder() as folder:
         sockets = own(folder / "s")
         command: list[str | os.PathLike[str]] = []
-        command += ["--pgdata", data, "--data-checksums", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        command += initdb
+        command += ["--pgdata", data, *initdb, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        if checksums:
+            command.append("--data-checksums")
         if wal is not None:
             command += ["--waldir", own(wal)]
         own(data)

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import verdict_of
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog, Part
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import Part
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import WINDOW_ORDER
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     SOURCE_CONTENT,
     SOURCE_NONE,
     FileEntry,
-    MapFile,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeDrive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, restore

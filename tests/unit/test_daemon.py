@@ -104,10 +104,12 @@ def test_one_that_is_not_ready_in_time_is_killed(tmp_path: Path) -> None:
     assert not is_alive(record)
 
 
-def test_a_broken_record_is_told(tmp_path: Path) -> None:
-    (tmp_path / "sm-test.json").write_text("{")
-    with pytest.raises(DaemonError, match="no record of a process"):
-        read_record(str(tmp_path), "sm-test")
+@pytest.mark.parametrize(
+    "left", ["", "{", "[]", '{"pid": null}', "\0" * 90], ids=["empty", "cut", "list", "null", "zeros"]
+)
+def test_what_a_power_failure_left_of_a_record_is_none(tmp_path: Path, left: str) -> None:
+    (tmp_path / "sm-test.json").write_text(left)
+    assert read_record(str(tmp_path), "sm-test") is None
 
 
 def test_no_record_is_none(tmp_path: Path) -> None:

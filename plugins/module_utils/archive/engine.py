@@ -7,7 +7,8 @@
 Python runs one thread at a time in a process, so planning 100,000 members and reading them in one process means taking
 turns; here each has a process of its own. The engine is forked with the ring (shared memory) and a socket. It gets
 *turns* (what to read to which place of the ring, and which stretches of the ring are the content of which file), reads
-in physical order by several threads, and answers what is complete, what is checksummed, and the checksums.
+in physical order with many reads under way at once, and answers what is complete, what is checksummed, and the
+checksums.
 
 Offsets: *stream* offsets count from the start of the archive; *places* are offsets in the ring, stream modulo its size.
 """
@@ -29,7 +30,8 @@ from collections.abc import Mapping
 from typing import Callable, NamedTuple, NoReturn, Optional
 
 from .model import ArchiveError
-from .source import LunReader, ReadFault, Task, coalesce, page_buffer
+from .reading import Job, read_loops
+from .source import LunReader, ReadFault, coalesce
 
 # Writer to engine: a turn (stream offset of its end, how it ends, number of integers of requests and of contents),
 # followed by these integers.
@@ -72,7 +74,7 @@ class EngineOptions(NamedTuple):
     """What the engine needs to know. :param devices: path of each LUN's device by its id in the map."""
 
     devices: Mapping[int, str]
-    readers: int
+    queue_depth: int
     gap_bytes: int
     archive_checksum: bool
 
@@ -129,7 +131,7 @@ class Engine:
         self._options = options
         self._link = link
         self._readers = {lun: LunReader(lun, device) for lun, device in options.devices.items()}
-        self._tasks: queue.SimpleQueue[tuple[Task, list[int]]] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._send_lock = threading.Lock()
         self._changed = threading.Condition()
         # Under the condition: reads that are missing in each chunk of the ring, and how far all is there.
@@ -145,8 +147,8 @@ class Engine:
 
     def run(self) -> None:
         """Serve turns until the writer closes the socket."""
-        loops = [self._read_loop] * self._options.readers if self._readers else []
-        for loop in (*loops, self._content_loop, self._archive_loop):
+        reading = read_loops(self._ring, self._readers, self._tasks, self._have_read, self._options.queue_depth)
+        for loop in (*reading, self._content_loop, self._archive_loop):
             threading.Thread(target=self._guard, args=(loop,), daemon=True).start()
         with self._link.makefile("rb") as turns:
             while True:
@@ -212,16 +214,14 @@ class Engine:
         elif self._ended:
             self._changed.notify_all()
 
-    def _read_loop(self) -> None:
-        bounce = page_buffer(max(reader.bounce_bytes for reader in self._readers.values()))
-        while True:
-            task, places = self._tasks.get()
-            self._readers[task.lun].read(task, self._ring, bounce)
-            with self._changed:
+    def _have_read(self, done: list[list[int]]) -> None:
+        """Note reads that are done, by the chunks that waited for each of them."""
+        with self._changed:
+            for places in done:
                 for place in places:
                     self._missing[place] -= 1
-                if not self._missing[self._ready % self._window // self._chunk]:
-                    self._advance()
+            if not self._missing[self._ready % self._window // self._chunk]:
+                self._advance()
 
     def _wait_ready(self, done: int) -> Optional[int]:
         """Wait until more than ``done`` is there, and say up to where to go on: at most to the end of a chunk.

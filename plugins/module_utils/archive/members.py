@@ -6,19 +6,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple, Optional, Union
 
-from ..extents.mapfile import (
-    SOURCE_CONTENT,
-    SOURCE_MOUNT,
-    SOURCE_SKIP,
-    ExtentRow,
-    FileEntry,
-    unpack_xattrs,
-)
+from ..extents.maprows import SOURCE_CONTENT, SOURCE_MOUNT, SOURCE_SKIP, ExtentRow, FileEntry, unpack_xattrs
 from . import pax
 from .acl import ACL_COPIES, ACL_KEYS, acl_text
 from .model import BLOCK_BYTES, ArchiveError, Fallback
@@ -131,15 +125,21 @@ class MemberPlanner:
         return MemberPlan(name, entry.kind, 0, target if entry.kind == "l" else None, header)
 
     def _plan_file(self, entry: FileEntry, name: bytes, extents: Sequence[ExtentRow]) -> MemberPlan:
-        stream: Optional[BinaryIO] = None
-        pieces: Sequence[Piece]
         if entry.source == SOURCE_CONTENT:
-            pieces = _inline_pieces(entry)
-        elif entry.source == SOURCE_MOUNT:
-            stream = self._open(entry)
-            pieces = _stream_pieces(stream, entry.size)
-        else:
-            pieces = device_pieces(entry, extents)
+            return self._plan_content(entry, name, _inline_pieces(entry), None)
+        if entry.source != SOURCE_MOUNT:
+            return self._plan_content(entry, name, device_pieces(entry, extents), None)
+        stream = self._open(entry)
+        try:
+            return self._plan_content(entry, name, _stream_pieces(entry, stream), stream)
+        except BaseException:
+            # a file left open would keep the mirror mounted
+            stream.close()
+            raise
+
+    def _plan_content(
+        self, entry: FileEntry, name: bytes, pieces: Sequence[Piece], stream: Optional[BinaryIO]
+    ) -> MemberPlan:
         attributes = self._attributes(entry)
         stored = sum([piece.length for piece in pieces])
         if stored < entry.size:
@@ -259,26 +259,60 @@ def _inline_pieces(entry: FileEntry) -> list[InlinePiece]:
     return [InlinePiece(0, entry.size, content)] if content else []
 
 
-def _stream_pieces(stream: BinaryIO, size: int) -> list[StreamPiece]:
-    """Where a file that is read through the mount has data (lseek(2), SEEK_DATA), in whole blocks."""
+def _stream_pieces(entry: FileEntry, stream: BinaryIO) -> list[StreamPiece]:
+    """Where a file that is read through the mount has data (lseek(2), SEEK_DATA), in whole blocks.
+
+    :raises ArchiveError: the mount does not tell, or the file is shorter there than in the map.
+    """
+    size = entry.size
     try:
         fd = stream.fileno()
     except (OSError, io.UnsupportedOperation):
         return [StreamPiece(0, size, stream)] if size else []
     pieces = []
     place = 0
-    while place < size:
-        try:
-            start = os.lseek(fd, place, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole follows
-            break
-        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        start -= start % BLOCK_BYTES
-        end = min(end + pax.pad(end), size)
-        if start < end:
-            pieces.append(StreamPiece(start, end - start, stream))
-        place = end
+    try:
+        if os.fstat(fd).st_size < size:
+            raise shorter_on_mirror(entry)
+        while place < size:
+            start = _next_data(fd, place)
+            if start is None:
+                break
+            end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+            start -= start % BLOCK_BYTES
+            end = min(end + pax.pad(end), size)
+            if start < end:
+                pieces.append(StreamPiece(start, end - start, stream))
+            place = end
+    except OSError as exc:
+        raise unreadable_on_mirror(entry, exc) from exc
     return pieces
+
+
+def _next_data(fd: int, place: int) -> Optional[int]:
+    """Where the next data begin; None when only a hole follows."""
+    try:
+        return os.lseek(fd, place, os.SEEK_DATA)
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            raise
+        return None
+
+
+def unreadable_on_mirror(entry: FileEntry, exc: OSError) -> ArchiveError:
+    """The sentence for a file that is read through the mount and cannot be."""
+    return ArchiveError(
+        f"{show(entry.path)} cannot be read through the mounted mirror ({exc.strerror}); check the mirror and back up "
+        "again."
+    )
+
+
+def shorter_on_mirror(entry: FileEntry) -> ArchiveError:
+    """The sentence for a file that is read through the mount and ends too early."""
+    return ArchiveError(
+        f"{show(entry.path)} is shorter on the mounted mirror than in the map ({entry.size} bytes); the mount shows "
+        "another state than the map, prove the map against the mirror."
+    )
 
 
 def _ranges(pieces: Sequence[Piece]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Callable, NamedTuple, Optional, Protocol
 
 from ..errors import SplitMirrorError
-from ..extents.mapfile import FileEntry
+from ..extents.maprows import FileEntry
 
 #: A tar archive is a row of blocks of this size.
 BLOCK_BYTES = 512
@@ -76,7 +76,7 @@ class WriterOptions:
     """How the pipeline works.
 
     :param record_bytes: size of a record; a multiple of 512.
-    :param readers: threads that read from the mirror.
+    :param queue_depth: reads of the mirror that are under way at once.
     :param window_bytes: memory for data in flight; in it, reads go in physical order. More of it makes scattered
         layouts faster.
     :param gap_bytes: neighbouring extents are read in one go when at most this much lies between them: bandwidth
@@ -86,7 +86,7 @@ class WriterOptions:
     """
 
     record_bytes: int = 1 << 20
-    readers: int = 8
+    queue_depth: int = 64
     window_bytes: int = 256 << 20
     gap_bytes: int = 32 << 10
     archive_checksum: bool = False
@@ -104,8 +104,8 @@ class WriterOptions:
                 f"window_bytes: {self.window_bytes} is less than four records of {self.record_bytes}; give more.",
                 option="window_bytes",
             )
-        if not 1 <= self.readers <= 64:
-            raise ArchiveError(f"readers: {self.readers} must be from 1 to 64.", option="readers")
+        if not 1 <= self.queue_depth <= 256:
+            raise ArchiveError(f"queue_depth: {self.queue_depth} must be from 1 to 256.", option="queue_depth")
         if self.gap_bytes < 0:
             raise ArchiveError(f"gap_bytes: {self.gap_bytes} must be 0 or more.", option="gap_bytes")
 

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Optional, Protocol
 
-from .model import BLOCK_BYTES, ArchiveError
+from .model import BLOCK_BYTES, ArchiveError, MemberRecord
 from .pax import pad
 from .unpack import (
     Header,
@@ -89,6 +89,22 @@ class Member:
         self._lead = b""
         self._left = head.size
         self._fill = pad(head.size)
+
+    def record(self, sha256: Optional[str]) -> MemberRecord:
+        """What an index or a catalog says of it. :param sha256: of its content, None for what is no regular file."""
+        return MemberRecord(
+            self.name,
+            self.kind,
+            self.real_size,
+            self.offset_bytes,
+            len(self.header),
+            sha256,
+            self.mtime_ns,
+            self.mode,
+            self.uid,
+            self.gid,
+            self.linkname if self.kind in "hl" else None,
+        )
 
     def raw(self, hasher: Optional[Hasher] = None) -> Iterator[bytes]:
         """All blocks behind the headers as they stand in the archive: sparse map, data, padding.

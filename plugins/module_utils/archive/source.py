@@ -16,7 +16,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from .model import BLOCK_BYTES, ArchiveError
 
@@ -41,6 +41,14 @@ class Task(NamedTuple):
     start: int
     end: int
     pieces: list[tuple[int, int, int]]
+
+
+class Plan(NamedTuple):
+    """One read: what of the LUN, in bytes, and to which place of the ring; None for a buffer beside it."""
+
+    offset: int
+    length: int
+    place: Optional[int]
 
 
 class ReadFault(Exception):
@@ -107,14 +115,48 @@ class LunReader:
         if stat.S_ISBLK(os.fstat(self._fd).st_mode):
             self.block_bytes = struct.unpack("i", fcntl.ioctl(self._fd, _BLKSSZGET, bytes(4)))[0]
 
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._fd
+
     @property
     def bounce_bytes(self) -> int:
-        """How large the buffer must be that read() gets."""
+        """How large the buffer must be that read() and finish() get."""
         return MAX_READ_BYTES + 2 * self.block_bytes
 
     def close(self) -> None:
         """Close the device."""
         os.close(self._fd)
+
+    def plan(self, task: Task) -> Optional[Plan]:
+        """How to do a read in one go; None when it takes more, which read() does.
+
+        What is read is at the place of the only piece, or in a buffer: then finish() takes it from there.
+        """
+        physical, length, place = task.pieces[0]
+        block = self.block_bytes
+        if len(task.pieces) == 1 and self._goes_straight(physical, length):
+            return Plan(physical, self._straight_bytes(length), place)
+        start = task.start - task.start % block
+        span = task.end - start + -(task.end - start) % block
+        return Plan(start, span, None) if span <= self.bounce_bytes else None
+
+    def finish(self, task: Task, plan: Plan, got: int, ring: memoryview, bounce: memoryview) -> None:
+        """Go on after the read of a plan: put the pieces into their places, and read what is missing.
+
+        :param got: bytes that were read, or a negative errno.
+        :param bounce: the buffer, also where the plan has none.
+        :raises ReadFault: a wanted piece cannot be read.
+        """
+        if got != plan.length:
+            if got == -errno.EINVAL and plan.place is not None:
+                self._straight = False
+            # The fault may lie in a gap that nobody wants, and the message is to name the right file.
+            self._read_pieces(task, ring, bounce)
+        elif plan.place is None:
+            self._take_pieces(task, plan.offset, ring, bounce)
+        else:
+            self._finish_straight(task.pieces[0], plan.length, ring, bounce)
 
     def read(self, task: Task, ring: memoryview, bounce: memoryview) -> None:
         """Do one read and put its pieces into their places in the ring, each filled up with zeros to whole blocks.
@@ -122,24 +164,22 @@ class LunReader:
         :param bounce: a page-aligned buffer of ``bounce_bytes`` that nobody else uses meanwhile.
         :raises ReadFault: a wanted piece cannot be read.
         """
-        if len(task.pieces) == 1:
-            physical, length, place = task.pieces[0]
-            short = self.block_bytes != BLOCK_BYTES and length < _STRAIGHT_BYTES
-            if self._straight and not short and not physical % self.block_bytes:
-                done = self._read_straight(physical, length, place, ring)
-                physical, length, place = physical + done, length - done, place + done
-            if length:
-                self._read_single(physical, length, place, ring, bounce)
+        plan = self.plan(task)
+        if plan is None:
+            self._read_pieces(task, ring, bounce)
             return
-        block = self.block_bytes
-        start = task.start - task.start % block
+        got = plan.length
         try:
-            self._fill(bounce[: task.end - start + -(task.end - start) % block], start)
-        except ReadFault:
-            # The fault may lie in a gap that nobody wants, and the message is to name the right file.
-            for physical, length, place in task.pieces:
-                self._read_single(physical, length, place, ring, bounce)
-            return
+            self._fill(bounce[:got] if plan.place is None else ring[plan.place : plan.place + got], plan.offset)
+        except ReadFault as fault:
+            got = fault.physical - plan.offset or -fault.code
+        self.finish(task, plan, got, ring, bounce)
+
+    def _read_pieces(self, task: Task, ring: memoryview, bounce: memoryview) -> None:
+        for physical, length, place in task.pieces:
+            self._read_single(physical, length, place, ring, bounce)
+
+    def _take_pieces(self, task: Task, start: int, ring: memoryview, bounce: memoryview) -> None:
         for physical, length, place in task.pieces:
             begin = physical - start
             ring[place : place + length] = bounce[begin : begin + length]
@@ -147,21 +187,22 @@ class LunReader:
                 rest = -length % BLOCK_BYTES
                 ring[place + length : place + length + rest] = _ZEROS[:rest]
 
-    def _read_straight(self, physical: int, length: int, place: int, ring: memoryview) -> int:
-        """Read into the ring without a copy; return how much was read, 0 when the device wants other memory."""
-        rest = -length % BLOCK_BYTES
+    def _goes_straight(self, physical: int, length: int) -> bool:
+        """Whether a piece is read into the ring without a copy."""
+        short = self.block_bytes != BLOCK_BYTES and length < _STRAIGHT_BYTES
+        return self._straight and not short and not physical % self.block_bytes
+
+    def _straight_bytes(self, length: int) -> int:
         # With blocks of 512, what is read too much lies in the member's own last block.
-        span = length + rest if self.block_bytes == BLOCK_BYTES else length - length % self.block_bytes
-        try:
-            self._fill(ring[place : place + span], physical)
-        except ReadFault as fault:
-            if fault.code == errno.EINVAL and fault.physical == physical:
-                self._straight = False
-                return 0
-            raise ReadFault(self.lun, fault.physical, place, fault.code) from fault
-        if span > length:
-            ring[place + length : place + span] = _ZEROS[:rest]
-        return min(span, length)
+        return length + -length % BLOCK_BYTES if self.block_bytes == BLOCK_BYTES else length - length % self.block_bytes
+
+    def _finish_straight(self, piece: tuple[int, int, int], span: int, ring: memoryview, bounce: memoryview) -> None:
+        """Do what is left when the first ``span`` bytes of a piece are in their place: zeros, or what is missing."""
+        physical, length, place = piece
+        if span < length:
+            self._read_single(physical + span, length - span, place + span, ring, bounce)
+        elif span > length:
+            ring[place + length : place + span] = _ZEROS[: span - length]
 
     def _read_single(self, physical: int, length: int, place: int, ring: memoryview, bounce: memoryview) -> None:
         block = self.block_bytes

@@ -21,7 +21,7 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import Mapping
-from typing import Callable, Optional
+from typing import BinaryIO, Callable, Optional
 
 from . import engine
 from .model import BLOCK_BYTES, ArchiveError, RecordSink, WriterOptions
@@ -41,6 +41,17 @@ def ring_shape(options: WriterOptions) -> engine.RingShape:
     most = max(options.window_bytes // _CHUNKS_AT_LEAST, options.record_bytes)
     chunk = max(min(_CHUNK_BYTES, most) // options.record_bytes, 1) * options.record_bytes
     return engine.RingShape(max(options.window_bytes // chunk, 2) * chunk, chunk)
+
+
+def make_ring(options: WriterOptions) -> memoryview:
+    """Memory for data in flight. :raises ArchiveError: there is not so much."""
+    try:
+        return page_buffer(ring_shape(options).window_bytes)
+    except (OSError, OverflowError) as exc:
+        raise ArchiveError(
+            f"window_bytes: {options.window_bytes} is more memory than this host has to give; take less.",
+            "window_bytes",
+        ) from exc
 
 
 class ArchiveStream:
@@ -68,7 +79,7 @@ class ArchiveStream:
         self._record = options.record_bytes
         self._archive_checksum = options.archive_checksum
         self._window, self._chunk = shape = ring_shape(options)
-        self._ring = page_buffer(self._window)
+        self._ring = make_ring(options)
         self._requests: list[int] = []
         self._contents: list[int] = []
         #: Stream offset of the next byte to be laid out.
@@ -97,7 +108,7 @@ class ArchiveStream:
         self._pid, self._link = engine.fork_engine(
             self._ring,
             shape,
-            engine.EngineOptions(devices, options.readers, options.gap_bytes, options.archive_checksum),
+            engine.EngineOptions(devices, options.queue_depth, options.gap_bytes, options.archive_checksum),
         )
         sys.setswitchinterval(min(engine.SWITCH_INTERVAL_S, self._switch_interval))
         self._threads = [
@@ -278,15 +289,14 @@ class ArchiveStream:
         """Hear what the engine tells."""
         with self._link.makefile("rb") as replies:
             while True:
-                head = replies.read(engine.REPLY.size)
-                if len(head) < engine.REPLY.size:
+                reply = _reply(replies)
+                if reply is None:
                     if not self._stopped:
                         self._fail(ArchiveError("the reading process ended unexpectedly; see the kernel's log."))
                     return
-                kind, number, length = engine.REPLY.unpack(head)
-                body = replies.read(length) if length else b""
+                kind, number, body = reply
                 if kind == engine.DIGESTS:
-                    self.digests.extend([body[place : place + 32] for place in range(0, length, 32)])
+                    self.digests.extend([body[place : place + 32] for place in range(0, len(body), 32)])
                     continue
                 if kind == engine.FAULT:
                     self._fail(self._fault(number, *engine.FAULT_BODY.unpack(body)))
@@ -357,3 +367,18 @@ class ArchiveStream:
         self._link.close()
         sys.setswitchinterval(self._switch_interval)
         self._ring.release()
+
+
+def _reply(replies: BinaryIO) -> Optional[tuple[int, int, bytes]]:
+    """What the engine tells next: kind, number and body; None when it is gone."""
+    try:
+        head = replies.read(engine.REPLY.size)
+        if len(head) == engine.REPLY.size:
+            kind, number, length = engine.REPLY.unpack(head)
+            body = replies.read(length) if length else b""
+            if len(body) == length:
+                return kind, number, body
+    except OSError:
+        # The kernel's word for one that was killed before it had read all that we sent.
+        return None
+    return None

@@ -142,10 +142,9 @@ def parse_number(data: bytes) -> int:
     text = data.split(b"\0", 1)[0].strip()
     if not text:
         return 0
-    try:
-        return int(text, 8)
-    except ValueError as exc:
-        raise ArchiveError("a number in a tar header is damaged.") from exc
+    if text.translate(None, b"01234567"):  # int() would take signs and underscores, too
+        raise ArchiveError("a number in a tar header is damaged.")
+    return int(text, 8)
 
 
 def parse_decimal(data: bytes, where: bytes) -> int:

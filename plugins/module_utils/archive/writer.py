@@ -11,16 +11,25 @@ it is reported here and goes into the index. Memory is bounded by the window.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Optional, cast
 
-from ..extents.mapfile import SOURCE_CONTENT, SOURCE_DEVICE, SOURCE_MOUNT, ExtentRow, FileEntry
+from ..extents.maprows import SOURCE_CONTENT, SOURCE_DEVICE, SOURCE_MOUNT, ExtentRow, FileEntry
 from .index import head_line, index_name, member_line
-from .members import DevicePiece, InlinePiece, MemberPlan, MemberPlanner, StreamPiece
+from .members import (
+    DevicePiece,
+    InlinePiece,
+    MemberPlan,
+    MemberPlanner,
+    StreamPiece,
+    shorter_on_mirror,
+    unreadable_on_mirror,
+)
 from .model import ArchiveError, ArchiveResult, Fallback, MemberRecord, MemberSink, Owners, RecordSink, WriterOptions
 from .pax import REGULAR, HeaderMaker
 from .reader import iterate_members
@@ -59,14 +68,12 @@ def write_archive(
     :param extras: path of a tar whose members come behind the files (label files, logs).
     :param index_meta: goes into the first line of the index; ``session`` must be in it.
     :param spool_dir: folder on a disk where the index grows, about 300 bytes a member; None for the usual one.
-    :raises ArchiveError: something cannot be read, or the map contradicts itself.
+    :raises ArchiveError: something cannot be read, the map contradicts itself, or the disk of the index is full.
     """
     if "session" not in index_meta:
         raise ArchiveError("index_meta: the session's id is missing in it.")
-    with tempfile.TemporaryFile(prefix="splitmirror-index-", dir=spool_dir) as spool:
-        writer = _Writer(
-            devices, sink, options, member=member, owners=owners, fallback=fallback, spool=cast(BinaryIO, spool)
-        )
+    with contextlib.closing(_Spool(spool_dir)) as spool:
+        writer = _Writer(devices, sink, options, member=member, owners=owners, fallback=fallback, spool=spool)
         with writer.stream:
             writer.put_index_head(index_meta)
             writer.put_entries(entries)
@@ -76,6 +83,46 @@ def write_archive(
             sha256 = writer.stream.finish()
             writer.report()
             return writer.result(sha256)
+
+
+class _Spool:
+    """The index while it grows, in a file without a name."""
+
+    def __init__(self, folder: Optional[str]) -> None:
+        self._folder = folder
+        with self._on_disk():
+            self._file = cast(BinaryIO, tempfile.TemporaryFile(prefix="splitmirror-index-", dir=folder))  # noqa: SIM115
+
+    def write(self, data: bytes) -> None:
+        with self._on_disk():
+            self._file.write(data)
+
+    def rewind(self) -> tuple[int, int]:
+        """Go to the beginning to read; return the length in bytes and the time of the last write in ns."""
+        with self._on_disk():
+            size = self._file.tell()
+            self._file.seek(0)
+            return size, os.fstat(self._file.fileno()).st_mtime_ns
+
+    def readinto(self, view: memoryview) -> int:
+        with self._on_disk():
+            return int(_reader(self._file)(view))
+
+    def close(self) -> None:
+        # What a full disk did not take is tried once more here; it was said already.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            folder = self._folder or "the folder for temporary files"
+            raise ArchiveError(
+                f"the index of the archive cannot be kept in {folder} ({exc.strerror}); make room there, about 300 "
+                "bytes for each file."
+            ) from exc
 
 
 class _Writer:
@@ -88,7 +135,7 @@ class _Writer:
         member: Optional[MemberSink],
         owners: Owners,
         fallback: Optional[Fallback],
-        spool: BinaryIO,
+        spool: _Spool,
     ) -> None:
         self._member = member
         self._headers = HeaderMaker(owners)
@@ -177,15 +224,9 @@ class _Writer:
             piece.stream.seek(piece.logical)
             complete = self.stream.content(_reader(piece.stream), piece.length)
         except OSError as exc:
-            raise ArchiveError(
-                f"{show(entry.path)} cannot be read through the mounted mirror ({exc.strerror}); check the mirror and "
-                "back up again."
-            ) from exc
+            raise unreadable_on_mirror(entry, exc) from exc
         if not complete:
-            raise ArchiveError(
-                f"{show(entry.path)} is shorter on the mounted mirror than in the map ({entry.size} bytes); the mount "
-                "shows another state than the map, prove the map against the mirror."
-            )
+            raise shorter_on_mirror(entry)
 
     # -- extras and index --------------------------------------------------------------------------------------------
 
@@ -221,16 +262,14 @@ class _Writer:
         """Lay out the index; every other member must be reported before."""
         self.stream.flush()
         self.report()
-        size = self._spool.tell()
-        self._spool.seek(0)
-        written_ns = os.fstat(self._spool.fileno()).st_mtime_ns
+        size, written_ns = self._spool.rewind()
         ownership = (0o600, 0, 0)
         header = self._headers.header(name, REGULAR, ownership, size, written_ns)
         self._headers_sha256 = self._headers_sum.hexdigest()
         self._expect(MemberPlan(name, "f", size, None, header), written_ns, ownership, True)
         self.stream.put(header)
         self.stream.begin_content()
-        self.stream.content(_reader(self._spool), size)
+        self.stream.content(self._spool.readinto, size)
         self.stream.end_content()
         self.stream.fill_block()
 

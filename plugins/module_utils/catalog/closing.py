@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .store import Catalog, CatalogError
+from .records import OPEN, CatalogError
+from .store import Catalog
 from .verdict import Verdict, judge
 
 
@@ -38,3 +39,16 @@ def fail_session(catalog: Catalog, session: str, host: str, reason: str) -> bool
     if catalog.session(session) is None:
         catalog.begin_session(session, host)
     return catalog.close_session(session, Verdict(False, reason), {})
+
+
+def dead_sessions(catalog: Catalog, host: str, living: str) -> list[str]:
+    """Sessions of a database host that nobody closed. :param living: the host's session that is at work now."""
+    return [session.id for session in catalog.sessions(host=host, state=OPEN) if session.id != living]
+
+
+def fail_dead_sessions(catalog: Catalog, host: str, living: str) -> list[str]:
+    """Make them failed, and return them. No other session of this host may be at work."""
+    dead = dead_sessions(catalog, host, living)
+    for session in dead:
+        catalog.close_session(session, Verdict(False, "its run ended without closing it."), {})
+    return dead

@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from typing import Any, Optional
 
 from ..archive.model import MemberRecord
-from .store import GOOD, Catalog, CatalogError, Part, Session
+from .records import GOOD, CatalogError, Part, Session
+from .store import Catalog
 
 LATEST = "latest"
+#: The first and the last second that can be shown, of the years 1 and 9999.
+_FIRST_S, _LAST_S = -62135596800, 253402300799
 
 
 def find_good_session(catalog: Catalog, session: str, host: Optional[str]) -> Session:
@@ -74,9 +77,10 @@ def parse_time(text: str, option: str) -> float:
 
 
 def format_time(seconds: Optional[float]) -> Optional[str]:
-    """The same time as text, UTC; None stays None."""
+    """The same time as text, UTC; None stays None. What no calendar holds is shown as its first or last second."""
     if seconds is None:
         return None
+    seconds = max(_FIRST_S, min(seconds, _LAST_S))
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Mapping, Optional
+from typing import Any, Callable, ClassVar, Mapping, Optional
 
 from ..errors import SplitMirrorError
 from ..extents.scope import Scope
@@ -64,8 +64,12 @@ class EndResult:
 
 @dataclass(frozen=True)
 class ThawCommand:
-    """How somebody else ends the freeze when the holder is dead. :param argv: no shell. :param timeout_s: its limit."""
+    """How somebody else ends the freeze when the holder is dead. :param database: the user's name for it.
 
+    :param argv: no shell. :param timeout_s: its limit.
+    """
+
+    database: str
     argv: tuple[str, ...]
     timeout_s: float
 
@@ -129,12 +133,20 @@ class DatabaseDriver(ABC):
     def prepare_freeze(self) -> None:  # noqa: B027
         """Do before the window what makes it short. :raises DatabaseError: when a freeze would fail."""
 
-    def freeze(self, limit_s: float) -> None:
-        """Stop writes. :param limit_s: give up after this time. :raises DatabaseError: when it did not."""
+    def freeze(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
+        """Stop writes.
+
+        :param limit_s: give up after this time. :param started: told the process group of a command that does it,
+            before it is waited for.
+        :raises DatabaseError: when it did not.
+        """
         raise DatabaseError(f"{self.where}: driver {self.name} knows no freeze; set quiesce to hot_backup.")
 
     def thaw(self) -> None:  # noqa: B027
-        """Let writes go on; nothing happens if they do. :raises DatabaseError: when they cannot."""
+        """Let writes go on; nothing happens if they do.
+
+        :raises DatabaseError: when they cannot; it is called again, and without a thaw_command close() must do it.
+        """
 
     def thaw_command(self) -> Optional[ThawCommand]:
         """How the guard ends the freeze if the holder's death alone does not."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, ClassVar, Mapping, Optional
+from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence
 
 from ..extents.scope import Scope
 from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, ThawCommand
@@ -78,7 +78,8 @@ class CommandsDriver(DatabaseDriver):
 
     def begin(self, label: str) -> None:
         self._begun = True
-        self._run("begin", label)
+        # Like freeze, and unlike what ends them: done by nobody, it must not come true behind a clean-up.
+        self._run("begin", label, dies_with_us=True)
 
     def ping(self) -> None:
         if self.options["ping"]:
@@ -89,14 +90,14 @@ class CommandsDriver(DatabaseDriver):
         self._begun = False
         return EndResult()
 
-    def freeze(self, limit_s: float) -> None:
-        self._run("freeze", limit_s=limit_s)
+    def freeze(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
+        self._run("freeze", limit_s=limit_s, dies_with_us=True, started=started)
 
     def thaw(self) -> None:
         self._run("thaw")
 
     def thaw_command(self) -> Optional[ThawCommand]:
-        return ThawCommand(tuple(self.options["thaw"]), float(self.options["timeout_s"]))
+        return ThawCommand(self.label, tuple(self.options["thaw"]), float(self.options["timeout_s"]))
 
     def recover(self) -> bool:
         if not self.options["recover"]:
@@ -110,21 +111,31 @@ class CommandsDriver(DatabaseDriver):
             with contextlib.suppress(DatabaseError):
                 self._run("recover" if self.options["recover"] else "end")
 
-    def _run(self, name: str, label: str = "", limit_s: float = float("inf")) -> str:
+    def _run(self, name: str, label: str = "", limit_s: float = float("inf"), **life: Any) -> str:
         limit_s = min(limit_s, float(self.options["timeout_s"]))
-        environment = dict(os.environ, SPLITMIRROR_DATABASE=self.label)
-        if label:
-            environment["SPLITMIRROR_LABEL"] = label
-        try:
-            done = run_limited(self.options[name], limit_s, environment)
-        except OSError as exc:
-            raise DatabaseError(f"{self.where}: the command of {name} cannot be started ({exc}).") from exc
-        if done.code is None:
-            raise DatabaseError(f"{self.where}: the command of {name} was not done after {limit_s:g} s and was ended.")
-        if done.code:
-            words = done.err.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            raise DatabaseError(f"{self.where}: the command of {name} failed with exit code {done.code}: {words}")
-        return os.fsdecode(done.out)
+        return run_command(self.label, name, self.options[name], limit_s, label, **life)
+
+
+def run_command(database: str, name: str, argv: Sequence[str], limit_s: float, label: str = "", **life: Any) -> str:
+    """Run the command of this name with the variables that tell it the database and, if given, the backup's label.
+
+    :param life: dies_with_us and started, see run_limited.
+    :returns: its output. :raises DatabaseError: it does not start, fails, or is not done within ``limit_s`` seconds.
+    """
+    where = f"databases: {database}"
+    environment = dict(os.environ, SPLITMIRROR_DATABASE=database)
+    if label:
+        environment["SPLITMIRROR_LABEL"] = label
+    try:
+        done = run_limited(argv, limit_s, environment, **life)
+    except OSError as exc:
+        raise DatabaseError(f"{where}: the command of {name} cannot be started ({exc}).") from exc
+    if done.code is None:
+        raise DatabaseError(f"{where}: the command of {name} was not done after {limit_s:g} s and was ended.")
+    if done.code:
+        words = done.err.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise DatabaseError(f"{where}: the command of {name} failed with exit code {done.code}: {words}")
+    return os.fsdecode(done.out)
 
 
 def _is_program(path: str) -> bool:

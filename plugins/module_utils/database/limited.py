@@ -11,7 +11,9 @@ import os
 import signal
 import subprocess
 from dataclasses import dataclass
-from typing import Mapping, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
+
+from ..lifeline import die_with
 
 # After SIGKILL a process is gone at once, unless it hangs in the kernel; then nobody waits for it.
 _KILLED_S = 1.0
@@ -26,14 +28,24 @@ class Done:
     err: bytes
 
 
-def run_limited(argv: Sequence[str], limit_s: float, environment: Optional[Mapping[str, str]] = None) -> Done:
+def run_limited(
+    argv: Sequence[str],
+    limit_s: float,
+    environment: Optional[Mapping[str, str]] = None,
+    *,
+    dies_with_us: bool = False,
+    started: Optional[Callable[[int], None]] = None,
+) -> Done:
     """Run a command, never through a shell; at the limit it is killed with all that it started.
 
     Its output goes to memory: a pipe would be held open by a child that outlives it, and a file could lie on a file
     system that is frozen.
 
+    :param limit_s: seconds. :param dies_with_us: whether the kernel kills it (not what it started) when we die.
+    :param started: told its process group before it is waited for; when this raises, the command is killed.
     :raises OSError: it cannot be started.
     """
+    us = os.getpid()
     out, err = os.memfd_create("out"), os.memfd_create("err")
     try:
         process = subprocess.Popen(
@@ -44,15 +56,20 @@ def run_limited(argv: Sequence[str], limit_s: float, environment: Optional[Mappi
             env=environment,
             cwd="/",
             start_new_session=True,
+            preexec_fn=(lambda: die_with(us)) if dies_with_us else None,  # noqa: PLW1509 - one system call, no lock
         )
         code: Optional[int] = None
         try:
-            code = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            if started is not None:
+                started(process.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_KILLED_S)
+                code = process.wait(limit_s)
+        finally:
+            if code is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_KILLED_S)
         return Done(code, _content(out), _content(err))
     finally:
         os.close(out)

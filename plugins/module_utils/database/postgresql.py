@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from typing import Any, ClassVar, Mapping, Optional
+from typing import Any, Callable, ClassVar, Mapping, Optional
 
 from ..extents.scope import Scope
 from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, LabelFile, SessionLost
@@ -150,7 +150,7 @@ class PostgresqlDriver(DatabaseDriver):
         with contextlib.suppress(DatabaseError):
             self._connected().execute("CHECKPOINT")
 
-    def freeze(self, limit_s: float) -> None:
+    def freeze(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
         """Nothing to do: the freeze of the file systems makes the copy one that the server recovers from."""
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from typing import Any, ClassVar, Mapping, Optional
+from typing import Any, Callable, ClassVar, Mapping, Optional
 from urllib.parse import quote
 
 from ..extents.scope import Scope
@@ -65,7 +65,7 @@ class SqliteDriver(DatabaseDriver):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         self.close()
 
-    def freeze(self, limit_s: float) -> None:
+    def freeze(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
         connection = self._connected()
         deadline = time.monotonic() + limit_s
         # SQLite's own busy handler comes to sleep 100 ms between two tries, and a writer that pauses for microseconds

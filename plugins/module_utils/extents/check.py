@@ -6,8 +6,9 @@
 
 The first layer of the check; its cost grows with what changed. The proof on the media server is the second.
 
-On a frozen XFS, looking at a file that was appended to and then thrown out of the kernel's inode cache waits until the
-thaw (its preallocation cannot be trimmed now). So whoever freezes needs a thaw that does not depend on this check.
+A frozen XFS cannot trim what it allocated ahead behind the end of a file that grows. Files that have any stay open
+until the thaw (filemap.py); but to look at one that was thrown out of the kernel's inode cache meanwhile waits for the
+thaw. So whoever freezes needs a thaw that does not depend on this check.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import NamedTuple, Optional
 
 from .compare import ADDED, ATTRIBUTES, REMAPPED, REMOVED, SAME, Finding, compare, difference
 from .filemap import FileMapper
-from .mapfile import ExtentRow, FileEntry, MapFile, MappedFields, sort_key
+from .mapfile import MapFile
 from .mapper import group_names, map_scopes_of, sync_filesystem, translations, user_names
+from .maprows import ExtentRow, FileEntry, MappedFields, sort_key
 from .openfiles import writable_files
 from .stack import is_below
 from .tracker import SWEEP, Changes, Tracker
@@ -49,7 +51,7 @@ def pre_check(map_file: MapFile, tracker: Tracker) -> CheckCounts:
     :param tracker: the one that was started before the map was made.
     :raises MapError: when something of the scopes cannot be mapped any more.
     """
-    check = _Check(map_file, None)
+    check = _Check(map_file, None, None)
     # From here on files that are opened are told; with those open now, these are all that may be open later.
     tracker.watch_opens(True)
     held: Optional[set[tuple[int, int]]] = None
@@ -73,12 +75,13 @@ def pre_check(map_file: MapFile, tracker: Tracker) -> CheckCounts:
     return check.counts(kind)
 
 
-def check_map(map_file: MapFile, tracker: Tracker) -> CheckCounts:
+def check_map(map_file: MapFile, tracker: Tracker, unclosed: Optional[list[int]] = None) -> CheckCounts:
     """Make the map what the file systems are, while they are frozen, and set its state to ``checked``.
 
+    :param unclosed: takes descriptors that the caller closes after the thaw; to close them here could wait for it.
     :raises MapError: when something of the scopes cannot be mapped any more.
     """
-    check = _Check(map_file, LAYER)
+    check = _Check(map_file, LAYER, unclosed)
     changes = tracker.collect()
     if changes.kind == "some":
         if tracker.held is None:
@@ -95,13 +98,13 @@ def check_map(map_file: MapFile, tracker: Tracker) -> CheckCounts:
 class _Check:
     """One check of a map; ``layer`` is what its changes are recorded as, None for not at all."""
 
-    def __init__(self, map_file: MapFile, layer: Optional[str]) -> None:
+    def __init__(self, map_file: MapFile, layer: Optional[str], unclosed: Optional[list[int]]) -> None:
         filesystems = map_file.filesystems()
         self._map = map_file
         self._layer = layer
         self._tree = map_scopes_of(map_file)
         self._places = Places.live(filesystems)
-        self._mapper = FileMapper(self._places, translations(map_file))
+        self._mapper = FileMapper(self._places, translations(map_file), unclosed)
         self._counts = dict.fromkeys((REMAPPED, ADDED, REMOVED, ATTRIBUTES), 0)
         self._examined = 0
         self._uids: set[int] = set()
@@ -210,9 +213,9 @@ class _Check:
 
     def _seen(self, runs: Iterator[Run]) -> Iterator[MappedFields]:
         for run in runs:
-            rows = self._mapper.map_run(run)
-            self._examined += len(rows)
-            yield from rows
+            for row in self._mapper.map_run(run):
+                self._examined += 1
+                yield row
 
     @staticmethod
     def _is_news(finding: Finding) -> bool:

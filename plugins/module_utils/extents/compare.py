@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Optional
 
-from .mapfile import FileEntry, MappedFields, sort_key
+from .maprows import FileEntry, MappedFields, sort_key
 
 SAME = "same"
 ADDED = "added"

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
 from .fsinfo import read_superblock
-from .mapfile import MapError
+from .maprows import MapError
 
 _SUPERBLOCK_AT = 1024
 _MAGIC = 0xEF53

@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Optional
 
 from . import fiemap
-from .mapfile import (
+from .maprows import (
     SOURCE_CONTENT,
     SOURCE_DEVICE,
     SOURCE_MOUNT,
@@ -80,15 +80,22 @@ class FileMapper:
 
     :param places: the file systems and where they are reached.
     :param translations: by the number of the file system.
+    :param unclosed: when they are frozen: takes the descriptors that must stay open until the thaw. XFS frees what it
+        allocated ahead behind the end of a file when any descriptor of it is closed (before Linux 6.12 also one that
+        was only read, xfs_release), and for that it waits.
     """
 
-    def __init__(self, places: Places, translations: dict[int, Translation]) -> None:
+    def __init__(
+        self, places: Places, translations: dict[int, Translation], unclosed: Optional[list[int]] = None
+    ) -> None:
         self._places = places
         self._translations = translations
+        self._unclosed = unclosed
         self._fiemap = fiemap.Fiemap()
 
-    def map_run(self, run: Run) -> list[MappedFields]:
-        """Look at all of a run; what vanished meanwhile is left out.
+    def map_run(self, run: Run) -> Iterator[MappedFields]:
+        """Look at all of a run, one after the other: a few fragmented files have millions of extents. What vanished
+        meanwhile is left out.
 
         :raises MapError: when something is there and cannot be looked at.
         """
@@ -96,18 +103,16 @@ class FileMapper:
             folder = os.open(run.local, OPEN_FOLDER)
         except OSError as exc:
             if exc.errno in VANISHED:
-                return []
+                return
             raise unreadable(run.local, exc) from exc
-        rows = []
         try:
             for name in run.names:
                 regular = name not in run.kinds
                 row = self._regular(folder, run, name) if regular else self._other(folder, run, name)
                 if row is not None:
-                    rows.append(row)
+                    yield row
         finally:
             os.close(folder)
-        return rows
 
     def _regular(self, folder: int, run: Run, name: bytes) -> Optional[MappedFields]:
         try:
@@ -117,15 +122,22 @@ class FileMapper:
                 # It may have become a link or a socket, which are not opened.
                 return self._other(folder, run, name)
             raise unreadable(run.prefix + name, exc) from exc
+        closes = self._unclosed is None
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 return self._other(folder, run, name)
-            return self._mapped(fd, found, run, name)
+            mapped = self._mapped(fd, found, run, name)
+            # What is allocated is in the map: nothing is behind the end of the file.
+            closes = closes or found.st_blocks * 512 <= sum(extent[3] for extent in mapped[1])
+            return mapped
         except OSError as exc:
             raise unreadable(run.prefix + name, exc) from exc
         finally:
-            os.close(fd)
+            if closes:
+                os.close(fd)
+            elif self._unclosed is not None:
+                self._unclosed.append(fd)
 
     def _mapped(self, fd: int, found: os.stat_result, run: Run, name: bytes) -> MappedFields:
         path = run.prefix + name

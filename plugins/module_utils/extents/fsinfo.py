@@ -12,7 +12,7 @@ import struct
 import uuid
 from typing import NamedTuple, Optional
 
-from .mapfile import MapError
+from .maprows import MapError
 
 SUPERBLOCK_BYTES = 4096
 _XFS_MAGIC = b"XFSB"

@@ -10,24 +10,32 @@ from the start of the LUN. The map holds readable data only: holes and unwritten
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
-import struct
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
-from ..errors import SplitMirrorError
+from .maprows import (
+    EXTENT_BYTES,
+    ExtentRow,
+    FileEntry,
+    FileSystem,
+    Lun,
+    MapCounts,
+    MapError,
+    Mapped,
+    MappedFields,
+    SegmentRow,
+    TableRow,
+    mapped_fields,
+    sort_key,
+    table_row,
+)
 
-FORMAT_VERSION = "2"
-
-#: What ``FileEntry.source`` says of where a file's data come from.
-SOURCE_NONE = "none"
-SOURCE_DEVICE = "device"
-SOURCE_CONTENT = "content"
-SOURCE_MOUNT = "mount"
-SOURCE_SKIP = "skip"
+FORMAT_VERSION = "3"
 
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);
@@ -39,8 +47,8 @@ CREATE TABLE segments(fs INTEGER, device_offset INTEGER, lun INTEGER, lun_offset
 CREATE TABLE files(sort_key BLOB PRIMARY KEY, kind TEXT, fs INTEGER, inode INTEGER, dev INTEGER, nlink INTEGER,
   mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER, mtime_ns INTEGER, rdev_major INTEGER, rdev_minor INTEGER,
   target BLOB, xattrs BLOB, source TEXT, content BLOB, reason TEXT, extents BLOB) WITHOUT ROWID;
-CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT);
-CREATE TABLE groups(id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE users(id INTEGER PRIMARY KEY, name BLOB);
+CREATE TABLE groups(id INTEGER PRIMARY KEY, name BLOB);
 CREATE TABLE changes(path BLOB, layer TEXT, what TEXT);
 """
 
@@ -54,134 +62,7 @@ _UPDATED = [name for name in _COLUMNS.split(", ") if name not in ("sort_key", "i
 _UPDATE = f"UPDATE files SET {', '.join(f'{name} = ?' for name in _UPDATED)} WHERE sort_key = ?"  # noqa: S608
 _SELECT = f"SELECT {_COLUMNS} FROM files"  # noqa: S608
 _INSIDE = "sort_key >= ? AND sort_key < ?"
-_EXTENT = struct.Struct("<QIQQI")
-#: How long one extent is in the column of this name: the fields of ExtentRow as little-endian integers.
-EXTENT_BYTES = _EXTENT.size
 _BATCH_ROWS = 4000
-_XATTR = struct.Struct("<HI")
-
-
-class MapError(SplitMirrorError):
-    """A map that cannot be made, read or used for this session."""
-
-
-class FileEntry(NamedTuple):
-    """One file as it was at the freeze.
-
-    ``path`` is absolute on the database host. ``kind`` is f, d, l, c, b, p or s (file, folder, symbolic link,
-    character device, block device, fifo, socket). ``dev`` is the device number on the database host, ``mode`` holds
-    the permission bits (0o7777), ``size`` is in bytes and 0 for what is no regular file. ``xattrs`` is None or what
-    pack_xattrs made. ``source`` says where the data come from: ``none`` (there are none), ``device`` (the extents;
-    what has none reads as zeros), ``content`` (inline data, in ``content``), ``mount`` (only readable through the
-    mounted mirror, ``reason`` says why), ``skip`` (not in the archive).
-    """
-
-    path: bytes
-    kind: str
-    fs: int = 0
-    inode: int = 0
-    dev: int = 0
-    nlink: int = 1
-    mode: int = 0o600
-    uid: int = 0
-    gid: int = 0
-    size: int = 0
-    mtime_ns: int = 0
-    rdev_major: int = 0
-    rdev_minor: int = 0
-    target: Optional[bytes] = None
-    xattrs: Optional[bytes] = None
-    source: str = SOURCE_NONE
-    content: Optional[bytes] = None
-    reason: Optional[str] = None
-
-
-class ExtentRow(NamedTuple):
-    """``length`` bytes of a file from ``logical`` on lie on LUN ``lun`` (its id) from ``physical`` on; all bytes."""
-
-    logical: int
-    lun: int
-    physical: int
-    length: int
-    flags: int = 0
-
-
-class Lun(NamedTuple):
-    """One LUN of the mirror set; ``name`` is the name of its pair."""
-
-    id: int
-    name: str
-    serial: Optional[str]
-    wwn: Optional[str]
-    size_bytes: int
-
-
-class FileSystem(NamedTuple):
-    """A mounted file system; ``root`` is the folder inside it that is mounted (``/`` unless it is a bind mount)."""
-
-    id: int
-    mount_point: bytes
-    fs_type: str
-    fs_uuid: str
-    block_bytes: int
-    dev: int
-    lun: int
-    lun_offset_bytes: int
-    root: bytes
-
-
-class SegmentRow(NamedTuple):
-    """``length`` bytes from ``device_offset`` of a file system's device lie on a LUN (its id) from ``lun_offset``."""
-
-    device_offset: int
-    lun: int
-    lun_offset: int
-    length: int
-
-
-class MapCounts(NamedTuple):
-    """What a map holds: all entries, regular files among them, their sizes in bytes, extents, fallbacks."""
-
-    entries: int
-    files: int
-    bytes: int
-    extents: int
-    fallback: int
-
-
-Mapped = tuple[FileEntry, list[ExtentRow]]
-#: The fields of a FileEntry, and those of its ExtentRows, as plain tuples: these pass between processes quickly.
-EntryFields = tuple[Any, ...]
-ExtentFields = tuple[int, int, int, int, int]
-MappedFields = tuple[EntryFields, list[ExtentFields]]
-#: A row of the table of files.
-TableRow = tuple[Any, ...]
-
-
-def sort_key(path: bytes) -> bytes:
-    """The key whose byte order is the logical order: by path component, a folder before what is in it."""
-    return path[1:].replace(b"/", b"\0")
-
-
-def table_row(fields: Sequence[Any], extents: Sequence[Sequence[int]]) -> TableRow:
-    """A file and its extents as a row of the table."""
-    if len(extents) == 1:
-        packed: Optional[bytes] = _EXTENT.pack(*extents[0])
-    else:
-        packed = b"".join([_EXTENT.pack(*extent) for extent in extents]) or None
-    return (sort_key(fields[0]), *fields[1:], packed)
-
-
-def mapped_fields(row: TableRow) -> MappedFields:
-    """The inverse of table_row."""
-    packed = row[-1]
-    extents = [] if packed is None else list(_EXTENT.iter_unpack(packed))
-    return (b"/" + row[0].replace(b"\0", b"/"), *row[1:-1]), extents
-
-
-def mapped_bytes(packed: Optional[bytes]) -> int:
-    """How many bytes packed extents cover."""
-    return sum([extent[3] for extent in _EXTENT.iter_unpack(packed or b"")])
 
 
 def _tree_bounds(path: bytes) -> tuple[bytes, bytes]:
@@ -191,36 +72,11 @@ def _tree_bounds(path: bytes) -> tuple[bytes, bytes]:
     return (key, key + b"\1") if key else (b"", b"\xff" * 256)
 
 
-def pack_xattrs(xattrs: Mapping[bytes, bytes]) -> Optional[bytes]:
-    """Pack extended attributes into one blob, None when there are none; the order given does not matter."""
-    if not xattrs:
-        return None
-    return b"".join(_XATTR.pack(len(name), len(xattrs[name])) + name + xattrs[name] for name in sorted(xattrs))
-
-
-def unpack_xattrs(blob: Optional[bytes]) -> dict[bytes, bytes]:
-    """The inverse of pack_xattrs. :raises MapError: when the blob is damaged."""
-    found: dict[bytes, bytes] = {}
-    place = 0
-    blob = blob or b""
-    while place < len(blob):
-        try:
-            name_length, value_length = _XATTR.unpack_from(blob, place)
-        except struct.error as exc:
-            raise MapError("map: an extended attribute in it is cut short; the map is damaged, map again.") from exc
-        value_at = place + _XATTR.size + name_length
-        place = value_at + value_length
-        if place > len(blob):
-            raise MapError("map: an extended attribute in it is cut short; the map is damaged, map again.")
-        found[blob[value_at - name_length : value_at]] = blob[value_at:place]
-    return found
-
-
 class MapFile:
     """One open map file. Use it as a context manager: leaving it without an error writes what is pending; leaving it
     with one removes a file that was just made.
 
-    One thread at a time may use it.
+    One thread at a time may use it. Whatever writes raises MapError when state_dir has no room.
     """
 
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
@@ -246,15 +102,20 @@ class MapFile:
             db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as exc:
             raise MapError(f"map: {path} cannot be made ({exc}); state_dir must be a writable folder.") from exc
-        # A map that was not closed properly is thrown away, so nothing is paid for crash safety while building.
-        for pragma in ("page_size=8192", "journal_mode=OFF", "synchronous=OFF", "cache_size=-16384"):
-            db.execute(f"PRAGMA {pragma}")
-        db.executescript(_SCHEMA)
-        db.execute("BEGIN")
         made = cls(path, db)
         made._new = True
-        for key, value in (("format_version", FORMAT_VERSION), ("session", session), ("host", host)):
-            made.set_meta(key, value)
+        try:
+            # A map that was not closed properly is thrown away, so nothing is paid for crash safety while building.
+            for pragma in ("page_size=8192", "journal_mode=OFF", "synchronous=OFF", "cache_size=-16384"):
+                made._write(f"PRAGMA {pragma}")
+            with made._writing():
+                db.executescript(_SCHEMA)
+            made._write("BEGIN")
+            for key, value in (("format_version", FORMAT_VERSION), ("session", session), ("host", host)):
+                made.set_meta(key, value)
+        except BaseException:
+            made._abandon()
+            raise
         return made
 
     @classmethod
@@ -301,29 +162,39 @@ class MapFile:
     ) -> None:
         if kind is None:
             self.close()
-        elif not self._closed:
-            self._db.close()
-            self._closed = True
-            if self._new:
-                # Half a map is worth nothing, and nobody shall take it for a whole one.
-                os.unlink(self.path)
+        else:
+            self._abandon()
 
     def close(self) -> None:
         """Write what is pending and close the file; closing it again does nothing."""
         if self._closed:
             return
-        self._flush()
-        if self._db.in_transaction:
-            self._db.execute("COMMIT")
+        try:
+            self._flush()
+            if self._db.in_transaction:
+                self._write("COMMIT")
+        except BaseException:
+            self._abandon()
+            raise
         self._db.close()
         self._closed = True
+
+    def _abandon(self) -> None:
+        """Close the file without what is pending, and remove it if it was just made."""
+        if self._closed:
+            return
+        self._db.close()
+        self._closed = True
+        if self._new:
+            # Half a map is worth nothing, and nobody shall take it for a whole one.
+            os.unlink(self.path)
 
     def commit(self) -> None:
         """Write what is pending, so that another process that opens the file sees it."""
         self._flush()
         if self._db.in_transaction:
-            self._db.execute("COMMIT")
-            self._db.execute("BEGIN")
+            self._write("COMMIT")
+            self._write("BEGIN")
 
     # -- the head ------------------------------------------------------------------------------------------------
 
@@ -334,7 +205,7 @@ class MapFile:
 
     def set_meta(self, key: str, value: str) -> None:
         """Set a value of the head."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+        self._write("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
 
     def set_state(self, state: str) -> None:
         """Set the state: ``mapped``, then ``checked``."""
@@ -342,7 +213,7 @@ class MapFile:
 
     def add_lun(self, name: str, size_bytes: int, serial: Optional[str] = None, wwn: Optional[str] = None) -> int:
         """Add a LUN and return its id."""
-        cursor = self._db.execute(
+        cursor = self._write(
             "INSERT INTO luns(name, serial, wwn, size_bytes) VALUES(?, ?, ?, ?)", (name, serial, wwn, size_bytes)
         )
         return int(cursor.lastrowid or 0)
@@ -363,13 +234,13 @@ class MapFile:
         root: bytes = b"/",
     ) -> int:
         """Add a file system and where its device lies on the LUNs, and return its id."""
-        cursor = self._db.execute(
+        cursor = self._write(
             "INSERT INTO filesystems(mount_point, fs_type, fs_uuid, block_bytes, dev, lun, lun_offset_bytes, root) "
             "VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
             (mount_point, fs_type, fs_uuid, block_bytes, dev, segments[0].lun, segments[0].lun_offset, root),
         )
         number = int(cursor.lastrowid or 0)
-        self._db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?, ?)", [(number, *row) for row in segments])
+        self._write_all("INSERT INTO segments VALUES(?, ?, ?, ?, ?)", [(number, *row) for row in segments])
         return number
 
     def filesystems(self) -> list[FileSystem]:
@@ -388,17 +259,19 @@ class MapFile:
         return [SegmentRow(*row) for row in self._db.execute(query, (fs,))]
 
     def set_owners(self, users: Mapping[int, str], groups: Mapping[int, str]) -> None:
-        """Record the names of users and groups, as the database host knows them."""
-        self._db.executemany("INSERT OR REPLACE INTO users VALUES(?, ?)", users.items())
-        self._db.executemany("INSERT OR REPLACE INTO groups VALUES(?, ?)", groups.items())
+        """Record the names of users and groups, as Python's pwd and grp tell them on the database host."""
+        # As bytes, because a name may be no UTF-8.
+        for table, names in (("users", users), ("groups", groups)):
+            rows = [(number, os.fsencode(name)) for number, name in names.items()]
+            self._write_all(f"INSERT OR REPLACE INTO {table} VALUES(?, ?)", rows)
 
     def users(self) -> dict[int, str]:
-        """Names of users by uid."""
-        return dict(self._db.execute("SELECT id, name FROM users"))
+        """Names of users by uid; what is no UTF-8 in them is escaped with surrogates."""
+        return self._names("users")
 
     def groups(self) -> dict[int, str]:
-        """Names of groups by gid."""
-        return dict(self._db.execute("SELECT id, name FROM groups"))
+        """Names of groups by gid, as users."""
+        return self._names("groups")
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -427,9 +300,9 @@ class MapFile:
         if inode == entry.inode:
             # In the window every page counts that has to be read or written.
             key, kind, fs, _inode, *rest = row
-            self._db.execute(_UPDATE, (kind, fs, *rest, key))
+            self._write(_UPDATE, (kind, fs, *rest, key))
             return
-        self._db.execute("DELETE FROM files WHERE sort_key = ?", (row[0],))
+        self._write("DELETE FROM files WHERE sort_key = ?", (row[0],))
         self._insert([row])
 
     def remove_tree(self, path: bytes, layer: Optional[str] = None) -> int:
@@ -442,7 +315,7 @@ class MapFile:
         if layer is not None:
             keys = self._db.execute(f"SELECT sort_key FROM files WHERE {_INSIDE}", bounds)  # noqa: S608
             self.add_changes(layer, [(_path_of(key), "removed") for (key,) in keys])
-        return self._db.execute(f"DELETE FROM files WHERE {_INSIDE}", bounds).rowcount  # noqa: S608
+        return self._write(f"DELETE FROM files WHERE {_INSIDE}", bounds).rowcount  # noqa: S608
 
     def get(self, path: bytes) -> Optional[Mapped]:
         """A file and its extents, None when the path is not in the map."""
@@ -459,7 +332,7 @@ class MapFile:
     def index_inodes(self) -> None:
         """Make the index behind paths_of_inodes; done once, when all files are in."""
         self._flush()
-        self._db.execute("CREATE INDEX IF NOT EXISTS files_inode ON files(inode)")
+        self._write("CREATE INDEX IF NOT EXISTS files_inode ON files(inode)")
 
     def entries(self, below: bytes = b"/") -> Iterator[Mapped]:
         """All files in logical order, each with its extents by ascending offset; only one is held in memory.
@@ -487,7 +360,7 @@ class MapFile:
 
     def add_changes(self, layer: str, changes: Iterable[tuple[bytes, str]]) -> None:
         """Record (path, what) of ``layer`` ``window`` or ``proof``; what: added, removed, remapped or attributes."""
-        self._db.executemany(
+        self._write_all(
             "INSERT INTO changes(path, layer, what) VALUES(?, ?, ?)", ((path, layer, what) for path, what in changes)
         )
 
@@ -502,6 +375,10 @@ class MapFile:
         row = self._db.execute(query, values).fetchone()
         return None if row is None else row[0]
 
+    def _names(self, table: str) -> dict[int, str]:
+        rows = self._db.execute(f"SELECT id, name FROM {table}")  # noqa: S608
+        return {number: name.decode("utf-8", "surrogateescape") for number, name in rows}
+
     def _flush(self) -> None:
         if self._pending:
             rows, self._pending = self._pending, []
@@ -509,11 +386,27 @@ class MapFile:
 
     def _insert(self, rows: Sequence[TableRow]) -> None:
         try:
-            self._db.executemany(_INSERT, rows)
+            self._write_all(_INSERT, rows)
         except sqlite3.IntegrityError as exc:
             raise MapError("map: a path was to be added twice; put each path into one scope only.") from exc
+
+    def _write(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        with self._writing():
+            return self._db.execute(query, values)
+
+    def _write_all(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._writing():
+            self._db.executemany(query, rows)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What goes wrong inside is that there is no room, but for a row that breaks a rule of the table."""
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
         except sqlite3.Error as exc:
-            raise MapError(f"map: {self.path} cannot be written ({exc}); state_dir needs room.") from exc
+            raise MapError(f"map: {self.path} cannot be written ({exc}); state_dir needs room.", "state_dir") from exc
 
 
 def _path_of(key: bytes) -> bytes:

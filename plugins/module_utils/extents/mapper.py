@@ -24,17 +24,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Callable, Optional
 
 from .filemap import FileMapper, Translation
-from .mapfile import (
-    EXTENT_BYTES,
-    SOURCE_MOUNT,
-    FileEntry,
-    MapCounts,
-    MapError,
-    MapFile,
-    SegmentRow,
-    TableRow,
-    table_row,
-)
+from .mapfile import MapFile
+from .maprows import EXTENT_BYTES, SOURCE_MOUNT, FileEntry, MapCounts, MapError, SegmentRow, TableRow, table_row
 from .scope import Scope
 from .stack import BlockStack, LunSpec
 from .survey import survey
@@ -42,7 +33,9 @@ from .walk import Places, Run, ScopeTree, walk
 from .worker import END, Send, Worker
 
 DEFAULT_WORKERS = 2
+# What is sent at once; the first alone would allow gigabytes where files are fragmented.
 _BATCH_FILES = 1000
+_BATCH_EXTENT_BYTES = 8 << 20
 # More than a Run takes, whose names have at most 255 bytes each.
 _RUN_BYTES = 1 << 20
 
@@ -216,10 +209,14 @@ def _take(mapper: FileMapper, taken: socket.socket, given: socket.socket, send: 
 def _rows(mapper: FileMapper, runs: Iterable[Run]) -> Iterator[list[TableRow]]:
     """What is seen of the runs, in batches."""
     rows: list[TableRow] = []
+    extent_bytes = 0
     for run in runs:
-        rows += [table_row(entry, extents) for entry, extents in mapper.map_run(run)]
-        if len(rows) >= _BATCH_FILES:
-            yield rows
-            rows = []
+        for entry, extents in mapper.map_run(run):
+            row = table_row(entry, extents)
+            rows.append(row)
+            extent_bytes += len(row[-1] or b"")
+            if len(rows) >= _BATCH_FILES or extent_bytes >= _BATCH_EXTENT_BYTES:
+                yield rows
+                rows, extent_bytes = [], 0
     if rows:
         yield rows

@@ -21,8 +21,9 @@ from typing import NamedTuple, Optional
 from .compare import ADDED, ATTRIBUTES, REMAPPED, REMOVED, SAME, Finding, compare
 from .ext4 import InodeTables
 from .filemap import FileMapper
-from .mapfile import ExtentRow, FileEntry, MapError, MapFile, Mapped, MappedFields, sort_key
+from .mapfile import MapFile
 from .mapper import map_scopes_of, translations
+from .maprows import ExtentRow, FileEntry, MapError, Mapped, MappedFields, sort_key
 from .scanner import Scanner
 from .seal import device_path
 from .walk import PlacedFs, Places, Run, single, walk
@@ -268,7 +269,7 @@ class _Prover:
             yield from self._look(run)
 
     def _look(self, run: Run) -> Iterator[list[MappedFields]]:
-        seen = self._scanners.get(run.fs, self._mapper).map_run(run)
+        seen = list(self._scanners.get(run.fs, self._mapper).map_run(run))
         if seen:
             yield seen
 

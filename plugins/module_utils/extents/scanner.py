@@ -20,7 +20,7 @@ from typing import Optional
 
 from .ext4 import InodeTables
 from .filemap import FileMapper, Translation
-from .mapfile import SOURCE_DEVICE, SOURCE_NONE, ExtentFields, MappedFields, pack_xattrs
+from .maprows import SOURCE_DEVICE, SOURCE_NONE, ExtentFields, MappedFields, pack_xattrs
 from .walk import PlacedFs, Run
 
 # mode, uid, size; mtime; gid, links; flags; head of the extents: magic, entries, depth; the first of them: block,

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from typing import Optional
 
 from .fsinfo import read_superblock
-from .mapfile import FileSystem, MapError, MapFile
+from .mapfile import MapFile
+from .maprows import FileSystem, MapError
 
 _KEY = "seals"
 

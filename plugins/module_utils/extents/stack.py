@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Callable, NamedTuple, Optional
 
-from .mapfile import MapError
+from .maprows import MapError
 
 _SECTOR_BYTES = 512
 
@@ -246,6 +246,14 @@ class BlockStack:
         return None
 
     def _undeclared(self, dev: int) -> MapError:
+        wwn = self._wwn(dev)
+        for declared, lun in self._luns.items():
+            if wwn is not None and self._wwn(declared) == wwn:
+                return MapError(
+                    f"pairs: {self._name(dev)} is another path to the LUN of pair {lun.name} than the declared "
+                    f"{lun.device}; put multipath over both, and declare the name that it gives.",
+                    option="pairs",
+                )
         known = ", ".join(lun.device for lun in self._luns.values()) or "none"
         return MapError(
             f"pairs: {self._name(dev)} is on no mirrored LUN (declared: {known}); declare its pair, or leave out "

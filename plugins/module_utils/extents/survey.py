@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Optional
 
 from .fsinfo import FsInfo, read_fs_info
-from .mapfile import MapError
+from .maprows import MapError
 from .scope import Scope
 from .stack import BlockStack, LunSpec, Mount, Segment, check_fs_type, mount_of, read_mounts
 from .walk import Rule, ScopeTree

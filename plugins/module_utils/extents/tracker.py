@@ -20,7 +20,7 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
-from .mapfile import MapError
+from .maprows import MapError
 
 # linux/fanotify.h
 _CLOEXEC, _NONBLOCK, _UNLIMITED_QUEUE, _UNLIMITED_MARKS = 0x1, 0x2, 0x10, 0x20

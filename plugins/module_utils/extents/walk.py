@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, NamedTuple, Optional
 
-from .mapfile import FileSystem, MapError, sort_key
+from .maprows import FileSystem, MapError, sort_key
 from .scope import Scope
 from .stack import is_below
 

@@ -15,7 +15,8 @@ import struct
 from typing import Any, Callable
 
 from ..errors import SplitMirrorError
-from .mapfile import MapError
+from ..lifeline import die_with
+from .maprows import MapError
 
 _LENGTH = struct.Struct("=I")
 _PIPE_BYTES = 1 << 20
@@ -29,7 +30,8 @@ Send = Callable[[Any], None]
 class Worker:
     """Runs ``work(send)`` in a forked process; ``send`` takes what marshal takes and waits while the pipe is full.
 
-    The process must not use what belongs to its parent (connections, threads); it is killed by close.
+    The process must not use what belongs to its parent (connections, threads). It is killed by close, and by the kernel
+    when the thread that made this object ends, however it ends.
     """
 
     def __init__(self, work: Callable[[Send], None]) -> None:
@@ -37,9 +39,10 @@ class Worker:
         # A larger pipe is only faster; unprivileged users may be refused one.
         with contextlib.suppress(OSError):
             fcntl.fcntl(write_end, _F_SETPIPE_SZ, _PIPE_BYTES)
+        parent = os.getpid()
         self._pid = os.fork()
         if not self._pid:
-            _live(work, write_end)
+            _live(work, parent, self._read_end, write_end)
         os.close(write_end)
 
     def fileno(self) -> int:
@@ -76,10 +79,14 @@ class Worker:
         return b"".join(parts)
 
 
-def _live(work: Callable[[Send], None], write_end: int) -> None:
+def _live(work: Callable[[Send], None], parent: int, read_end: int, write_end: int) -> None:
     """The life of the forked process. Never returns."""
     status = 1
     try:
+        # It has inherited its parent's tape, locks and mounts.
+        die_with(parent)
+        # Or a write would wait for ever for a reader that is this process itself.
+        os.close(read_end)
         try:
             work(lambda message: _send(write_end, "message", message))
             _send(write_end, "end", None)

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import os
-from typing import Optional, Sequence
+import resource
+from typing import AbstractSet, Optional, Sequence
 
 from ..errors import SplitMirrorError
 from ..extents.check import CheckCounts, check_map, pre_check
@@ -34,6 +35,8 @@ class MapChecker:
         self._tracker: Optional[Tracker] = None
         self._map: Optional[MapFile] = None
         self._before: Optional[CheckCounts] = None
+        self._unclosed: list[int] = []
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     @property
     def tracked(self) -> Optional[list[str]]:
@@ -52,48 +55,64 @@ class MapChecker:
         self._log.add("tracking_started", tracker=kind)
         return {"tracker": kind}
 
-    def pre_check(self) -> None:
+    def pre_check(self, devices: AbstractSet[int]) -> None:
         """Do what can be done of the check before the window, and make the map ready to be used in it.
 
         Nothing happens when nothing was mapped in this session: then there is only a freeze.
 
-        :raises SplitMirrorError: something cannot be mapped any more.
+        :param devices: numbers of the devices that will be frozen.
+        :raises SplitMirrorError: a file system of the map is not among them; something cannot be mapped any more.
         """
         if self._tracker is not None and os.path.exists(self._map_path):
             self.close_map()
             self._map = MapFile.open(self._map_path, self._session)
+            missing = _not_frozen(self._map, devices)
+            if missing is not None:
+                raise CheckError(missing, option="mounts")
             self._before = pre_check(self._map, self._tracker)
 
-    def check(self, frozen: bool) -> Json:
+    def check(self, frozen: AbstractSet[int]) -> Json:
         """Check the map now; return counts, whether it was complete, and the counts of ``pre_check``.
 
-        :param frozen: its file systems are, so that the map can be sealed.
+        :param frozen: numbers of the devices that are. The check is complete, and the map sealed, only when all file
+            systems of the map are among them; ``error`` names one that is not.
         :raises SplitMirrorError: there is no map, or something cannot be mapped any more.
         """
         if self._tracker is None or not os.path.exists(self._map_path):
             raise CheckError("session: nothing is mapped in this session; extent_map with state mapped does it.")
         if self._map is None:
             self._map = MapFile.open(self._map_path, self._session)
+        missing = _not_frozen(self._map, frozen)
         self._log.add("check_started")
         try:
-            if frozen:
+            if missing is None:
                 seal(self._map)
-            counts = check_map(self._map, self._tracker)
+            if frozen:
+                # Files of a frozen file system may have to stay open until the thaw.
+                resource.setrlimit(resource.RLIMIT_NOFILE, (self._limits[1], self._limits[1]))
+            counts = check_map(self._map, self._tracker, self._unclosed if frozen else None)
         except BaseException:
             self._log.add("check_failed")
             raise
         self._log.add("check_done")
         before = None if self._before is None else self._before._asdict()
-        return {"complete": True, **counts._asdict(), "pre_check": before}
+        checked = {"complete": missing is None, **counts._asdict(), "pre_check": before}
+        return checked if missing is None else {**checked, "error": missing}
 
-    def checked_or_why_not(self) -> Json:
-        """As check(frozen=True), but an error becomes ``complete: false`` with ``error``: the thaw comes anyway."""
+    def checked_or_why_not(self, frozen: AbstractSet[int]) -> Json:
+        """As check, but an error becomes ``complete: false`` with ``error``: the thaw comes anyway."""
         try:
-            return self.check(frozen=True)
+            return self.check(frozen)
         except SplitMirrorError as exc:
             return {"complete": False, "error": exc.message}
         except Exception as exc:
             return {"complete": False, "error": f"The check failed: {type(exc).__name__}: {exc}"}
+
+    def thawed(self) -> None:
+        """Close what could not be closed while its file system was frozen."""
+        while self._unclosed:
+            os.close(self._unclosed.pop())
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
 
     def close(self) -> None:
         """Stop following, and let go of the map."""
@@ -107,3 +126,14 @@ class MapChecker:
         map_file, self._map = self._map, None
         if map_file is not None:
             map_file.close()
+
+
+def _not_frozen(map_file: MapFile, devices: AbstractSet[int]) -> Optional[str]:
+    """A sentence about the first file system of the map that is on none of these devices; None when all are."""
+    for fs in map_file.filesystems():
+        if fs.dev not in devices:
+            return (
+                f"mounts: {os.fsdecode(fs.mount_point)} holds files of the map and is not frozen; name all mount "
+                "points that extent_map returned."
+            )
+    return None

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 from typing import Any, Callable, Mapping, Sequence
 
@@ -139,12 +140,13 @@ class Databases:
 
     def close(self) -> None:
         """Drop all sessions; hot backups that have not ended are given up."""
-        for driver in (*self._hot, *self.freezing):
-            self._unwatch_driver(driver)
-            driver.close()
-        self._hot, self.freezing = [], []
-        self._lost = {}
-        self.begun = False
+        with contextlib.ExitStack() as each:  # one that fails leaves none of the others open
+            for driver in (*self._hot, *self.freezing):
+                each.callback(driver.close)
+                each.callback(self._unwatch_driver, driver)
+            self._hot, self.freezing = [], []
+            self._lost = {}
+            self.begun = False
 
     def _ping(self, driver: DatabaseDriver) -> None:
         if driver.label in self._lost:

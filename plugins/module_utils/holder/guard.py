@@ -19,17 +19,22 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
-from typing import Any, NoReturn, Optional, Sequence
+from dataclasses import asdict
+from typing import Any, Iterable, NoReturn, Optional, Sequence
 
-from ..database.base import ThawCommand
-from ..database.limited import run_limited
+from ..database.base import DatabaseError, ThawCommand
+from ..database.commands import run_command
 from ..errors import SplitMirrorError
 from . import freeze
 from .process import harden
 
 ANSWER_S = 2.0
+#: For how long a thaw command that fails is repeated by the guard, and how long it waits before the next try.
+COMMANDS_S = 120.0
+COMMAND_PAUSE_S = 0.5
 _MAX_MESSAGE_BYTES = 1 << 20
 _PAUSE_S = 0.05
 
@@ -71,9 +76,10 @@ class Guard:
         """Give it what to thaw and when; it returns once the guard stands ready.
 
         :param deadline: instant, time.monotonic. :param fds: open mount points, in the order of freezing.
+        :param commands: of the databases, likewise.
         :raises GuardError: it is gone or does not answer.
         """
-        message = {"op": "arm", "deadline": deadline, "commands": [[list(c.argv), c.timeout_s] for c in commands]}
+        message = {"op": "arm", "deadline": deadline, "commands": [asdict(command) for command in commands]}
         self._ask(message, fds)
 
     def mark(self, index: int, ours: bool) -> None:
@@ -82,6 +88,20 @@ class Guard:
         :raises GuardError: see arm.
         """
         self._ask({"op": "mark", "index": index, "ours": ours})
+
+    def command_started(self, group: int) -> None:
+        """Tell it the process group of a freeze command under way: it must not come true after the thaw.
+
+        :raises GuardError: see arm.
+        """
+        self._ask({"op": "command", "group": group})
+
+    def command_over(self) -> None:
+        """Tell it that no freeze command is under way: the number of its group may be given to another.
+
+        :raises GuardError: see arm.
+        """
+        self._ask({"op": "command", "group": None})
 
     def disarm(self) -> None:
         """Tell it that all is thawed; it closes its descriptors. :raises GuardError: see arm."""
@@ -118,11 +138,13 @@ class Guard:
 class _Armed:
     """What the guard has to thaw."""
 
-    def __init__(self, deadline: float, fds: list[int], commands: list[list[Any]]) -> None:
+    def __init__(self, deadline: float, fds: list[int], commands: list[ThawCommand]) -> None:
         self.deadline = deadline
         self.fds = fds
         self.ours: set[int] = set()
         self.commands = commands
+        #: Process group of a freeze command under way.
+        self.group: Optional[int] = None
 
 
 def _run(channel: socket.socket, holder: int) -> NoReturn:
@@ -162,9 +184,12 @@ def _watch(channel: socket.socket, holder: int) -> None:
             return
         message = json.loads(data)
         if message["op"] == "arm":
-            armed = _Armed(message["deadline"], _descriptors(rights), message["commands"])
+            commands = [ThawCommand(c["database"], tuple(c["argv"]), c["timeout_s"]) for c in message["commands"]]
+            armed = _Armed(message["deadline"], _descriptors(rights), commands)
         elif armed is not None and message["op"] == "mark":
             (armed.ours.add if message["ours"] else armed.ours.discard)(message["index"])
+        elif armed is not None and message["op"] == "command":
+            armed.group = message["group"]
         elif armed is not None and message["op"] == "disarm":
             for fd in armed.fds:
                 os.close(fd)
@@ -183,21 +208,23 @@ def _descriptors(rights: list[tuple[int, int, bytes]]) -> list[int]:
 def _rescue(armed: _Armed, holder: int) -> None:
     """End the holder, thaw, and go on thawing until nothing can be frozen any more.
 
-    The signal comes first: a holder that hangs in a freeze must not be able to report it as good afterwards.
+    The signal comes first: a holder that hangs in a freeze must not be able to report it as good afterwards. With it
+    goes a freeze command of a database that is under way, with all that it started.
 
     A freeze under way in the holder answers EINVAL to a thaw and may be complete a moment later, so only a thaw after
     the holder's death is the last word. Each file system has its own thread: a thaw waits in the kernel for a freeze
-    under way, and that freeze may itself wait for the thaw of another file system.
+    under way, and that freeze may itself wait for the thaw of another file system. The databases come after a first
+    try of each, because they write when they go on; they have a thread of their own, for they may take long.
     """
     _kill(holder)
+    _kill_group(armed.group)
     holder_gone = threading.Event()
     thaws = [_Thaw(armed.fds[index], holder_gone) for index in sorted(armed.ours, reverse=True)]
     patience = time.monotonic() + ANSWER_S
     for thaw in thaws:
         thaw.tried.wait(max(0.0, patience - time.monotonic()))
-    for argv, timeout_s in armed.commands:
-        with contextlib.suppress(OSError):
-            run_limited(argv, timeout_s)
+    databases = threading.Thread(target=_thaw_databases, args=(armed.commands, armed.group), daemon=True)
+    databases.start()
     while not _kill(holder):
         time.sleep(_PAUSE_S)
     holder_gone.set()
@@ -205,6 +232,38 @@ def _rescue(armed: _Armed, holder: int) -> None:
         thaw.join()
     for fd in armed.fds:
         os.close(fd)
+    databases.join()
+
+
+def _thaw_databases(commands: Sequence[ThawCommand], group: Optional[int]) -> None:
+    """Run the thaw commands, the last that was frozen first, each until it succeeds; tell of those that never did.
+
+    :param group: of a freeze command that was killed; its end is awaited before, but not for ever: it may hang in the
+        kernel, and a zombie that nobody reaps counts as well.
+    """
+    patience = time.monotonic() + ANSWER_S
+    while not _kill_group(group) and time.monotonic() < patience:
+        time.sleep(_PAUSE_S)
+    deadline = time.monotonic() + COMMANDS_S
+    failed = _run_thaws(reversed(commands))
+    while failed and time.monotonic() < deadline:
+        time.sleep(COMMAND_PAUSE_S)
+        failed = _run_thaws(failed)
+    for error in failed.values():
+        with contextlib.suppress(OSError):  # the disk of holder.log may be full
+            sys.stderr.write(f"{error} The guard has given up; thaw it by hand.\n")
+            sys.stderr.flush()
+
+
+def _run_thaws(commands: Iterable[ThawCommand]) -> dict[ThawCommand, str]:
+    """Run each once; return those that failed, and why."""
+    failed = {}
+    for command in commands:
+        try:
+            run_command(command.database, "thaw", command.argv, command.timeout_s)
+        except DatabaseError as exc:
+            failed[command] = exc.message
+    return failed
 
 
 def _kill(holder: int) -> bool:
@@ -213,6 +272,17 @@ def _kill(holder: int) -> bool:
         return True
     with contextlib.suppress(ProcessLookupError):
         os.kill(holder, signal.SIGKILL)
+    return False
+
+
+def _kill_group(group: Optional[int]) -> bool:
+    """Kill a process group, if there is one; return whether all of it is gone."""
+    if group is None:
+        return True
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:  # or it runs as another user, and we may not
+        return True
     return False
 
 

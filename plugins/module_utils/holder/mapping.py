@@ -14,10 +14,11 @@ from typing import Any, Mapping, Optional, Sequence
 from ..database.base import DatabaseDriver
 from ..database.registry import make_drivers
 from ..database.scopes import host_scopes
-from ..extents.mapfile import MapCounts, MapError, MapFile
+from ..extents.mapfile import MapFile
 from ..extents.mapper import map_scopes
+from ..extents.maprows import MapCounts, MapError
 from ..extents.scope import Scope
-from ..extents.stack import LunSpec
+from ..extents.stack import LunSpec, Segment
 from ..extents.survey import survey
 from ..session import StateDir
 from .freeze import Needed, check_mounts
@@ -27,17 +28,23 @@ from .spawn import DEFAULT_LIFETIME_S, ensure_holder, state_needed
 
 TRACK_S = 60.0
 
+#: By mount point: the folder inside the file system that is mounted there, its device's number, its UUID, and where it
+#: lies on the LUNs.
+Layout = dict[str, tuple[bytes, int, str, list[Segment]]]
+
 
 @dataclass(frozen=True)
 class HostPlan:
     """What a host backs up.
 
     :param scopes: in the order of databases and paths. :param mounts: mount points of the file systems they lie on;
-        these are frozen in the window. :param databases: what preflight told of each, by name.
+        these are frozen in the window. :param layout: where these file systems lie. :param databases: what preflight
+        told of each, by name.
     """
 
     scopes: list[Scope]
     mounts: list[str]
+    layout: Layout
     databases: dict[str, dict[str, Any]]
 
 
@@ -96,9 +103,13 @@ class HostMapping:
         facts = {driver.label: driver.preflight() for driver in self._drivers}
         scopes = host_scopes(self._drivers, self._paths, self._exclude)
         found = survey(scopes, self._luns)
-        mounts = [os.fsdecode(surveyed.mount.mount_point) for surveyed in found]
+        layout = {
+            os.fsdecode(mount.mount_point): (mount.root, mount.dev, info.fs_uuid, segments)
+            for mount, info, segments in found
+        }
+        mounts = list(layout)
         check_mounts(mounts, state_needed(self._state, self._needed))
-        return HostPlan(scopes, mounts, facts)
+        return HostPlan(scopes, mounts, layout, facts)
 
     def make(self, plan: HostPlan, lifetime_s: float = DEFAULT_LIFETIME_S) -> Mapped:
         """Start the holder if there is none, begin tracking, and map everything.
@@ -129,6 +140,20 @@ class HostMapping:
         with MapFile.open(self.path, self._session, read_only=True) as map_file:
             return [Scope.from_dict(row) for row in json.loads(map_file.meta("scopes") or "[]")]
 
+    def known_layout(self) -> Layout:
+        """Where the file systems of the map lay when it was made. :raises MapError: as known_scopes."""
+        with MapFile.open(self.path, self._session, read_only=True) as map_file:
+            luns = {lun.id: lun.name for lun in map_file.luns()}
+            return {
+                os.fsdecode(fs.mount_point): (
+                    fs.root,
+                    fs.dev,
+                    fs.fs_uuid,
+                    [Segment(s.device_offset, luns[s.lun], s.lun_offset, s.length) for s in map_file.segments(fs.id)],
+                )
+                for fs in map_file.filesystems()
+            }
+
     def counts(self) -> MapCounts:
         """What the map holds. :raises MapError: as known_scopes."""
         with MapFile.open(self.path, self._session, read_only=True) as map_file:
@@ -149,3 +174,8 @@ def scope_changes(before: Sequence[Scope], after: Sequence[Scope]) -> tuple[list
     new = {scope.root: scope for scope in after}
     came = [root for root, scope in new.items() if old.get(root) != scope]
     return came, [root for root in old if root not in new]
+
+
+def layout_changes(before: Layout, after: Layout) -> list[str]:
+    """Mount points of the file systems that came, went, or lie elsewhere."""
+    return sorted(point for point in {**before, **after} if before.get(point) != after.get(point))

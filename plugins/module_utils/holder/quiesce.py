@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Mapping, Optional, Sequence
 
 from ..database.registry import make_drivers
+from ..errors import SplitMirrorError
 from ..lineserver import LineError, NotRunning
 from ..session import StateDir
 from .freeze import Needed, check_mounts
@@ -21,6 +23,7 @@ from .spawn import ensure_holder, state_needed
 
 ANSWER_S = 10.0
 RESULT = "hot_backup.json"
+_NOTHING_TO_END = {"required": False, "ended_cleanly": True, "same_session": True, "error": None}
 
 Descriptions = Sequence[Mapping[str, Any]]
 
@@ -92,6 +95,9 @@ def begin(
         finally:
             for driver in drivers:
                 driver.close()
+    # What an earlier hot backup of this session left must not pass for the result of this one.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(state.session_file(session, RESULT))
     started = ensure_holder(state, session, needed)
     try:
         facts = ask(state, session, "begin", databases=list(descriptions))["result"]["databases"]
@@ -105,6 +111,7 @@ def begin(
 def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
     """End hot backup and the holder; the second time the first result is told again.
 
+    :param descriptions: a hot backup of these that the holder does not have in hand was lost, or never begun.
     :raises SplitMirrorError: the holder refuses, because the window is still open.
     """
     status = _status(state, session)
@@ -114,8 +121,11 @@ def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
             with open(result_path, encoding="utf-8") as stream:
                 return Ended(**{**json.load(stream), "changed": False})
         except (FileNotFoundError, ValueError, TypeError):
-            return _never_ended(session, descriptions)
+            evidence = _lost(session, _hot_backups(descriptions)) or _NOTHING_TO_END
+            return Ended(False, dict(evidence))
+    lost = [label for label in _hot_backups(descriptions) if status["databases"].get(label) != "hot_backup"]
     result = ask(state, session, "end")["result"]
+    result["evidence"] = _lost(session, lost) or result["evidence"]
     recover(state, session)
     ended = Ended(True, before=dict(status["databases"]), **result)
     with open(result_path, "w", encoding="utf-8") as stream:
@@ -180,6 +190,11 @@ def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
         error = "The holder of the session was gone, and the freeze may have ended before." if thawed else None
         return Frozen(bool(thawed), thawed, {"intact": False, "error": error})
     window = ask(state, session, "thaw")["result"]
+    if window.pop("frozen"):
+        raise SplitMirrorError(
+            "session: not everything is thawed; the guard goes on trying at the deadline of the freeze "
+            f"({str(window['error']).rstrip('.')})."
+        )
     if not status["hot_backup"] and status["tracking"] is None:
         recover(state, session)
     return Frozen(window.pop("thawed"), status["mounts"], window)
@@ -203,12 +218,16 @@ def _status(state: StateDir, session: str) -> Optional[Json]:
     return status
 
 
-def _never_ended(session: str, descriptions: Descriptions) -> Ended:
-    hot = [driver.label for driver in make_drivers(descriptions) if driver.quiesce == "hot_backup"]
-    if not hot:
-        return Ended(False, {"required": False, "ended_cleanly": True, "same_session": True, "error": None})
+def _hot_backups(descriptions: Descriptions) -> list[str]:
+    return [driver.label for driver in make_drivers(descriptions) if driver.quiesce == "hot_backup"]
+
+
+def _lost(session: str, labels: Sequence[str]) -> Optional[Json]:
+    """The evidence of hot backups that nobody holds; None when there is none."""
+    if not labels:
+        return None
     error = (
-        f"session: {session} has no holder on this host any more, and with it the hot backup of {', '.join(hot)} was "
-        "lost; begin a new backup."
+        f"session: {session}: the hot backup of {', '.join(labels)} was lost with the holder of the session, or never "
+        "begun; begin a new backup."
     )
-    return Ended(False, {"required": True, "ended_cleanly": False, "same_session": False, "error": error})
+    return {"required": True, "ended_cleanly": False, "same_session": False, "error": error}

@@ -12,12 +12,13 @@ import time
 from dataclasses import dataclass
 from typing import Optional
 
-from ..daemon import DaemonError, is_alive, read_record, terminate
+from ..daemon import is_alive, read_record, terminate
 from ..errors import SplitMirrorError
 from ..extents.stack import read_mounts
 from ..lineserver import LineError
 from ..session import StateDir
 from . import freeze
+from .guard import COMMANDS_S
 from .protocol import FROZEN, GUARD, NAME, SOCKET, ask
 from .window import read_record as read_frozen
 
@@ -64,12 +65,13 @@ def recover(state: StateDir, session: str) -> Recovered:
     record = read_record(folder, NAME)
     if record is not None and not (holder and _gone(folder, NAME, ANSWER_S)) and terminate(record, 0.5):
         holder = "killed"
-    # A guard whose holder is dead thaws and ends.
-    if not _gone(folder, GUARD, GUARD_S):
+    # A guard whose holder is dead thaws and ends; only a database may take it longer.
+    _gone(folder, GUARD, GUARD_S)
+    thawed = sorted({*thawed, *_thaw_rest(frozen)})
+    if not _gone(folder, GUARD, COMMANDS_S):
         guard = read_record(folder, GUARD)
         if guard is not None:
-            terminate(guard)
-    thawed = sorted({*thawed, *_thaw_rest(frozen)})
+            terminate(guard, 0.5)
     for name in (SOCKET, FROZEN, NAME + ".json", GUARD + ".json"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, name))
@@ -87,10 +89,9 @@ def thaw_mounts(mounts: list[str]) -> list[str]:
 def _is_left(state: StateDir, session: str) -> bool:
     folder = state.session_dir(session)
     for name in (NAME, GUARD):
-        with contextlib.suppress(DaemonError):
-            record = read_record(folder, name)
-            if record is not None and is_alive(record):
-                return True
+        record = read_record(folder, name)
+        if record is not None and is_alive(record):
+            return True
     return bool(read_frozen(os.path.join(folder, FROZEN))) or os.path.exists(os.path.join(folder, SOCKET))
 
 

@@ -10,6 +10,7 @@ freeze, whose deadline it and its guard watch over. It has a lifetime of its own
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from .freeze import FreezeError, Needed
 from .guard import Guard
 from .process import harden
 from .protocol import EXTRAS, FROZEN, GUARD, MAP, SOCKET, EventLog
-from .window import Window
+from .window import Closed, Window
 
 #: How often it looks whether the databases still answer, and whether it can still be reached itself.
 LOOK_S = 30.0
@@ -81,13 +82,13 @@ class Holder(Service):
     def serve(self) -> None:
         """Answer until told to stop, until SIGTERM, or until the lifetime is over; then let everything go."""
         signal.signal(signal.SIGTERM, lambda _number, _frame: self._server.stop())
-        try:
+        with contextlib.ExitStack() as last:
+            # from the last to the first, and all of them whichever fails
+            last.callback(self._guard.close)
+            last.callback(self._checker.close)
+            last.callback(self._databases.close)
+            last.callback(self._window.close, "stop_thaw")
             self._server.serve()
-        finally:
-            self._window.close("stop_thaw")
-            self._databases.close()
-            self._checker.close()
-            self._guard.close()
 
     def handle(self, op: str, args: Json) -> Json:
         if op not in self._ops:
@@ -128,10 +129,14 @@ class Holder(Service):
         self._log.add("guard_lost")
         self._close_window("guard_thaw")
 
-    def _close_window(self, event: str) -> None:
-        if self._window.is_open:
-            self._window.close(event)
+    def _close_window(self, event: str = "thaw_sent") -> Closed:
+        """Close the window if it is open, and watch the databases again unless something stays frozen."""
+        was_open = self._window.is_open
+        closed = self._window.close(event)
+        if was_open and not self._window.is_open:
             self._databases.resume()
+            self._checker.thawed()
+        return closed
 
     def _ping(self) -> Json:
         return {"session": self._config.session, "pid": os.getpid()}
@@ -168,13 +173,14 @@ class Holder(Service):
         try:
             self._window.open(mounts, self._databases.freezing, deadline_s, self._checker.pre_check)
         except BaseException:
-            self._databases.resume()
+            if not self._window.is_open:
+                self._databases.resume()
             raise
         return {"mounts": self._window.mount_points}
 
     def _check(self) -> Json:
         try:
-            return self._checker.check(frozen=self._window.is_open)
+            return self._checker.check(self._window.devices)
         finally:
             self._checker.close_map()
 
@@ -182,10 +188,9 @@ class Holder(Service):
         """Check the map, then thaw, whatever became of the check."""
         if self._window.is_open:
             try:
-                check = self._checker.checked_or_why_not()
+                check = self._checker.checked_or_why_not(self._window.devices)
             finally:
-                closed = self._window.close()
-                self._databases.resume()
+                closed = self._close_window()
                 self._checker.close_map()
         elif self._window.last is not None:
             closed = self._window.last
@@ -201,10 +206,14 @@ class Holder(Service):
 
     def _thaw(self) -> Json:
         was_open = self._window.is_open
-        closed = self._window.close()
-        if was_open:
-            self._databases.resume()
-        return {"thawed": was_open, "window_s": closed.window_s, "intact": closed.intact, "error": closed.error}
+        closed = self._close_window()
+        return {
+            "thawed": was_open,
+            "frozen": self._window.is_open,
+            "window_s": closed.window_s,
+            "intact": closed.intact,
+            "error": closed.error,
+        }
 
     def _end(self) -> Json:
         if self._window.is_open:

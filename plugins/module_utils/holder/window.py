@@ -12,12 +12,12 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Iterable, Optional, Sequence
 
 from ..database.base import DatabaseDriver, DatabaseError
 from . import freeze
 from .freeze import FreezeError, FrozenBySomeoneElse, Needed
-from .guard import Guard, GuardError
+from .guard import COMMAND_PAUSE_S, Guard, GuardError
 from .protocol import EventLog
 
 MAX_DEADLINE_S = 3600.0
@@ -40,7 +40,7 @@ class Closed:
 
 
 class Window:
-    """At most one window at a time; it is closed by close(), or by the guard.
+    """At most one window at a time; it is closed by close(), or by the guard. What cannot be thawed keeps it open.
 
     :param record: a file that names the frozen mount points while there are any, for a recovery after everything died.
     """
@@ -53,6 +53,7 @@ class Window:
         self._opened: list[tuple[str, int]] = []
         self._touched: list[int] = []
         self._drivers: list[DatabaseDriver] = []
+        self._errors: list[str] = []
         self._sent = 0.0
         self.deadline: Optional[float] = None
         self.last: Optional[Closed] = None
@@ -67,6 +68,11 @@ class Window:
         """What is frozen."""
         return [self._opened[index][0] for index in self._touched]
 
+    @property
+    def devices(self) -> set[int]:
+        """Numbers of the devices whose file systems are frozen."""
+        return {os.fstat(self._opened[index][1]).st_dev for index in self._touched}
+
     def own_deadline(self) -> Optional[float]:
         """When the holder thaws by itself, if nothing comes: a little before the guard would do it, and kill."""
         return None if self.deadline is None else self.deadline - min(1.0, (self.deadline - self._sent) * 0.1)
@@ -76,14 +82,15 @@ class Window:
         mounts: Sequence[str],
         drivers: Sequence[DatabaseDriver],
         deadline_s: float,
-        before: Callable[[], None],
+        before: Callable[[set[int]], None],
     ) -> None:
         """Freeze.
 
         :param mounts: mount points. :param drivers: databases to freeze before them.
         :param deadline_s: from the freeze until the guard ends it.
-        :param before: work that makes the window short; done when the files are written out a first time.
-        :raises SplitMirrorError: nothing is frozen then.
+        :param before: work that makes the window short; done when the files are written out a first time, and given
+            the numbers of the devices that will be frozen.
+        :raises SplitMirrorError: nothing is frozen then but what could not be thawed.
         """
         if self.is_open:
             raise FreezeError("mounts: this session has frozen already; thaw it first.", option="mounts")
@@ -98,7 +105,7 @@ class Window:
         try:
             for mount in checked:
                 self._opened.append((os.fsdecode(mount.mount_point), freeze.open_mount(mount)))
-            self._prepare(drivers, before)
+            self._prepare(drivers, lambda: before({mount.dev for mount in checked}))
             self._freeze(drivers, deadline_s)
         except BaseException:
             if not self.is_open:
@@ -106,18 +113,21 @@ class Window:
             raise
 
     def close(self, event: str = "thaw_sent") -> Closed:
-        """Thaw everything, whatever happened before.
+        """Thaw everything, whatever happened before; what cannot be thawed is left for another call, or the guard.
 
         :param event: the name under which the thaw enters the log.
         """
         if not self.is_open:
             return self.last or Closed(0.0, False, "Nothing was frozen.")
         self._log.add(event)
-        errors = self._thaw()
-        acknowledged = self._log.add("thaw_acknowledged")
         if event != "thaw_sent":
-            errors.insert(0, f"The window was ended by {event}, not by its own thaw.")
-        self.last = Closed(round(acknowledged - self._sent, 6), not errors, errors[0] if errors else None)
+            self._errors.append(f"The window was ended by {event}, not by its own thaw.")
+        self._thaw()
+        acknowledged = self._log.add("thaw_acknowledged")
+        # A thaw that succeeds at last makes no window good whose first one failed: the first error stays.
+        del self._errors[1:]
+        error = self._errors[0] if self._errors else None
+        self.last = Closed(round(acknowledged - self._sent, 6), error is None, error)
         return self.last
 
     def _prepare(self, drivers: Sequence[DatabaseDriver], before: Callable[[], None]) -> None:
@@ -138,12 +148,16 @@ class Window:
         self._guard.arm(deadline, [fd for _name, fd in self._opened], commands)
         self._sent = self._log.add("freeze_sent")
         self.deadline = deadline
+        self._errors = []
         # No collection of garbage in the window: it would touch all memory, and take time.
         gc.disable()
         try:
             for driver in drivers:
                 self._drivers.append(driver)
-                driver.freeze(max(0.1, (deadline - time.monotonic()) / 2))
+                try:
+                    driver.freeze(max(0.1, (deadline - time.monotonic()) / 2), self._guard.command_started)
+                finally:
+                    self._guard.command_over()
             for index in range(len(self._opened)):
                 self._freeze_one(index)
         except BaseException:
@@ -164,28 +178,36 @@ class Window:
                 self._guard.mark(index, False)
             raise
 
-    def _thaw(self) -> list[str]:
-        """Thaw, and release everything unless something stays frozen; return what went wrong."""
-        errors = []
-        stuck = False
+    def _thaw(self) -> None:
+        """Thaw, note what went wrong, and release everything unless something stays frozen."""
+        stuck: list[int] = []
         for index in reversed(self._touched):
             name, fd = self._opened[index]
             problem, frozen = _thaw_one(fd)
             if problem is not None:
-                stuck = True
-                errors.append(f"mounts: {name} could not be thawed: {problem}.")
+                stuck.insert(0, index)
+                self._errors.append(f"mounts: {name} could not be thawed: {problem}.")
             elif not frozen:
-                errors.append(f"mounts: {name} was thawed before its time by someone else.")
-        for driver in reversed(self._drivers):
-            problem = _thaw_driver(driver)
-            if problem is not None:
-                errors.append(problem)
-        self._drivers = []
-        if not stuck:  # else the guard stays armed: it goes on trying at the deadline, and after our death
-            with contextlib.suppress(GuardError):
-                self._guard.disarm()
-            self._release()
-        return errors
+                self._errors.append(f"mounts: {name} was thawed before its time by someone else.")
+        failed = _thaw_drivers(reversed(self._drivers))
+        for _attempt in range(_COMMAND_TRIES - 1):
+            if failed:
+                time.sleep(COMMAND_PAUSE_S)
+                failed = _thaw_drivers(failed)
+        self._errors += failed.values()
+        self._drivers = [driver for driver in self._drivers if driver in failed and driver.thaw_command() is not None]
+        for driver in failed:
+            if driver not in self._drivers:
+                driver.close()  # with its session goes the freeze
+        if stuck or self._drivers:  # the guard stays armed: it goes on trying at the deadline, and after our death
+            for index in set(self._touched).difference(stuck):
+                with contextlib.suppress(GuardError):
+                    self._guard.mark(index, False)
+            self._touched = stuck
+            return
+        with contextlib.suppress(GuardError):
+            self._guard.disarm()
+        self._release()
 
     def _release(self) -> None:
         for _name, fd in self._opened:
@@ -219,14 +241,12 @@ def _thaw_one(fd: int) -> tuple[Optional[str], bool]:
     return problem, True
 
 
-def _thaw_driver(driver: DatabaseDriver) -> Optional[str]:
-    """Thaw a database; at worst end its session. Return what went wrong."""
-    error = ""
-    for _attempt in range(_COMMAND_TRIES):
+def _thaw_drivers(drivers: Iterable[DatabaseDriver]) -> dict[DatabaseDriver, str]:
+    """Thaw databases; return those that did not, and why."""
+    failed = {}
+    for driver in drivers:
         try:
             driver.thaw()
-            return None
         except DatabaseError as exc:
-            error = exc.message
-    driver.close()
-    return error
+            failed[driver] = exc.message
+    return failed

@@ -17,10 +17,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from ..daemon import Ready, daemonize, is_alive, read_record, terminate
+from ..daemon import Ready, daemonize, is_alive, is_called, read_record, terminate
 from ..lineserver import LineError, LineServer, Service, call
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, PreparedSplit, SplitResult
+from .journal import Journal
 from .turn import Turn
 
 NAME = "splitter"
@@ -180,6 +181,10 @@ def disarm(state_dir: StateDir, session: str) -> bool:
     A splitter that has split already is given the time to put that on disk.
     """
     record = read_record(state_dir.session_dir(session), NAME)
+    if record is None:
+        # Its folder may be gone. Who holds the pairs is on record, too, be it a splitter or one who splits without.
+        held = Journal(state_dir).read(session)
+        record = held.process if held and is_called(held.process, NAME) else None
     if record is None or not is_alive(record):
         return False
     # SIGTERM ends its loop just like the op stop, and needs no answer from it.

@@ -284,10 +284,12 @@ class MirrorProvider(ABC):
         """
 
     @abstractmethod
-    def resync(self, session: str) -> int:
+    def resync(self, session: str, wait: bool, timeout_s: float) -> int:
         """Make the session's mirrors mirrors again and return the bytes copied for it.
 
-        :raises MirrorError: a mirror is presented or in use, or is split by another session.
+        :param wait: wait until they are in sync; otherwise raise at once when they are not.
+        :raises MirrorError: a mirror is presented or in use, or is split by another session, or is not in sync in time.
+            In the last case the resync goes on, and the next call waits again.
         """
 
     @abstractmethod

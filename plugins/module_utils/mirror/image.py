@@ -24,29 +24,25 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from .. import blockdev
-from ..daemon import DaemonRecord
-from ..session import StateDir, check_session_id
+from ..session import StateDir
 from . import loop, reflink
 from .base import (
     Capabilities,
     MirrorError,
-    MirrorProvider,
     Pair,
     PairSplit,
     PairState,
     PreparedSplit,
     Presentation,
-    Recovered,
     SplitResult,
 )
 from .journal import Journal, SplitRecord, sync_folder
+from .journaled import JournaledProvider, held_by, held_problem
 
 MARK = "user.splitmirror.session"
-#: How long a reader waits for a splitter that has answered to put its split on disk.
-SETTLE_TIMEOUT_S = 60.0
 
 
-class ImageProvider(MirrorProvider):
+class ImageProvider(JournaledProvider):
     """Mirrors as clones of image files; ``primary`` and ``mirror`` are absolute paths on the array."""
 
     name = "image"
@@ -63,7 +59,6 @@ class ImageProvider(MirrorProvider):
         # One file has one name in the journal, whatever symbolic links lead to it.
         real = [replace(pair, primary=os.path.realpath(pair.primary), mirror=_real(pair.mirror)) for pair in pairs]
         super().__init__(real, state_dir, allow_copy)
-        self._journal = Journal(state_dir)
 
     def state(self) -> list[PairState]:
         """See MirrorProvider."""
@@ -77,31 +72,12 @@ class ImageProvider(MirrorProvider):
                 raise MirrorError(problem, option="pairs")
         return 0.0
 
-    def check_splittable(self, session: str) -> None:
-        """See MirrorProvider."""
-        check_session_id(session)
-        for state in self.state():
-            if state.problem:
-                raise MirrorError(state.problem, option="pairs")
-
     def prepare(self, session: str) -> PreparedSplit:
         """See MirrorProvider."""
-        process = DaemonRecord.of(os.getpid())
-        if process is None:
-            raise MirrorError("/proc: this process cannot see itself there; mount it.")
-        record = SplitRecord(session, self.name, self.pairs, process)
-        with self._journal.locked():
-            self.check_splittable(session)
-            self._journal.write(record)
-        return self._prepared(record)
+        return self._prepared(self._begin(session))
 
     def _prepared(self, record: SplitRecord) -> PreparedSplit:
         return ImageSplit(record, self._journal, self.allow_copy)
-
-    def split_result(self, session: str) -> Optional[SplitResult]:
-        """See MirrorProvider."""
-        record = self._own_record(session)
-        return record.result if record else None
 
     def present(self, session: str) -> Presentation:
         """See MirrorProvider."""
@@ -123,18 +99,11 @@ class ImageProvider(MirrorProvider):
                 changed = True
         return Presentation(devices, changed)
 
-    def withdraw(self, session: str) -> list[str]:
-        """See MirrorProvider."""
-        record = self._own_record(session)
-        return _withdraw(record.pairs) if record else []
-
-    def resync(self, session: str) -> int:
-        """See MirrorProvider."""
-        record = self._own_record(session)
+    def resync(self, session: str, wait: bool, timeout_s: float) -> int:
+        """See MirrorProvider; there is nothing to wait for."""
+        record = self._record_to_resync(session)
         if record is None:
             return 0
-        if record.phase == "armed":
-            raise MirrorError(f"session {session}: its splitter (process {record.process.pid}) still stands ready.")
         for pair in record.pairs:
             attached = [device.path for device in loop.loops_of(pair.mirror)]
             if attached:
@@ -142,45 +111,21 @@ class ImageProvider(MirrorProvider):
                     f"pair {pair.name}: its mirror is still presented as {', '.join(attached)}; withdraw it before "
                     "the resync."
                 )
-        self._drop(record)
+        self._give_back(record)
         return 0
-
-    def recover(self) -> list[Recovered]:
-        """See MirrorProvider."""
-        done = []
-        for record in self._leftovers():
-            phase = record.phase
-            if phase == "armed":
-                raise MirrorError(
-                    f"session {record.session}: its splitter (process {record.process.pid}) stands ready for a split "
-                    "of these pairs; let that session end first."
-                )
-            withdrawn = _withdraw(record.pairs)
-            self._drop(record)
-            names = tuple(pair.name for pair in record.pairs)
-            done.append(Recovered(record.session, phase, names, tuple(withdrawn)))
-        return done
 
     def _pair_state(self, pair: Pair) -> PairState:
         record = self._journal.holder_of(pair)
         mark = _mark(pair.mirror)
+        phase, session = held_by(record, mark)
         attached = loop.loops_of(pair.mirror) if mark is not None else []
         users = tuple(user for device in attached for user in blockdev.users(device.path))
-        phase, session = (record.phase, record.session) if record else ("none", None)
-        if record is None and mark:
-            phase, session = "broken", mark  # the journal was lost
         problem = _primary_problem(pair) or _place_problem(pair)
         in_sync = problem is None
         if problem is None and users:
             problem = f"pair {pair.name}: its mirror {pair.mirror} is in use by {'; '.join(users)}."
         if problem is None and phase != "none":
-            problem = {
-                "armed": f"pair {pair.name}: session {session} stands ready to split it.",
-                "split": f"pair {pair.name}: it is already split by session {session}; resync it first "
-                "(mirror_sync with state: synced and that session, or state: recovered).",
-                "broken": f"pair {pair.name}: session {session} died while it split the pair; clean it up first "
-                "(mirror_sync with state: recovered).",
-            }[phase]
+            problem = held_problem(pair, phase, session)
         if problem is None and mark is not None:
             problem = (
                 f"pair {pair.name}: {pair.mirror} exists, and no split of ours made it; move it away or name another "
@@ -201,49 +146,22 @@ class ImageProvider(MirrorProvider):
             problem=problem,
         )
 
-    def _own_record(self, session: str) -> Optional[SplitRecord]:
-        """The session's record; raises when another session holds one of the pairs."""
-        for pair in self.pairs:
-            record = self._journal.holder_of(pair)
-            if record is not None and record.session != session:
+    def _marks(self) -> list[Optional[str]]:
+        return [_mark(pair.mirror) for pair in self.pairs]
+
+    def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
+        attached = [(device.path, pair) for pair in pairs for device in loop.loops_of(pair.mirror)]
+        for device, pair in attached:
+            busy = blockdev.busy_users(device)
+            if busy:
                 raise MirrorError(
-                    f"pair {pair.name}: it is split by session {record.session}, not by {session}.", option="session"
+                    f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first."
                 )
-        return self._journal.read(session)
+        for device, pair in attached:
+            loop.detach(device, pair.mirror)
+        return [device for device, _pair in attached]
 
-    def _settled_record(self, session: str) -> SplitRecord:
-        """The session's record once its split is on disk; the splitter answers before that."""
-        deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        while True:
-            record = self._own_record(session)
-            if record is None:
-                raise MirrorError(f"session {session}: it has not split these pairs; split them first.")
-            if record.phase == "split":
-                return record
-            if record.phase == "broken":
-                # It may have settled and ended between the reading of its record and the look at its process.
-                record = self._own_record(session)
-                if record is not None and record.phase == "split":
-                    return record
-                raise MirrorError(
-                    f"session {session}: its split did not finish; clean it up (mirror_sync with state: recovered) "
-                    "and start a new session."
-                )
-            if time.monotonic() > deadline:
-                raise MirrorError(f"session {session}: its splitter has not split the pairs yet.")
-            time.sleep(0.02)
-
-    def _leftovers(self) -> list[SplitRecord]:
-        """Records of all sessions that hold our pairs; for a mirror that lost its record, one made up from its mark."""
-        found = [record for record in self._journal.all() if any(record.touches(pair) for pair in self.pairs)]
-        dead = DaemonRecord(0, 0, "")
-        for pair in self.pairs:
-            mark = _mark(pair.mirror)
-            if mark and not any(record.touches(pair) for record in found):
-                found.append(SplitRecord(mark, self.name, (pair,), dead))
-        return found
-
-    def _drop(self, record: SplitRecord) -> None:
+    def _give_back(self, record: SplitRecord) -> None:
         remove_clones(record)
         self._journal.remove(record.session)
 
@@ -372,17 +290,6 @@ def remove_clones(record: SplitRecord) -> None:
             os.unlink(temp)
         with contextlib.suppress(FileNotFoundError):
             sync_folder(os.path.dirname(pair.mirror))
-
-
-def _withdraw(pairs: Sequence[Pair]) -> list[str]:
-    attached = [(device.path, pair) for pair in pairs for device in loop.loops_of(pair.mirror)]
-    for device, pair in attached:
-        busy = blockdev.busy_users(device)
-        if busy:
-            raise MirrorError(f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.")
-    for device, pair in attached:
-        loop.detach(device, pair.mirror)
-    return [device for device, _pair in attached]
 
 
 def _real(path: str) -> str:

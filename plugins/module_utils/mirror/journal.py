@@ -72,7 +72,7 @@ class Journal:
     def write(self, record: SplitRecord) -> None:
         """Put the record on disk in one step; when this returns, a power cut does not undo it."""
         self._state_dir.make_private_dir(self._folder)
-        path = self._path(record.session)
+        path = self.path(record.session)
         data = {
             "format_version": FORMAT_VERSION,
             "session": record.session,
@@ -94,7 +94,7 @@ class Journal:
 
         :raises MirrorError: the file is no record.
         """
-        path = self._path(session)
+        path = self.path(session)
         try:
             with open(path, encoding="utf-8") as stream:
                 data = json.load(stream)
@@ -115,7 +115,7 @@ class Journal:
     def remove(self, session: str) -> None:
         """Forget a session; the last step of its clean-up."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(session))
+            os.unlink(self.path(session))
             sync_folder(self._folder)
 
     def all(self) -> list[SplitRecord]:
@@ -131,7 +131,8 @@ class Journal:
         """The record that holds this pair's primary or mirror, or None."""
         return next((record for record in self.all() if record.touches(pair)), None)
 
-    def _path(self, session: str) -> str:
+    def path(self, session: str) -> str:
+        """The file of a session's record."""
         return os.path.join(self._folder, check_session_id(session) + ".json")
 
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from .. import blockdev
 from ..extents.fsinfo import read_fs_info
-from ..extents.mapfile import MapError
+from ..extents.maprows import MapError
 from ..extents.stack import BlockStack, LunSpec, Mount, check_fs_type, lun_device_number, mount_of, read_mounts
 from .base import MirrorError
 
@@ -112,22 +113,13 @@ def _file_systems(stack: BlockStack) -> list[tuple[str, LunFileSystem]]:
 def _check_identity(spec: LunSpec, serial: Optional[str], wwn: Optional[str]) -> None:
     if not spec.serial:
         return
-    wanted = _plain(spec.serial)
-    if wanted not in {_plain(name) for name in (serial, wwn) if name}:
+    wanted = blockdev.plain_identifier(spec.serial)
+    if wanted not in {blockdev.plain_identifier(name) for name in (serial, wwn) if name}:
         raise MirrorError(
             f"pairs: {spec.name}: {spec.device} has serial {serial or 'none'} and WWN {wwn or 'none'}, not "
             f"{spec.serial}; name the right device.",
             option="pairs",
         )
-
-
-def _plain(name: str) -> str:
-    """A WWN is written with and without its type in front."""
-    text = name.strip().lower()
-    for prefix in ("naa.", "eui.", "t10.", "0x"):
-        if text.startswith(prefix):
-            return text[len(prefix) :].strip()
-    return text
 
 
 def _serial(number: int) -> Optional[str]:

@@ -26,7 +26,7 @@ from ..blockdev import is_read_only, kernel_device, set_read_only
 from ..session import StateDir
 from .base import Capabilities, MirrorError, Pair, PreparedSplit
 from .host import run_tool
-from .raid import PairView, RaidProvider
+from .raid import IN, OUT, PairView, RaidProvider
 
 _NAME = r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*"
 _VOLUME = re.compile(rf"{_NAME}/{_NAME}")
@@ -191,7 +191,7 @@ def view_of(pair: Pair, volumes: dict[str, Volume]) -> PairView:
         sync_percent=None if split else primary.sync_percent,
         broken=broken,
         syncing=None if split else _why_syncing(pair, primary),
-        split=split,
+        leg=OUT if split else IN,
         mark=next((tag[len(TAG) :] for tag in primary.tags if tag.startswith(TAG)), None),
         devices=(kernel_device(image.number),) if split else (),
         presented=f"/dev/{pair.mirror}" if read_only else None,

@@ -31,7 +31,7 @@ from ..session import StateDir
 from . import loop
 from .base import MirrorError, Pair
 from .host import Written, run_tool, written, written_between
-from .raid import PairView, RaidProvider
+from .raid import FAULTY, IN, OUT, PairView, RaidProvider
 
 SECTOR_BYTES = 512
 #: How long md may need to let go of a leg that it has been told is bad.
@@ -62,12 +62,15 @@ class MdProvider(RaidProvider):
 
     def unmark(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._note(pair, session))
+        for path in (self._note(pair, session), self._note(pair, session) + ".new"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def take_out(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
         run_tool("mdadm", "--quiet", pair.primary, "--fail", pair.mirror)
+        # Whoever dies before the leg is out, or right behind that, leaves a note; what is still on its way comes later.
+        self._note_written(pair, session)
         deadline = time.monotonic() + _REMOVE_TIMEOUT_S
         while True:
             try:
@@ -77,8 +80,7 @@ class MdProvider(RaidProvider):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
-        with open(self._note(pair, session), "w", encoding="ascii") as note:
-            json.dump(written(self.leg(pair))._asdict(), note)
+        self._note_written(pair, session)
 
     def put_back(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
@@ -114,6 +116,19 @@ class MdProvider(RaidProvider):
     def _note(self, pair: Pair, session: str) -> str:
         return os.path.join(self.state_dir.root, "mirrors", f"{session}.{quote(pair.name, safe='')}.leg")
 
+    def _note_written(self, pair: Pair, session: str) -> None:
+        """Keep what was written to the leg so far. Not durably: a machine that starts anew counts anew, too."""
+        path = self._note(pair, session)
+        try:
+            with open(path + ".new", "w", encoding="ascii") as note:
+                json.dump(written(self.leg(pair))._asdict(), note)
+            os.replace(path + ".new", path)
+        except OSError as exc:
+            raise MirrorError(
+                f"pair {pair.name}: {path} cannot be written ({exc.strerror}), and without it nobody could tell "
+                "whether the mirror took a write; make room there."
+            ) from exc
+
     def _written_at_split(self, pair: Pair, session: str) -> Written:
         try:
             with open(self._note(pair, session), encoding="ascii") as note:
@@ -135,10 +150,14 @@ def _view(pair: Pair) -> PairView:
             return PairView(size_bytes, broken=f"pair {pair.name}: {pair.mirror} is no leg of {pair.primary}.")
         presented = [device.path for device in loop.loops_of(pair.mirror) if device.read_only]
         device = presented[0] if presented else kernel_device(_number(pair.mirror))
-        return PairView(size_bytes, split=True, devices=(device,), presented=presented[0] if presented else None)
+        return PairView(size_bytes, leg=OUT, devices=(device,), presented=presented[0] if presented else None)
     state = _read(f"{member}/state").split(",")
     if "faulty" in state:
-        return PairView(size_bytes, broken=f"pair {pair.name}: {pair.mirror} is faulty in {pair.primary}; replace it.")
+        broken = (
+            f"pair {pair.name}: {pair.mirror} is faulty in {pair.primary}; replace it, or clean up first if a session "
+            "died while it split the pair (mirror_sync with state: recovered)."
+        )
+        return PairView(size_bytes, broken=broken, leg=FAULTY)
     degraded, action = int(_read(f"{array}/md/degraded")), _read(f"{array}/md/sync_action")
     in_sync = "in_sync" in state
     # Raid disks that are neither there nor being rebuilt: taking out the leg would leave too little.
@@ -155,7 +174,7 @@ def _view(pair: Pair) -> PairView:
     if not in_sync or action != "idle":
         how_far = "an unknown part" if percent is None else f"{percent:.2f} %"
         syncing = f"pair {pair.name}: {pair.primary} is in sync to {how_far} (action: {action})."
-    return PairView(size_bytes, percent, broken, syncing)
+    return PairView(size_bytes, percent, broken, syncing, IN)
 
 
 def _why_no_mirror(pair: Pair, array: Optional[str]) -> Optional[str]:

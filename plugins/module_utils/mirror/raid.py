@@ -10,7 +10,6 @@ records and the refusals are here.
 
 from __future__ import annotations
 
-import os
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -19,32 +18,28 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from .. import blockdev
-from ..daemon import DaemonRecord
-from ..session import StateDir, check_session_id
 from .base import (
     Capabilities,
     MirrorError,
-    MirrorProvider,
     Pair,
     PairSplit,
     PairState,
     PreparedSplit,
     Presentation,
-    Recovered,
     SplitResult,
 )
 from .host import written, written_between
 from .journal import Journal, SplitRecord
+from .journaled import JournaledProvider, held_by, held_problem
 from .turn import Turn
 
-#: How long a reader waits for a splitter that has answered to put its split on disk.
-SETTLE_TIMEOUT_S = 60.0
-#: How long a resync may take; it goes on when this is over, and the next call waits again.
-RESYNC_TIMEOUT_S = 14400.0
 POLL_S = 0.5
 #: How long to wait for one's turn; nobody has it for longer than a window may last.
 TURN_TIMEOUT_S = 3600.0
 METHOD = "raid1"
+#: Where a leg is: a part of the array, in sync or on its way to it; a part that the array holds for bad, as halfway
+#: through a split; taken out.
+IN, FAULTY, OUT = "in", "faulty", "out"
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class PairView:
 
     :param broken: one sentence why this pair is no mirror that could be split, ever, as it is; None when it is one.
     :param syncing: one sentence why it cannot be split yet, because it is being synchronized or checked.
-    :param split: the leg is out.
+    :param leg: IN, FAULTY or OUT; None when there is no such leg.
     :param mark: the session whose mark the array carries for this pair.
     :param devices: the block devices that must be free before the leg goes back.
     :param presented: the device through which the leg is readable, and only readable.
@@ -63,20 +58,21 @@ class PairView:
     sync_percent: Optional[float] = None
     broken: Optional[str] = None
     syncing: Optional[str] = None
-    split: bool = False
+    leg: Optional[str] = None
     mark: Optional[str] = None
     devices: tuple[str, ...] = ()
     presented: Optional[str] = None
 
+    @property
+    def split(self) -> bool:
+        """Whether the leg is out."""
+        return self.leg == OUT
 
-class RaidProvider(MirrorProvider):
+
+class RaidProvider(JournaledProvider):
     """Mirrors that are legs of software raid1 arrays on this host."""
 
     capabilities = Capabilities(atomic_set=False, incremental_resync=True, presents_itself=False)
-
-    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
-        super().__init__(pairs, state_dir, allow_copy)
-        self._journal = Journal(state_dir)
 
     # ---- what each provider says for itself ----
 
@@ -94,7 +90,7 @@ class RaidProvider(MirrorProvider):
 
     @abstractmethod
     def take_out(self, pair: Pair, session: str) -> None:
-        """Split the pair; the window waits for this. :raises MirrorError: it failed."""
+        """Split the pair, also from FAULTY on; the window waits for this. :raises MirrorError: it failed."""
 
     @abstractmethod
     def put_back(self, pair: Pair, session: str) -> None:
@@ -136,22 +132,9 @@ class RaidProvider(MirrorProvider):
                 raise MirrorError(f"{waiting} Waited {waited_s:.0f} s.")
             time.sleep(POLL_S)
 
-    def check_splittable(self, session: str) -> None:
-        """See MirrorProvider."""
-        check_session_id(session)
-        for state in self.state():
-            if state.problem:
-                raise MirrorError(state.problem, option="pairs")
-
     def prepare(self, session: str) -> PreparedSplit:
         """See MirrorProvider."""
-        process = DaemonRecord.of(os.getpid())
-        if process is None:
-            raise MirrorError("/proc: this process cannot see itself there; mount it.")
-        record = SplitRecord(session, self.name, self.pairs, process)
-        with self._journal.locked():
-            self.check_splittable(session)
-            self._journal.write(record)
+        record = self._begin(session)
         prepared = RaidSplit(self, self._journal, record)
         try:
             with self._in_turn():
@@ -161,11 +144,6 @@ class RaidProvider(MirrorProvider):
             prepared.cancel()
             raise
         return prepared
-
-    def split_result(self, session: str) -> Optional[SplitResult]:
-        """See MirrorProvider."""
-        record = self._own_record(session)
-        return record.result if record else None
 
     def present(self, session: str) -> Presentation:
         """See MirrorProvider."""
@@ -182,18 +160,11 @@ class RaidProvider(MirrorProvider):
             devices[pair.name] = view.presented or self.make_readable(pair)
         return Presentation(devices, changed)
 
-    def withdraw(self, session: str) -> list[str]:
-        """See MirrorProvider."""
-        record = self._own_record(session)
-        return self._withdraw(record.pairs) if record else []
-
-    def resync(self, session: str) -> int:
+    def resync(self, session: str, wait: bool, timeout_s: float) -> int:
         """See MirrorProvider. What the primary writes during the resync counts too: the kernel counts both in one."""
-        record = self._own_record(session)
+        record = self._record_to_resync(session)
         if record is None:
             return 0
-        if record.phase == "armed":
-            raise MirrorError(f"session {session}: its splitter (process {record.process.pid}) still stands ready.")
         for pair, view in zip(record.pairs, self.look(record.pairs)):
             if view.presented:
                 raise MirrorError(
@@ -203,39 +174,33 @@ class RaidProvider(MirrorProvider):
         before = [written(self.leg(pair)) for pair in record.pairs]
         with self._in_turn():
             self.put_all_back(record)
-        self._wait_in_sync(record)
+        self._wait_in_sync(record, timeout_s if wait else 0.0)
         after = [written(self.leg(pair)) for pair in record.pairs]
         with self._in_turn():
             self.forget(record)
         return sum(written_between(old, new) for old, new in zip(before, after))
 
-    def recover(self) -> list[Recovered]:
-        """See MirrorProvider. Starts the resync and does not wait for it."""
-        done = []
-        for record in self._leftovers():
-            phase = record.phase
-            if phase == "armed":
-                raise MirrorError(
-                    f"session {record.session}: its splitter (process {record.process.pid}) stands ready for a split "
-                    "of these pairs; let that session end first."
-                )
-            with self._in_turn():
-                withdrawn = self._withdraw(record.pairs)
-                self.put_all_back(record)
-                self.forget(record)
-            names = tuple(pair.name for pair in record.pairs)
-            done.append(Recovered(record.session, phase, names, tuple(withdrawn)))
-        return done
-
     # ---- shared with RaidSplit ----
 
     def put_all_back(self, record: SplitRecord) -> None:
-        """Put back what is out; nothing if any of it is in use."""
-        out = [(pair, view) for pair, view in zip(record.pairs, self.look(record.pairs)) if view.split]
-        for pair, view in out:
+        """Put back what is out, or halfway out; nothing if any of it is in use.
+
+        :raises MirrorError: a leg is in use, not there, or cannot be put back; then the session is not to be forgotten.
+        """
+        views = list(zip(record.pairs, self.look(record.pairs)))
+        for pair, view in views:
             _refuse_busy(pair, view)
-        for pair, _view in out:
-            self.put_back(pair, record.session)
+        for pair, view in views:
+            if view.leg == FAULTY:
+                self.take_out(pair, record.session)
+            if view.leg in (FAULTY, OUT):
+                self.put_back(pair, record.session)
+        for _pair, view in views:
+            if view.leg is None:
+                raise MirrorError(
+                    f"session {record.session}: a mirror that it may have split cannot be put back: {view.broken} If "
+                    f"it is gone for good, remove {self._journal.path(record.session)}."
+                )
 
     def forget(self, record: SplitRecord) -> None:
         """Remove the last traces of a session."""
@@ -250,23 +215,14 @@ class RaidProvider(MirrorProvider):
         return Turn(self.state_dir).waited_for(TURN_TIMEOUT_S) if self.capabilities.takes_turns else nullcontext()
 
     def _pair_state(self, pair: Pair, view: PairView) -> PairState:
-        record = self._journal.holder_of(pair)
-        phase, session = (record.phase, record.session) if record else ("none", None)
-        if record is None and view.mark:
-            phase, session = "broken", view.mark  # the journal was lost
+        phase, session = held_by(self._journal.holder_of(pair), view.mark)
         users = tuple(user for device in view.devices for user in blockdev.users(device)) if view.split else ()
         in_sync = not (view.broken or view.syncing or view.split)
         problem = view.broken
         if problem is None and users:
             problem = f"pair {pair.name}: its mirror {pair.mirror} is in use by {'; '.join(users)}."
         if problem is None and phase != "none":
-            problem = {
-                "armed": f"pair {pair.name}: session {session} stands ready to split it.",
-                "split": f"pair {pair.name}: it is already split by session {session}; resync it first "
-                "(mirror_sync with state: synced and that session, or state: recovered).",
-                "broken": f"pair {pair.name}: session {session} died while it split the pair; clean it up first "
-                "(mirror_sync with state: recovered).",
-            }[phase]
+            problem = held_problem(pair, phase, session)
         if problem is None and view.split:
             problem = (
                 f"pair {pair.name}: {pair.mirror} is split from {pair.primary}, and not by us; whoever did it has to "
@@ -287,45 +243,12 @@ class RaidProvider(MirrorProvider):
             problem=problem or view.syncing,
         )
 
-    def _own_record(self, session: str) -> Optional[SplitRecord]:
-        """The session's record; raises when another session holds one of the pairs."""
-        for pair in self.pairs:
-            record = self._journal.holder_of(pair)
-            if record is not None and record.session != session:
-                raise MirrorError(
-                    f"pair {pair.name}: it is split by session {record.session}, not by {session}.", option="session"
-                )
-        return self._journal.read(session)
+    def _marks(self) -> list[Optional[str]]:
+        return [view.mark for view in self.look(self.pairs)]
 
-    def _settled_record(self, session: str) -> SplitRecord:
-        """The session's record once its split is on disk; the splitter answers before that."""
-        deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        while True:
-            record = self._own_record(session)
-            if record is None:
-                raise MirrorError(f"session {session}: it has not split these pairs; split them first.")
-            # It may have settled and ended between the reading of its record and the look at its process.
-            if record.phase == "broken":
-                record = self._own_record(session) or record
-            if record.phase == "split":
-                return record
-            if record.phase == "broken":
-                raise MirrorError(
-                    f"session {session}: its split did not finish; clean it up (mirror_sync with state: recovered) "
-                    "and start a new session."
-                )
-            if time.monotonic() > deadline:
-                raise MirrorError(f"session {session}: its splitter has not split the pairs yet.")
-            time.sleep(0.02)
-
-    def _leftovers(self) -> list[SplitRecord]:
-        """Records of all sessions that hold our pairs; for a mark without a record, one made up from it."""
-        found = [record for record in self._journal.all() if any(record.touches(pair) for pair in self.pairs)]
-        dead = DaemonRecord(0, 0, "")
-        for pair, view in zip(self.pairs, self.look(self.pairs)):
-            if view.mark and not any(record.touches(pair) for record in found):
-                found.append(SplitRecord(view.mark, self.name, (pair,), dead))
-        return found
+    def _give_back(self, record: SplitRecord) -> None:
+        self.put_all_back(record)
+        self.forget(record)
 
     def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
         presented = [(pair, view) for pair, view in zip(pairs, self.look(pairs)) if view.presented]
@@ -335,14 +258,14 @@ class RaidProvider(MirrorProvider):
             self.make_unreadable(pair)
         return [str(view.presented) for _pair, view in presented]
 
-    def _wait_in_sync(self, record: SplitRecord) -> None:
-        deadline = time.monotonic() + RESYNC_TIMEOUT_S
+    def _wait_in_sync(self, record: SplitRecord, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
         while True:
             views = self.look(record.pairs)
             problem = next((view.broken or view.syncing for view in views if view.broken or view.syncing), None)
             if problem is None:
                 return
-            if any(view.broken for view in views) or time.monotonic() > deadline:
+            if any(view.broken for view in views) or time.monotonic() >= deadline:
                 raise MirrorError(f"session {record.session}: the resync has not come to its end: {problem}")
             time.sleep(POLL_S)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ..errors import SplitMirrorError
-from ..extents.mapfile import EXTENT_BYTES, mapped_bytes
+from ..extents.maprows import EXTENT_BYTES, mapped_bytes
 
 # Upper bounds per member: ustar and pax headers, padding of the data, and the member's line in the index.
 _MEMBER_BYTES = 4096

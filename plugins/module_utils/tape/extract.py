@@ -15,6 +15,7 @@ from typing import BinaryIO, Optional, cast
 
 from ..archive.model import BLOCK_BYTES
 from ..errors import SplitMirrorError
+from .base import TapeError
 
 _COMMAND = (
     "tar",
@@ -28,6 +29,7 @@ _COMMAND = (
     "--delay-directory-restore",
     "--warning=no-unknown-keyword",
 )
+_ZEROS = bytes(1 << 20)
 
 
 class ExtractError(SplitMirrorError):
@@ -90,8 +92,30 @@ class TarExtractor:
             self._tar.wait()
             raise self._failure() from None
 
-    def finish(self) -> None:
-        """End the archive and wait until all is written. :raises ExtractError: something could not be written."""
+    def put_member(self, header: bytes, data: Iterable[bytes], length: int) -> None:
+        """Hand on one member: its headers, and all blocks behind them, ``length`` bytes.
+
+        :raises TapeError: ``data`` ended with it; zeros stand for the rest, so that the next member can follow.
+        :raises ExtractError: tar has given up.
+        """
+        self.put((header,))
+        try:
+            for piece in data:
+                self.put((piece,))
+                length -= len(piece)
+        except TapeError:
+            while length:
+                part = min(length, len(_ZEROS))
+                self.put((_ZEROS[:part],))
+                length -= part
+            raise
+
+    def finish(self) -> list[str]:
+        """End the archive and wait until all is written.
+
+        :returns: what tar says that it could not set, extended attributes for example: that is no failure to it.
+        :raises ExtractError: something could not be written.
+        """
         stdin = cast(BinaryIO, self._tar.stdin)
         try:
             stdin.write(bytes(2 * BLOCK_BYTES))
@@ -100,9 +124,13 @@ class TarExtractor:
             pass
         if self._tar.wait():
             raise self._failure()
+        return [line for line in self._lines() if ": Cannot " in line]
+
+    def _lines(self) -> list[str]:
+        self._said.seek(0)
+        return [line for line in self._said.read().decode("utf-8", "backslashreplace").splitlines() if line]
 
     def _failure(self) -> ExtractError:
-        self._said.seek(0)
-        lines = [line for line in self._said.read().decode("utf-8", "backslashreplace").splitlines() if line]
+        lines = self._lines()
         first = lines[0] if lines else f"exit status {self._tar.returncode}"
         return ExtractError(f"target: tar could not restore everything ({first}).", option="target")

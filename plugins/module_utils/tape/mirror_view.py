@@ -17,7 +17,8 @@ from typing import BinaryIO, Optional
 from ..blockdev import BlockDeviceError, drop_cache
 from ..errors import SplitMirrorError
 from ..extents.fsinfo import read_fs_info
-from ..extents.mapfile import FileEntry, FileSystem, MapFile
+from ..extents.mapfile import MapFile
+from ..extents.maprows import FileEntry, FileSystem
 from ..extents.seal import broken_seal
 
 #: linux/sched.h, for unshare(2).

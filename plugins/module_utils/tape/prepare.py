@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..catalog.store import FILE_NAME, Catalog
+from ..catalog.database import FILE_NAME
+from ..catalog.store import Catalog
 from ..session import StateDir, check_session_id
 from .pool import DriveOptions, use_drive
 from .volumes import APPEND, check_room, place_for

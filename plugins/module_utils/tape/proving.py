@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Optional
 
-from ..extents.mapfile import Mapped
+from ..extents.maprows import Mapped
 from ..extents.proof import NONE, Proof
 
 

@@ -7,6 +7,9 @@
 The catalog says where each member lies; the head goes to them in ascending order, and each is compared with the
 catalog before GNU tar gets it. Files arrive in a folder of their own inside the target and are moved up at the end, so
 that nothing of an archive that was tampered with ever stands under the target.
+
+What cannot be read does not take the rest with it: a member whose headers are lost is left out, in one whose data are
+lost zeros stand for them, and both are named when everything else is restored.
 """
 
 from __future__ import annotations
@@ -22,9 +25,12 @@ from typing import Any, Optional
 
 from ..archive.index import index_name
 from ..archive.model import MemberRecord
+from ..archive.ours import has_own_headers
+from ..archive.pax import pad
 from ..archive.reader import Member, check_member_name, iterate_members
 from ..catalog.lookup import complete_parts, find_good_session, member_facts, member_name, show_path
-from ..catalog.store import GOOD, Catalog, CatalogError, Part, Session
+from ..catalog.records import GOOD, CatalogError, Part, Session
+from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from .base import TapeDrive, TapeError
 from .extract import TarExtractor
@@ -64,7 +70,11 @@ class _Tally:
     size_bytes: int = 0
     records_read: int = 0
     volumes: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
+    # Restored with other content than was written; not restored.
+    damaged: list[bytes] = field(default_factory=list)
+    left_out: list[bytes] = field(default_factory=list)
+    # Restored, but for what tar says here.
+    not_set: list[str] = field(default_factory=list)
 
 
 def needed_volume(job: RestoreJob, catalog: Catalog) -> str:
@@ -92,8 +102,9 @@ def restore(job: RestoreJob, catalog: Catalog, drive: TapeDrive) -> dict[str, An
     """Restore.
 
     :returns: as plan_restore without positions, with ``records_read``, ``seconds`` and ``bytes_per_s``.
-    :raises SplitMirrorError: something was refused, and the target is as it was; or files came back other than they
-        were backed up, and the message names them.
+    :raises SplitMirrorError: something was refused or the drive does not find a place any more, and the target is as it
+        was; or files came back other than they were backed up, or not at all, and the message names them; or tar could
+        not set all that belongs to them.
     """
     begun = time.monotonic()
     session = _checked(job, catalog)
@@ -103,14 +114,15 @@ def restore(job: RestoreJob, catalog: Catalog, drive: TapeDrive) -> dict[str, An
     with _Staging(job.target, session.id) as staging:
         with TarExtractor(staging.folder, numeric_owner=job.numeric_owner) as tar:
             _extract(_wanted(job, catalog, session), catalog, drive, tar, tally)
-            tar.finish()
+            tally.not_set = tar.finish()
         staging.move_up()
-    if tally.damaged:
-        shown = ", ".join(tally.damaged[:_SHOWN_DAMAGED])
+    if tally.damaged or tally.left_out:
+        raise _damage(job, session, tally)
+    if tally.not_set:
         raise RestoreError(
-            f"session: {len(tally.damaged)} files of {session.id} came back from tape with other content than was "
-            f"written ({shown}); all others are restored in {job.target}.",
-            option="session",
+            f"target: all files of {session.id} are restored in {job.target}, but {len(tally.not_set)} times not all "
+            f"that belongs to them ({tally.not_set[0]}); restore to a file system that can hold that.",
+            option="target",
         )
     seconds = time.monotonic() - begun
     return {
@@ -119,6 +131,23 @@ def restore(job: RestoreJob, catalog: Catalog, drive: TapeDrive) -> dict[str, An
         "seconds": round(seconds, 3),
         "bytes_per_s": round(tally.size_bytes / seconds),
     }
+
+
+def _damage(job: RestoreJob, session: Session, tally: _Tally) -> RestoreError:
+    """The sentence for members that are not what was backed up."""
+    said = [
+        f"{len(names)} files of {session.id} {what} ({', '.join(map(show_path, names[:_SHOWN_DAMAGED]))})"
+        for names, what in (
+            (tally.damaged, "came back from tape with other content than was written"),
+            (tally.left_out, "cannot be read from tape and are left out"),
+        )
+        if names
+    ]
+    return RestoreError(
+        f"session: {' and '.join(said)}; all others are restored in {job.target}, try these with another drive or from "
+        "another session.",
+        option="session",
+    )
 
 
 def _checked(job: RestoreJob, catalog: Catalog) -> Session:
@@ -186,20 +215,45 @@ def _extract(wanted: Iterator[Located], catalog: Catalog, drive: TapeDrive, tar:
         tally.records_read += 1  # the label
         stream = TapeStream(drive, part.file_number, part.block, part.record_bytes)
         for _part, member in members:
-            stream.seek(member.offset_bytes - part.offset_bytes)
-            _hand_on(stream, part, member, tar, tally)
+            if not _hand_on(stream, part, member, tar, tally):
+                # Where the head stands now is not known; a new stream does not believe that it knows.
+                tally.records_read += stream.records_read
+                stream = TapeStream(drive, part.file_number, part.block, part.record_bytes)
             _count(tally, part, member)
         tally.records_read += stream.records_read
 
 
-def _hand_on(stream: TapeStream, part: Part, member: MemberRecord, tar: TarExtractor, tally: _Tally) -> None:
-    """Compare one member on tape with the catalog and give it to tar; note it when its content differs."""
-    found = next(iterate_members(stream), None)
+def _hand_on(stream: TapeStream, part: Part, member: MemberRecord, tar: TarExtractor, tally: _Tally) -> bool:
+    """Compare one member on tape with the catalog and give it to tar; note it when it is damaged.
+
+    :returns: whether all its records could be read.
+    :raises SplitMirrorError: it is another member, or the drive does not find its place.
+    """
+    is_link = member.kind == "h"
+    if is_link and member.linkname in tally.left_out:
+        # tar would have nothing to link it to
+        tally.left_out.append(member.path)
+        return True
+    start = member.offset_bytes - part.offset_bytes
+    # This goes to the record and does not read it yet: not to get there is the end, not to read it is not.
+    stream.seek(start - start % part.record_bytes)
+    try:
+        stream.seek(start)
+        found = next(iterate_members(stream), None)
+    except TapeError:
+        tally.left_out.append(member.path)
+        return False
     if found is None or not _is_same(found, member):
         seen = "the end of an archive" if found is None else show_path(found.name)
         raise TapeError(
             f"volume: {part.volume} holds {seen} in tape file {part.file_number} where the catalog has "
             f"{show_path(member.path)}; nothing is restored, verify the volume with tape_verify.",
+            option="volume",
+        )
+    if not has_own_headers(found):
+        raise TapeError(
+            f"volume: {part.volume} was changed, {show_path(member.path)} has headers there that no backup writes; "
+            "nothing is restored, verify the volume with tape_verify.",
             option="volume",
         )
     # the headers may say a name more than once; whichever tar believes must be harmless
@@ -208,16 +262,20 @@ def _hand_on(stream: TapeStream, part: Part, member: MemberRecord, tar: TarExtra
             check_member_name(found.pax[key])
     _check_names(found.name, found.kind, found.linkname)
     content = hashlib.sha256()
-    tar.put((found.header,))
-    tar.put(found.raw(content))
-    if member.sha256 is not None and content.hexdigest() != member.sha256:
-        tally.damaged.append(show_path(member.path))
+    try:
+        tar.put_member(found.header, found.raw(content), found.size + pad(found.size))
+    except TapeError:
+        tally.damaged.append(member.path)
+        return False
+    differs = member.sha256 is not None and content.hexdigest() != member.sha256
+    if differs or (is_link and member.linkname in tally.damaged):
+        tally.damaged.append(member.path)
+    return True
 
 
 def _is_same(found: Member, member: MemberRecord) -> bool:
-    return (found.name, found.kind, found.real_size) == (member.path, member.kind, member.size) and (
-        member.kind not in "hl" or found.linkname == member.linkname
-    )
+    """What stands there is what the catalog has, as far as headers tell."""
+    return found.record(member.sha256)._replace(offset_bytes=member.offset_bytes) == member
 
 
 def _count(tally: _Tally, part: Part, member: MemberRecord) -> None:

@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import re
-from dataclasses import dataclass, field
-from typing import Any, Optional
+from dataclasses import dataclass
+from typing import Optional
 
 from .base import (
     Buffer,
@@ -36,10 +35,9 @@ from .base import (
     TapeDrive,
     TapeError,
 )
+from .medium import VOLUME_JSON, Medium, TapeFile
 
 VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
-_FORMAT = 1
-_JSON = "volume.json"
 #: As on LTO, where the warning comes some way before the end; never more than a sixteenth of a small volume.
 _EARLY_WARNING_BYTES = 16 << 20
 
@@ -56,98 +54,6 @@ class Faults:
     write_error_at: Optional[int] = None
     torn_last_record: bool = False
     lost_filemark: Optional[int] = None
-
-
-@dataclass
-class _TapeFile:
-    """Records between two filemarks. :param runs: [length in bytes, how many] of records of equal length."""
-
-    runs: list[list[int]] = field(default_factory=list)
-    closed: bool = False
-
-    def records(self) -> int:
-        return sum(count for _length, count in self.runs)
-
-    def size_bytes(self) -> int:
-        return sum(length * count for length, count in self.runs)
-
-    def find(self, record: int) -> tuple[int, int]:
-        """Offset in bytes and length of a record; the length is 0 behind the last one."""
-        offset = 0
-        for length, count in self.runs:
-            if record < count:
-                return offset + record * length, length
-            offset += length * count
-            record -= count
-        return offset, 0
-
-    def append(self, length: int) -> None:
-        if self.runs and self.runs[-1][0] == length:
-            self.runs[-1][1] += 1
-        else:
-            self.runs.append([length, 1])
-
-    def cut(self, records: int) -> None:
-        """Keep the first records and open the file."""
-        kept: list[list[int]] = []
-        for length, count in self.runs:
-            if records <= 0:
-                break
-            kept.append([length, min(count, records)])
-            records -= count
-        self.runs = kept
-        self.closed = False
-
-
-@dataclass
-class _Medium:
-    """One volume: its folder and what volume.json says."""
-
-    folder: str
-    capacity_bytes: int
-    early_warning_bytes: int
-    write_protected: bool
-    files: list[_TapeFile]
-
-    @classmethod
-    def read(cls, folder: str) -> _Medium:
-        with open(os.path.join(folder, _JSON), encoding="utf-8") as stream:
-            data: dict[str, Any] = json.load(stream)
-        if data["format_version"] != _FORMAT:
-            raise ValueError("format_version")
-        files = [_TapeFile([list(run) for run in item["records"]], item["filemark"]) for item in data["files"]]
-        return cls(folder, data["capacity_bytes"], data["early_warning_bytes"], data["write_protected"], files)
-
-    def save(self) -> None:
-        """Replace volume.json so that a crash leaves the old or the new one."""
-        try:
-            self._save()
-        except OSError as exc:
-            raise TapeError(f"drive: {self.folder} cannot be written ({exc.strerror}).", option="drive") from exc
-
-    def _save(self) -> None:
-        data = {
-            "format_version": _FORMAT,
-            "capacity_bytes": self.capacity_bytes,
-            "early_warning_bytes": self.early_warning_bytes,
-            "write_protected": self.write_protected,
-            "files": [{"records": item.runs, "filemark": item.closed} for item in self.files],
-        }
-        path = os.path.join(self.folder, _JSON)
-        handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(data, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(path + ".new", path)
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def data_path(self, number: int) -> str:
-        return os.path.join(self.folder, f"{number:05d}.tar")
 
 
 class VirtualTape(TapeDrive):
@@ -170,7 +76,7 @@ class VirtualTape(TapeDrive):
         self._writable = writable
         self._faults = faults or Faults()
         self._tells = tells
-        self._medium: Optional[_Medium] = None
+        self._medium: Optional[Medium] = None
         self._volume: Optional[str] = None
         self._file = 0
         self._record = 0
@@ -218,7 +124,9 @@ class VirtualTape(TapeDrive):
         return DriveStatus(self._volume, medium.write_protected, medium.capacity_bytes, remaining)
 
     def volumes(self) -> Optional[list[str]]:
-        return sorted(entry.name for entry in os.scandir(self._folder) if os.path.exists(os.path.join(entry, _JSON)))
+        return sorted(
+            entry.name for entry in os.scandir(self._folder) if os.path.exists(os.path.join(entry, VOLUME_JSON))
+        )
 
     def make_volume(self, volume: str, capacity_bytes: int) -> None:
         folder = self._volume_folder(volume)
@@ -234,7 +142,7 @@ class VirtualTape(TapeDrive):
                 "that root may write.",
                 option="volume",
             ) from exc
-        _Medium(folder, capacity_bytes, min(_EARLY_WARNING_BYTES, capacity_bytes // 16), False, []).save()
+        Medium(folder, capacity_bytes, min(_EARLY_WARNING_BYTES, capacity_bytes // 16), False, []).save()
 
     def fetch(self, volume: str) -> None:
         """Nobody has to bring a folder."""
@@ -243,7 +151,7 @@ class VirtualTape(TapeDrive):
         folder = self._volume_folder(volume)
         self.unload()
         try:
-            medium = _Medium.read(folder)
+            medium = Medium.read(folder)
         except FileNotFoundError as exc:
             raise TapeError(
                 f"volume: there is no volume {volume} in {self._folder}; make it with tape_label and its option "
@@ -252,7 +160,8 @@ class VirtualTape(TapeDrive):
             ) from exc
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise TapeError(
-                f"volume: {folder}/{_JSON} cannot be read ({exc}), so {volume} is no virtual volume; name another.",
+                f"volume: {folder}/{VOLUME_JSON} cannot be read ({exc}), so {volume} is no virtual volume; name "
+                "another.",
                 option="volume",
             ) from exc
         self._medium = medium
@@ -297,7 +206,7 @@ class VirtualTape(TapeDrive):
 
     def space_records(self, count: int) -> None:
         medium = self._loaded()
-        current = medium.files[self._file] if self._file < len(medium.files) else _TapeFile()
+        current = medium.files[self._file] if self._file < len(medium.files) else TapeFile()
         target = self._record + count
         if target < 0:
             if self._file == 0:
@@ -410,7 +319,7 @@ class VirtualTape(TapeDrive):
         if number == self._faults.write_error_at:
             raise TapeError(f"drive: record {number} cannot be written ({os.strerror(errno.EIO)}).", option="drive")
         if self._file == len(medium.files):
-            medium.files.append(_TapeFile())
+            medium.files.append(TapeFile())
         current = medium.files[self._file]
         self._write_at(current.size_bytes(), view)
         current.append(length)
@@ -425,7 +334,7 @@ class VirtualTape(TapeDrive):
             number = self._filemarks_written
             self._filemarks_written += 1
             if self._file == len(medium.files):
-                medium.files.append(_TapeFile())
+                medium.files.append(TapeFile())
             current = medium.files[self._file]
             torn = current.runs[-1][0] // 2 if self._faults.torn_last_record and current.runs else 0
             if number == self._faults.lost_filemark:
@@ -448,12 +357,12 @@ class VirtualTape(TapeDrive):
             )
         return os.path.join(self._folder, volume)
 
-    def _loaded(self) -> _Medium:
+    def _loaded(self) -> Medium:
         if self._medium is None:
             raise TapeError(f"drive: there is no volume in {self._folder}; load one first.", option="drive")
         return self._medium
 
-    def _writing(self) -> _Medium:
+    def _writing(self) -> Medium:
         medium = self._loaded()
         if not self._writable or medium.write_protected:
             raise TapeError(

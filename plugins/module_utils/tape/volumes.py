@@ -9,10 +9,11 @@ Everything that decides whether a volume may be written, and where, is here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
-from ..catalog.store import Catalog, Volume
+from ..catalog.records import Volume
+from ..catalog.store import Catalog
 from .base import EndOfData, Position, TapeDrive, TapeError
 from .label import Label, LabelReading, check_record_bytes, new_label, read_label, write_label
 
@@ -93,12 +94,11 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str) -> Pla
         )
     if mode == OVERWRITE:
         catalog.refuse_unexpired(volume)
-        known = known._replace(files=1, blocks=2)
-    place = Place(label, known.files, known.blocks, None)
-    _move_to(drive, place)
-    if mode == APPEND and not catalog.unfinished(volume, known.files):
-        _prove_end(drive, place)
-    return Place(label, known.files, known.blocks, drive.status().remaining_bytes)
+    place = _known_end(drive, catalog, label, known)
+    if mode == OVERWRITE:
+        place = Place(label, 1, 2, None)
+        _move_to(drive, place)
+    return replace(place, remaining_bytes=drive.status().remaining_bytes)
 
 
 def check_room(place: Place, needed_bytes: int) -> None:
@@ -164,9 +164,10 @@ def label_volume(
         if not only_look:
             enter_label(catalog, label)
         return Labelling(True, label, label, True)
-    if not same:
+    if known is None or not same:
         raise _unknown(label, known)
     catalog.refuse_unexpired(volume)
+    _known_end(drive, catalog, label, known)
     if not only_look:
         _write(drive, catalog, asked)
     return Labelling(True, label, asked, True)
@@ -225,6 +226,23 @@ def _move_to(drive: TapeDrive, place: Place) -> None:
         )
 
 
+def _known_end(drive: TapeDrive, catalog: Catalog, label: Label, known: Volume) -> Place:
+    """Where the catalog has the end of a volume; the head stands there.
+
+    What the catalog does not know of cannot have expired, so nothing may stand behind that. A catalog that was put back
+    from an older copy knows less than there is, and so does one whose rebuild did not come to its end.
+
+    :raises TapeError: the volume ends elsewhere.
+    """
+    place = Place(label, known.files, known.blocks, None)
+    _move_to(drive, place)
+    if catalog.unfinished(known.name, known.files):
+        _prove_last(drive, place)
+    else:
+        _prove_end(drive, place)
+    return place
+
+
 def _prove_end(drive: TapeDrive, place: Place) -> None:
     """The filemark is before the place and nothing behind it; the head stands there again."""
     drive.space_files(-1)
@@ -243,6 +261,25 @@ def _prove_end(drive: TapeDrive, place: Place) -> None:
     raise TapeError(
         f"volume: {volume} does not end behind tape file {place.file_number - 1}, where the catalog has its end; enter "
         "it anew with tape_verify and rebuild, or name another.",
+        option="volume",
+    )
+
+
+def _prove_last(drive: TapeDrive, place: Place) -> None:
+    """No tape file stands behind the unfinished one at the place; the head stands there again."""
+    try:
+        # a dead writer's driver may have closed it with a filemark
+        drive.space_files(1)
+        drive.pass_record()
+    except EndOfData:
+        _move_to(drive, place)
+        return
+    except TapeError:
+        # a record that cannot be read is there, too
+        pass
+    raise TapeError(
+        f"volume: {place.label.volume} goes on behind tape file {place.file_number}, where the catalog has its end; "
+        "enter it anew with tape_verify and rebuild, or name another.",
         option="volume",
     )
 

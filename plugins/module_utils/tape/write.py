@@ -20,8 +20,11 @@ from typing import Any, Optional
 
 from ..archive.index import index_name
 from ..archive.model import ArchiveResult, MemberRecord, Owners, WriterOptions
+from ..archive.stream import make_ring
 from ..archive.writer import write_archive
-from ..catalog.store import FILE_NAME, Catalog, Part
+from ..catalog.database import FILE_NAME
+from ..catalog.records import Part
+from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..extents.mapfile import MapFile
 from ..extents.proof import FULL, NONE
@@ -62,7 +65,7 @@ class WriteJob:
     host: Optional[str] = None
     mode: str = APPEND
     proof: str = FULL
-    readers: int = 8
+    queue_depth: int = 64
     window_bytes: int = 256 << 20
     retention_days: Optional[float] = None
     evidence: Optional[Mapping[str, Any]] = None
@@ -76,6 +79,7 @@ class _Ready:
     devices: dict[int, str]
     size: Estimate
     place: Place
+    options: WriterOptions
 
 
 def plan_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
@@ -87,6 +91,7 @@ def plan_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
     with Catalog.open_for(os.path.join(state.root, FILE_NAME), writable=False) as catalog:
         if not os.path.exists(job.map_path):
             place = place_for(drive, catalog, job.volume, job.mode)
+            _prove_options(job, place)
             return _where(place)
         with MapFile.open(job.map_path, job.session, read_only=True) as map_file:
             ready = _prove_ready(job, drive, catalog, map_file)
@@ -134,9 +139,7 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
                 proving.entries(),
                 ready.devices,
                 sink,
-                WriterOptions(
-                    record_bytes=place.label.record_bytes, readers=job.readers, window_bytes=job.window_bytes
-                ),
+                ready.options,
                 member=entered.add,
                 owners=Owners(map_file.users(), map_file.groups()),
                 fallback=mounts.open if mounts is not None else None,
@@ -219,9 +222,19 @@ def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: Ma
         )
     devices = check_devices(map_file, job.devices)
     place = place_for(drive, catalog, job.volume, job.mode)
+    options = _prove_options(job, place)
     size = estimate(job.map_path, place.label.record_bytes, job.extras or None)
     check_room(place, size.archive_bytes)
-    return _Ready(job.host or map_file.meta("host") or "", devices, size, place)
+    return _Ready(job.host or map_file.meta("host") or "", devices, size, place, options)
+
+
+def _prove_options(job: WriteJob, place: Place) -> WriterOptions:
+    """How the pipeline will work. :raises ArchiveError: it cannot work so, or finds no memory."""
+    options = WriterOptions(
+        record_bytes=place.label.record_bytes, queue_depth=job.queue_depth, window_bytes=job.window_bytes
+    )
+    make_ring(options).release()
+    return options
 
 
 def _facts(done: ArchiveResult, entered: int, records: int, place: Place, proving: Proving) -> dict[str, Any]:
@@ -255,9 +268,10 @@ def _give_back(drive: TapeDrive, catalog: Catalog, place: Place, part: Part) -> 
     """Make the volume end where it ended before; what cannot be cut off is known in the catalog as unfinished."""
     try:
         cut_back(drive, place)
+        catalog.drop_part(part)
     except SplitMirrorError:
+        # the error that led here is the one to be told
         return
-    catalog.drop_part(part)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from .. import blockdev
+from ..session import host_part
 from ..tools import ToolError, run_tool
 from . import initiator
 from .disks import Disk, all_disks, check_size, foreign_holders, read_disk, stable_name
@@ -220,7 +221,7 @@ def attached_targets(session: Optional[str] = None, host: Optional[str] = None) 
 
     :param session: only that of this session. :param host: only those of sessions of this database host.
     """
-    names = [one.target for one in initiator.sessions()] + [node.target for node in initiator.nodes()]
+    names = [one.target for one in initiator.sessions()] + initiator.known_targets()
     return [name for name in dict.fromkeys(names) if _is_meant(session_of(name), session, host)]
 
 
@@ -230,7 +231,7 @@ def _is_meant(found: Optional[str], session: Optional[str], host: Optional[str])
     if session is not None:
         return found == session
     part = re.fullmatch(r"\d{8}T\d{6}Z-(.+)-[0-9a-f]{4}", found)
-    return host is not None and part is not None and part[1] == re.sub(r"[^A-Za-z0-9._-]", "-", host)[:50]
+    return host is not None and part is not None and part[1] == host_part(host)
 
 
 def refuse_busy_target(target: str) -> None:

@@ -17,10 +17,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Optional
 
+from ..blockdev import plain_identifier
 from .names import TransportError
 
 SYSFS = "/sys"
 BY_ID = "/dev/disk/by-id"
+UDEV_DATA = "/run/udev/data"
 SECTOR_BYTES = 512
 #: How long udev may take to name a new disk.
 UDEV_TIMEOUT_S = 30.0
@@ -50,16 +52,7 @@ class Disk:
 
     def is_called(self, wanted: str) -> bool:
         """Whether this is its serial number or its WWN, with or without the type in front."""
-        return bool(wanted.strip()) and plain(wanted) in {plain(self.serial), *self.wwns}
-
-
-def plain(name: str) -> str:
-    """A serial number or WWN without its type, in small letters."""
-    text = name.strip().lower()
-    for prefix in ("naa.", "eui.", "t10.", "uuid.", "0x"):
-        if text.startswith(prefix):
-            return text[len(prefix) :].strip()
-    return text
+        return bool(wanted.strip()) and plain_identifier(wanted) in {plain_identifier(self.serial), *self.wwns}
 
 
 def serial_in(page: bytes) -> str:
@@ -89,7 +82,7 @@ def read_disk(name: str, sysfs: str = SYSFS) -> Optional[Disk]:
     serial = serial_in(_read(f"{folder}/device/vpd_pg80"))
     wwns = wwns_in(_read(f"{folder}/device/vpd_pg83"))
     for place in ("wwid", "device/wwid"):
-        wwns += [plain(text) for text in [_text(f"{folder}/{place}")] if text]
+        wwns += [plain_identifier(text) for text in [_text(f"{folder}/{place}")] if text]
     for place in ("serial", "device/serial"):
         serial = serial or _text(f"{folder}/{place}")
     multipath = next(
@@ -102,8 +95,9 @@ def all_disks(sysfs: str = SYSFS) -> list[Disk]:
     """All disks of this host: no partitions, and nothing that lies on another block device."""
     found = []
     for folder in sorted(glob.glob(f"{sysfs}/class/block/*")):
-        # Only what has hardware behind it says who it is.
-        if os.path.exists(f"{folder}/device") and not os.path.exists(f"{folder}/partition"):
+        has = {name for name in ("device", "dev", "partition") if os.path.exists(f"{folder}/{name}")}
+        # Only what has hardware behind it says who it is. A path under NVMe's own multipath has that, but no number.
+        if has == {"device", "dev"}:
             found.append(read_disk(os.path.basename(folder), sysfs))
     return [disk for disk in found if disk is not None]
 
@@ -122,7 +116,13 @@ def check_size(pair: str, disk: Disk, size_bytes: Optional[int]) -> None:
         )
 
 
-def stable_name(disks: Iterable[Disk], by_id: str = BY_ID, timeout_s: float = UDEV_TIMEOUT_S) -> str:
+def stable_name(
+    disks: Iterable[Disk],
+    by_id: str = BY_ID,
+    timeout_s: float = UDEV_TIMEOUT_S,
+    sysfs: str = SYSFS,
+    udev_data: str = UDEV_DATA,
+) -> str:
     """The path under /dev/disk/by-id of what these disks, all paths to one LUN, are read through.
 
     :raises TransportError: udev gives it none in time.
@@ -130,12 +130,29 @@ def stable_name(disks: Iterable[Disk], by_id: str = BY_ID, timeout_s: float = UD
     tops = list(dict.fromkeys(os.path.realpath(disk.top) for disk in disks))
     deadline = time.monotonic() + timeout_s
     while True:
+        recorded = [_recorded_names(top, by_id, sysfs, udev_data) for top in tops]
         names = [path for path in glob.glob(f"{by_id}/*") if os.path.realpath(path) in tops]
-        if names:
+        late = time.monotonic() > deadline
+        # One link after the other is made, and the best of them need not be the first. One that stays away belongs to
+        # another device with the same name, which was there first.
+        if names and all(of_top and (late or set(of_top) <= set(names)) for of_top in recorded):
             return min(names, key=_rank)
-        if time.monotonic() > deadline:
+        if late:
             raise TransportError(f"{tops[0]}: udev gives it no name under {by_id}; see udevadm settle.")
         time.sleep(_POLL_S)
+
+
+def _recorded_names(device: str, by_id: str, sysfs: str, udev_data: str) -> list[str]:
+    """The paths that udev gives a device by its own record of it, or none before udev has written that.
+
+    The record of a device that went away stays for a moment, and a new one may have its number by then: that there is a
+    record does not say that all its links are made. Lines that begin with ``S:`` name links (systemd's
+    sd-device/device-private.c).
+    """
+    number = _text(f"{sysfs}/class/block/{os.path.basename(device)}/dev")
+    record = _text(f"{udev_data}/b{number}") if number else ""
+    prefix = "S:disk/by-id/"
+    return [f"{by_id}/{line[len(prefix) :]}" for line in record.splitlines() if line.startswith(prefix)]
 
 
 def _rank(path: str) -> tuple[int, str]:

@@ -43,14 +43,6 @@ class Session:
         return self.state == "LOGGED_IN"
 
 
-@dataclass(frozen=True)
-class Node:
-    """A record of iscsiadm's: a target that this host knows, logged in or not."""
-
-    target: str
-    portal: Portal
-
-
 def initiator_name(path: str = NAME_FILE) -> str:
     """By what name this host logs in.
 
@@ -88,19 +80,14 @@ def disks_of(session: Session, sysfs: str = SYSFS) -> dict[int, str]:
     return found
 
 
-def nodes() -> list[Node]:
-    """All records of iscsiadm's."""
-    found = []
-    for line in _admin("-m", "node", allowed=_NOT_FOUND).splitlines():
-        match = re.fullmatch(r"(\S+),-?\d+ (\S+)", line.strip())
-        if match:
-            found.append(Node(match[2], Portal.parse(match[1])))
-    return found
+def known_targets() -> list[str]:
+    """The targets that iscsiadm has a record of, logged in or not, ours and others; the portals may be anything."""
+    return re.findall(r"^\S+,-?\d+ (\S+)$", _admin("-m", "node", allowed=_NOT_FOUND), re.MULTILINE)
 
 
 def preflight() -> None:
     """Refuse a host that cannot log in anywhere. :raises TransportError: its tools are missing."""
-    nodes()
+    known_targets()
 
 
 def log_in(target: str, portal: Portal) -> Session:
@@ -138,7 +125,7 @@ def log_out(target: str) -> None:
     """
     deadline = time.monotonic() + _LOGOUT_TIMEOUT_S
     while any(session.target == target for session in sessions()):
-        if not any(node.target == target for node in nodes()):
+        if target not in known_targets():
             raise TransportError(
                 f"target {target}: iscsiadm has no record of it; end its session by hand (iscsiadm -m session)."
             )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
@@ -27,6 +28,9 @@ _FIRST_LUN = 1
 #: What tgt puts in front of the 16 digits of a unit's identifier to make its WWN of NAA type 6 (seen with 1.0.85).
 _WWN_PREFIX = "6000000000000000"
 _ID_DIGITS = 16
+#: How long commands of initiators that are sent away may take.
+_CLOSE_S = 30.0
+_POLL_S = 0.1
 
 
 @dataclass
@@ -118,7 +122,16 @@ class TgtExporter(Exporter):
         for entry in target.acl:
             kind = "address" if _is_address(entry) else "name"
             _admin("unbind", "target", f"--tid={target.tid}", f"--initiator-{kind}={entry}")
-        _admin("delete", "target", f"--tid={target.tid}", "--force")
+        deadline = time.monotonic() + _CLOSE_S
+        while True:
+            try:
+                _admin("delete", "target", f"--tid={target.tid}", "--force")
+                break
+            except TransportError as exc:
+                # A connection with a command under way is closed when that is done, and not at once.
+                if "still active" not in exc.message or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
         if _find(export.target) is not None:
             raise TransportError(f"target {export.target}: tgtd does not let go of it; see tgtadm --op show.")
 

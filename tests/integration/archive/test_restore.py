@@ -21,14 +21,15 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.index import read_head, read_member
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError, WriterOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import FileEntry, MapFile
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
 from tests.support.blockdev import XFS_MIN_MIB, loop_device, make_image, mounted, run
 from tests.support.fsload import file_system, make_all_sorts
 from tests.support.restoring import TARS, allocated, map_folder, restore, tree, walk, write_from
 
 pytestmark = pytest.mark.root
 
-OPTIONS = WriterOptions(record_bytes=64 << 10, window_bytes=2 << 20, readers=3)
+OPTIONS = WriterOptions(record_bytes=64 << 10, window_bytes=2 << 20, queue_depth=3)
 #: bsdtar 3.6 adds the fraction of a time before 1970 instead of taking it off, and does not decode "=" in the name
 #: of an extended attribute.
 BSDTAR_CANNOT = (b"before-1970-and-a-half", b"escaped")
@@ -49,6 +50,7 @@ def make_hard_cases(root: Path) -> None:
         ("before-1970", -86_400 * 10**9),
         ("before-1970-and-a-half", -1_500_000_001),
         ("far-future", 2**33 * 10**9 + 999_999_999),
+        ("year-2300", 10_413_792_000 * 10**9 + 1),
         ("one-nanosecond", 1),
         ("whole-second", 1_700_000_000 * 10**9),
     ):

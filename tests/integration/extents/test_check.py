@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents import tracker as tracker_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import pre_check
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import check_map, pre_check
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
@@ -28,6 +28,7 @@ from ansible_collections.splitmirror.backup.tests.support.fsload import (
     MemoryMap,
     fallocate,
     file_system,
+    frozen,
     load_process,
     make_all_sorts,
 )
@@ -251,6 +252,22 @@ def test_the_check_is_right_under_load(scratch: Path, kind: str, seed: int) -> N
                         mapped.check()
         finally:
             tracker.close()
+
+
+def test_only_what_has_blocks_behind_its_end_stays_open_until_the_thaw(scratch: Path) -> None:
+    with mapped_tree(scratch, "xfs", make_some) as mapped, open(mapped.root / "grows", "wb", buffering=0) as file:
+        for _dummy in range(20):
+            file.write(bytes(8192))
+            os.fsync(file.fileno())
+        (mapped.root / "written").write_bytes(b"x" * 5000)
+        unclosed: list[int] = []
+        try:
+            with frozen(mapped.mount):
+                assert check_map(mapped.map_file, mapped.tracker, unclosed).added == 2
+            assert [os.readlink(f"/proc/self/fd/{fd}") for fd in unclosed] == [file.name]
+        finally:
+            for fd in unclosed:
+                os.close(fd)
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile, sort_key
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import EXTENT_BYTES, sort_key
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
@@ -24,6 +26,7 @@ from ansible_collections.splitmirror.backup.tests.support.fsload import (
     tree_of,
     tree_of_map,
 )
+from ansible_collections.splitmirror.backup.tests.support.killing import ends_with_its_parent
 
 pytestmark = pytest.mark.root
 
@@ -48,6 +51,33 @@ def test_files_read_from_the_device_by_their_map_are_the_files(scratch: Path, ki
         sources = {entry.path.rsplit(b"/", 1)[1]: entry.source for entry, _dummy in stored}
         assert sources[b"socket"] == "skip"
         assert sources[b"size-100"] == ("content" if kind == "ext4-inline" else "device")
+
+
+def test_fragmented_files_are_not_held_in_memory_together(scratch: Path) -> None:
+    fragments, names = 4000, 80
+    told: list[int] = []
+    with file_system(scratch, "ext4") as (mount, device):
+        (mount / "data").mkdir()
+        first = mount / "data" / "0"
+        with open(first, "wb") as file:
+            for number in range(fragments):
+                os.pwrite(file.fileno(), b"x" * 4096, number * 16384)
+        for number in range(1, names):
+            os.link(first, mount / "data" / str(number))
+        with MapFile.create(str(scratch / "map"), "s1", "host") as made:
+            tracemalloc.start()
+            try:
+                scopes, luns = [Scope(str(mount / "data"))], [LunSpec("lun", device)]
+                counts = map_scopes(made, scopes, luns, told.append, workers=0)
+                peak_bytes = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        with MapFile.open(str(scratch / "map"), read_only=True) as opened:
+            assert opened.counts() == counts
+    assert counts.extents == fragments * names
+    assert told[0] * fragments * EXTENT_BYTES < 9 << 20
+    # A batch of packed rows, and one file as Python's numbers.
+    assert peak_bytes < 24 << 20
 
 
 def test_the_head_of_a_map_says_where_it_belongs(scratch: Path) -> None:
@@ -122,3 +152,16 @@ def test_scopes_inside_one_another(scratch: Path) -> None:
             map_scopes(made, scopes, [LunSpec("lun", device)])
             names = [os.fsdecode(entry.path)[len(top) + 1 :] for entry, _dummy in made.entries()]
         assert names == ["a", "a/b/c", "a/b/c/deep", "a/temp", "b", "b/keep", "b/wal", "b/x.log", "single"]
+
+
+def test_nobody_goes_on_mapping_for_a_process_that_is_killed(scratch: Path) -> None:
+    with file_system(scratch, "ext4") as (mount, device):
+        # With names so long, the rows of so many files are more than all pipes between the processes hold.
+        for number in range(15_000):
+            (mount / f"{number:06}{'x' * 240}").touch()
+
+        def life(ready):  # type: ignore[no-untyped-def]
+            with MapFile.create(str(scratch / "map"), "s1", "host") as made:
+                map_scopes(made, [Scope(str(mount))], [LunSpec("lun", device)], progress=lambda _files: ready())
+
+        assert ends_with_its_parent(life) == 3

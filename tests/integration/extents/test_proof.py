@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     ExtentRow,
     FileEntry,
     MapError,
-    MapFile,
     sort_key,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.proof import Proof, ProofCounts
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec

@@ -111,6 +111,46 @@ def test_a_connection_lost_in_the_window_is_noticed_after_it(
     assert not held.ask("end")["evidence"]["ended_cleanly"]
 
 
+def test_a_hot_backup_goes_on_while_another_database_cannot_be_thawed(
+    server: Cluster, tmp_path: Path, held: HolderUnderTest
+) -> None:
+    stopper = tmp_path / "stopper"
+    options = {"freeze": ["/usr/bin/touch", str(stopper)], "thaw": ["/bin/rm", str(stopper)]}
+    held.ask("begin", databases=[server.description(), {"name": "d", "driver": "commands", "options": options}])
+    held.ask("freeze", mounts=[], deadline_s=600)
+    stopper.rename(tmp_path / "aside")
+    assert "databases: d: the command of thaw failed" in held.ask("thaw")["error"]
+
+    (tmp_path / "aside").rename(stopper)
+    held.ask("thaw")
+
+    assert not stopper.exists()
+    server.sql(KILL)
+    wait_for(lambda: "connection_lost" in held.events(), "the hot backup is watched again")
+
+
+def test_a_holder_that_is_stopped_gives_up_every_hot_backup(
+    server: Cluster, tmp_path: Path, held: HolderUnderTest
+) -> None:
+    hot = tmp_path / "hot"
+    options = {"begin": ["/usr/bin/touch", str(hot)], "end": ["/bin/rm", str(hot)]}
+    held.ask("begin", databases=[server.description(), {"name": "d", "driver": "commands", "options": options}])
+
+    assert recover(held.state, held.session).holder == "ended"
+
+    assert not hot.exists()
+    assert server.sql(SESSIONS) == "0"
+
+
+def test_a_second_freeze_does_not_disturb_a_hot_backup(server: Cluster, ext4: Path, held: HolderUnderTest) -> None:
+    held.ask("begin", databases=[server.description()])
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+    with pytest.raises(Refused, match="has frozen already"):
+        held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+    assert held.ask("thaw")["intact"]
+    assert held.ask("end")["evidence"]["ended_cleanly"]
+
+
 def test_nothing_has_begun_when_one_of_two_cannot(server: Cluster, held: HolderUnderTest) -> None:
     other = {**server.description(port=5999), "name": "other"}
     with pytest.raises(Refused, match="databases: other: the database is not running"):
@@ -205,9 +245,11 @@ def test_recovery_of_a_stuck_holder(ext4: Path, held: HolderUnderTest, monkeypat
 def test_recovery_after_everything_died_at_once(ext4: Path, held: HolderUnderTest) -> None:
     """As when a service manager kills the whole session, or the machine's memory runs out."""
     held.ask("freeze", mounts=[str(ext4)], deadline_s=600)
-    os.kill(held.record("guard").pid, 19)  # so that it cannot act between the two
-    os.kill(held.record().pid, 9)
-    os.kill(held.record("guard").pid, 9)
+    records = [held.record("guard"), held.record()]
+    os.kill(records[0].pid, 19)  # so that it cannot act between the two
+    for record in reversed(records):
+        os.kill(record.pid, 9)
+    wait_for(lambda: not any(is_alive(record) for record in records), "both are dead")
     writer = Writer(ext4 / "first")
     writer.wait_blocked()
     assert leftovers(held.state) == [held.session]

@@ -6,20 +6,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Optional
 
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord, is_alive
-from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import CLIENT_SOURCE, Refused
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
+from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import CLIENT_SOURCE, LineError, Refused
+from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 from ansible_collections.splitmirror.backup.tests.support.freezing import (
     HolderUnderTest,
     Writer,
@@ -58,6 +64,100 @@ def frozen_writer(held: HolderUnderTest, mount: Path, deadline_s: float) -> Writ
     writer = Writer(mount / "file")
     writer.wait_blocked()
     return writer
+
+
+class ThawScript:
+    """A thaw command of databases; it fails while they are held, and writes down whom it was asked to thaw."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._held, self._tried, self._thawed = folder / "held", folder / "tried", folder / "thawed"
+        self._tried.touch()
+        self._thawed.touch()
+
+    def database(self, name: str) -> dict[str, Any]:
+        """The description of a database that is frozen by nothing and thawed by this."""
+        code = 'echo "$SPLITMIRROR_DATABASE" >> "$1"; test ! -e "$2" && echo "$SPLITMIRROR_DATABASE" >> "$3"'
+        thaw = ["/bin/sh", "-c", code, "thaw", str(self._tried), str(self._held), str(self._thawed)]
+        return {"name": name, "driver": "commands", "options": {"freeze": ["/bin/true"], "thaw": thaw}}
+
+    def hold(self) -> None:
+        """Let it fail from now on."""
+        self._held.touch()
+
+    def let_go(self) -> None:
+        """Let it succeed from now on."""
+        self._held.unlink(missing_ok=True)
+
+    @property
+    def tried(self) -> list[str]:
+        """Whom it was asked to thaw."""
+        return self._tried.read_text().split()
+
+    @property
+    def thawed(self) -> list[str]:
+        """Whom it has thawed."""
+        return self._thawed.read_text().split()
+
+
+class Gate:
+    """A command that waits here until it is let through, or killed."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._path = path
+        self._fd: Optional[int] = None
+
+    @property
+    def command(self) -> list[str]:
+        """The command."""
+        return ["/bin/sh", "-c", 'read line < "$1"', "command", str(self._path)]
+
+    def has_come(self) -> bool:
+        """Whether it waits."""
+        with contextlib.suppress(OSError):  # nobody reads
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+        return self._fd is not None
+
+    def is_dead(self) -> bool:
+        """Whether it waits no more, though nobody let it through."""
+        assert self._fd is not None
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Let it through."""
+        if self._fd is not None:
+            os.close(self._fd)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    made = Gate(tmp_path / "gate")
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def asking(held: HolderUnderTest, op: str, **args: Any) -> Iterator[None]:
+    """Ask something that the holder does not live to answer."""
+
+    def ask() -> None:
+        with contextlib.suppress(LineError):
+            held.ask(op, **args)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    yield
+    thread.join()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[ThawScript]:
+    made = ThawScript(tmp_path / "script")
+    yield made
+    made.let_go()
 
 
 def test_the_holder_is_killed(mount: Path, held: HolderUnderTest) -> None:
@@ -188,6 +288,178 @@ def test_a_stuck_holder_does_not_keep_a_thaw_command_from_running(
     os.kill(held.record().pid, signal.SIGSTOP)
 
     wait_for((marks / "thawed").exists, "the guard has run the thaw command")
+
+
+@pytest.mark.parametrize("wrapper", [[], ["/bin/sh", "-c", '"$@"; exit 0', "wrapper"]])
+def test_a_freeze_command_does_not_outlive_the_holder(
+    held: HolderUnderTest, script: ThawScript, gate: Gate, wrapper: list[str]
+) -> None:
+    database = script.database("d")
+    database["options"]["freeze"] = [*wrapper, *gate.command]
+    held.ask("begin", databases=[database])
+    with asking(held, "freeze", mounts=[], deadline_s=FAR_S):
+        wait_for(gate.has_come, "the database is being frozen")
+
+        os.kill(held.record().pid, signal.SIGKILL)
+
+        wait_for(lambda: script.thawed == ["d"], "the guard has run the thaw command")
+        assert gate.is_dead()
+
+
+def test_a_stuck_holder_takes_its_freeze_command_along(held: HolderUnderTest, script: ThawScript, gate: Gate) -> None:
+    database = script.database("d")
+    database["options"]["freeze"] = gate.command
+    held.ask("begin", databases=[database])
+    with asking(held, "freeze", mounts=[], deadline_s=SHORT_S):
+        wait_for(gate.has_come, "the database is being frozen")
+
+        os.kill(held.record().pid, signal.SIGSTOP)
+
+        wait_for(lambda: script.thawed == ["d"], "the guard has run the thaw command")
+        assert gate.is_dead()
+
+
+def test_a_begin_command_does_not_outlive_the_holder(held: HolderUnderTest, gate: Gate) -> None:
+    options = {"begin": gate.command, "end": ["/bin/true"]}
+    with asking(held, "begin", databases=[{"name": "d", "driver": "commands", "options": options}]):
+        wait_for(gate.has_come, "hot backup begins")
+
+        os.kill(held.record().pid, signal.SIGKILL)
+
+        wait_for(gate.is_dead, "the command is gone")
+
+
+def test_the_guard_tells_a_thaw_command_which_database(held: HolderUnderTest, script: ThawScript) -> None:
+    held.ask("begin", databases=[script.database("first"), script.database("second")])
+    held.ask("freeze", mounts=[], deadline_s=FAR_S)
+
+    os.kill(held.record().pid, signal.SIGKILL)
+
+    wait_for(lambda: not is_alive(held.record("guard")), "the guard is done")
+    assert script.thawed == ["second", "first"]
+
+
+def test_the_guard_repeats_a_thaw_command_that_fails_and_lets_nothing_wait_for_it(
+    ext4: Path, held: HolderUnderTest, script: ThawScript
+) -> None:
+    held.ask("begin", databases=[script.database("d")])
+    writer = frozen_writer(held, ext4, FAR_S)
+    script.hold()
+
+    os.kill(held.record().pid, signal.SIGKILL)
+
+    writer.wait_done()
+    wait_for(lambda: len(script.tried) > 1, "the guard tries again")
+    guard = held.record("guard")
+    fds = f"/proc/{guard.pid}/fd"
+    wait_for(
+        lambda: str(ext4) not in [os.path.realpath(f"{fds}/{fd}") for fd in os.listdir(fds)],
+        "it has let go of the file system",
+    )
+    script.let_go()
+    wait_for(lambda: not is_alive(guard), "the guard is done")
+    assert script.thawed == ["d"]
+
+
+def test_the_guard_gives_up_at_last_and_tells(
+    tmp_path: Path, script: ThawScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ansible_collections.splitmirror.backup.plugins.module_utils.holder.guard.COMMANDS_S", 0.1)
+    with holder(tmp_path) as held:
+        held.ask("begin", databases=[script.database("d")])
+        held.ask("freeze", mounts=[], deadline_s=FAR_S)
+        script.hold()
+
+        os.kill(held.record().pid, signal.SIGKILL)
+
+        wait_for(lambda: not is_alive(held.record("guard")), "the guard ends")
+        assert script.thawed == []
+        assert os.stat(held.state.session_file(held.session, "holder.log")).st_size > 0
+
+
+def test_recovery_leaves_the_guard_time_for_a_thaw_command_that_fails(
+    ext4: Path, held: HolderUnderTest, script: ThawScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery.GUARD_S", 0.01)
+    held.ask("begin", databases=[script.database("d")])
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=FAR_S)
+    script.hold()
+    os.kill(held.record().pid, signal.SIGKILL)
+    guard = held.record("guard")
+
+    def let_go() -> None:
+        wait_for(lambda: len(script.tried) > 3, "the guard goes on trying")
+        script.let_go()
+
+    letting_go = threading.Thread(target=let_go)
+    letting_go.start()
+    recover(held.state, held.session)
+    letting_go.join()
+
+    assert not is_alive(guard)
+    assert script.thawed == ["d"]
+
+
+def test_a_database_that_cannot_be_thawed_stays_guarded(
+    tmp_path: Path, ext4: Path, script: ThawScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ansible_collections.splitmirror.backup.plugins.module_utils.holder.window.COMMAND_PAUSE_S", 0)
+    with holder(tmp_path) as held:
+        held.ask("begin", databases=[script.database("d")])
+        held.ask("freeze", mounts=[str(ext4)], deadline_s=SHORT_S)
+        script.hold()
+        record, guard = held.record(), held.record("guard")
+
+        assert "the command of thaw failed" in held.ask("thaw")["error"]
+
+        Writer(ext4 / "file").wait_done()
+        wait_for(lambda: not is_alive(record), "the guard takes over at the deadline")
+        assert is_alive(guard)
+        script.let_go()
+        wait_for(lambda: not is_alive(guard), "the guard is done")
+        assert "d" in script.thawed  # perhaps twice: a last try of the killed holder outlives it
+
+
+def test_a_database_that_could_not_be_thawed_can_be_thawed_again(
+    ext4: Path, held: HolderUnderTest, script: ThawScript
+) -> None:
+    held.ask("begin", databases=[script.database("held"), script.database("free")])
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=FAR_S)
+    script.hold()
+
+    failed = held.ask("thaw")
+
+    assert "databases: free: the command of thaw failed" in failed["error"]
+    assert script.tried == ["free", "held"] * 3
+    status = held.ask("status")
+    assert status["frozen"]
+    assert status["mounts"] == []
+    Writer(ext4 / "file").wait_done()
+    script.let_go()
+    again = held.ask("thaw")
+    assert script.thawed == ["free", "held"]
+    assert not held.ask("status")["frozen"]
+    assert not again["intact"]
+    assert again["error"] == failed["error"]
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=FAR_S)
+    assert held.ask("thaw")["intact"]
+
+
+def test_what_is_thawed_is_not_thawed_again_with_a_database_that_is_not(
+    ext4: Path, held: HolderUnderTest, script: ThawScript
+) -> None:
+    held.ask("begin", databases=[script.database("d")])
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=FAR_S)
+    script.hold()
+    held.ask("thaw")
+    run("fsfreeze", "--freeze", ext4)  # by somebody else
+    script.let_go()
+
+    os.kill(held.record().pid, signal.SIGKILL)
+
+    wait_for(lambda: not is_alive(held.record("guard")), "the guard is done")
+    assert script.thawed == ["d"]
+    run("fsfreeze", "--unfreeze", ext4)  # it fails when it is not frozen
 
 
 def test_a_freeze_that_never_returns_is_undone(scratch: Path) -> None:

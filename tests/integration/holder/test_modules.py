@@ -21,8 +21,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.modules import backup_plan, extent_map, hot_backup, write_freeze
-from ansible_collections.splitmirror.backup.tests.support import fsload
-from ansible_collections.splitmirror.backup.tests.support.blockdev import run
+from ansible_collections.splitmirror.backup.tests.support import freezing, fsload
+from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
 from ansible_collections.splitmirror.backup.tests.support.freezing import Writer, wait_for
 from ansible_collections.splitmirror.backup.tests.support.mirrors import run_module
 from ansible_collections.splitmirror.backup.tests.support.postgres import (
@@ -249,6 +249,32 @@ def test_discovery_maps_a_tablespace_that_came_since(host: Host) -> None:
         assert host.call(hot_backup, state="ended", databases=databases)["evidence"]["ended_cleanly"]
 
 
+def test_discovery_maps_a_file_system_that_was_mounted_since(files: Host, folder: Path) -> None:
+    data = files.mount / "data"
+    image = make_image(folder / "more.img", 32, "ext4")
+    with loop_device(image) as device:
+        options: dict[str, Any] = {
+            "paths": [str(data)],
+            "pairs": [{"name": "lun", "device": files.device}, {"name": "more", "device": device}],
+        }
+        files.call(extent_map, **options)
+        assert not files.call(backup_plan, phase="discovery", **options)["changed"]
+        with mounted(device, data / "inner") as inner:
+            (inner / "late").write_bytes(b"late")
+
+            foretold = files.call(backup_plan, phase="discovery", check=True, **options)
+            assert (foretold["changed"], foretold["moved"]) == (True, [str(inner)])
+            assert os.fsencode(inner / "late") not in files.map_entries()
+            result = files.call(backup_plan, phase="discovery", **options)
+
+            assert (result["added"], result["removed"], result["moved"]) == ([], [], [str(inner)])
+            assert result["mounts"] == [str(files.mount), str(inner)]
+            assert os.fsencode(inner / "late") in files.map_entries()
+            assert not files.call(backup_plan, phase="discovery", **options)["changed"]
+        assert files.call(backup_plan, phase="discovery", **options)["moved"] == [str(inner)]
+        assert os.fsencode(data / "inner" / "late") not in files.map_entries()
+
+
 def test_check_mode_changes_nothing(files: Host) -> None:
     mounts = [str(files.mount)]
     paths = [str(files.mount / "data")]
@@ -300,6 +326,20 @@ def test_a_thaw_without_a_holder(files: Host) -> None:
     assert result["changed"]
     assert not result["intact"]
     Writer(files.mount / "new").wait_done()
+
+
+def test_a_thaw_that_leaves_a_database_frozen_fails(files: Host, folder: Path) -> None:
+    stopper = folder / "stopper"
+    options = {"freeze": ["/usr/bin/touch", str(stopper)], "thaw": ["/bin/rm", str(stopper)]}
+    files.call(hot_backup, state="begun", databases=[{"name": "d", "driver": "commands", "options": options}])
+    files.call(write_freeze, state="frozen", mounts=[])
+    stopper.rename(folder / "aside")
+
+    assert "d: the command of thaw failed" in files.refused(write_freeze, state="thawed")
+    (folder / "aside").rename(stopper)
+    assert files.call(write_freeze, state="thawed")["changed"]
+
+    assert not stopper.exists()
 
 
 def test_a_freeze_alone_ends_its_holder_with_the_thaw(files: Host) -> None:
@@ -382,6 +422,41 @@ def test_a_map_of_another_session(files: Host) -> None:
     other = files.state.make_session_dir("s2")
     os.rename(files.state.session_file(SESSION, "map.sqlite"), os.path.join(other, "map.sqlite"))
     assert "another session" in files.refused(backup_plan, phase="discovery", paths=paths, session="s2")
+
+
+def test_a_file_system_of_the_map_that_is_left_out_is_not_called_frozen(files: Host, folder: Path) -> None:
+    with freezing.file_system(folder, "ext4", "more", files.mount / "data" / "inner") as inner:
+        device = run("findmnt", "--noheadings", "--output=SOURCE", inner).stdout.strip()
+        (inner / "file").write_bytes(b"x")
+        pairs = [{"name": "lun", "device": files.device}, {"name": "more", "device": device}]
+        mounts = files.call(extent_map, paths=[str(files.mount / "data")], pairs=pairs)["mounts"]
+        assert mounts == [str(files.mount), str(inner)]
+
+        message = files.refused(write_freeze, state="frozen", mounts=[str(files.mount)])
+
+        assert message.startswith(f"mounts: {inner} holds files of the map and is not frozen; ")
+        assert not ask(files.state, SESSION, "status")["result"]["frozen"]
+        Writer(files.mount / "new").wait_done()
+        unfrozen = files.call(extent_map, state="checked")["check"]
+        assert not unfrozen["complete"]
+        assert unfrozen["error"].startswith(f"mounts: {files.mount} holds files of the map")
+        files.call(write_freeze, state="frozen", mounts=mounts)
+        assert files.call(extent_map, state="checked")["check"]["complete"]
+        assert files.call(write_freeze, state="thawed")["intact"]
+
+
+def test_a_map_made_while_less_is_frozen_is_not_checked_completely(files: Host, folder: Path) -> None:
+    files.call(write_freeze, state="frozen", mounts=[str(files.mount)])
+    with freezing.file_system(folder, "ext4", "more") as other:
+        device = run("findmnt", "--noheadings", "--output=SOURCE", other).stdout.strip()
+        files.call(extent_map, paths=[str(other)], pairs=[{"name": "more", "device": device}])
+
+        result = ask(files.state, SESSION, "check_thaw")["result"]
+
+        assert (result["check"]["complete"], result["intact"]) == (False, True)
+        assert result["error"].startswith(f"mounts: {other} holds files of the map and is not frozen; ")
+        with MapFile.open(files.state.session_file(SESSION, "map.sqlite")) as map_file:
+            assert map_file.meta("seals") is None
 
 
 def test_a_check_of_nothing(files: Host) -> None:

@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from typing import Optional
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.raid import RaidProvider
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.raid import FAULTY, IN, OUT, RaidProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
 
 MIB = 1 << 20
@@ -163,6 +164,24 @@ def in_dying_process(action: Callable[[], object]) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def split_and_die_behind(bench: Bench, word: str) -> None:
+    """Begin to split in a process that is killed as soon as mdadm has done what ``word`` tells it."""
+    mdadm = shutil.which("mdadm", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    tools = f"{bench.state_dir}/tools"
+    os.makedirs(tools, exist_ok=True)
+    script = os.open(f"{tools}/mdadm", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700)
+    with os.fdopen(script, "w") as file:
+        file.write(f'#!/bin/sh\n{mdadm} "$@" || exit\ncase " $* " in *" {word} "*) kill -KILL $PPID;; esac\n')
+    child = os.fork()
+    if child == 0:
+        os.environ["PATH"] = f"{tools}:{os.environ['PATH']}"
+        try:
+            bench.provider().prepare("s1").split()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
 # ---- the cases ----
 
 
@@ -182,8 +201,8 @@ def the_mirror_is_the_primary_at_the_split(bench: Bench) -> None:
         pass
     else:
         raise AssertionError("the mirror took a write")
-    refused(lambda: bench.provider().resync("s1"), "still presented")
-    refused(lambda: bench.provider().resync("s2"), "split by session s1")
+    refused(lambda: bench.provider().resync("s1", wait=True, timeout_s=60), "still presented")
+    refused(lambda: bench.provider().resync("s2", wait=True, timeout_s=60), "split by session s1")
     # Another process than ours has it open: a provider leaves itself out.
     with open(device, "rb") as stream:
         reader = subprocess.Popen(["sleep", "60"], stdin=stream)
@@ -194,14 +213,14 @@ def the_mirror_is_the_primary_at_the_split(bench: Bench) -> None:
         reader.wait()
     assert len(bench.provider().withdraw("s1")) == 2
     assert bench.provider().withdraw("s1") == []
-    copied = bench.provider().resync("s1")
+    copied = bench.provider().resync("s1", wait=True, timeout_s=60)
     assert 2 * MIB <= copied < LUN_MIB * MIB, copied
     bench.check_whole()
     # What the mirror shows next time is not what anybody's cache remembers.
     bench.provider().split("s2")
     assert read(bench.provider().present("s2").devices["t0"]) == 0xA2
     bench.provider().withdraw("s2")
-    bench.provider().resync("s2")
+    bench.provider().resync("s2", wait=True, timeout_s=60)
     bench.check_whole()
 
 
@@ -241,7 +260,7 @@ def a_living_splitter_is_left_alone(bench: Bench) -> None:
     prepared = bench.provider().prepare("s1")
     assert bench.phases() == ["armed", "armed"]
     refused(lambda: bench.provider().recover(), "stands ready")
-    refused(lambda: bench.provider().resync("s1"), "stands ready")
+    refused(lambda: bench.provider().resync("s1", wait=True, timeout_s=60), "stands ready")
     prepared.cancel()
     bench.check_whole()
 
@@ -328,11 +347,56 @@ def what_is_no_mirror_is_refused_by_name(bench: Bench) -> None:
 def a_leg_that_took_a_write_is_never_added_again(bench: Bench) -> None:
     bench.provider().split("s1")
     write("/dev/san/t0_leg1", 0xEE, 4 * MIB)
-    refused(lambda: bench.provider().resync("s1"), "were written to /dev/san/t0_leg1")
+    refused(lambda: bench.provider().resync("s1", wait=True, timeout_s=60), "were written to /dev/san/t0_leg1")
     refused(lambda: bench.provider().recover(), "were written to /dev/san/t0_leg1")
     run("mdadm", "--zero-superblock", "/dev/san/t0_leg1")
     run("mdadm", "/dev/md/t0", "--add", "/dev/san/t0_leg1")
-    bench.provider().resync("s1")
+    bench.provider().resync("s1", wait=True, timeout_s=60)
+    bench.check_whole()
+
+
+def a_resync_is_waited_for_no_longer_than_told(bench: Bench) -> None:
+    action = f"/sys/block/{os.path.basename(os.path.realpath('/dev/md/t0'))}/md/sync_action"
+    bench.provider().split("s1")
+    write(bench.primary(), 0xB1)
+    with open(action, "w") as file:
+        file.write("frozen")
+    refused(lambda: bench.provider().resync("s1", wait=False, timeout_s=60), "action: frozen")
+    refused(lambda: bench.provider().resync("s1", wait=True, timeout_s=0), "action: frozen")
+    assert bench.phases() == ["split", "split"]
+    with open(action, "w") as file:
+        file.write("idle")
+    bench.provider().resync("s1", wait=True, timeout_s=60)
+    bench.check_whole()
+
+
+def who_dies_while_mdadm_takes_a_leg_out_leaves_nothing_that_recover_cannot_find(bench: Bench) -> None:
+    for word, leg in (("--fail", FAULTY), ("--remove", OUT)):
+        split_and_die_behind(bench, word)
+        assert [view.leg for view in bench.provider().look(bench.provider().pairs)] == [leg, IN]
+        assert bench.phases() == ["broken", "broken"]
+        assert len(bench.provider().recover()) == 1
+        bench.check_whole()
+
+
+def a_leg_that_cannot_go_on_its_way_out_is_put_back_later(bench: Bench) -> None:
+    prepared = bench.provider().prepare("s1")
+    in_the_way = f"{bench.state_dir}/mirrors/s1.t0.leg.new"
+    os.mkdir(in_the_way)
+    for action in (prepared.split, prepared.cancel):
+        refused(action, "cannot be written")
+        refused(lambda: bench.provider().sync(wait=True, timeout_s=30), "is faulty")
+    os.rmdir(in_the_way)
+    prepared.cancel()
+    bench.check_whole()
+
+
+def a_session_is_not_forgotten_while_its_array_does_not_run(bench: Bench) -> None:
+    bench.provider().split("s1")
+    run("mdadm", "--stop", "/dev/md/t0")
+    refused(bench.provider().recover, "no md array of this host that runs")
+    run("mdadm", "--assemble", "--run", "/dev/md/t0", "/dev/san/t0_leg0")
+    assert len(bench.provider().recover()) == 1
     bench.check_whole()
 
 
@@ -347,7 +411,17 @@ BOTH = [
     a_mirror_that_is_being_checked_is_waited_for,
     what_is_no_mirror_is_refused_by_name,
 ]
-CASES = {"lvm": [*BOTH, a_mark_without_a_record_is_found], "md": [*BOTH, a_leg_that_took_a_write_is_never_added_again]}
+CASES = {
+    "lvm": [*BOTH, a_mark_without_a_record_is_found],
+    "md": [
+        *BOTH,
+        a_leg_that_took_a_write_is_never_added_again,
+        a_resync_is_waited_for_no_longer_than_told,
+        who_dies_while_mdadm_takes_a_leg_out_leaves_nothing_that_recover_cannot_find,
+        a_leg_that_cannot_go_on_its_way_out_is_put_back_later,
+        a_session_is_not_forgotten_while_its_array_does_not_run,
+    ],
+}
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Runs on a database host of the lab as root: layers between a file system and a real LUN, translated or refused.
+"""Runs on a database host of the lab as root: layers between a file system and a real LUN, and what its kernel does.
 
-``python3 on_database.py CASE`` goes through one case on the LUN ``spare`` and prints ``"passed"``.
+``python3 on_database.py CASE`` goes through one case, mostly on the LUN ``spare``, and prints ``"passed"``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapError, MapFile
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import MapError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.checking import MapChecker
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol import EventLog
 from ansible_collections.splitmirror.backup.tests.support.blockdev import mounted, run
 from ansible_collections.splitmirror.backup.tests.support.fsload import frozen, make_all_sorts, tree_of, tree_of_map
 
@@ -128,12 +132,44 @@ def a_layer_that_cannot_be_translated_is_refused_by_name(where: Path) -> None:
         run("dmsetup", "remove", "slow")
 
 
+def a_file_that_grows_is_looked_at_while_its_xfs_is_frozen(where: Path) -> None:
+    """This kernel frees what is allocated behind the end of a file when that is closed, which a frozen XFS cannot."""
+    mount = Path("/srv/data")
+    device = run("findmnt", "--noheadings", "--output=SOURCE", mount).stdout.strip()
+    checker = MapChecker(str(where / "map"), "s1", EventLog())
+    checker.track([str(mount)])
+    try:
+        with tempfile.TemporaryDirectory(dir=mount) as folder, open(Path(folder) / "file", "wb", buffering=0) as file:
+            grow(file)
+            with MapFile.create(str(where / "map"), "s1", "host") as made:
+                map_scopes(made, [Scope(folder)], [LunSpec("lun", device)], workers=0)
+            checker.pre_check({os.stat(mount).st_dev})
+            grow(file)
+            found = os.stat(file.name)
+            assert found.st_blocks * 512 > found.st_size, "nothing was allocated behind the end of the file"
+            with frozen(mount):
+                checked = checker.check({os.stat(mount).st_dev})
+            checker.thawed()
+            assert (checked["complete"], checked["remapped"]) == (True, 1)
+    finally:
+        checker.close()
+
+
+def grow(file: BinaryIO) -> None:
+    """Append in small pieces that reach the disk, as a database does."""
+    for _dummy in range(4):
+        for _dummy in range(10):
+            file.write(bytes(8192))
+        os.fsync(file.fileno())
+
+
 CASES = [
     a_whole_lun,
     a_partition,
     a_linear_volume_in_pieces_on_a_partition,
     paths_of_one_lun_under_multipath,
     a_layer_that_cannot_be_translated_is_refused_by_name,
+    a_file_that_grows_is_looked_at_while_its_xfs_is_frozen,
 ]
 
 

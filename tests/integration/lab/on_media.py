@@ -20,14 +20,15 @@ from typing import Any
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import FileEntry
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeDrive, TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import new_label, write_label
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.library import Bay, MtxLibrary, find_bay
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.st import StTape
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import rebuild, verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import place_for
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import write_session
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, folder, inline, judge
@@ -313,6 +314,12 @@ def nothing_that_is_needed_is_overwritten(where: Path) -> None:
         drive.write_filemarks(1)
     refused(lambda: library.back_up("s2", tree()), "does not end behind")
     library.catalog.expire_session("s1")
+    refused(lambda: library.back_up("s2", tree(), mode="overwrite"), "does not end behind")
+    refused(lambda: library.label(record_bytes=8192), "does not end behind")
+    with opened() as drive:
+        (damage,) = rebuild("LAB001", library.catalog, drive)["damaged"]
+    refused(lambda: library.back_up("s2", tree(), mode="overwrite"), "unexpired")
+    library.catalog.expire_session(damage["session"])
     assert library.back_up("s2", tree(), mode="overwrite")["file_number"] == 1
     library.restore("s2", where / "t")
     assert contents(where / "t") == files_of(tree())

@@ -94,7 +94,7 @@ def withdraw(step: Step) -> object:
 
 
 def resync(step: Step) -> object:
-    return presenting.resync(Bench(step["mirror"]).provider(), step["session"])
+    return presenting.resync(Bench(step["mirror"]).provider(), step["session"], wait=True, timeout_s=60)
 
 
 def recover(step: Step) -> object:

@@ -7,14 +7,15 @@
 from __future__ import annotations
 
 import os
-import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.tests.lab import network
+from ansible_collections.splitmirror.backup.tests.lab import network, rootfs
 from ansible_collections.splitmirror.backup.tests.lab.description import DEFAULT_FILE, LabError, load
 from ansible_collections.splitmirror.backup.tests.lab.lifecycle import RunningLab
+from ansible_collections.splitmirror.backup.tests.support.mirrors import kill
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -46,7 +47,7 @@ def test_a_lab_that_died_is_replaced_and_down_leaves_nothing(lab_tools: None) ->
             running.up(lab)
         # As after a crash: the kernel's first process is gone, its children and all the rest are still there.
         machine = running.machine(lab.host("array1"))
-        os.kill(int((machine.folder / "pid").read_text()), signal.SIGKILL)
+        kill(int((machine.folder / "pid").read_text()))
         running.up(lab)
         assert running.ssh("array1", "hostname").stdout == "array1\n"
     finally:
@@ -65,3 +66,18 @@ def test_a_failed_up_leaves_nothing(lab_tools: None, monkeypatch: pytest.MonkeyP
     with pytest.raises(LabError, match="on purpose"):
         running.up(load(DEFAULT_FILE, ONE_HOST))
     assert left_behind(running) == []
+
+
+def test_labs_that_come_up_at_once_share_one_building_of_the_image(
+    lab_tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In place of the real one, which takes a minute: it wants to be alone in the folder, and takes a while.
+    builder = tmp_path / "mmdebstrap"
+    builder.write_text('#!/bin/sh -e\nfor folder; do :; done\nmkdir "$folder"\nfind /usr/lib >"$folder/found"\n')
+    builder.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SPLITMIRROR_LAB_CACHE", str(tmp_path / "cache"))
+    with ThreadPoolExecutor(4) as pool:
+        images = [future.result() for future in [pool.submit(rootfs.ensure) for _dummy in range(4)]]
+    assert len(set(images)) == 1
+    assert [path.name for path in images[0].iterdir()] == ["found"]

@@ -100,7 +100,7 @@ def test_clone_is_one_instant_of_a_primary_under_direct_writes(scratch: Path) ->
                 assert counters == sorted(counters, reverse=True)
                 assert counters[0] - counters[-1] <= 1
                 seen.append(counters[0])
-                array.provider.resync(session)
+                array.provider.resync(session, wait=True, timeout_s=60)
         finally:
             stop.set()
             writer.join(10)
@@ -217,11 +217,11 @@ def test_resync_that_dies_is_finished_by_the_next(array: Array, step: str) -> No
         if step == "clones":
             os.unlink(array.pairs[0].mirror)  # as far as it came
             os.kill(os.getpid(), signal.SIGKILL)
-        array.provider.resync(SESSION)
+        array.provider.resync(SESSION, wait=True, timeout_s=60)
 
     assert os.WIFSIGNALED(in_child(resync))
     assert array.records() == [f"{SESSION}.json"]
-    array.provider.resync(SESSION)
+    array.provider.resync(SESSION, wait=True, timeout_s=60)
     assert array.files() == {"data.img", "wal.img"}
     assert array.records() == []
 
@@ -259,10 +259,10 @@ def test_presented_mirror_is_not_resynced(array: Array) -> None:
     array.provider.split(SESSION)
     array.provider.present(SESSION)
     with pytest.raises(MirrorError, match="still presented as /dev/loop"):
-        array.provider.resync(SESSION)
+        array.provider.resync(SESSION, wait=True, timeout_s=60)
     assert os.path.exists(array.pairs[0].mirror)
     array.provider.withdraw(SESSION)
-    array.provider.resync(SESSION)
+    array.provider.resync(SESSION, wait=True, timeout_s=60)
 
 
 def test_mirror_that_is_read_is_neither_withdrawn_nor_recovered(array: Array, monkeypatch: pytest.MonkeyPatch) -> None:

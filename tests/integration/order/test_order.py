@@ -221,9 +221,35 @@ def test_an_array_that_dies_before_the_split_fails_the_session_and_thaws(bench: 
     nothing_is_left(bench)
 
 
-@pytest.mark.parametrize("phase", ["plan", "window", "present"])
-def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path: Path, phase: str) -> None:
-    # The hook tells that the phase is over, and then waits to be killed.
+def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(bench: Demo) -> None:
+    # The name of another host may end like this one's.
+    other = bench.folder / "state/db1/sessions/20260101T000000Z-prod-db1-0a1b"
+    other.mkdir()
+    bench.must(HOOKS / "again.yml")
+    report = bench.report()
+    assert (report["state"], report["reason"]) == ("good", "")
+    assert [phase["name"] for phase in report["phases"]] == PHASES
+    assert bench.sessions("db1") == [other]
+    other.rmdir()
+    nothing_is_left(bench)
+
+
+def test_a_database_host_that_is_lost_leaves_its_mirror_free(bench: Demo) -> None:
+    hook = HOOKS / "lose_host.yml"
+    fails_in = {"quiesce": "plan", "window": "unquiesce", "unquiesce": "present"}
+    for phase in (*fails_in, "present"):
+        done = bench.play("backup", splitmirror_after_phase_tasks=str(hook), order_lost_after=phase)
+        report, state = bench.report(), "failed" if phase in fails_in else "good"
+        assert (done.returncode == 0) == (state == "good")
+        assert (report["state"], report["reason"].partition(":")[0]) == (state, fails_in.get(phase, ""))
+        assert catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")[-1] == (report["session"], state)
+        assert bench.clones() == []
+        assert not bench.sessions("array1") + bench.sessions("media1")
+    takes_writes(bench)
+
+
+def kill_after(bench: Demo, phase: str, tmp_path: Path) -> None:
+    """Begin a backup and kill its controller after a phase: a hook tells that the phase is over, and then waits."""
     told, waits = tmp_path / "told", tmp_path / "waits"
     os.mkfifo(told)
     os.mkfifo(waits)
@@ -249,9 +275,20 @@ def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path:
             os.killpg(run.pid, signal.SIGKILL)
     with open(waits, "rb+", buffering=0):  # whoever still waits reads its end
         pass
+
+
+@pytest.mark.parametrize("phase", ["plan", "window", "present"])
+def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path: Path, phase: str) -> None:
+    kill_after(bench, phase, tmp_path)
     assert bench.sessions("db1")
     takes_writes(bench)
 
+    if phase == "plan":  # as after a failure while the array was gone: the database host names the session no more
+        bench.must(HOOKS / "clean_up_without_array.yml")
+        assert bench.daemon("array1", "splitter")
+        assert not bench.sessions("db1")
+    if phase != "present":  # as after the window, to check mode
+        bench.must("backup", "--check")
     bench.must("backup")
 
     assert bench.report()["state"] == "good"
@@ -262,11 +299,13 @@ def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path:
     ("variables", "sentence"),
     [
         ({"splitmirror_volume": "OTHER1"}, "OTHER1"),
+        ({"splitmirror_volume_mode": "overwrite"}, "DEMO01 holds unexpired data"),
         ({"splitmirror_provider": "magic"}, "unknown"),
         ({"splitmirror_databases": [{"name": "demo", "driver": "dbase"}]}, "no known driver"),
         ({"splitmirror_paths": ["/usr/share/doc"]}, "/usr/share/doc"),
         ({"splitmirror_databases": [], "splitmirror_paths": []}, "nothing|neither"),
         ({"splitmirror_array": "nowhere"}, "nowhere"),
+        ({"splitmirror_retention_days": -1}, "0 to 365000"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_frozen(bench: Demo, variables: dict[str, Any], sentence: str) -> None:
@@ -277,3 +316,13 @@ def test_bad_input_is_refused_before_anything_is_frozen(bench: Demo, variables: 
     assert report["window"] == {}
     assert any(word in report["reason"] for word in sentence.split("|")), report["reason"]
     nothing_is_left(bench)
+
+
+def test_a_demo_goes_away_with_what_a_killed_run_left(bench: Demo, tmp_path: Path) -> None:
+    kill_after(bench, "plan", tmp_path)
+    assert bench.daemon("array1", "splitter")
+    bench.bring("absent")
+    assert not bench.folder.exists()
+    bench.folder.mkdir(mode=0o755)
+    bench.bring("present")
+    bench.must("label")

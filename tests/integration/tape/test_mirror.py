@@ -20,12 +20,9 @@ import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import verdict_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
-    SOURCE_MOUNT,
-    MapFile,
-    SegmentRow,
-)
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import SOURCE_MOUNT, SegmentRow
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import ReadOnlyMounts, check_devices
@@ -228,7 +225,7 @@ def test_a_file_system_inside_the_lun_is_mounted_at_its_place(scratch: Path) -> 
 
 _MOUNTER = """
 import sys
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (MapFile)
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import (
     ReadOnlyMounts, check_devices, leave_mount_namespace)
 leave_mount_namespace()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import CheckCounts
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
@@ -53,4 +54,12 @@ def test_each_layer_makes_up_for_what_is_broken_and_without_both_it_shows(
         done = rig.round()
         assert done.differences == []
         assert done.proof["remapped"] > 0
-        assert rig.round(proof="none").differences != []
+        assert shows(rig)
+
+
+def shows(rig: rounds.Rig) -> bool:
+    """A round that nothing checks stops at a file which is gone and needed the mount, or writes what is not there."""
+    try:
+        return rig.round(proof="none").differences != []
+    except ArchiveError:
+        return True

@@ -7,7 +7,10 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 
@@ -19,7 +22,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.archive.members
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError, Owners
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import HeaderMaker
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     ExtentRow,
     FileEntry,
     pack_xattrs,
@@ -85,6 +88,39 @@ def test_what_contradicts_itself_is_refused_with_the_name_of_the_file() -> None:
         planner().plan(FileEntry(b"/f", "f", size=5, source="mount", reason="encoded"), [])
     with pytest.raises(ArchiveError, match=r"^/f: an ACL"):
         planner().plan(FileEntry(b"/f", "f", xattrs=pack_xattrs({b"system.posix_acl_access": b"?"})), [])
+
+
+@pytest.mark.parametrize("there", [b"", b"x" * 5000], ids=["a hole", "data"])
+def test_a_file_that_is_shorter_on_the_mirror_is_no_file_with_a_hole(tmp_path: Path, there: bytes) -> None:
+    (tmp_path / "f").write_bytes(there)
+    with open(tmp_path / "f", "rb") as stream:
+        plans = MemberPlanner(HeaderMaker(Owners()), lambda _entry: stream)
+        with pytest.raises(ArchiveError, match=r"^/f is shorter on the mounted mirror than in the map \(8192 bytes\)"):
+            plans.plan(FileEntry(b"/f", "f", size=8192, source="mount"), [])
+        assert stream.closed
+        assert (tmp_path / "f").stat().st_size < 8192
+
+
+def test_a_mount_that_does_not_tell_where_data_lie_is_not_taken_for_a_hole(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x" * 8192)
+    # Such a descriptor knows the size of its file, and refuses to seek in it.
+    with open(os.open(tmp_path / "f", os.O_PATH), "rb", buffering=0) as stream:
+        plans = MemberPlanner(HeaderMaker(Owners()), lambda _entry: cast(BinaryIO, stream))
+        with pytest.raises(ArchiveError, match=r"^/f cannot be read through the mounted mirror \(Bad file"):
+            plans.plan(FileEntry(b"/f", "f", size=8192, source="mount"), [])
+        assert stream.closed
+
+
+def test_where_only_a_hole_follows_the_data_end(tmp_path: Path) -> None:
+    with open(tmp_path / "f", "w+b") as stream:
+        stream.write(b"x" * 5000)
+        stream.truncate(1 << 20)
+        plan = MemberPlanner(HeaderMaker(Owners()), lambda _entry: stream).plan(
+            FileEntry(b"/f", "f", size=1 << 20, source="mount"), []
+        )
+        assert plan is not None
+        assert plan.sparse
+        assert sum(piece.length for piece in plan.pieces) < 65536
 
 
 def test_special_files_keep_their_numbers() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive import pax
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.ours import has_own_headers
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
 
 OWNERS = Owners({0: "root", 7: "bücher", 8: "u" * 40}, {0: "root", 9: "g" * 31})
@@ -72,6 +73,7 @@ def test_tarfile_and_our_reader_read_every_header(
     assert info is not None
     member = next(iterate_members(io.BytesIO(made)))
     assert member.header == made
+    assert has_own_headers(member)
     assert (member.name, member.mode, member.uid, member.gid) == (name, *ownership)
     assert (member.size, member.mtime_ns, member.linkname) == (stored, time, target)
     assert (info.mode, info.uid, info.gid, info.size) == (*ownership, stored)

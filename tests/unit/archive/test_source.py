@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -49,9 +50,9 @@ def test_every_request_is_read_once_in_physical_order(wanted: list[tuple[int, in
         assert before.lun != after.lun or after.start > before.end + gap or joined > most
 
 
-@given(REQUESTS)
+@given(REQUESTS, st.sampled_from([512, 4096]))
 def test_pieces_land_in_their_places_filled_up_with_zeros(
-    tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[int, int, int]]
+    tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[int, int, int]], block_bytes: int
 ) -> None:
     folder = tmp_path_factory.mktemp("luns")
     blob = os.urandom(1 << 16)
@@ -60,6 +61,7 @@ def test_pieces_land_in_their_places_filled_up_with_zeros(
     for lun, data in images.items():
         (folder / str(lun)).write_bytes(data)
         readers[lun] = LunReader(lun, str(folder / str(lun)))
+        readers[lun].block_bytes = block_bytes  # that of a device; a plain file tells none
     requests = []
     expected = b""
     for lun, physical, length in wanted:
@@ -83,6 +85,25 @@ def test_a_long_extent_is_read_through_a_short_buffer(tmp_path: Path) -> None:
     (task,) = coalesce([(1, 1536, 3 * MAX_READ_BYTES + 77, 512)], 0)
     reader.read(task, ring, page_buffer(reader.bounce_bytes))
     assert bytes(ring[512 : 512 + task.end - task.start]) == data[task.start : task.end]
+
+
+def test_a_device_that_wants_other_memory_is_read_through_a_buffer(tmp_path: Path) -> None:
+    data = os.urandom(1 << 20)
+    (tmp_path / "lun").write_bytes(data)
+    reader = LunReader(1, str(tmp_path / "lun"))
+    ring, bounce = page_buffer(1 << 20), page_buffer(reader.bounce_bytes)
+    (task,) = coalesce([(1, 4096, 300_000, 512)], 0)
+    plan = reader.plan(task)
+    assert plan is not None
+    assert plan.place == 512
+    reader.finish(task, plan, -errno.EINVAL, ring, bounce)
+    assert bytes(ring[512 : 512 + 300_000]) == data[4096 : 4096 + 300_000]
+    later = reader.plan(task)
+    assert later is not None
+    assert later.place is None
+    ring[:] = bytes(len(ring))
+    reader.finish(task, later, later.length - 512, ring, bounce)
+    assert bytes(ring[512 : 512 + 300_000]) == data[4096 : 4096 + 300_000]
 
 
 def test_the_end_of_a_device_is_a_fault_of_the_file_that_lies_there(tmp_path: Path) -> None:

@@ -6,24 +6,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import MemberRecord
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import (
-    Catalog,
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import CatalogDatabase
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import (
     CatalogError,
     Part,
+    Session,
     Volume,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 
 GOOD = Verdict(True, "")
+#: From 1901 to the last instant that XFS knows, in 2486.
+FILE_TIMES = st.integers(-(2**31) * 10**9, 16_299_260_424 * 10**9 + 999_999_999)
 
 
 def volume(name: str = "V1", uuid: str = "u1") -> Volume:
@@ -61,6 +67,17 @@ def write(
 
 def paths(catalog: Catalog, number: int, *wanted: bytes) -> list[bytes]:
     return [found.path for _part, found in catalog.members(number, list(wanted))]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(FILE_TIMES)
+@example(10_413_792_000 * 10**9)
+@example(-(2**31) * 10**9)
+def test_any_time_that_a_file_can_have_is_kept(catalog: Catalog, mtime_ns: int) -> None:
+    number = catalog.begin_session("times", "db1")
+    written = member(b"a", 0)._replace(mtime_ns=mtime_ns)
+    catalog.add_members(number, 0, [written])
+    assert [found for _part, found in catalog.members(number)] == [written]
 
 
 def test_what_is_entered_is_found_again_and_private(catalog: Catalog) -> None:
@@ -102,7 +119,7 @@ def test_a_selection_is_what_was_named_what_is_below_and_what_links_point_to(cat
 PATHS = st.lists(st.lists(st.sampled_from([b"a", b"b", b"a-", b"a0", b"\xff"]), min_size=1, max_size=3).map(b"/".join))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 @given(names=PATHS.map(lambda found: list(dict.fromkeys(found))), wanted=PATHS)
 def test_a_selection_is_by_component(catalog: Catalog, names: list[bytes], wanted: list[bytes]) -> None:
     number = catalog.begin_session(f"s{len(catalog.sessions())}", "db1")
@@ -144,7 +161,9 @@ def test_a_dead_run_is_forgotten_when_its_session_begins_again(catalog: Catalog)
     again = catalog.begin_session("s1", "db1")
     assert list(catalog.members(again)) == []
     assert catalog.parts(again) == []
+    assert catalog.unfinished("V1", 1), "its tape file is still there"
     write(catalog, "s2")
+    assert not catalog.unfinished("V1", 1)
     with pytest.raises(CatalogError, match="already"):
         catalog.begin_session("s2", "db1")
 
@@ -155,6 +174,55 @@ def test_the_next_writer_takes_over_the_place_of_a_dead_one(catalog: Catalog) ->
     write(catalog, "s2")
     assert not catalog.unfinished("V1", 1)
     assert catalog.parts(dead) == []
+
+
+def test_a_session_that_was_found_is_seen_whole_or_not_at_all(catalog: Catalog) -> None:
+    found = Session(0, "s1", "db1", "good", "", 1.0, 2.0, None, 1, 5, 2, {"complete": True}, {"session": "s1"})
+    part = Part(0, 0, "V1", 1, 2, 512, 0, 9, True)
+    members = [member(b"etc", 0, "d"), member(b"etc/a", 1024)]
+
+    def seen_between(*, dies: bool) -> Iterator[MemberRecord]:
+        for one in members:
+            yield one
+            with Catalog.open(catalog.path) as reader:
+                assert (reader.sessions(), reader.unfinished("V1", 1), reader.volume("V1")) == ([], False, volume())
+        if dies:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        catalog.enter_session(found, part, seen_between(dies=True))
+    assert (catalog.sessions(), catalog.unfinished("V1", 1), catalog.volume("V1")) == ([], False, volume())
+    catalog.enter_session(found, part, seen_between(dies=False))
+    (entered,) = catalog.sessions()
+    assert entered._replace(number=0) == found
+    assert [one for _part, one in catalog.members(entered.number)] == members
+    assert catalog.parts(entered.number) == [part._replace(session=entered.number)]
+    assert catalog.volume("V1") == volume()._replace(files=2, blocks=12)
+    with pytest.raises(CatalogError, match="already"):
+        catalog.enter_session(found, part, members)
+
+
+def test_a_session_that_is_found_takes_the_place_of_its_dead_run_and_never_shortens_the_volume(
+    catalog: Catalog,
+) -> None:
+    write(catalog, "s2", file_number=2)
+    dead = catalog.begin_session("s1", "db1")
+    catalog.begin_part(Part(dead, 0, "V1", 1, 2, 512, 0, 0, False))
+    found = Session(0, "s1", "db1", "failed", "broken.", 1.0, 2.0, None, 1, 5, 1, {}, {})
+    catalog.enter_session(found, Part(0, 0, "V1", 1, 2, 512, 0, 9, True), [member(b"a", 0)])
+    assert [(one.id, one.state) for one in catalog.sessions(host="db1")] == [("s2", "open"), ("s1", "failed")]
+    assert not catalog.unfinished("V1", 1)
+    assert catalog.volume("V1") == volume()._replace(files=3, blocks=12)
+
+
+def test_an_end_that_was_seen_is_all_that_counts(catalog: Catalog) -> None:
+    for session, file_number in (("s1", 1), ("s2", 3)):
+        dead = catalog.begin_session(session, "db1")
+        catalog.begin_part(Part(dead, 0, "V1", file_number, 2, 512, 0, 0, False))
+    for unfinished in (True, True, False):
+        catalog.set_volume_end("V1", 2, 7, unfinished=unfinished)
+        assert [catalog.unfinished("V1", number) for number in (1, 2, 3)] == [False, unfinished, False]
+    assert catalog.volume("V1") == volume()._replace(files=2, blocks=7)
 
 
 def test_unexpired_data_protects_its_volume(catalog: Catalog) -> None:
@@ -226,6 +294,45 @@ def test_a_fleet_writes_and_reads_a_catalog_that_is_just_being_made(tmp_path: Pa
     assert sorted(name.name for name in tmp_path.iterdir() if ".new" in name.name) == []
 
 
+def test_a_catalog_that_others_write_all_the_time_is_not_called_damaged(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{CatalogDatabase.__module__}._BUSY_S", 0.05)
+    connection = sqlite3.connect(catalog.path, isolation_level=None)
+    with Catalog.open(catalog.path, writable=True) as second, contextlib.closing(connection) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for call in (lambda: Catalog.open(catalog.path, writable=True), lambda: second.begin_session("s1", "db1")):
+            with pytest.raises(CatalogError, match="cannot be used now") as caught:
+                call()
+            assert caught.value.option == "state_dir"
+            assert "move it away" not in caught.value.message
+        other.execute("ROLLBACK")
+        second.begin_session("s1", "db1")
+
+
+def test_a_damaged_catalog_is_said_to_be_none(catalog: Catalog) -> None:
+    write(catalog, "s1", [member(b"%d" % number, number) for number in range(999)])
+    catalog.close()
+    with open(catalog.path, "r+b") as stream:
+        stream.seek(100)
+        stream.write(bytes(4000))
+    for writable in (True, False):
+        with pytest.raises(CatalogError, match=r"no catalog .*; move it away"):
+            Catalog.open(catalog.path, writable=writable)
+
+
+@pytest.mark.parametrize("wanted", [None, [b"998"]], ids=["all", "one"])
+def test_damage_in_the_midst_of_a_catalog_is_said_when_it_is_read(catalog: Catalog, wanted: list[bytes] | None) -> None:
+    number = write(catalog, "s1", [member(b"%d" % number, number) for number in range(999)])
+    catalog.close()
+    tables = 16 << 10  # the first pages are those of the schema and of what is short
+    with open(catalog.path, "r+b") as stream:
+        stream.seek(tables)
+        stream.write(b"\xff" * (os.path.getsize(catalog.path) - tables))
+    with Catalog.open(catalog.path) as opened, pytest.raises(CatalogError, match=r"no catalog .*; move it away"):
+        list(opened.members(number, wanted))
+
+
 def test_what_is_no_catalog_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="rebuild"):
         Catalog.open(str(tmp_path / "catalog.sqlite"))
@@ -234,3 +341,7 @@ def test_what_is_no_catalog_is_refused(tmp_path: Path) -> None:
         Catalog.open(str(tmp_path / "noise"), writable=True)
     with pytest.raises(CatalogError, match="no catalog"):
         Catalog.open(str(tmp_path / "noise"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "other")) as other:
+        other.execute("CREATE TABLE songs(title)")
+    with pytest.raises(CatalogError, match="no catalog"):
+        Catalog.open(str(tmp_path / "other"))

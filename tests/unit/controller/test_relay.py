@@ -65,8 +65,10 @@ def test_an_equal_file_stays_and_another_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"new")
     dest = tmp_path / "dest"
     dest.write_bytes(b"old and longer")
+    tmp_path.chmod(0o1777)
     assert relay.relay_file(local("a"), str(tmp_path / "source"), local("b"), str(dest)).changed
     assert dest.read_bytes() == b"new"
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777  # it is not ours
     before = dest.stat().st_ino
     assert not relay.relay_file(local("a"), str(tmp_path / "source"), local("b"), str(dest)).changed
     assert dest.stat().st_ino == before

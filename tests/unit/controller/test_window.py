@@ -19,7 +19,7 @@ from ansible.errors import AnsibleError
 from ansible.playbook.play_context import PlayContext
 from ansible.plugins.loader import connection_loader, init_plugin_loader
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import LineServer, Service
+from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import LineError, LineServer, Service
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.line import StandingLine
@@ -39,6 +39,11 @@ def plugins() -> None:
     init_plugin_loader()
 
 
+def thawed() -> Json:
+    """What a holder answers that has thawed everything."""
+    return {"thawed": True, "frozen": False, "window_s": 0.2, "intact": True, "error": None}
+
+
 class Scripted(Service):
     """A service that answers by functions, and keeps who was asked what in one list for all of them."""
 
@@ -50,7 +55,7 @@ class Scripted(Service):
 
     def handle(self, op: str, args: Json) -> Json:
         self.asked.append(f"{self.name} {op}")
-        return self.answers.get(op, dict)()
+        return self.answers.get(op, thawed if op == "thaw" else dict)()
 
 
 class Peers:
@@ -140,8 +145,35 @@ def test_a_lost_line_is_told_and_the_thaw_finds_another_way(peers: Peers) -> Non
         run_window(holder, splitter, ["/data"], 5, 60)
     splitter.close()
     assert "could not be confirmed" not in str(failed.value)
+    assert "deadline" not in str(failed.value)
     assert peers.asked[-1] == "holder thaw"
     assert failed.value.evidence["window"]["intact"] is False
+
+
+def test_a_thaw_that_leaves_something_frozen_is_asked_for_again_and_told(peers: Peers) -> None:
+    stuck = {**thawed(), "frozen": True, "error": "databases: d: it cannot be thawed."}
+    holder = peers.serve("holder", thaw=lambda: stuck)
+    splitter = peers.serve("splitter", turn=lambda: {"granted": True}, split=refuse)
+    with pytest.raises(WindowFailed, match="could not be confirmed either: databases: d: it cannot be thawed"):
+        run_window(holder, splitter, ["/data"], 5, 60)
+    holder.close()
+    splitter.close()
+    assert peers.asked.count("holder thaw") > 1
+
+
+def refuse() -> Json:
+    raise LineError("the mirror is not in sync.")
+
+
+def test_a_window_that_ends_at_its_deadline_says_so(peers: Peers) -> None:
+    never = threading.Event()
+    holder = peers.serve("holder", thaw=thawed)
+    splitter = peers.serve("splitter", turn=lambda: {"granted": True}, split=lambda: {"waited": never.wait(60)})
+    try:
+        with pytest.raises(WindowFailed, match="deadline of the freeze"):
+            run_window(holder, splitter, ["/data"], 0.2, 60)
+    finally:
+        never.set()
 
 
 def test_many_questions_go_over_one_client(peers: Peers) -> None:

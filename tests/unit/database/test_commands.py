@@ -63,7 +63,7 @@ def test_a_hot_backup_that_is_given_up_is_ended(tmp_path: Path) -> None:
 def test_what_the_guard_needs_to_thaw() -> None:
     command = commands(thaw=["/bin/true", "now"], timeout_s=7).thaw_command()
     assert command is not None
-    assert (command.argv, command.timeout_s) == (("/bin/true", "now"), 7)
+    assert (command.database, command.argv, command.timeout_s) == ("d", ("/bin/true", "now"), 7)
 
 
 def test_a_failure_is_told_with_the_last_words() -> None:
@@ -82,6 +82,18 @@ def test_a_command_that_hangs_is_ended_with_its_children() -> None:
         while _lives(int(pid)):
             assert time.monotonic() < deadline
             time.sleep(0.005)
+
+
+def test_a_command_is_killed_when_its_start_cannot_be_told() -> None:
+    groups = []
+
+    def started(group: int) -> None:
+        groups.append(group)
+        raise DatabaseError("nobody to tell")
+
+    with pytest.raises(DatabaseError, match="nobody to tell"):
+        run_limited(["/bin/sleep", "600"], 10, started=started)
+    assert not _lives(groups[0])
 
 
 def test_a_freeze_that_hangs_is_told_within_its_limit() -> None:

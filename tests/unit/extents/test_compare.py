@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import subprocess
 import uuid
 from pathlib import Path
@@ -23,7 +24,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.fsinfo 
     SUPERBLOCK_BYTES,
     parse_superblock,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     FileEntry,
     MapError,
     MappedFields,
@@ -33,6 +34,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.openfiles import writable_files
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.worker import END, Worker
 from ansible_collections.splitmirror.backup.tests.support.fsload import MemoryMap
+from ansible_collections.splitmirror.backup.tests.support.killing import ends_with_its_parent
 
 PATHS = st.sampled_from([b"/a", b"/a/b", b"/a/b/c", b"/a!", b"/b", b"/c/d"])
 FILES = st.dictionaries(PATHS, st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 1)))
@@ -187,3 +189,21 @@ def test_a_worker_sends_what_it_finds_and_what_went_wrong() -> None:
         with pytest.raises(MapError, match=message):
             worker.receive()
         worker.close()
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_workers_end_with_a_parent_that_is_killed(writes: bool) -> None:
+    def work(send):  # type: ignore[no-untyped-def]
+        send(None)
+        while writes:
+            send(b"x" * 100_000)
+        signal.pause()
+
+    def life(ready):  # type: ignore[no-untyped-def]
+        # The second one has inherited the pipe of the first.
+        workers = [Worker(work), Worker(work)]
+        for worker in workers:
+            worker.receive()
+        ready()
+
+    assert ends_with_its_parent(life) == 2

@@ -6,23 +6,30 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sqlite3
 import stat
 import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import REGULAR, HeaderMaker
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     ExtentRow,
     FileEntry,
     MapError,
-    MapFile,
     SegmentRow,
+    mapped_fields,
     pack_xattrs,
     sort_key,
+    table_row,
     unpack_xattrs,
 )
 
@@ -52,6 +59,18 @@ def test_a_map_gives_back_what_was_put_in_in_logical_order(files: dict[bytes, li
             assert opened.changes("window") == [(name, "removed") for name in sorted(below, key=sort_key)]
             assert {entry.path for entry, extents in opened.entries()} == set(files) - set(below)
             assert opened.counts().extents == sum(len(files[name]) for name in set(files) - set(below))
+
+
+@given(st.integers(-(2**31) * 10**9, 16_299_260_424 * 10**9 + 999_999_999))  # from 1901 to XFS's last, in 2486
+@example(10_413_792_000 * 10**9)
+@example(2**63 - 1)
+@example(2**63)
+def test_a_row_keeps_any_time_that_a_file_can_have_in_64_bits(mtime_ns: int) -> None:
+    entry = FileEntry(b"/a/b", "f", size=1, mtime_ns=mtime_ns, target=b"t", reason="r")
+    extents = [ExtentRow(0, 1, 4096, 512)]
+    row = table_row(entry, extents)
+    assert -(2**63) <= row[FileEntry._fields.index("mtime_ns")] < 2**63
+    assert mapped_fields(row) == (entry, extents)
 
 
 @given(st.dictionaries(st.binary(min_size=1, max_size=300), st.binary(max_size=300), max_size=5))
@@ -112,6 +131,18 @@ def test_the_head_tells_luns_file_systems_owners_and_changes(tmp_path: Path) -> 
         assert (opened.users(), opened.groups()) == ({0: "root"}, {0: "root", 5: "tty"})
         assert opened.changes("window") == [(b"/a/b", "removed"), (b"/b", "added")]
         assert opened.changes("proof") == []
+
+
+def test_owners_whose_names_are_no_utf8_come_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"m\xfcller")  # as pwd tells what stands in Latin-1 in /etc/passwd
+    with MapFile.create(str(tmp_path / "map"), "s1", "host") as made:
+        made.set_owners({5: name}, {6: name})
+    with MapFile.open(str(tmp_path / "map"), read_only=True) as opened:
+        owners = Owners(opened.users(), opened.groups())
+    assert (owners.users, owners.groups) == ({5: name}, {6: name})
+    header = HeaderMaker(owners).header(b"file", REGULAR, (0o600, 5, 6), 0, 0)
+    member = next(iterate_members(io.BytesIO(header)))
+    assert (member.uname, member.gname) == (b"m\xfcller", b"m\xfcller")
 
 
 def test_a_map_of_another_session_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import pack_xattrs
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import pack_xattrs
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scanner import parse_attributes
 
 MAGIC = b"\0\0\x02\xea"

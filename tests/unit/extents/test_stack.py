@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapError
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import MapError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import (
     BlockStack,
     LunSpec,
@@ -146,6 +146,12 @@ def test_an_undeclared_device_is_refused_with_what_is_declared(machine: Machine)
         machine.stack().resolve(DM0)
     with pytest.raises(MapError, match="no block device that sysfs knows"):
         machine.stack().resolve(os.makedev(0, 44))
+
+
+def test_another_path_to_a_declared_lun_is_refused_as_such(machine: Machine) -> None:
+    machine.add("sdz", os.makedev(65, 0), 1 << 20, device__wwid="naa.6001405")
+    with pytest.raises(MapError, match=r"/dev/sdz is another path to the LUN of pair data .*/dev/data; put multipath"):
+        machine.stack().resolve(os.makedev(65, 0))
 
 
 def test_wrong_declarations_are_refused(machine: Machine, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import FileSystem, MapError, sort_key
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileSystem, MapError, sort_key
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.walk import Places, Rule, ScopeTree, walk
 

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonError, is_alive, read_record
+from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import (
+    DaemonError,
+    DaemonRecord,
+    is_alive,
+    read_record,
+    terminate,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import NotRunning, Refused, call
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.turn import Turn
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.tests.support.freezing import wait_for
 from ansible_collections.splitmirror.backup.tests.support.mirrors import OTHER, SESSION, Array, kill
 
 
@@ -94,6 +102,19 @@ def test_stopped_splitter_leaves_no_trace(array: Array, how: str) -> None:
     assert array.provider.state()[0].problem is None
 
 
+def test_a_splitter_whose_folder_is_gone_is_ended_all_the_same(array: Array) -> None:
+    ready = arm.arm(array.provider, SESSION, 60)
+    splitter = DaemonRecord.of(ready.pid)
+    assert splitter is not None
+    try:
+        shutil.rmtree(array.provider.state_dir.session_dir(SESSION))
+        assert arm.disarm(array.provider.state_dir, SESSION)
+        assert not is_alive(splitter)
+        assert array.records() == []
+    finally:
+        terminate(splitter)
+
+
 def test_killed_splitter_is_found_and_cleaned_up(array: Array) -> None:
     ready = arm.arm(array.provider, SESSION, 60)
     kill(ready.pid)
@@ -165,7 +186,7 @@ def test_one_has_the_turn_until_it_has_split(two_hosts: tuple[Array, Array]) -> 
 def test_a_turn_that_nobody_uses_ends(two_hosts: tuple[Array, Array]) -> None:
     first, second = two_hosts
     assert turn_of(first, SESSION, 0)
-    assert turn_of(second, OTHER, 60)
+    wait_for(lambda: turn_of(second, OTHER, 60), "the turn is given back")
     assert not turn_of(first, SESSION, 60)
 
 

@@ -125,11 +125,11 @@ def test_split_set_is_refused_to_all_until_resynced(array: Array) -> None:
         with pytest.raises(MirrorError, match=f"already split by session {SESSION}"):
             array.provider.split(session)
     with pytest.raises(MirrorError, match=f"split by session {SESSION}, not by {OTHER}"):
-        array.provider.resync(OTHER)
-    assert array.provider.resync(SESSION) == 0
+        array.provider.resync(OTHER, wait=True, timeout_s=60)
+    assert array.provider.resync(SESSION, wait=True, timeout_s=60) == 0
     assert array.files() == {"data.img", "wal.img"}
     assert array.records() == []
-    assert array.provider.resync(SESSION) == 0  # again changes nothing
+    assert array.provider.resync(SESSION, wait=True, timeout_s=60) == 0  # again changes nothing
     array.provider.split(OTHER)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.modules import (
     catalog_info,
     catalog_session,
@@ -173,6 +174,47 @@ def test_a_session_that_failed_early_is_recorded(site: Site) -> None:
     assert (found["host"], found["state"], found["reason"]) == ("db1", "failed", "The array did not answer.")
 
 
+@pytest.mark.parametrize("days", [-1, 3650000, float("inf"), float("nan")])
+@pytest.mark.parametrize("check", [True, False])
+def test_a_retention_that_no_calendar_holds_is_refused(site: Site, days: float, check: bool) -> None:
+    site.run(tape_label, volume="V1", capacity="64M")
+    before = site.seen()
+    refused = site.write("s1", check=check, retention_days=str(days))
+    assert (refused["failed"], refused["option"]) == (True, "retention_days")
+    assert {name: data for name, data in site.seen().items() if "s1.sqlite" not in name} == before
+
+
+def test_times_that_no_calendar_holds_are_shown(site: Site) -> None:
+    site.run(tape_label, volume="V1", capacity="64M")
+    with Catalog.open(str(site.state / "catalog.sqlite"), writable=True) as catalog:
+        for session, expires_s in (("s1", 1e12), ("s2", float("inf")), ("s3", float("-inf")), ("s4", None)):
+            catalog.begin_session(session, "db1", 1.0, expires_s)
+    assert [found["expires"] for found in site.run(catalog_info)["sessions"]] == [
+        "9999-12-31T23:59:59Z",
+        "9999-12-31T23:59:59Z",
+        "1-01-01T00:00:00Z",
+        None,
+    ]
+
+
+def test_what_dead_sessions_of_a_host_left_open_is_failed(site: Site) -> None:
+    site.run(tape_label, volume="V1", capacity="64M")
+    site.write("s1")
+    site.write("s2")
+    site.run(catalog_session, session="s2", state="closed", evidence={**window_evidence(), "session": "s2"})
+    site.write("s3")
+    options: dict[str, Any] = {"session": "s3", "state": "recovered"}
+    assert site.run(catalog_session, host="db2", **options)["recovered"] == []
+    look = site.run(catalog_session, check=True, host="db1", **options)
+    assert (look["changed"], look["recovered"]) == (True, ["s1"])
+    done = site.run(catalog_session, host="db1", **options)
+    assert (done["changed"], done["recovered"], done["session_state"]) == (True, ["s1"], "open")
+    assert done["diff"] == {"before": {"s1": "open"}, "after": {"s1": "failed"}} == look["diff"]
+    assert not site.run(catalog_session, host="db1", **options)["changed"]
+    states = {found["session"]: found["state"] for found in site.run(catalog_info)["sessions"]}
+    assert states == {"s1": "failed", "s2": "good", "s3": "open"}
+
+
 def test_each_refusal_names_its_option(site: Site) -> None:
     site.run(tape_label, volume="V1", capacity="64M")
     cases: list[tuple[Any, dict[str, Any], str]] = [
@@ -188,6 +230,7 @@ def test_each_refusal_names_its_option(site: Site) -> None:
         (catalog_session, {"session": "s9", "state": "closed", "evidence": {}}, "session"),
         (catalog_session, {"session": "../s", "state": "expired"}, "session"),
         (catalog_info, {"at": "yesterday"}, "at"),
+        (catalog_info, {"path": "/x", "limit": -1}, "limit"),
     ]
     for module, options, option in cases:
         assert site.refused(module, **options)["option"] == option

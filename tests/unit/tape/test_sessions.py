@@ -9,8 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
+import signal
 import stat
 import subprocess
+import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +22,30 @@ from typing import Any
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import MemberRecord
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import (
+    EXTENDED,
+    REGULAR,
+    record,
+    time_value,
+    ustar_block,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import PIECE_BYTES
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import fail_session, verdict_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import Part
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import pack_xattrs
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import pack_xattrs
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, DriveStatus
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import (
+    Buffer,
+    DriveStatus,
+    Position,
+    TapeError,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, plan_restore, restore
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import rebuild, verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import APPEND, OVERWRITE
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import (
@@ -109,6 +128,21 @@ def test_what_is_written_is_restored(labelled: Library, tmp_path: Path) -> None:
     found = (target / "srv/a").stat()
     assert (stat.S_IMODE(found.st_mode), found.st_mtime_ns) == (0o640, MTIME_NS)
     assert os.listdir(target) == ["srv"]
+
+
+def test_a_file_from_the_year_2300_is_written_verified_and_found_again_on_the_volume(labelled: Library) -> None:
+    mtime_ns = 10_413_792_000 * 10**9 + 1
+    labelled.back_up("s1", [folder("/srv"), inline("/srv/late", b"x")._replace(mtime_ns=mtime_ns)])
+    verify(labelled, "s1")
+    for _again in range(2):
+        session = find_good_session(labelled.catalog, "s1", None)
+        (found,) = [member for _part, member in labelled.catalog.members(session.number, [b"srv/late"])]
+        assert found.mtime_ns == mtime_ns
+        labelled.catalog.close()
+        os.unlink(labelled.catalog.path)
+        labelled.catalog = Catalog.open(labelled.catalog.path, writable=True)
+        with labelled.drive(writable=False) as drive:
+            rebuild("V1", labelled.catalog, drive)
 
 
 def test_plain_tar_restores_it_too(labelled: Library, tmp_path: Path) -> None:
@@ -202,16 +236,16 @@ def test_a_target_with_anything_in_it_is_refused(labelled: Library, tmp_path: Pa
     assert contents(target) == FILES
 
 
-def retold_header(library: Library, old: bytes, new: bytes) -> None:
-    """Give a member on tape another name, with the right checksum, as somebody would who tampers with it."""
+def retold_header(library: Library, name: bytes, field: int, new: bytes) -> None:
+    """Change a field in the header of a member on tape, with the right checksum, as somebody who tampers with it."""
     path = library.folder / "V1" / "00001.tar"
     data = bytearray(path.read_bytes())
     place = -1
     for block in range(0, len(data), 512):
-        if data[block : block + 100].rstrip(b"\0") == old and data[block + 257 : block + 262] == b"ustar":
+        if data[block : block + 100].rstrip(b"\0") == name and data[block + 257 : block + 262] == b"ustar":
             place = block
     assert place >= 0
-    data[place : place + 100] = new.ljust(100, b"\0")
+    data[place + field : place + field + len(new)] = new
     data[place + 148 : place + 156] = b" " * 8
     data[place + 148 : place + 156] = b"%06o\0 " % sum(data[place : place + 512])
     path.write_bytes(data)
@@ -220,7 +254,7 @@ def retold_header(library: Library, old: bytes, new: bytes) -> None:
 @pytest.mark.parametrize("name", [b"../escaped", b"/escaped", b"srv/../../escaped", b"srv/b/../c", b"other"])
 def test_a_tampered_tape_leaves_nothing_under_the_target(labelled: Library, tmp_path: Path, name: bytes) -> None:
     labelled.back_up("s1", TREE)
-    retold_header(labelled, b"srv/c", name)
+    retold_header(labelled, b"srv/c", 0, name.ljust(100, b"\0"))
     target = tmp_path / "in" / "target"
     refused(lambda: labelled.restore("s1", target))
     assert not target.exists()
@@ -229,6 +263,47 @@ def test_a_tampered_tape_leaves_nothing_under_the_target(labelled: Library, tmp_
     assert os.listdir(target) == []
     assert os.listdir(tmp_path / "in") == ["target"]
     assert not Path("/escaped").exists()
+
+
+def test_headers_for_all_members_behind_them_are_refused(labelled: Library, tmp_path: Path) -> None:
+    """GNU tar would go by them, and take the content of an honest file for members that nobody has checked."""
+
+    def for_all(*records: tuple[bytes, bytes]) -> bytes:
+        told = b"".join(record(key, value) for key, value in records)
+        return ustar_block(b"PaxHeaders/splitmirror", b"g", len(told)) + told.ljust(512, b"\0")
+
+    upload = for_all((b"comment", b"x")) + ustar_block(b"srv/a", REGULAR, 6) + b"forged".ljust(512, b"\0")
+    labelled.back_up("s1", [*TREE[:3], inline("/srv/upload", upload), inline("/srv/z", b"z")])
+    path = labelled.folder / "V1/00001.tar"
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as archive:
+        place = archive.getmember("srv/b").offset
+    assert data[place + 156 : place + 157] == EXTENDED
+    data[place : place + 1024] = for_all((b"mtime", time_value(MTIME_NS)), (b"size", b"0"))
+    path.write_bytes(data)
+
+    refused(lambda: labelled.restore("s1", tmp_path / "t"), "volume")
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "new"),
+    [
+        pytest.param(b"srv/a", 124, b"+0000005670", id="a size that tar reads in base 64"),
+        pytest.param(b"srv/b/", 124, b"00000001000", id="a folder with a size"),
+        pytest.param(b"srv/a", 156, b"7", id="a kind of member that is not ours"),
+        pytest.param(b"srv/a", 257, b"ustar  \0", id="the older form"),
+        pytest.param(b"srv/a", 100, b"0004755", id="another mode"),
+        pytest.param(b"srv/a", 108, b"0000001", id="another owner"),
+    ],
+)
+def test_a_header_that_is_not_as_it_was_written_is_refused(
+    labelled: Library, tmp_path: Path, name: bytes, field: int, new: bytes
+) -> None:
+    labelled.back_up("s1", TREE)
+    retold_header(labelled, name, field, new)
+    refused(lambda: labelled.restore("s1", tmp_path / "t"))
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_tampered_catalog_cannot_make_it_leave_the_target_either(labelled: Library, tmp_path: Path) -> None:
@@ -257,6 +332,105 @@ def test_a_file_that_comes_back_otherwise_is_named_and_the_others_are_there(labe
     assert "1 files" in said
     assert "/srv/a" in said
     assert contents(tmp_path / "t") == {**FILES, "srv/a": b"a" * 2999 + b"b"}
+    patch(labelled, b"1" + bytes(511), b"2" + bytes(511))
+    said = refused(lambda: labelled.restore("s1", tmp_path / "u"), "session")
+    assert "3 files" in said
+    assert "/srv/b/two" in said
+
+
+class WornTape(VirtualTape):
+    """Some records of tape file 1 cannot be read, and then nobody knows where the head stands."""
+
+    bad: frozenset[int] = frozenset()
+    lost = False
+    stays_lost = False
+
+    def read_record(self, max_bytes: int) -> bytes:
+        place = self.position()
+        assert not self.lost, "it is read where the head happens to stand"
+        if place is not None and place.file == 1 and place.record in self.bad:
+            self.lost = True
+            raise TapeError("drive: it cannot read a record (Input/output error).", option="drive")
+        return super().read_record(max_bytes)
+
+    def locate(self, target: Position, block: int | None = None) -> None:
+        if self.lost and self.stays_lost:
+            raise TapeError("drive: it cannot locate (Input/output error).", option="drive")
+        self.lost = False
+        super().locate(target, block)
+
+
+def worn(library: Library, *places: tuple[bytes, int], tells: bool = True, record_bytes: int = RECORD) -> WornTape:
+    """A drive that cannot read these records: so many bytes behind the beginning of these members of s1."""
+    session = library.catalog.session("s1")
+    assert session is not None
+    begins = {member.path: member.offset_bytes for _part, member in library.catalog.members(session.number)}
+    drive = WornTape(str(library.folder), tells=tells)
+    drive.bad = frozenset((begins[path] + offset) // record_bytes for path, offset in places)
+    return drive
+
+
+#: Two blocks of a pax header and the header itself.
+HEADERS = 3 * 512
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_record_that_cannot_be_read_costs_only_what_is_on_it(labelled: Library, tmp_path: Path, tells: bool) -> None:
+    labelled.back_up("s1", [*TREE[:-1], inline("/srv/bb", b"b" * (PIECE_BYTES + 3000)), TREE[-1]])
+    bad = [(b"srv/bb", HEADERS + PIECE_BYTES + 1024), (b"srv/b/empty", 512), (b"srv/c", 1024)]
+    with worn(labelled, *bad, tells=tells) as drive:
+        said = refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive), "session")
+    assert "1 files of s1 came back from tape with other content than was written (/srv/bb)" in said
+    assert "2 files of s1 cannot be read from tape and are left out (/srv/b/empty, /srv/c)" in said
+    expected = {**FILES, "srv/bb": b"b" * PIECE_BYTES + bytes(3000)}
+    del expected["srv/b/empty"], expected["srv/c"]
+    assert contents(tmp_path / "t") == expected
+    assert os.readlink(tmp_path / "t/srv/b/way") == "/etc/passwd"
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_members_that_begin_on_the_same_bad_record_are_all_left_out(
+    library: Library, tmp_path: Path, tells: bool
+) -> None:
+    library.make()
+    library.label(record_bytes=8192)
+    library.back_up("s1", [*TREE, inline("/srv/d", b"d")])
+    with worn(library, (b"srv/c", 0), tells=tells, record_bytes=8192) as drive:
+        said = refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), library.catalog, drive), "session")
+    assert "(/srv/b/empty, /srv/b/one, /srv/b/two, /srv/b/way, /srv/c); all others are restored" in said
+    assert contents(tmp_path / "t") == {"srv/a": FILES["srv/a"], "srv/d": b"d"}
+
+
+@pytest.mark.parametrize(("place", "became"), [(HEADERS, b"\0"), (1024, None)], ids=["content", "header"])
+def test_hard_links_share_what_became_of_their_file(
+    labelled: Library, tmp_path: Path, place: int, became: bytes | None
+) -> None:
+    labelled.back_up("s1", TREE)
+    with worn(labelled, (b"srv/b/one", place)) as drive:
+        said = refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive), "session")
+    assert "2 files" in said
+    assert "(/srv/b/one, /srv/b/two)" in said
+    found = contents(tmp_path / "t")
+    assert (found.pop("srv/b/one", None), found.pop("srv/b/two", None)) == (became, became)
+    assert found == {name: data for name, data in FILES.items() if name not in ("srv/b/one", "srv/b/two")}
+
+
+def test_a_folder_that_cannot_be_read_takes_nothing_with_it(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    with worn(labelled, (b"srv/b", 0)) as drive:
+        said = refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive), "session")
+    assert "1 files of s1 cannot be read from tape and are left out (/srv/b)" in said
+    assert contents(tmp_path / "t") == FILES
+
+
+def test_a_drive_that_finds_no_place_any_more_ends_the_restore(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    drive = worn(labelled, (b"srv/a", HEADERS + 1024))
+    drive.stays_lost = True
+    with drive:
+        said = refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive), "drive")
+    assert "cannot locate" in said
+    assert not (tmp_path / "t").exists()
 
 
 def test_the_volume_must_be_the_one_of_the_catalog(labelled: Library, tmp_path: Path) -> None:
@@ -264,6 +438,13 @@ def test_the_volume_must_be_the_one_of_the_catalog(labelled: Library, tmp_path: 
     patch(labelled, b'"volume": "V1"', b'"volume": "V2"', "00000.tar")
     assert "holds V2" in refused(lambda: labelled.restore("s1", tmp_path / "t"), "volume")
     assert not (tmp_path / "t").exists()
+
+
+def test_what_the_target_cannot_hold_is_said_and_the_files_are_there(labelled: Library, tmp_path: Path) -> None:
+    known_to_no_file_system = pack_xattrs({b"system.nonsense": b"x"})
+    labelled.back_up("s1", [*TREE[:2], inline("/srv/c", b"c")._replace(xattrs=known_to_no_file_system)])
+    assert "system.nonsense" in refused(lambda: labelled.restore("s1", tmp_path / "t"), "target")
+    assert contents(tmp_path / "t") == {"srv/a": b"a" * 3000, "srv/c": b"c"}
 
 
 def test_what_tar_cannot_write_is_said_and_leaves_nothing(labelled: Library, tmp_path: Path) -> None:
@@ -404,6 +585,29 @@ def test_expired_volumes_are_written_from_their_start(labelled: Library, tmp_pat
     assert contents(tmp_path / "t") == FILES
 
 
+@pytest.mark.parametrize("mode", [APPEND, OVERWRITE])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"queue_depth": 300}, {"window_bytes": 4 * RECORD - 1}, {"window_bytes": 1 << 50}, {"window_bytes": 1 << 70}],
+)
+def test_an_option_that_cannot_work_is_refused_before_the_volume_is_touched(
+    labelled: Library, mode: str, wrong: dict[str, int]
+) -> None:
+    labelled.back_up("s1", TREE)
+    labelled.catalog.expire_session("s1")
+    before = labelled.content()
+    job = labelled.job("s2", TREE, mode=mode, **wrong)
+    (option,) = wrong
+
+    with labelled.drive() as drive:
+        refused(lambda: plan_session(job, drive), option)
+        refused(lambda: plan_session(dataclasses.replace(job, map_path="/nowhere"), drive), option)
+        refused(lambda: write_session(job, drive), option)
+
+    assert labelled.content() == before
+    assert [session.id for session in labelled.catalog.sessions()] == ["s1"]
+
+
 def test_progress_and_the_plan_are_told(labelled: Library) -> None:
     with labelled.drive(writable=False) as drive:
         plan = plan_session(labelled.job("s1", TREE), drive)
@@ -494,10 +698,7 @@ def test_a_lost_catalog_is_rebuilt_from_the_volume(labelled: Library, tmp_path: 
     labelled.catalog.close_session("s2", verdict_of(labelled.catalog, "s2", evidence), evidence)
     labelled.back_up("s3", [folder("/srv"), inline("/srv/x", b"x")])
     before = all_of(labelled.catalog)
-    labelled.catalog.close()
-    for name in ("catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"):
-        (labelled.state_dir / name).unlink(missing_ok=True)
-    labelled.catalog = Catalog.open(str(labelled.state_dir / "catalog.sqlite"), writable=True)
+    lose_catalog(labelled)
     with labelled.drive(writable=False, tells=tells) as drive:
         look = rebuild("V1", labelled.catalog, drive, only_look=True)
         assert labelled.catalog.volumes() == []
@@ -519,11 +720,227 @@ def test_a_lost_catalog_is_rebuilt_from_the_volume(labelled: Library, tmp_path: 
     assert labelled.back_up("s4", TREE)["file_number"] == 4
 
 
+def lose_catalog(library: Library) -> None:
+    """An empty catalog in place of the one that there was."""
+    library.catalog.close()
+    for name in ("catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"):
+        (library.state_dir / name).unlink(missing_ok=True)
+    library.catalog = Catalog.open(str(library.state_dir / "catalog.sqlite"), writable=True)
+
+
+def tear(library: Library, *, cut_bytes: int = 0) -> None:
+    """Take the last filemark of V1 away, as when the power fails, and the end of what is before it."""
+    path = library.folder / "V1" / "volume.json"
+    told = json.loads(path.read_text())
+    told["files"][-1]["filemark"] = False
+    path.write_text(json.dumps(told))
+    data = library.folder / "V1" / f"{len(told['files']) - 1:05d}.tar"
+    os.truncate(data, data.stat().st_size - cut_bytes)
+
+
+def test_a_rebuild_that_dies_anywhere_gives_nothing_away(labelled: Library) -> None:
+    for number in (1, 2):
+        labelled.back_up(f"s{number}", [inline(f"/srv/{number}-{file}", b"x") for file in range(150)])
+    before = labelled.content()
+    dead = []
+    for size_bytes in range(40 << 10, 480 << 10, 20 << 10):
+        lose_catalog(labelled)
+        labelled.catalog.close()
+        child = os.fork()
+        if not child:
+            try:
+                # the kernel ends it when one of its files, the log of the catalog, becomes larger
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
+                with Catalog.open(labelled.catalog.path, writable=True) as catalog:
+                    with labelled.drive(writable=False) as drive:
+                        rebuild("V1", catalog, drive)
+                    os._exit(0)
+            finally:
+                os._exit(1)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert ended in (0, -signal.SIGXFSZ)
+        labelled.catalog = Catalog.open(labelled.catalog.path, writable=True)
+        dead.append((bool(ended), [(found.id, found.state) for found in labelled.catalog.sessions()]))
+        if ended:
+            refused(lambda: labelled.back_up("s3", TREE), "volume")
+        assert labelled.content() == before
+    assert dead == sorted(dead, key=lambda one: (not one[0], len(one[1])))
+    assert dead[0] == (True, [])
+    assert (True, [("s1", "good")]) in dead
+    assert dead[-1] == (False, [("s1", "good"), ("s2", "good")])
+
+
+def write_over(library: Library, how: str) -> None:
+    """Write over everything on V1."""
+    if how == "overwrite":
+        library.back_up("s9", TREE, mode=OVERWRITE)
+    else:
+        library.label(pool="other")
+
+
+@pytest.mark.parametrize("how", ["overwrite", "label"])
+def test_what_a_rebuild_did_not_come_to_is_not_written_over(
+    labelled: Library, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    labelled.back_up("s1", TREE)
+    labelled.back_up("s2", TREE)
+    before = labelled.content()
+    lose_catalog(labelled)
+    with monkeypatch.context() as patched, labelled.drive(writable=False) as drive:
+        patched.setattr(type(labelled.catalog), "enter_session", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild("V1", labelled.catalog, drive)
+
+    assert "rebuild" in refused(lambda: write_over(labelled, how), "volume")
+    assert labelled.content() == before
+
+
+def interrupt(*_dummy: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["overwrite", "label"])
+def test_a_damaged_session_is_kept_until_it_is_let_go(labelled: Library, how: str) -> None:
+    labelled.back_up("s1", TREE)
+    patch(labelled, b"a" * 3000, b"a" * 2999 + b"b")
+    before = labelled.content()
+    lose_catalog(labelled)
+    with labelled.drive(writable=False) as drive:
+        look = rebuild("V1", labelled.catalog, drive, only_look=True)
+        first = rebuild("V1", labelled.catalog, drive)
+        again = rebuild("V1", labelled.catalog, drive)
+    (damage,) = first["damaged"]
+    assert look["damaged"] == again["damaged"] == [damage]
+    assert (look["changed"], first["changed"], again["changed"]) == (True, True, False)
+    kept = labelled.catalog.session(damage["session"])
+    assert kept is not None
+    assert (kept.state, kept.expires_s, kept.reason) == ("damaged", None, damage["reason"])
+    assert damage["session"] in refused(lambda: write_over(labelled, how), "volume")
+    assert "is damaged" in refused(lambda: labelled.restore(damage["session"], Path("/nowhere")), "session")
+    assert labelled.content() == before
+
+    labelled.catalog.expire_session(damage["session"])
+    write_over(labelled, how)
+    assert labelled.content() != before
+
+
+def test_what_was_called_damaged_and_can_be_read_again_is_a_session(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    patch(labelled, b"a" * 3000, b"a" * 2999 + b"b")
+    lose_catalog(labelled)
+    with labelled.drive(writable=False) as drive:
+        rebuild("V1", labelled.catalog, drive)
+        patch(labelled, b"a" * 2999 + b"b", b"a" * 3000)
+        rebuild("V1", labelled.catalog, drive)
+    assert [session.id for session in labelled.catalog.sessions()] == ["s1"]
+    assert len(labelled.catalog.parts(labelled.catalog.sessions()[0].number)) == 1
+
+
+def test_a_catalog_that_was_copied_while_a_session_was_written_gives_nothing_away(labelled: Library) -> None:
+    number = labelled.catalog.begin_session("s1", "db1")
+    labelled.catalog.begin_part(Part(number, 0, "V1", 1, 2, RECORD, 0, 0, False))
+    names = ("catalog.sqlite", "catalog.sqlite-wal")
+    copy = {name: (labelled.state_dir / name).read_bytes() for name in names}
+    for session in ("s1", "s2", "s3"):
+        labelled.back_up(session, TREE)
+    before = labelled.content()
+    lose_catalog(labelled)
+    labelled.catalog.close()
+    for name, content in copy.items():
+        (labelled.state_dir / name).write_bytes(content)
+    labelled.catalog = Catalog.open(str(labelled.state_dir / "catalog.sqlite"), writable=True)
+
+    assert "rebuild" in refused(lambda: labelled.back_up("s4", TREE), "volume")
+    assert labelled.content() == before
+
+
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_torn_end_that_no_catalog_knows_is_usable_after_a_rebuild(
+    labelled: Library, tells: bool, whole: bool
+) -> None:
+    labelled.back_up("s1", TREE)
+    before = labelled.content()
+    if whole:
+        labelled.back_up("torn", TREE)
+    else:
+        labelled.write("torn", [b"x" * RECORD] * 3, dies=True)
+    tear(labelled)
+    lose_catalog(labelled)
+    with labelled.drive(writable=False, tells=tells) as drive:
+        found = rebuild("V1", labelled.catalog, drive)
+        assert ([item["file_number"] for item in found["damaged"]], len(found["entered"])) == ([2], 1)
+        assert not rebuild("V1", labelled.catalog, drive)["changed"]
+    assert labelled.back_up("s2", TREE)["file_number"] == 2
+    assert {name: data for name, data in labelled.content().items() if name in before} == before
+    assert [item.id for item in labelled.catalog.sessions(state="good")] == ["s1", "s2"]
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_last_tape_file_with_a_bad_spot_is_never_given_away(labelled: Library, tells: bool) -> None:
+    labelled.back_up("s1", TREE)
+    labelled.back_up("s2", TREE)
+    tear(labelled, cut_bytes=RECORD)
+    before = labelled.content()
+    lose_catalog(labelled)
+    with labelled.drive(writable=False, tells=tells) as drive:
+        assert [item["file_number"] for item in rebuild("V1", labelled.catalog, drive)["damaged"]] == [2]
+    assert "does not end" in refused(lambda: labelled.back_up("s3", TREE), "volume")
+    assert labelled.content() == before
+
+
+def test_an_archive_that_the_catalog_knows_is_never_given_away(labelled: Library) -> None:
+    labelled.back_up("s1", TREE)
+    labelled.back_up("s2", TREE)
+    tear(labelled)
+    before = labelled.content()
+    with labelled.drive(writable=False) as drive:
+        assert [item["file_number"] for item in rebuild("V1", labelled.catalog, drive)["damaged"]] == [2]
+    assert "does not end" in refused(lambda: labelled.back_up("s3", TREE), "volume")
+    assert labelled.content() == before
+
+
+def test_a_dead_run_does_not_block_its_volume_when_its_session_begins_again_on_another(labelled: Library) -> None:
+    labelled.back_up("s1", TREE)
+    labelled.write("s2", [b"x" * RECORD] * 3, dies=True)
+    labelled.make("V2")
+    labelled.label("V2")
+    assert labelled.back_up("s2", TREE, volume="V2")["file_number"] == 1
+    assert labelled.back_up("s3", TREE)["file_number"] == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "state"),
+    [
+        (b'"expires_s": null', b'"expires_s": "no"', None),
+        (b'"expires_s": null', b'"expires_s": [10]', None),
+        (b'"expires_s": null', b'"expires_s": 1e99', "failed"),
+        (b'"evidence": {}', b'"evidence": 12', "failed"),
+    ],
+)
+def test_nonsense_in_an_index_is_told(labelled: Library, old: bytes, new: bytes, state: str | None) -> None:
+    labelled.back_up("s1", TREE, evidence=None)
+    patch(labelled, old, new)
+    lose_catalog(labelled)
+    with labelled.drive(writable=False) as drive:
+        found = rebuild("V1", labelled.catalog, drive)
+    assert [item["state"] for item in found["entered"]] == ([] if state is None else [state])
+    assert len(found["damaged"]) == (state is None)
+
+
+def test_what_is_read_is_kept_in_the_state_folder(labelled: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled.back_up("s1", TREE)
+    monkeypatch.setattr(tempfile, "tempdir", str(labelled.state_dir / "nowhere"))
+    verify(labelled, "s1")
+    with labelled.drive(writable=False) as drive:
+        assert len(rebuild("V1", labelled.catalog, drive)["known"]) == 1
+
+
 def test_sessions_that_carry_no_evidence_are_not_called_good(labelled: Library) -> None:
     labelled.back_up("s1", TREE, evidence=None)
-    labelled.catalog.close()
-    (labelled.state_dir / "catalog.sqlite").unlink()
-    labelled.catalog = Catalog.open(str(labelled.state_dir / "catalog.sqlite"), writable=True)
+    lose_catalog(labelled)
     with labelled.drive(writable=False) as drive:
         (entered,) = rebuild("V1", labelled.catalog, drive)["entered"]
     assert entered["state"] == "failed"
@@ -558,11 +975,7 @@ def test_rebuilding_passes_over_what_is_no_session_and_never_gives_its_place_awa
 def test_an_unfinished_end_is_no_session(labelled: Library) -> None:
     labelled.back_up("s1", TREE)
     labelled.write("dead", [b"x" * RECORD] * 3, dies=True)
-    # as after a power failure: no filemark either
-    path = labelled.folder / "V1" / "volume.json"
-    told = json.loads(path.read_text())
-    told["files"][-1]["filemark"] = False
-    path.write_text(json.dumps(told))
+    tear(labelled)
     with labelled.drive(writable=False) as drive:
         found = rebuild("V1", labelled.catalog, drive)
     assert [item["file_number"] for item in found["damaged"]] == [2]

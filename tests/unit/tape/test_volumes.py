@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import CatalogError, Part
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import CatalogError, Part
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import EndOfData, Position, TapeError
@@ -304,7 +304,7 @@ def test_a_lost_filemark_is_noticed(library: Library, tells: bool) -> None:
     assert set(library.content()) == {"00000.tar", "00001.tar"}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(seed=st.integers(0, 2**32), tells=st.booleans())
 def test_any_piece_of_an_archive_is_read_back(library: Library, seed: int, tells: bool) -> None:
     chance = random.Random(seed)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_pages_of_vital_product_data() -> None:
 
 @pytest.fixture
 def sysfs(tmp_path: Path) -> Path:
-    """Make a /sys with one LUN on two paths under multipath, a partition of it, an NVMe disk and a loop device."""
+    """Make a /sys with a LUN on two paths under multipath, a partition, an NVMe disk on two hidden paths, a loop."""
 
     def put(path: str, data: bytes) -> None:
         file = tmp_path / "class/block" / path
@@ -52,18 +53,26 @@ def sysfs(tmp_path: Path) -> Path:
         file.write_bytes(data)
 
     for path in ("sda", "sdb"):
+        put(f"{path}/dev", b"8:0\n")
         put(f"{path}/size", b"2048\n")
         put(f"{path}/device/vpd_pg80", PAGE_80)
         put(f"{path}/device/vpd_pg83", PAGE_83)
         put(f"{path}/holders/dm-0", b"")
+    put("sda1/dev", b"8:1\n")
     put("sda1/size", b"1024\n")
     put("sda1/partition", b"1\n")
     put("sda1/device/vpd_pg80", PAGE_80)
     put("dm-0/size", b"2048\n")
     put("dm-0/dm/uuid", b"mpath-3" + NAA.hex().encode())
+    put("nvme0n1/dev", b"259:0\n")
     put("nvme0n1/size", b"4096\n")
     put("nvme0n1/wwid", b"eui.0025385B71B0A1C2\n")
     put("nvme0n1/device/serial", b"NV-7  \n")
+    for path in ("nvme0c0n1", "nvme0c1n1"):
+        put(f"{path}/hidden", b"1\n")
+        put(f"{path}/size", b"4096\n")
+        put(f"{path}/wwid", b"eui.0025385B71B0A1C2\n")
+        put(f"{path}/device/serial", b"NV-7  \n")
     put("loop0/size", b"8\n")
     return tmp_path
 
@@ -98,9 +107,34 @@ def test_the_name_says_which_lun_it_is(sysfs: Path, tmp_path: Path) -> None:
     by_id = tmp_path / "by-id"
     by_id.mkdir()
     disks = [disk for disk in all_disks(str(sysfs)) if disk.serial == "S-0001"]
+    udev_data = tmp_path / "udev"
+    udev_data.mkdir()
+    (sysfs / "class/block/dm-0/dev").write_text("254:0\n")
+
+    def name(timeout_s: float = 0) -> str:
+        return stable_name(disks, str(by_id), timeout_s, str(sysfs), str(udev_data))
+
     (by_id / "wwn-0x1").symlink_to("/dev/sda")
     with pytest.raises(TransportError, match="/dev/dm-0: udev gives it no name"):
-        stable_name(disks, str(by_id), timeout_s=0)
-    for name in ("scsi-36001405", "dm-name-mpatha", "dm-uuid-mpath-36001405", "wwn-0x6001405"):
-        (by_id / name).symlink_to("/dev/dm-0")
-    assert stable_name(disks, str(by_id), timeout_s=0) == str(by_id / "dm-uuid-mpath-36001405")
+        name()
+    for link in ("scsi-36001405", "dm-name-mpatha", "wwn-0x6001405"):
+        (by_id / link).symlink_to("/dev/dm-0")
+    # udev may still be making links: a better one may follow.
+    with pytest.raises(TransportError, match="/dev/dm-0: udev gives it no name"):
+        name()
+    best = by_id / "dm-uuid-mpath-36001405"
+    record = "S:disk/by-id/wwn-0x6001405\nS:disk/by-id/dm-uuid-mpath-36001405\nI:2795242\n"
+    (udev_data / "b254:0").write_text(record)
+
+    def make_the_best() -> None:
+        best.symlink_to("/dev/dm-0")
+
+    # What is recorded may be of the device that had this number before: its links are waited for.
+    later = threading.Timer(0.05, make_the_best)
+    later.start()
+    assert name(timeout_s=30) == str(best)
+    later.join()
+    # A link that another device has is not waited for without end.
+    best.unlink()
+    best.symlink_to("/dev/sda")
+    assert name() == str(by_id / "wwn-0x6001405")

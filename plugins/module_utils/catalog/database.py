@@ -1,0 +1,192 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The file of a catalog: made, opened and checked, with transactions and with SQLite's errors as sentences."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Optional, TypeVar
+
+from .records import CatalogError
+
+FORMAT_VERSION = "1"
+FILE_NAME = "catalog.sqlite"
+
+#: The catalog is written by several sessions at once; what takes longest is to forget a volume with millions of files,
+#: or to enter a session with as many that was found on one.
+_BUSY_S = 300
+
+#: SQLite's errors have classes of their own, but for what is damaged or no database at all.
+_OTHER_ERRORS = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InternalError,
+    sqlite3.NotSupportedError,
+    sqlite3.OperationalError,
+    sqlite3.ProgrammingError,
+)
+
+_SCHEMA = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE volumes(name TEXT PRIMARY KEY, uuid TEXT NOT NULL, pool TEXT, record_bytes INTEGER, created TEXT,
+  files INTEGER, blocks INTEGER);
+CREATE TABLE sessions(number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, host TEXT, state TEXT, reason TEXT,
+  created_s REAL, closed_s REAL, expires_s REAL, files INTEGER, bytes INTEGER, members INTEGER, write TEXT,
+  evidence TEXT);
+CREATE TABLE parts(session INTEGER, part INTEGER, volume TEXT, file_number INTEGER, block INTEGER,
+  record_bytes INTEGER, offset_bytes INTEGER, records INTEGER, complete INTEGER, PRIMARY KEY(session, part));
+CREATE TABLE members(session INTEGER, offset_bytes INTEGER, part INTEGER, path BLOB, kind TEXT, size INTEGER,
+  header_bytes INTEGER, sha256 BLOB, mtime_ns INTEGER, mode INTEGER, uid INTEGER, gid INTEGER, linkname BLOB,
+  PRIMARY KEY(session, offset_bytes)) WITHOUT ROWID;
+CREATE INDEX members_path ON members(session, path);
+"""
+
+_Self = TypeVar("_Self", bound="CatalogDatabase")
+
+
+class CatalogDatabase:
+    """An open file. Use it as a context manager; every change is on disk when its method returns."""
+
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+        """Not for callers: use open."""
+        self.path = path
+        self._db = connection
+
+    @classmethod
+    def open(cls: type[_Self], path: str, *, writable: bool = False) -> _Self:
+        """Open the catalog; for writing, make it when it is missing.
+
+        :raises CatalogError: it is missing (for reading), damaged, of another format, or cannot be used now.
+        """
+        try:
+            if writable and not os.path.exists(path):
+                cls._create(path)
+            uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={'rw' if writable else 'ro'}"
+            db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
+        except (OSError, sqlite3.Error) as exc:
+            raise CatalogError(
+                f"state_dir: there is no catalog that can be opened at {path} ({exc}); rebuild it from the volumes "
+                "with tape_verify, or name the state folder of the media server.",
+                option="state_dir",
+            ) from exc
+        catalog = cls(path, db)
+        try:
+            if writable:
+                catalog._make()
+            catalog._check()
+        except BaseException:
+            db.close()
+            raise
+        return catalog
+
+    @classmethod
+    def open_for(cls: type[_Self], path: str, *, writable: bool) -> _Self:
+        """Open the catalog, whether there is one yet or not; for reading, a missing one is an empty one in memory.
+
+        :raises CatalogError: it is damaged, or of another format.
+        """
+        if writable or os.path.exists(path):
+            return cls.open(path, writable=writable)
+        catalog = cls(path, sqlite3.connect(":memory:", isolation_level=None))
+        catalog._make()
+        return catalog
+
+    @classmethod
+    def _create(cls, path: str) -> None:
+        """Make an empty catalog beside its place and put it there whole, unless another process was quicker."""
+        new = f"{path}.{os.getpid()}.new"
+        os.close(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        try:
+            with cls(new, sqlite3.connect(new, isolation_level=None)) as catalog:
+                catalog._make()
+            os.link(new, path)
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(new)
+
+    def _make(self) -> None:
+        with self._in_words():
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            # a checkpoint syncs twice; a session's members are entered without waiting for many of them
+            self._db.execute("PRAGMA wal_autocheckpoint=16384")
+        with self._transaction():
+            if not self._has_meta():
+                for statement in _SCHEMA.split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute("INSERT INTO meta VALUES('format_version', ?)", (FORMAT_VERSION,))
+
+    def _check(self) -> None:
+        """:raises CatalogError: it is no catalog, or one of another format."""
+        with self._in_words():
+            if not self._has_meta():
+                raise sqlite3.DatabaseError("it is a database of something else")
+            found = self._one("SELECT value FROM meta WHERE key = 'format_version'")
+        if found is None or found[0] != FORMAT_VERSION:
+            raise CatalogError(
+                f"state_dir: {self.path} is a catalog of another format; use the version of this collection that made "
+                "it.",
+                option="state_dir",
+            )
+
+    def _has_meta(self) -> bool:
+        return self._one("SELECT 1 FROM sqlite_master WHERE name = 'meta'") is not None
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _rows(self, query: str, *values: object) -> Iterator[Any]:
+        """What a query finds; few rows are held in memory. :raises CatalogError: the catalog cannot be read."""
+        with self._in_words():
+            # a reader may stop after the catalog is closed; `map` hands that on to no cursor, which would fail then
+            yield from map(tuple, self._db.execute(query, values))
+
+    def _one(self, query: str, *values: object) -> Any:
+        """The first row that a query finds, or None. :raises CatalogError: the catalog cannot be read."""
+        return next(self._rows(query, *values), None)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing; waits for another writer. :raises CatalogError: the catalog cannot be written."""
+        with self._in_words():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # when the disk is full, SQLite has done so by itself
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """Errors of SQLite as one sentence. :raises CatalogError: it is none, or cannot be used now."""
+        try:
+            yield
+        except sqlite3.Error as exc:
+            if isinstance(exc, sqlite3.DatabaseError) and not isinstance(exc, _OTHER_ERRORS):
+                said = f"{self.path} is no catalog ({exc}); move it away and rebuild it with tape_verify."
+            else:
+                said = (
+                    f"the catalog at {self.path} cannot be used now ({exc}); make room on its disk, or wait until "
+                    "other tasks have written to it."
+                )
+            raise CatalogError(f"state_dir: {said}", option="state_dir") from exc

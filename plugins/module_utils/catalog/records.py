@@ -1,0 +1,80 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the catalog knows: volumes, sessions, and the pieces of sessions that lie on volumes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Optional
+
+from ..errors import SplitMirrorError
+
+OPEN = "open"
+GOOD = "good"
+FAILED = "failed"
+#: No session that can be restored, but what stands on the volume is kept like one.
+DAMAGED = "damaged"
+
+
+class CatalogError(SplitMirrorError):
+    """The catalog does not know what was asked for, or cannot be used."""
+
+
+class Volume(NamedTuple):
+    """One volume.
+
+    :param uuid: of its label; a volume whose label has another one is another volume.
+    :param files: complete tape files on it, the label included: the next archive becomes tape file ``files``.
+    :param blocks: records and filemarks in these, as the drive counts.
+    """
+
+    name: str
+    uuid: str
+    pool: str
+    record_bytes: int
+    created: str
+    files: int
+    blocks: int
+
+
+class Session(NamedTuple):
+    """One session. Times are seconds since 1970; ``expires_s`` is None when it is kept for ever.
+
+    :param files: regular files in it; :param bytes: the length of their contents; :param members: all members.
+    :param write: what tape_write found proved.
+    :param evidence: what it was judged by.
+    """
+
+    number: int
+    id: str
+    host: str
+    state: str
+    reason: str
+    created_s: float
+    closed_s: Optional[float]
+    expires_s: Optional[float]
+    files: int
+    bytes: int
+    members: int
+    write: dict[str, Any]
+    evidence: dict[str, Any]
+
+
+class Part(NamedTuple):
+    """A piece of a session's archive in one tape file of one volume.
+
+    :param block: where its first record is, as the drive counts.
+    :param offset_bytes: which byte of the archive that is.
+    :param complete: the filemark behind it is on the volume.
+    """
+
+    session: int
+    part: int
+    volume: str
+    file_number: int
+    block: int
+    record_bytes: int
+    offset_bytes: int
+    records: int
+    complete: bool

@@ -1,0 +1,164 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What providers have in common that run on the array's own host: a journal of the sessions that hold pairs there.
+
+What a session made also carries its mark on the array itself, so it is found again when the journal was lost.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Optional
+
+from ..daemon import DaemonRecord
+from ..session import StateDir, check_session_id
+from .base import MirrorError, MirrorProvider, Pair, Recovered, SplitResult
+from .journal import Journal, SplitRecord
+
+#: How long a reader waits for a splitter that has answered to put its split on disk.
+SETTLE_TIMEOUT_S = 60.0
+_POLL_S = 0.02
+
+
+class JournaledProvider(MirrorProvider):
+    """A provider whose sessions are recorded on this host. What is done to the mirrors its classes say themselves."""
+
+    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
+        super().__init__(pairs, state_dir, allow_copy)
+        self._journal = Journal(state_dir)
+
+    @abstractmethod
+    def _marks(self) -> list[Optional[str]]:
+        """The session whose mark each pair's mirror carries; nothing where there is none of ours."""
+
+    @abstractmethod
+    def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
+        """Take back the devices by which mirrors are read, and return them. :raises MirrorError: one is in use."""
+
+    @abstractmethod
+    def _give_back(self, record: SplitRecord) -> None:
+        """Undo a session's split, whole or half, without waiting for the resync, and forget the session."""
+
+    def _in_turn(self) -> AbstractContextManager[None]:
+        """Keep what would make the windows of others wait out of them."""
+        return nullcontext()
+
+    # ---- the seam ----
+
+    def check_splittable(self, session: str) -> None:
+        """See MirrorProvider."""
+        check_session_id(session)
+        for state in self.state():
+            if state.problem:
+                raise MirrorError(state.problem, option="pairs")
+
+    def split_result(self, session: str) -> Optional[SplitResult]:
+        """See MirrorProvider."""
+        record = self._own_record(session)
+        return record.result if record else None
+
+    def withdraw(self, session: str) -> list[str]:
+        """See MirrorProvider."""
+        record = self._own_record(session)
+        return self._withdraw(record.pairs) if record else []
+
+    def recover(self) -> list[Recovered]:
+        """See MirrorProvider. Starts the resync and does not wait for it."""
+        done = []
+        for record in self._leftovers():
+            phase = record.phase
+            if phase == "armed":
+                raise MirrorError(
+                    f"session {record.session}: its splitter (process {record.process.pid}) stands ready for a split "
+                    "of these pairs; let that session end first."
+                )
+            with self._in_turn():
+                withdrawn = self._withdraw(record.pairs)
+                self._give_back(record)
+            names = tuple(pair.name for pair in record.pairs)
+            done.append(Recovered(record.session, phase, names, tuple(withdrawn)))
+        return done
+
+    # ---- records ----
+
+    def _begin(self, session: str) -> SplitRecord:
+        """Record that this process will split the pairs, if they can be split."""
+        process = DaemonRecord.of(os.getpid())
+        if process is None:
+            raise MirrorError("/proc: this process cannot see itself there; mount it.")
+        record = SplitRecord(session, self.name, self.pairs, process)
+        with self._journal.locked():
+            self.check_splittable(session)
+            self._journal.write(record)
+        return record
+
+    def _own_record(self, session: str) -> Optional[SplitRecord]:
+        """The session's record; raises when another session holds one of the pairs."""
+        for pair in self.pairs:
+            record = self._journal.holder_of(pair)
+            if record is not None and record.session != session:
+                raise MirrorError(
+                    f"pair {pair.name}: it is split by session {record.session}, not by {session}.", option="session"
+                )
+        return self._journal.read(session)
+
+    def _settled_record(self, session: str) -> SplitRecord:
+        """The session's record once its split is on disk; the splitter answers before that."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while True:
+            record = self._own_record(session)
+            if record is None:
+                raise MirrorError(f"session {session}: it has not split these pairs; split them first.")
+            # It may have settled and ended between the reading of its record and the look at its process.
+            if record.phase == "broken":
+                record = self._own_record(session) or record
+            if record.phase == "split":
+                return record
+            if record.phase == "broken":
+                raise MirrorError(
+                    f"session {session}: its split did not finish; clean it up (mirror_sync with state: recovered) "
+                    "and start a new session."
+                )
+            if time.monotonic() > deadline:
+                raise MirrorError(f"session {session}: its splitter has not split the pairs yet.")
+            time.sleep(_POLL_S)
+
+    def _record_to_resync(self, session: str) -> Optional[SplitRecord]:
+        """The session's record, which no splitter holds any more."""
+        record = self._own_record(session)
+        if record is not None and record.phase == "armed":
+            raise MirrorError(f"session {session}: its splitter (process {record.process.pid}) still stands ready.")
+        return record
+
+    def _leftovers(self) -> list[SplitRecord]:
+        """Records of all sessions that hold our pairs; for a mark without a record, one made up from it."""
+        found = [record for record in self._journal.all() if any(record.touches(pair) for pair in self.pairs)]
+        dead = DaemonRecord(0, 0, "")
+        for pair, mark in zip(self.pairs, self._marks()):
+            if mark and not any(record.touches(pair) for record in found):
+                found.append(SplitRecord(mark, self.name, (pair,), dead))
+        return found
+
+
+def held_by(record: Optional[SplitRecord], mark: Optional[str]) -> tuple[str, Optional[str]]:
+    """Phase and session that a pair is in. :param record: its holder's. :param mark: that of the pair's mirror."""
+    if record is not None:
+        return record.phase, record.session
+    return ("broken", mark) if mark else ("none", None)  # the journal was lost
+
+
+def held_problem(pair: Pair, phase: str, session: Optional[str]) -> str:
+    """The sentence for a pair that a session holds."""
+    return {
+        "armed": f"pair {pair.name}: session {session} stands ready to split it.",
+        "split": f"pair {pair.name}: it is already split by session {session}; resync it first "
+        "(mirror_sync with state: synced and that session, or state: recovered).",
+        "broken": f"pair {pair.name}: session {session} died while it split the pair; clean it up first "
+        "(mirror_sync with state: recovered).",
+    }[phase]

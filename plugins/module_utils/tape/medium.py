@@ -1,0 +1,114 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A volume of the virtual tape: what its ``volume.json`` says of the records and filemarks on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from .base import TapeError
+
+_FORMAT = 1
+VOLUME_JSON = "volume.json"
+
+
+@dataclass
+class TapeFile:
+    """Records between two filemarks. :param runs: [length in bytes, how many] of records of equal length."""
+
+    runs: list[list[int]] = field(default_factory=list)
+    closed: bool = False
+
+    def records(self) -> int:
+        """How many there are."""
+        return sum(count for _length, count in self.runs)
+
+    def size_bytes(self) -> int:
+        """The length of them all."""
+        return sum(length * count for length, count in self.runs)
+
+    def find(self, record: int) -> tuple[int, int]:
+        """Offset in bytes and length of a record; the length is 0 behind the last one."""
+        offset = 0
+        for length, count in self.runs:
+            if record < count:
+                return offset + record * length, length
+            offset += length * count
+            record -= count
+        return offset, 0
+
+    def append(self, length: int) -> None:
+        """Add a record behind the last one. :param length: in bytes."""
+        if self.runs and self.runs[-1][0] == length:
+            self.runs[-1][1] += 1
+        else:
+            self.runs.append([length, 1])
+
+    def cut(self, records: int) -> None:
+        """Keep the first records and open the file."""
+        kept: list[list[int]] = []
+        for length, count in self.runs:
+            if records <= 0:
+                break
+            kept.append([length, min(count, records)])
+            records -= count
+        self.runs = kept
+        self.closed = False
+
+
+@dataclass
+class Medium:
+    """One volume. :param folder: its own. :param write_protected: as by the switch of a cartridge."""
+
+    folder: str
+    capacity_bytes: int
+    early_warning_bytes: int
+    write_protected: bool
+    files: list[TapeFile]
+
+    @classmethod
+    def read(cls, folder: str) -> Medium:
+        """Read a volume. :raises OSError, ValueError, KeyError, TypeError: the folder holds none."""
+        with open(os.path.join(folder, VOLUME_JSON), encoding="utf-8") as stream:
+            data: dict[str, Any] = json.load(stream)
+        if data["format_version"] != _FORMAT:
+            raise ValueError("format_version")
+        files = [TapeFile([list(run) for run in item["records"]], item["filemark"]) for item in data["files"]]
+        return cls(folder, data["capacity_bytes"], data["early_warning_bytes"], data["write_protected"], files)
+
+    def save(self) -> None:
+        """Replace volume.json so that a crash leaves the old or the new one."""
+        try:
+            self._save()
+        except OSError as exc:
+            raise TapeError(f"drive: {self.folder} cannot be written ({exc.strerror}).", option="drive") from exc
+
+    def _save(self) -> None:
+        data = {
+            "format_version": _FORMAT,
+            "capacity_bytes": self.capacity_bytes,
+            "early_warning_bytes": self.early_warning_bytes,
+            "write_protected": self.write_protected,
+            "files": [{"records": item.runs, "filemark": item.closed} for item in self.files],
+        }
+        path = os.path.join(self.folder, VOLUME_JSON)
+        handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(data, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(path + ".new", path)
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def data_path(self, number: int) -> str:
+        """Where the records of a tape file are, one after another."""
+        return os.path.join(self.folder, f"{number:05d}.tar")

@@ -1,0 +1,209 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Rebuild the catalog from what stands on a volume."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from ..catalog.records import DAMAGED, FAILED, GOOD, Part, Session, Volume
+from ..catalog.store import Catalog
+from ..catalog.verdict import judge
+from ..errors import SplitMirrorError
+from .base import EndOfData, Position, TapeDrive, TapeError
+from .scan import Differences, Scan, VerifyError, compare_index, scan
+from .volumes import enter_label, load_labelled
+
+
+def rebuild(volume: str, catalog: Catalog, drive: TapeDrive, *, only_look: bool = False) -> dict[str, Any]:
+    """Read all sessions of a volume and enter those that the catalog does not have, each with its verdict.
+
+    A session is judged by the evidence in its index and by what the reading itself proves. A tape file that is no whole
+    session is entered as damaged: most of it may still be read, so it is kept until it is said to expire. Only what an
+    interrupted writer left behind the last filemark is given to the next session.
+
+    :param only_look: enter nothing.
+    :returns: volume, ``entered``, ``known`` and ``damaged`` (lists of dicts), and whether the catalog ``changed``.
+    :raises SplitMirrorError: the volume is not ours, its name belongs to another one with unexpired data, or the state
+        folder cannot be written.
+    """
+    label = load_labelled(drive, volume)
+    known = catalog.volume(volume)
+    result: dict[str, Any] = {"volume": volume, "entered": [], "known": [], "damaged": []}
+    changed = known is None or known.uuid != label.uuid
+    if changed:
+        catalog.refuse_unexpired(volume)
+        if not only_look:
+            enter_label(catalog, label)
+    file_number, block = 1, 2
+    unfinished = False
+    while _goes_on(drive, Position(file_number, 0), block):
+        part = Part(0, 0, volume, file_number, block, label.record_bytes, 0, 0, True)
+        try:
+            with scan(drive, file_number, block, label.record_bytes, os.path.dirname(catalog.path)) as read:
+                part = part._replace(records=read.records)
+                if _enter(read, part, catalog, result, only_look=only_look):
+                    changed = True
+        except SplitMirrorError as exc:
+            if exc.option == "state_dir":
+                raise
+            damage: dict[str, Any] = {"session": None, "file_number": file_number, "reason": exc.message}
+            result["damaged"].append(damage)
+            records = _length(drive, file_number, block)
+            if records is None:
+                # An end before an archive that is known is damage, and no writer's.
+                unfinished = not catalog.finished(volume, file_number) and (
+                    catalog.unfinished(volume, file_number)
+                    or _can_be_read(drive, file_number, block, label.record_bytes)
+                )
+                break
+            part = part._replace(records=records)
+            old = catalog.session_in(volume, file_number)
+            damage["session"] = f"damaged-{volume}-{file_number}" if old is None else old.id
+            if old is None:
+                changed = True
+                if not only_look:
+                    _keep(damage["session"], part, exc.message, catalog)
+        block += part.records + 1
+        file_number += 1
+    end = Volume(label.volume, label.uuid, label.pool, label.record_bytes, label.created, file_number, block)
+    if catalog.volume(volume) != end or catalog.unfinished(volume, file_number) != unfinished:
+        changed = True
+    if changed and not only_look:
+        catalog.set_volume_end(volume, file_number, block, unfinished=unfinished)
+    return {**result, "changed": changed}
+
+
+def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, only_look: bool) -> bool:
+    """Enter a session that was read, unless the catalog has it; True when something changes by that.
+
+    :raises SplitMirrorError: it is no whole session, or not what its own index says.
+    """
+    found = Differences()
+    session = "" if read.head is None else str(read.head.get("session"))
+    compare_index(read, session, found)
+    if found.count or read.head is None or read.end is None:
+        raise VerifyError(f"it is no whole session ({'; '.join(found.shown)}).")
+    known = catalog.session(session)
+    if known is not None and any(_same_place(part, other) for other in catalog.parts(known.number)):
+        result["known"].append({"session": session, "state": known.state, "file_number": part.file_number})
+        return False
+    proof = read.head.get("proof")
+    write = {
+        "complete": True,
+        "filemark": True,
+        "checksums": True,
+        "members": read.members,
+        "files": read.files,
+        "bytes": read.size_bytes,
+        "records": read.records,
+        "volume": part.volume,
+        "file_number": part.file_number,
+        "headers_sha256": read.headers_sha256,
+        # an archive gets its index only when the proof came to its end
+        "proof": {**proof, "complete": True} if isinstance(proof, dict) else None,
+    }
+    told = read.head.get("evidence")
+    evidence = {**(told if isinstance(told, Mapping) else {}), "session": session, "write": write}
+    verdict = judge(evidence, session)
+    entered = Session(
+        0,
+        session,
+        str(read.head.get("host", "")),
+        GOOD if verdict.good else FAILED,
+        verdict.reason,
+        _time(read.head, "created_s") or 0.0,
+        time.time(),
+        _time(read.head, "expires_s"),
+        read.files,
+        read.size_bytes,
+        read.members,
+        write,
+        evidence,
+    )
+    if not only_look:
+        catalog.enter_session(entered, part, read.all_members())
+    result["entered"].append(
+        {
+            "session": session,
+            "state": entered.state,
+            "reason": entered.reason,
+            "file_number": part.file_number,
+        }
+    )
+    return True
+
+
+def _keep(name: str, part: Part, reason: str, catalog: Catalog) -> None:
+    """Enter a tape file that is no whole session, so that nothing is written over it; a dead writer's has expired."""
+    now_s = time.time()
+    expires_s = now_s if catalog.unfinished(part.volume, part.file_number) else None
+    catalog.enter_session(Session(0, name, "", DAMAGED, reason, now_s, now_s, expires_s, 0, 0, 0, {}, {}), part, ())
+
+
+def _time(head: Mapping[str, Any], key: str) -> Optional[float]:
+    """A time in an index. :raises VerifyError: it is none."""
+    value = head.get(key)
+    try:
+        return None if value is None else float(value)
+    except (OverflowError, TypeError, ValueError) as exc:
+        raise VerifyError(f"its index has {value!r} as {key}, which is no time.") from exc
+
+
+def _same_place(part: Part, other: Part) -> bool:
+    return other.complete and (part.volume, part.file_number, part.block) == (
+        other.volume,
+        other.file_number,
+        other.block,
+    )
+
+
+def _goes_on(drive: TapeDrive, place: Position, block: int) -> bool:
+    """Something stands at this place."""
+    try:
+        drive.locate(place, block)
+        drive.pass_record()
+    except EndOfData:
+        return False
+    except TapeError:
+        return True
+    return True
+
+
+def _length(drive: TapeDrive, file_number: int, block: int) -> Optional[int]:
+    """Records of a tape file that is no session; None when it has no filemark, so that nothing follows."""
+    drive.locate(Position(file_number, 0), block)
+    try:
+        drive.space_files(1)
+    except EndOfData:
+        return None
+    told = drive.tell_block()
+    if told is not None:
+        return told - 1 - block
+    drive.locate(Position(file_number, 0), block)
+    records = 0
+    while True:
+        try:
+            if not drive.pass_record():
+                return records
+        except EndOfData:
+            return None
+        records += 1
+
+
+def _can_be_read(drive: TapeDrive, file_number: int, block: int, record_bytes: int) -> bool:
+    """Records that a session could have end at the end of data; a bad spot is no end."""
+    drive.locate(Position(file_number, 0), block)
+    try:
+        while drive.read_record(record_bytes):
+            pass
+    except EndOfData:
+        return True
+    except TapeError:
+        pass
+    return False

@@ -1,0 +1,169 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Read one tape file whole, and compare what is on it with what should be.
+
+It is read once, from its first record to its filemark. What every member is found to be goes into a spool, the index
+that stands on the tape into another; both have the same lines for the same members.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any, BinaryIO, Optional, cast
+
+from ..archive.index import index_name, member_line, read_head, read_member
+from ..archive.model import ArchiveError, MemberRecord
+from ..archive.reader import Hasher, Member, iterate_members
+from ..catalog.lookup import show_path
+from ..errors import SplitMirrorError
+from .base import TapeDrive
+from .stream import TapeStream
+
+_SHOWN = 5
+
+
+class VerifyError(SplitMirrorError):
+    """A session on tape is not what the catalog or its own index says."""
+
+
+@dataclass
+class Scan:
+    """One tape file as it was read.
+
+    :param observed: spool of one index line for every member but the index.
+    :param index: spool of the index as it stands on the tape.
+    :param head: the first line of the index; None when there is no index at the end.
+    :param end: the index itself, as a member.
+    """
+
+    observed: BinaryIO
+    index: BinaryIO
+    head: Optional[dict[str, Any]] = None
+    end: Optional[MemberRecord] = None
+    records: int = 0
+    members: int = 0
+    files: int = 0
+    size_bytes: int = 0
+    headers_sha256: str = ""
+
+    def observed_members(self) -> Iterator[MemberRecord]:
+        """What was found on the tape, in order."""
+        self.observed.seek(0)
+        return (read_member(line) for line in self.observed)
+
+    def index_members(self) -> Iterator[MemberRecord]:
+        """What the index on the tape says, in order."""
+        self.index.seek(0)
+        self.index.readline()
+        return (read_member(line) for line in self.index)
+
+    def all_members(self) -> Iterator[MemberRecord]:
+        """What was found on the tape, and the index itself behind it."""
+        yield from self.observed_members()
+        if self.end is not None:
+            yield self.end
+
+
+@dataclass
+class Differences:
+    """Counts differences and keeps the first ones in words."""
+
+    count: int = 0
+    shown: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        self.count += 1
+        if self.count <= _SHOWN:
+            self.shown.append(text)
+
+
+@contextmanager
+def scan(drive: TapeDrive, file_number: int, block: int, record_bytes: int, spool_dir: str) -> Iterator[Scan]:
+    """Read one tape file to its filemark and take the checksums of what is in it.
+
+    :param spool_dir: folder for the spools, which grow with the files.
+    :raises SplitMirrorError: a record is bad, it is no archive, it has no filemark, or the spools have no room.
+    """
+    headers = hashlib.sha256()
+    stream = TapeStream(drive, file_number, block, record_bytes)
+    try:
+        with _spool("observed", spool_dir) as observed, _spool("index", spool_dir) as index:
+            read = Scan(observed, index)
+            for member in iterate_members(stream):
+                _take(read, member, headers)
+            read.records = stream.skip_to_filemark()
+            read.headers_sha256 = headers.hexdigest()
+            yield read
+    except OSError as exc:
+        raise VerifyError(
+            f"state_dir: what was read of tape file {file_number} cannot be kept in {spool_dir} ({exc.strerror}); make "
+            "room there.",
+            option="state_dir",
+        ) from exc
+
+
+def _take(read: Scan, member: Member, headers: Hasher) -> None:
+    """Take in one member, and its header unless it is the index."""
+    if read.end is not None:
+        raise ArchiveError(
+            f"{show_path(member.name)} stands behind the index of the session; it is no archive of ours."
+        )
+    read.members += 1
+    name = member.name.split(b"/")
+    if len(name) == 3 and name[0] == b".splitmirror" and name[2] == b"index.jsonl":
+        content = hashlib.sha256()
+        for piece in member.content():
+            content.update(piece)
+            read.index.write(piece)
+        read.index.seek(0)
+        read.head = read_head(read.index.readline())
+        if index_name(str(read.head.get("session"))) != member.name:
+            raise ArchiveError("the index of the session has the name of another one; it is no archive of ours.")
+        read.end = member.record(content.hexdigest())
+        return
+    headers.update(member.header)
+    sha256 = None
+    if member.kind == "f":
+        sha256 = member.sha256()
+        read.files += 1
+        read.size_bytes += member.real_size
+    read.observed.write(member_line(member.record(sha256)))
+
+
+def compare_index(read: Scan, session: str, found: Differences) -> None:
+    if read.head is None:
+        found.add("its index is missing")
+        return
+    if read.head.get("session") != session:
+        found.add(f"its index is that of session {read.head.get('session')}")
+    compare("its index", read.index_members(), read.observed_members(), found)
+
+
+def compare(what: str, expected: Iterable[MemberRecord], observed: Iterable[MemberRecord], found: Differences) -> None:
+    for old, new in zip_longest(expected, observed):
+        if old == new:
+            continue
+        if new is None:
+            found.add(f"{show_path(old.path)} is in {what} and not on the tape")
+        elif old is None:
+            found.add(f"{show_path(new.path)} is on the tape and not in {what}")
+        elif old.path != new.path:
+            found.add(f"{show_path(new.path)} is on the tape where {what} has {show_path(old.path)}")
+        else:
+            fields = [name for name, one, two in zip(old._fields, old, new) if one != two]
+            found.add(f"{show_path(old.path)} differs from {what} in {', '.join(fields)}")
+
+
+@contextmanager
+def _spool(name: str, folder: str) -> Iterator[BinaryIO]:
+    # In check mode the state folder need not be there yet.
+    with tempfile.TemporaryFile(prefix=f"splitmirror-{name}-", dir=folder if os.path.isdir(folder) else None) as stream:
+        yield cast(BinaryIO, stream)

@@ -1,0 +1,36 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The media server's records of targets, among them those of other arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import target_of
+
+OURS = target_of("20260131T020000Z-db1-9f3c")
+RECORDS = f"""filer.example.com:3260,1 iqn.1992-08.com.netapp:sn.1
+[fe80::5054:ff:fe12:3456%eth1]:3260,4294967295 iqn.2001-05.com.equallogic:other
+10.20.0.11:3260,1 {OURS}
+"""
+
+
+@pytest.fixture
+def _records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let iscsiadm have these records."""
+    tool = tmp_path / "iscsiadm"
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{RECORDS}END\n", encoding="ascii")
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+
+@pytest.mark.usefixtures("_records")
+def test_portals_of_other_arrays_may_be_anything() -> None:
+    initiator.preflight()
+    assert initiator.known_targets() == [line.split()[1] for line in RECORDS.splitlines()]
+    assert attach.attached_targets(host="db1") == [OURS]
