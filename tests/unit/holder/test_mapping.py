@@ -47,11 +47,11 @@ HERE = (b"/", 5, "uuid", [Segment(0, "one", 0, 4096), Segment(4096, "two", 0, 40
     ],
 )
 def test_file_systems_that_came_went_or_lie_elsewhere(there: Optional[tuple[bytes, int, str, list[Segment]]]) -> None:
-    before = {"/a": HERE, "/b": HERE}
-    after = {"/a": HERE} if there is None else {"/b": there, "/a": HERE}
-    assert layout_changes(before, after) == ["/b"]
-    assert layout_changes(after, before) == ["/b"]
-    assert layout_changes(after, after) == []
+    one = {"/a": HERE, "/b": HERE}
+    other = {"/a": HERE} if there is None else {"/b": there, "/a": HERE}
+    assert layout_changes(one, other) == ["/b"]
+    assert layout_changes(other, one) == ["/b"]
+    assert layout_changes(other, other) == []
 
 
 def test_the_layout_of_a_map_is_told_with_the_names_of_its_luns(tmp_path: Path) -> None:
