@@ -364,9 +364,12 @@ def _connect(path: str, timeout_s: float) -> socket.socket:
     sock.settimeout(timeout_s)
     try:
         sock.connect(address)
-    except OSError as exc:
+    except (FileNotFoundError, ConnectionRefusedError) as exc:
         sock.close()
-        raise NotRunning(f"{path}: nobody answers there ({exc.strerror or exc}).") from exc
+        raise NotRunning(f"{path}: nobody answers there ({exc.strerror}).") from exc
+    except OSError as exc:  # among them EAGAIN: as many wait for an answer as may (unix(7))
+        sock.close()
+        raise LineError(f"{path}: the process there takes no more requests ({exc.strerror or exc}).") from exc
     finally:
         os.close(folder)
     return sock

@@ -137,8 +137,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Freeze or thaw."""
     params = module.params
     state, session = StateDir(params["state_dir"]), params["session"]
-    before = quiesce.frozen_mounts(state, session)
     if params["state"] == "frozen":
+        before = quiesce.frozen_mounts(state, session)
         frozen = quiesce.freeze(
             state,
             session,
@@ -150,6 +150,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         diff = {"before": {"frozen": before}, "after": {"frozen": frozen.mounts}}
         return {"changed": frozen.changed, "mounts": frozen.mounts, "diff": diff}
     if module.check_mode:
+        before = quiesce.frozen_mounts(state, session)
         return {
             "changed": bool(before),
             "mounts": before,

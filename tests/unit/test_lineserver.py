@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -177,6 +178,21 @@ def test_stop_answers_first_and_removes_the_socket(running: Running) -> None:
     assert not os.path.exists(running.path)
     with pytest.raises(NotRunning, match="nobody answers"):
         call(running.path, "echo", 10)
+
+
+def test_a_server_with_many_who_wait_is_not_taken_for_a_dead_one(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with contextlib.ExitStack() as waiting, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        for _client in range(10):
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(path)
+        with pytest.raises(LineError, match="takes no more requests") as refusal:
+            call(path, "echo", 10)
+    assert not isinstance(refusal.value, NotRunning)
 
 
 def test_watched_descriptor_calls_back_at_its_end(running: Running) -> None:

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Optional
 
-from ..lineserver import NotRunning, call
+from ..daemon import is_alive, read_record
+from ..errors import SplitMirrorError
+from ..lineserver import LineError, NotRunning, Refused, call
 from ..session import StateDir
 
 NAME = "holder"
@@ -20,6 +22,8 @@ EXTRAS = "extras.tar"
 FROZEN = "frozen.json"
 #: For work that has no limit of its own: a checkpoint, a check of many files.
 LONG_S = 3600.0
+#: For a question: the holder may be busy with a command of a database, which has a minute unless it is set otherwise.
+BUSY_S = 150.0
 
 Json = dict[str, Any]
 
@@ -36,6 +40,33 @@ def ask(state: StateDir, session: str, op: str, timeout_s: float = LONG_S, **arg
             f"session: {session} has no holder on this host, so it cannot {op}; extent_map with state mapped (or "
             "write_freeze) starts one."
         ) from exc
+
+
+class NoAnswer(SplitMirrorError):
+    """A holder that lives and does not answer."""
+
+
+def question(state: StateDir, session: str, op: str, patience_s: float = BUSY_S) -> Optional[Json]:
+    """Ask the holder of a session for what it knows; None when the session has none.
+
+    :returns: the result alone.
+    :raises NoAnswer: it lives, and has not answered in time. It is left alone: it may hold a hot backup, and be busy.
+    """
+    try:
+        result: Json = ask(state, session, op, patience_s)["result"]
+    except Refused:
+        raise
+    except NotRunning:
+        return None
+    except LineError as exc:
+        record = read_record(state.session_dir(session), NAME)
+        if record is None or not is_alive(record):
+            return None
+        raise NoAnswer(
+            f"session: the holder of {session} has not answered for {patience_s:g} s, as when a command of a database "
+            "takes long; ask again later, or give up what it holds by hot_backup with state recovered."
+        ) from exc
+    return result
 
 
 class EventLog:

@@ -14,14 +14,14 @@ from typing import Any, Mapping, Optional, Sequence
 
 from ..database.registry import make_drivers
 from ..errors import SplitMirrorError
-from ..lineserver import LineError, NotRunning
 from ..session import StateDir
 from .freeze import Needed, check_mounts
-from .protocol import Json, ask
+from .protocol import FROZEN, Json, NoAnswer, ask, question
 from .recovery import recover, thaw_mounts
 from .spawn import ensure_holder, state_needed
 
-ANSWER_S = 10.0
+#: How long a holder may be busy while writes stand still.
+STUCK_S = 10.0
 RESULT = "hot_backup.json"
 _NOTHING_TO_END = {"required": False, "ended_cleanly": True, "same_session": True, "error": None}
 
@@ -178,12 +178,18 @@ def freeze(
 
 
 def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
-    """Thaw, also when the holder is dead; a holder that has nothing left to hold is ended.
+    """Thaw, also when the holder is dead or stuck; a holder that has nothing left to hold is ended.
 
     :param mounts: tried in any case.
     :raises SplitMirrorError: something stays frozen.
     """
-    status = _status(state, session)
+    stands_still = os.path.exists(state.session_file(session, FROZEN))
+    try:
+        status = question(state, session, "status", STUCK_S) if stands_still else _status(state, session)
+    except NoAnswer:
+        if not stands_still:
+            raise
+        status = None
     if status is None:
         found = recover(state, session).thawed
         thawed = sorted({*found, *thaw_mounts(list(mounts))})
@@ -207,15 +213,8 @@ def frozen_mounts(state: StateDir, session: str) -> list[str]:
 
 
 def _status(state: StateDir, session: str) -> Optional[Json]:
-    """The holder's status; None when there is no holder, or only one that does not answer any more."""
-    try:
-        status: Json = ask(state, session, "status", ANSWER_S)["result"]
-    except NotRunning:
-        return None
-    except LineError:
-        recover(state, session)
-        return None
-    return status
+    """The holder's status; None when there is no holder."""
+    return question(state, session, "status")
 
 
 def _hot_backups(descriptions: Descriptions) -> list[str]:

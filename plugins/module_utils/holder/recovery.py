@@ -65,6 +65,7 @@ def recover(state: StateDir, session: str) -> Recovered:
     record = read_record(folder, NAME)
     if record is not None and not (holder and _gone(folder, NAME, ANSWER_S)) and terminate(record, 0.5):
         holder = "killed"
+        thawed = [*thawed, *frozen]  # by its guard, or below
     # A guard whose holder is dead thaws and ends; only a database may take it longer.
     _gone(folder, GUARD, GUARD_S)
     thawed = sorted({*thawed, *_thaw_rest(frozen)})

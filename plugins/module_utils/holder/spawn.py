@@ -14,14 +14,12 @@ import traceback
 from typing import Callable, Optional, Sequence
 
 from ..daemon import daemonize
-from ..lineserver import LineError
 from ..session import StateDir
 from .freeze import Needed
-from .protocol import NAME, ask
+from .protocol import NAME, question
 from .server import HolderConfig, run_holder
 
 DEFAULT_LIFETIME_S = 86400.0
-ANSWER_S = 5.0
 
 
 def ensure_holder(
@@ -36,7 +34,7 @@ def ensure_holder(
     :param lifetime_s: after which it ends by itself.
     :raises SplitMirrorError: it does not start.
     """
-    if is_running(state, session):
+    if question(state, session, "ping") is not None:
         return False
     folder = state.make_session_dir(session)
     config = HolderConfig(session, folder, lifetime_s, state_needed(state, needed))
@@ -73,12 +71,3 @@ def ansible_folders(remote_tmp: Optional[str]) -> list[Needed]:
     """The folders that Ansible works in on this host. :param remote_tmp: the setting, which may begin with ``~``."""
     reason = "where Ansible puts its modules"
     return [Needed(os.path.expanduser(remote_tmp or "~/.ansible/tmp"), reason), Needed(tempfile.gettempdir(), reason)]
-
-
-def is_running(state: StateDir, session: str) -> bool:
-    """Whether the holder of a session answers."""
-    try:
-        ask(state, session, "ping", ANSWER_S)
-    except LineError:
-        return False
-    return True

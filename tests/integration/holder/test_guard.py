@@ -23,7 +23,9 @@ from typing import Any, Optional
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord, is_alive
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder import protocol, quiesce, recovery
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
 from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import CLIENT_SOURCE, LineError, Refused
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 from ansible_collections.splitmirror.backup.tests.support.freezing import (
@@ -130,6 +132,7 @@ class Gate:
         """Let it through."""
         if self._fd is not None:
             os.close(self._fd)
+            self._fd = None
 
 
 @pytest.fixture
@@ -288,6 +291,44 @@ def test_a_stuck_holder_does_not_keep_a_thaw_command_from_running(
     os.kill(held.record().pid, signal.SIGSTOP)
 
     wait_for((marks / "thawed").exists, "the guard has run the thaw command")
+
+
+def test_a_holder_that_is_busy_is_not_ended_by_a_question(
+    held: HolderUnderTest, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"begin": ["/bin/true"], "end": ["/bin/true"], "ping": gate.command}
+    databases = [{"name": "d", "driver": "commands", "options": options}]
+    held.ask("begin", databases=databases)
+    monkeypatch.setattr(protocol.question, "__defaults__", (0.1,))
+    with asking(held, "freeze", mounts=[], deadline_s=FAR_S):
+        wait_for(gate.has_come, "the database is asked whether it is there")
+
+        for question in (
+            lambda: quiesce.databases_of(held.state, held.session),
+            lambda: quiesce.frozen_mounts(held.state, held.session),
+            lambda: quiesce.thaw(held.state, held.session, []),
+            lambda: quiesce.begin(held.state, held.session, databases, []),
+            lambda: ensure_holder(held.state, held.session),
+        ):
+            with pytest.raises(protocol.NoAnswer, match=r"has not answered for 0\.1 s"):
+                question()
+
+        assert is_alive(held.record())
+        gate.close()
+    assert held.ask("status")["hot_backup"]
+
+
+def test_a_thaw_does_not_wait_for_a_stuck_holder(
+    ext4: Path, held: HolderUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quiesce, "STUCK_S", 0.1)
+    monkeypatch.setattr(recovery, "ANSWER_S", 0.1)
+    writer = frozen_writer(held, ext4, FAR_S)
+    os.kill(held.record().pid, signal.SIGSTOP)
+
+    assert quiesce.thaw(held.state, held.session, []).mounts == [str(ext4)]
+
+    writer.wait_done()
 
 
 @pytest.mark.parametrize("wrapper", [[], ["/bin/sh", "-c", '"$@"; exit 0', "wrapper"]])
