@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import struct
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Optional
 
@@ -38,6 +41,9 @@ _KINDS = {
     stat.S_IFIFO: "p",
     stat.S_IFSOCK: "s",
 }
+# _IOR('f', 1, long), and the flag of what fscrypt encrypts (include/uapi/linux/fs.h). FIEMAP does not tell it on ext4.
+_FS_IOC_GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
+_FS_ENCRYPT_FL = 0x800
 _LOCATION_PENDING = fiemap.DELALLOC | fiemap.UNKNOWN
 
 
@@ -92,6 +98,9 @@ class FileMapper:
         self._translations = translations
         self._unclosed = unclosed
         self._fiemap = fiemap.Fiemap()
+        # XFS has none of it.
+        self._may_encrypt = {fs for fs, place in places.by_id.items() if place.fs.fs_type == "ext4"}
+        self._flags = bytearray(struct.calcsize("l"))
 
     def map_run(self, run: Run) -> Iterator[MappedFields]:
         """Look at all of a run, one after the other: a few fragmented files have millions of extents. What vanished
@@ -106,6 +115,7 @@ class FileMapper:
                 return
             raise unreadable(run.local, exc) from exc
         try:
+            self._refuse_encrypted(folder, run.prefix, run.fs)
             for name in run.names:
                 regular = name not in run.kinds
                 row = self._regular(folder, run, name) if regular else self._other(folder, run, name)
@@ -146,6 +156,7 @@ class FileMapper:
             raise MapError(
                 f"paths: {os.fsdecode(path)} lies in another file system than its folder; leave it out.", option="paths"
             )
+        self._refuse_encrypted(fd, path, run.fs)
         extents: list[ExtentFields] = []
         source, content, reason = SOURCE_NONE, None, None
         size = found.st_size
@@ -164,6 +175,18 @@ class FileMapper:
             content, reason,
         ), extents
         # fmt: on
+
+    def _refuse_encrypted(self, fd: int, path: bytes, fs: int) -> None:
+        """:raises MapError: the blocks of a file, or the names in a folder, are encrypted on the device."""
+        if fs not in self._may_encrypt:
+            return
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, self._flags)
+        if int.from_bytes(self._flags[:4], sys.byteorder) & _FS_ENCRYPT_FL:
+            raise MapError(
+                f"paths: {os.fsdecode(path).rstrip('/')} is encrypted by its file system (fscrypt), so a mirror shows "
+                "neither its contents nor the names in it; leave it out with exclude.",
+                option="paths",
+            )
 
     def _extents(self, fd: int, size: int, fs: int) -> tuple[list[ExtentFields], int]:
         """The rows of a file; or none, and the flags that make it unreadable from the device."""

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -131,6 +133,50 @@ def test_an_xfs_with_a_log_on_another_device(scratch: Path) -> None:
         run("mkfs.xfs", "-q", "-f", "-l", f"logdev={log},size=64m", device)
         with mounted(device, scratch / "mount", f"logdev={log}") as mount:
             refused([Scope(str(mount))], [LunSpec("pair", device)], "paths", "xfs that has its log on another device")
+
+
+def encrypt_folder(folder: Path) -> None:
+    """Have the kernel encrypt what is made in an empty folder, with a key of its file system's own.
+
+    (Documentation/filesystems/fscrypt.rst: fscrypt_add_key_arg, fscrypt_policy_v2.)
+    """
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        by_identifier, key = 2, os.urandom(64)
+        added = bytearray(struct.pack("=II32sI36s", by_identifier, 0, b"", len(key), b"") + key)
+        fcntl.ioctl(fd, 0xC0506617, added)  # FS_IOC_ADD_ENCRYPTION_KEY
+        version, aes_256_xts, aes_256_cts = 2, 1, 4
+        policy = struct.pack("=BBBB4s16s", version, aes_256_xts, aes_256_cts, 3, b"", bytes(added[8:24]))
+        fcntl.ioctl(fd, 0x800C6613, policy)  # FS_IOC_SET_ENCRYPTION_POLICY
+    finally:
+        os.close(fd)
+
+
+def test_encrypted_files(scratch: Path) -> None:
+    image = make_image(scratch / "image", 32)
+    run("mkfs.ext4", "-q", "-O", "encrypt", image)
+    with loop_device(image) as device, mounted(device, scratch / "mount") as mount:
+        (mount / "secret").mkdir()
+        try:
+            encrypt_folder(mount / "secret")
+        except OSError as exc:
+            pytest.skip(f"this kernel has no fscrypt ({exc.strerror})")
+        luns = [LunSpec("pair", device)]
+
+        def mapping(name: str, *exclude: str) -> None:
+            with MapFile.create(str(scratch / name), "s1", "host") as made:
+                map_scopes(made, [Scope(str(mount), exclude=exclude)], luns)
+
+        (mount / "plain").write_bytes(b"x" * 5000)
+        mapping("an-empty-folder")
+        (mount / "secret/link").symlink_to("target")
+        with pytest.raises(MapError, match=f"^paths: {mount}/secret is encrypted .*; leave it out with exclude"):
+            mapping("a-link")
+        (mount / "secret/file").write_bytes(b"x" * 5000)
+        (mount / "secret/file").rename(mount / "outside")
+        with pytest.raises(MapError, match=f"^paths: {mount}/outside is encrypted .*; leave it out with exclude"):
+            mapping("a-file", "secret")
+        mapping("neither", "secret", "outside")
 
 
 def test_nothing_is_left_of_a_map_that_was_refused(lun: tuple[Path, str], scratch: Path) -> None:
