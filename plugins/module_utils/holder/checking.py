@@ -128,6 +128,18 @@ class MapChecker:
             map_file.close()
 
 
+def check_covered(map_path: str, session: str, devices: AbstractSet[int]) -> None:
+    """Foretell whether a freeze of these devices would be refused for what it leaves out of the map, if there is one.
+
+    :raises SplitMirrorError: it would be.
+    """
+    if os.path.exists(map_path):
+        with MapFile.open(map_path, session, read_only=True) as map_file:
+            missing = _not_frozen(map_file, devices)
+        if missing is not None:
+            raise CheckError(missing, option="mounts")
+
+
 def _not_frozen(map_file: MapFile, devices: AbstractSet[int]) -> Optional[str]:
     """A sentence about the first file system of the map that is on none of these devices; None when all are."""
     for fs in map_file.filesystems():

@@ -15,8 +15,9 @@ from typing import Any, Mapping, Optional, Sequence
 from ..database.registry import make_drivers
 from ..errors import SplitMirrorError
 from ..session import StateDir
+from .checking import check_covered
 from .freeze import Needed, check_mounts
-from .protocol import FROZEN, Json, NoAnswer, ask, question
+from .protocol import FROZEN, MAP, Json, NoAnswer, ask, question
 from .recovery import recover, thaw_mounts
 from .spawn import ensure_holder, state_needed
 
@@ -166,6 +167,8 @@ def freeze(
         return Frozen(False, status["mounts"])
     if dry_run:
         checked = check_mounts(mounts, state_needed(state, needed))
+        if status is not None and status["tracking"] is not None:
+            check_covered(state.session_file(session, MAP), session, {mount.dev for mount in checked})
         return Frozen(True, [os.fsdecode(mount.mount_point) for mount in checked])
     started = ensure_holder(state, session, needed)
     try:

@@ -434,12 +434,14 @@ def test_a_file_system_of_the_map_that_is_left_out_is_not_called_frozen(files: H
 
         message = files.refused(write_freeze, state="frozen", mounts=[str(files.mount)])
 
+        assert files.refused(write_freeze, state="frozen", mounts=[str(files.mount)], check=True) == message
         assert message.startswith(f"mounts: {inner} holds files of the map and is not frozen; ")
         assert not ask(files.state, SESSION, "status")["result"]["frozen"]
         Writer(files.mount / "new").wait_done()
         unfrozen = files.call(extent_map, state="checked")["check"]
         assert not unfrozen["complete"]
         assert unfrozen["error"].startswith(f"mounts: {files.mount} holds files of the map")
+        assert files.call(write_freeze, state="frozen", mounts=mounts, check=True)["changed"]
         files.call(write_freeze, state="frozen", mounts=mounts)
         assert files.call(extent_map, state="checked")["check"]["complete"]
         assert files.call(write_freeze, state="thawed")["intact"]
