@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import tempfile
@@ -41,8 +42,7 @@ def pytest_configure() -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Say which tests stay together where several processes share them (pytest-xdist).
 
-    Those of the lab have machines of their own. All other integration tests share this one, where a mount namespace of
-    one test keeps the loop devices of another busy, so they go one after another.
+    Those of the lab have machines of their own. All other integration tests share this one, one after another.
     """
     from xdist.scheduler import LoadScopeScheduling  # it need not be there
 
@@ -55,12 +55,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs root where there is none, with the reason in the summary."""
-    if os.geteuid() == 0:
-        return
+    """Let tests of this machine have it alone; skip what needs root where there is none, and say why in the summary."""
     for item in items:
-        if item.get_closest_marker("root"):
+        if "tests/integration/" in item.nodeid and "/lab/" not in item.nodeid and isinstance(item, pytest.Function):
+            item.fixturenames.insert(0, "this_machine")
+        if os.geteuid() != 0 and item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root, loop devices and mounts: call ./run test"))
+
+
+@pytest.fixture(scope="session")
+def this_machine() -> Iterator[None]:
+    """Wait until nobody else tests on this machine: the mount namespaces of one keep the loop devices of another busy.
+
+    Molecule's scenario ``default`` takes the same lock (noxfile.py).
+    """
+    lock = os.open("/var/tmp", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
+    os.close(lock)
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ class Demo:
             demo_dir=str(self.folder),
             demo_report_dir=str(self.reports),
             demo_pgbench_scale=1,
+            demo_writer_rate=25,
             ansible_python_interpreter="/usr/bin/python3",
             **variables,
         )

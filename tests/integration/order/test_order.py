@@ -109,10 +109,14 @@ def without_time(entries: dict[bytes, tuple[Any, ...]], *names: bytes) -> dict[b
     return {name: (*entry[:4], None, *entry[5:]) if name in names else entry for name, entry in entries.items()}
 
 
-def test_a_backup_is_the_mirror_at_the_split(bench: Demo, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def report(bench: Demo) -> dict[str, Any]:
+    """A backup is taken, and clones of its mirrors are kept; its report."""
     bench.must("backup", splitmirror_after_phase_tasks=str(HOOKS / "keep_mirror.yml"))
+    return bench.report()
 
-    report = bench.report()
+
+def test_a_backup_is_the_mirror_at_the_split(bench: Demo, report: dict[str, Any], tmp_path: Path) -> None:
     assert report["state"] == "good"
     assert [phase["name"] for phase in report["phases"]] == PHASES
     told = [event["name"] for event in report["window"]["events"]]
@@ -146,8 +150,8 @@ def test_a_backup_is_the_mirror_at_the_split(bench: Demo, tmp_path: Path) -> Non
     nothing_is_left(bench)
 
 
-def test_a_restored_database_has_every_acknowledged_commit(bench: Demo) -> None:
-    bench.must("backup")
+def test_a_restored_database_has_every_acknowledged_commit(bench: Demo, report: dict[str, Any]) -> None:
+    assert report["state"] == "good"
     bench.must("verify", splitmirror_verify_host="db1")
     bench.must("restore")
     bench.bring("verified")
