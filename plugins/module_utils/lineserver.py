@@ -20,6 +20,7 @@ import os
 import selectors
 import socket
 import stat
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
@@ -92,6 +93,8 @@ class LineServer:
         self._service = service
         self._selector = selectors.DefaultSelector()
         self._stopped = False
+        # stop() may come from another thread while close() is under way, and from a signal handler in the midst of it.
+        self._ending = threading.RLock()
         self._connections: set[_Connection] = set()
         _check_private(os.path.dirname(path))
         self._listener = _listen(path)
@@ -112,12 +115,11 @@ class LineServer:
 
     def stop(self) -> None:
         """End serve() once the answers under way are sent; safe from a signal handler and from another thread."""
-        self._stopped = True
-        if self._wake_write >= 0:
-            try:
-                os.write(self._wake_write, b".")
-            except BlockingIOError:
-                pass
+        with self._ending:
+            self._stopped = True
+            if self._wake_write >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake_write, b".")
 
     def serve(self) -> None:
         """Answer requests and run the service's timer until stop(); then remove the socket."""
@@ -134,8 +136,9 @@ class LineServer:
             self._drop(connection)
         self._selector.close()
         self._listener.close()
-        wake_write, self._wake_write = self._wake_write, -1
-        os.close(wake_write)
+        with self._ending:
+            wake_write, self._wake_write = self._wake_write, -1
+            os.close(wake_write)
         os.close(self._wake_read)
         try:
             if os.stat(self.path).st_ino == self._inode:

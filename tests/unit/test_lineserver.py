@@ -195,6 +195,21 @@ def test_a_server_with_many_who_wait_is_not_taken_for_a_dead_one(tmp_path: Path)
     assert not isinstance(refusal.value, NotRunning)
 
 
+def test_a_server_does_not_end_in_the_midst_of_a_stop(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+
+    def late(fd: int, data: bytes) -> int:
+        if threading.current_thread() is threading.main_thread() and data == b".":
+            running.connect().close()  # wakes the server
+            running.thread.join(0.3)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", late)
+    running.server.stop()
+    running.thread.join(10)
+    assert not running.thread.is_alive()
+
+
 def test_watched_descriptor_calls_back_at_its_end(running: Running) -> None:
     read_end, write_end = os.pipe()
     seen = threading.Event()
