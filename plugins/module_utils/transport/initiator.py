@@ -25,8 +25,10 @@ _LOGIN_TRIES = 2
 _LOGOUT_TIMEOUT_S = 60.0
 _RETRY_S = 2.0
 _POLL_S = 0.1
-#: Exit codes of iscsiadm(8): the session is there already; nothing of what was asked for is there.
-_EXISTS, _NOT_FOUND = 15, 21
+#: Exit codes of iscsiadm(8): its records cannot be read; the session is there already; nothing of what was asked for is
+#: there.
+_DATABASE, _EXISTS, _NOT_FOUND = 6, 15, 21
+_DATABASE_TRIES = 50
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def rescan_session(session: Session) -> None:
 
 def _admin(*words: str, allowed: int = 0) -> str:
     try:
-        return run_tool("iscsiadm", *words)
+        return _among_others(*words)
     except ToolError as exc:
         if exc.exit_code is None:
             raise TransportError(
@@ -161,6 +163,22 @@ def _admin(*words: str, allowed: int = 0) -> str:
         if exc.exit_code == allowed:
             return ""
         raise TransportError(exc.message) from exc
+
+
+def _among_others(*words: str) -> str:
+    """Run iscsiadm, whatever others do to records of their own meanwhile.
+
+    It goes through all records, whichever is asked for, and fails when one vanishes under it. All that is asked of it
+    here may be asked again.
+    """
+    for _try in range(_DATABASE_TRIES - 1):
+        try:
+            return run_tool("iscsiadm", *words)
+        except ToolError as exc:
+            if exc.exit_code != _DATABASE:
+                raise
+        time.sleep(_POLL_S)
+    return run_tool("iscsiadm", *words)
 
 
 def _text(path: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator
-from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import target_of
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import TransportError, target_of
 
 OURS = target_of("20260131T020000Z-db1-9f3c")
 RECORDS = f"""filer.example.com:3260,1 iqn.1992-08.com.netapp:sn.1
@@ -34,3 +34,32 @@ def test_portals_of_other_arrays_may_be_anything() -> None:
     initiator.preflight()
     assert initiator.known_targets() == [line.split()[1] for line in RECORDS.splitlines()]
     assert attach.attached_targets(host="db1") == [OURS]
+
+
+def test_records_that_others_delete_meanwhile_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """iscsiadm(8) fails with exit code 6 when a record vanishes while it goes through all of them."""
+    tool = tmp_path / "iscsiadm"
+    tool.write_text(
+        f"""#!/bin/sh
+if [ ! -e {tmp_path}/vanished ]; then
+    : > {tmp_path}/vanished
+    echo 'iscsiadm: iface iter could not stat /etc/iscsi/nodes/iqn.other/10.20.0.11,3260.' >&2
+    exit 6
+fi
+echo '10.20.0.11:3260,1 {OURS}'
+""",
+        encoding="ascii",
+    )
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert initiator.known_targets() == [OURS]
+
+
+def test_records_that_stay_unreadable_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "iscsiadm"
+    tool.write_text("#!/bin/sh\necho 'iscsiadm: no such luck' >&2\nexit 6\n", encoding="ascii")
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(initiator, "_DATABASE_TRIES", 2)
+    with pytest.raises(TransportError, match="no such luck"):
+        initiator.known_targets()
