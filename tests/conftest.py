@@ -29,6 +29,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("splitmirror")
 
+INTEGRATION = "tests/integration/"
+#: Where the integration tests lie that have no need of this machine's loop devices and mounts.
+BESIDE_OTHERS = (f"{INTEGRATION}lab/", f"{INTEGRATION}database/")
+
 #: File systems in memory: no extents, and no direct I/O that means anything.
 IN_MEMORY = {"tmpfs", "ramfs"}
 
@@ -42,14 +46,15 @@ def pytest_configure() -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Say which tests stay together where several processes share them (pytest-xdist).
 
-    Those of the lab have machines of their own. All other integration tests share this one, one after another.
+    Those of the lab have machines of their own, those of databases need folders only. All other integration tests share
+    this machine, one after another.
     """
     from xdist.scheduler import LoadScopeScheduling  # it need not be there
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file: str = nodeid.partition("::")[0]
-            return next((folder for folder in ("tests/integration/lab/", "tests/integration/") if folder in file), file)
+            return next((folder for folder in (*BESIDE_OTHERS, INTEGRATION) if folder in file), file)
 
     return Scheduling(config, log)
 
@@ -57,7 +62,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let tests of this machine have it alone; skip what needs root where there is none, and say why in the summary."""
     for item in items:
-        if "tests/integration/" in item.nodeid and "/lab/" not in item.nodeid and isinstance(item, pytest.Function):
+        beside_others = any(folder in item.nodeid for folder in BESIDE_OTHERS)
+        if INTEGRATION in item.nodeid and not beside_others and isinstance(item, pytest.Function):
             item.fixturenames.insert(0, "this_machine")
         if os.geteuid() != 0 and item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root, loop devices and mounts: call ./run test"))
