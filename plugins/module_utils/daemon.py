@@ -112,7 +112,7 @@ def terminate(record: DaemonRecord, timeout_s: float = 5.0) -> bool:
             return False
         for number, patience_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, 5.0)):
             send(number)
-            if _wait_gone(record, patience_s):
+            if wait_gone(record, patience_s):
                 return True
     raise DaemonError(f"process {record.pid} does not end, not even by SIGKILL; it hangs in the kernel.")
 
@@ -237,7 +237,8 @@ def _handle(record: DaemonRecord) -> Iterator[Callable[[int], None]]:
         os.close(pidfd)
 
 
-def _wait_gone(record: DaemonRecord, timeout_s: float) -> bool:
+def wait_gone(record: DaemonRecord, timeout_s: float) -> bool:
+    """Wait until this process has ended; return whether it has."""
     deadline = time.monotonic() + timeout_s
     while is_alive(record):
         if time.monotonic() >= deadline:

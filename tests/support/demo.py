@@ -22,6 +22,42 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import D
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def playbook_command(inventory: str | Path, playbook: str | Path, *words: str, **variables: Any) -> list[str]:
+    """The command line of one of the collection's playbooks, or of a file's."""
+    return [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        f"--inventory={inventory}",
+        f"splitmirror.backup.{playbook}" if isinstance(playbook, str) else str(playbook),
+        f"--extra-vars={json.dumps(variables)}",
+        *words,
+    ]
+
+
+def playbook_environment() -> dict[str, str]:
+    """What Ansible needs to find the collection of this work tree."""
+    return {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/tree"),
+        "ANSIBLE_NOCOLOR": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def run_playbook(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a playbook in a folder to its end; what it says of errors is in its output."""
+    return subprocess.run(
+        command,
+        env=playbook_environment(),
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        timeout=600,
+    )
+
+
 class Demo:
     """One demo in a folder of its own. :param folder: users other than root can reach it."""
 
@@ -34,36 +70,11 @@ class Demo:
 
     def command(self, playbook: str | Path, *words: str, **variables: Any) -> list[str]:
         """The command line of one of the collection's playbooks, or of a file's, run over the demo's inventory."""
-        return [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            f"--inventory={self.inventory}",
-            f"splitmirror.backup.{playbook}" if isinstance(playbook, str) else str(playbook),
-            f"--extra-vars={json.dumps(variables)}",
-            *words,
-        ]
-
-    def environment(self) -> dict[str, str]:
-        """What Ansible needs to find the collection of this work tree."""
-        return {
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/tree"),
-            "ANSIBLE_NOCOLOR": "1",
-            "LC_ALL": "C.UTF-8",
-        }
+        return playbook_command(self.inventory, playbook, *words, **variables)
 
     def play(self, playbook: str | Path, *words: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run a playbook to its end."""
-        return subprocess.run(
-            self.command(playbook, *words, **variables),
-            env=self.environment(),
-            cwd=self.folder,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            check=False,
-            timeout=600,
-        )
+        return run_playbook(self.command(playbook, *words, **variables), self.folder)
 
     def must(self, playbook: str | Path, *words: str, **variables: Any) -> str:
         """Run a playbook that has to succeed, and return its output."""

@@ -66,9 +66,7 @@ class MapChecker:
         if self._tracker is not None and os.path.exists(self._map_path):
             self.close_map()
             self._map = MapFile.open(self._map_path, self._session)
-            missing = _not_frozen(self._map, devices)
-            if missing is not None:
-                raise CheckError(missing, option="mounts")
+            _refuse_uncovered(self._map, devices)
             self._before = pre_check(self._map, self._tracker)
 
     def check(self, frozen: AbstractSet[int]) -> Json:
@@ -135,9 +133,13 @@ def check_covered(map_path: str, session: str, devices: AbstractSet[int]) -> Non
     """
     if os.path.exists(map_path):
         with MapFile.open(map_path, session, read_only=True) as map_file:
-            missing = _not_frozen(map_file, devices)
-        if missing is not None:
-            raise CheckError(missing, option="mounts")
+            _refuse_uncovered(map_file, devices)
+
+
+def _refuse_uncovered(map_file: MapFile, devices: AbstractSet[int]) -> None:
+    missing = _not_frozen(map_file, devices)
+    if missing is not None:
+        raise CheckError(missing, option="mounts")
 
 
 def _not_frozen(map_file: MapFile, devices: AbstractSet[int]) -> Optional[str]:

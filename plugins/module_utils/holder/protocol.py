@@ -46,12 +46,14 @@ class NoAnswer(SplitMirrorError):
     """A holder that lives and does not answer."""
 
 
-def question(state: StateDir, session: str, op: str, patience_s: float = BUSY_S) -> Optional[Json]:
+def question(state: StateDir, session: str, op: str, patience_s: Optional[float] = None) -> Optional[Json]:
     """Ask the holder of a session for what it knows; None when the session has none.
 
+    :param patience_s: how long to wait for the answer, BUSY_S unless given.
     :returns: the result alone.
     :raises NoAnswer: it lives, and has not answered in time. It is left alone: it may hold a hot backup, and be busy.
     """
+    patience_s = BUSY_S if patience_s is None else patience_s
     try:
         result: Json = ask(state, session, op, patience_s)["result"]
     except Refused:

@@ -72,7 +72,7 @@ class Frozen:
 
 def databases_of(state: StateDir, session: str) -> Optional[dict[str, str]]:
     """The databases that the session's holder has in hand, and how each is quiesced; None without a holder."""
-    status = _status(state, session)
+    status = question(state, session, "status")
     return None if status is None else dict(status["databases"])
 
 
@@ -84,7 +84,7 @@ def begin(
     :param needed: folders that are never frozen, for a holder that is started here.
     :raises SplitMirrorError: a database cannot be backed up; nothing has begun then.
     """
-    status = _status(state, session)
+    status = question(state, session, "status")
     before = {} if status is None else dict(status["databases"])
     drivers = make_drivers(descriptions)
     after = {driver.label: driver.quiesce for driver in drivers}
@@ -115,7 +115,7 @@ def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
     :param descriptions: a hot backup of these that the holder does not have in hand was lost, or never begun.
     :raises SplitMirrorError: the holder refuses, because the window is still open.
     """
-    status = _status(state, session)
+    status = question(state, session, "status")
     result_path = state.session_file(session, RESULT)
     if status is None:
         try:
@@ -162,7 +162,7 @@ def freeze(
 
     :raises SplitMirrorError: nothing is frozen then.
     """
-    status = _status(state, session)
+    status = question(state, session, "status")
     if status is not None and status["frozen"] and set(status["mounts"]) == {os.path.realpath(m) for m in mounts}:
         return Frozen(False, status["mounts"])
     if dry_run:
@@ -188,7 +188,7 @@ def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
     """
     stands_still = os.path.exists(state.session_file(session, FROZEN))
     try:
-        status = question(state, session, "status", STUCK_S) if stands_still else _status(state, session)
+        status = question(state, session, "status", STUCK_S if stands_still else None)
     except NoAnswer:
         if not stands_still:
             raise
@@ -211,13 +211,8 @@ def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
 
 def frozen_mounts(state: StateDir, session: str) -> list[str]:
     """What the session has frozen now."""
-    status = _status(state, session)
+    status = question(state, session, "status")
     return [] if status is None else list(status["mounts"])
-
-
-def _status(state: StateDir, session: str) -> Optional[Json]:
-    """The holder's status; None when there is no holder."""
-    return question(state, session, "status")
 
 
 def _hot_backups(descriptions: Descriptions) -> list[str]:

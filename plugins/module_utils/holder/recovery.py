@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from dataclasses import dataclass
 from typing import Optional
 
-from ..daemon import is_alive, read_record, terminate
+from ..daemon import is_alive, read_record, terminate, wait_gone
 from ..errors import SplitMirrorError
 from ..extents.stack import read_mounts
 from ..lineserver import LineError
@@ -99,14 +98,7 @@ def _is_left(state: StateDir, session: str) -> bool:
 def _gone(folder: str, name: str, patience_s: float) -> bool:
     """Whether a process ends within a time."""
     record = read_record(folder, name)
-    if record is None:
-        return True
-    deadline = time.monotonic() + patience_s
-    while is_alive(record):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.01)
-    return True
+    return record is None or wait_gone(record, patience_s)
 
 
 def _thaw_rest(mounts: list[str]) -> list[str]:

@@ -299,7 +299,7 @@ def test_a_holder_that_is_busy_is_not_ended_by_a_question(
     options = {"begin": ["/bin/true"], "end": ["/bin/true"], "ping": gate.command}
     databases = [{"name": "d", "driver": "commands", "options": options}]
     held.ask("begin", databases=databases)
-    monkeypatch.setattr(protocol.question, "__defaults__", (0.1,))
+    monkeypatch.setattr(protocol, "BUSY_S", 0.1)
     with asking(held, "freeze", mounts=[], deadline_s=FAR_S):
         wait_for(gate.has_come, "the database is asked whether it is there")
 
@@ -331,30 +331,25 @@ def test_a_thaw_does_not_wait_for_a_stuck_holder(
     writer.wait_done()
 
 
-@pytest.mark.parametrize("wrapper", [[], ["/bin/sh", "-c", '"$@"; exit 0', "wrapper"]])
-def test_a_freeze_command_does_not_outlive_the_holder(
-    held: HolderUnderTest, script: ThawScript, gate: Gate, wrapper: list[str]
+@pytest.mark.parametrize(
+    ("death", "wrapper"),
+    [
+        ((signal.SIGKILL, FAR_S), []),
+        ((signal.SIGKILL, FAR_S), ["/bin/sh", "-c", '"$@"; exit 0', "wrapper"]),
+        ((signal.SIGSTOP, SHORT_S), []),
+    ],
+)
+def test_a_freeze_command_does_not_outlive_a_dead_or_stuck_holder(
+    held: HolderUnderTest, script: ThawScript, gate: Gate, death: tuple[int, float], wrapper: list[str]
 ) -> None:
+    number, deadline_s = death
     database = script.database("d")
     database["options"]["freeze"] = [*wrapper, *gate.command]
     held.ask("begin", databases=[database])
-    with asking(held, "freeze", mounts=[], deadline_s=FAR_S):
+    with asking(held, "freeze", mounts=[], deadline_s=deadline_s):
         wait_for(gate.has_come, "the database is being frozen")
 
-        os.kill(held.record().pid, signal.SIGKILL)
-
-        wait_for(lambda: script.thawed == ["d"], "the guard has run the thaw command")
-        assert gate.is_dead()
-
-
-def test_a_stuck_holder_takes_its_freeze_command_along(held: HolderUnderTest, script: ThawScript, gate: Gate) -> None:
-    database = script.database("d")
-    database["options"]["freeze"] = gate.command
-    held.ask("begin", databases=[database])
-    with asking(held, "freeze", mounts=[], deadline_s=SHORT_S):
-        wait_for(gate.has_come, "the database is being frozen")
-
-        os.kill(held.record().pid, signal.SIGSTOP)
+        os.kill(held.record().pid, number)
 
         wait_for(lambda: script.thawed == ["d"], "the guard has run the thaw command")
         assert gate.is_dead()

@@ -6,15 +6,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.tests.support.demo import ROOT
+from ansible_collections.splitmirror.backup.tests.support.demo import playbook_command, run_playbook
 from ansible_collections.splitmirror.backup.tests.support.postgres import bin_dir, cluster, copy_tree, passable_folder
 
 pytestmark = pytest.mark.root
@@ -51,22 +48,7 @@ def test_a_drill_leaves_the_original_alone(tmp_path: Path) -> None:
             "restore_drill_queries": {"n": "SELECT n FROM t", "where": "SHOW data_directory"},
             "wanted": {"n": "7", "where": str(restored)},
         }
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                "--inventory=localhost,",
-                f"--extra-vars={json.dumps(variables)}",
-                str(playbook),
-            ],
-            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/tree"), "LC_ALL": "C.UTF-8"},
-            cwd=tmp_path,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            check=False,
-            timeout=300,
-        )
+        done = run_playbook(playbook_command("localhost,", playbook, **variables), tmp_path)
         assert done.returncode == 0, done.stdout[-6000:]
         assert sorted(os.listdir(server.data)) == before
         assert not (restored / "postmaster.pid").exists()

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted
-from ansible_collections.splitmirror.backup.tests.support.demo import Demo
+from ansible_collections.splitmirror.backup.tests.support.demo import Demo, playbook_environment
 from ansible_collections.splitmirror.backup.tests.support.restoring import restore, tree
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -267,7 +267,7 @@ def kill_after(bench: Demo, phase: str, tmp_path: Path) -> None:
     )
     with subprocess.Popen(
         bench.command("backup", splitmirror_after_phase_tasks=str(hook)),
-        env=bench.environment(),
+        env=playbook_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
