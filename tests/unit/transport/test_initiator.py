@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -20,46 +21,45 @@ RECORDS = f"""filer.example.com:3260,1 iqn.1992-08.com.netapp:sn.1
 """
 
 
+Iscsiadm = Callable[[str], None]
+
+
 @pytest.fixture
-def _records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let iscsiadm have these records."""
-    tool = tmp_path / "iscsiadm"
-    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{RECORDS}END\n", encoding="ascii")
-    tool.chmod(0o700)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+def iscsiadm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iscsiadm:
+    """Make a shell script the program of this name."""
+
+    def make(script: str) -> None:
+        tool = tmp_path / "iscsiadm"
+        tool.write_text(f"#!/bin/sh\n{script}", encoding="ascii")
+        tool.chmod(0o700)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    return make
 
 
-@pytest.mark.usefixtures("_records")
-def test_portals_of_other_arrays_may_be_anything() -> None:
+def test_portals_of_other_arrays_may_be_anything(iscsiadm: Iscsiadm) -> None:
+    iscsiadm(f"cat <<'END'\n{RECORDS}END\n")
     initiator.preflight()
     assert initiator.known_targets() == [line.split()[1] for line in RECORDS.splitlines()]
     assert attach.attached_targets(host="db1") == [OURS]
 
 
-def test_records_that_others_delete_meanwhile_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_others_delete_meanwhile_are_no_error(tmp_path: Path, iscsiadm: Iscsiadm) -> None:
     """iscsiadm(8) fails with exit code 6 when a record vanishes while it goes through all of them."""
-    tool = tmp_path / "iscsiadm"
-    tool.write_text(
-        f"""#!/bin/sh
-if [ ! -e {tmp_path}/vanished ]; then
+    iscsiadm(
+        f"""if [ ! -e {tmp_path}/vanished ]; then
     : > {tmp_path}/vanished
     echo 'iscsiadm: iface iter could not stat /etc/iscsi/nodes/iqn.other/10.20.0.11,3260.' >&2
     exit 6
 fi
 echo '10.20.0.11:3260,1 {OURS}'
-""",
-        encoding="ascii",
+"""
     )
-    tool.chmod(0o700)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert initiator.known_targets() == [OURS]
 
 
-def test_records_that_stay_unreadable_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "iscsiadm"
-    tool.write_text("#!/bin/sh\necho 'iscsiadm: no such luck' >&2\nexit 6\n", encoding="ascii")
-    tool.chmod(0o700)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+def test_records_that_stay_unreadable_are_told(iscsiadm: Iscsiadm, monkeypatch: pytest.MonkeyPatch) -> None:
+    iscsiadm("echo 'iscsiadm: no such luck' >&2\nexit 6\n")
     monkeypatch.setattr(initiator, "_DATABASE_TRIES", 2)
     with pytest.raises(TransportError, match="no such luck"):
         initiator.known_targets()
