@@ -143,7 +143,7 @@ options:
     description:
       - Glob patterns of what to leave out of O(paths).
       - One without a slash is compared with the name at every depth, one with a slash with the whole path below the
-        path that is backed up.
+        path that is backed up. Names are compared by characters, as UTF-8.
     type: list
     elements: str
     default: []

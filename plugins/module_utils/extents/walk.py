@@ -41,9 +41,9 @@ class Rule:
 
     def excludes(self, path: bytes, name: bytes) -> bool:
         """Whether a path below the root (its last component is ``name``) is left out, not looking at its parents."""
-        if self._names is not None and self._names.match(name):
+        if self._names is not None and self._names.match(_text(name)):
             return True
-        return self._paths is not None and self._paths.match(path[len(self._base) :]) is not None
+        return self._paths is not None and self._paths.match(_text(path[len(self._base) :])) is not None
 
     @property
     def has_excludes(self) -> bool:
@@ -323,6 +323,11 @@ def unreadable(path: bytes, exc: OSError) -> MapError:
     return MapError(f"paths: {os.fsdecode(path)} cannot be mapped ({exc.strerror}); {advice}.", option="paths")
 
 
-def _pattern(globs: Iterable[str]) -> Optional[re.Pattern[bytes]]:
-    parts = [b"(?:" + os.fsencode(fnmatch.translate(glob)) + b")" for glob in globs]
-    return re.compile(b"|".join(parts)) if parts else None
+def _pattern(globs: Iterable[str]) -> Optional[re.Pattern[str]]:
+    parts = [f"(?:{fnmatch.translate(glob)})" for glob in globs]
+    return re.compile("|".join(parts)) if parts else None
+
+
+def _text(name: bytes) -> str:
+    """A name as characters, whatever the locale; a byte that is no UTF-8 is one of its own, as in os.fsdecode."""
+    return name.decode("utf-8", "surrogateescape")

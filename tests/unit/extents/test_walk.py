@@ -66,6 +66,15 @@ def test_patterns_without_a_slash_match_names_and_others_whole_paths() -> None:
         assert rule.allows(path)
 
 
+@pytest.mark.parametrize("name", ["gr\u00fcn", "gr\u65e5n", "gr\U0001f600n", "gr\udcffn", "gr\nn", "gron"])
+@pytest.mark.parametrize("pattern", ["gr?n", "gr[!a]n", "gr*n", "*/gr?n", "gr{}n"])
+def test_a_pattern_matches_characters_not_bytes(name: str, pattern: str) -> None:
+    rule = Rule(Scope("/d", exclude=(pattern.format(name[2:-1]),)))
+    path = b"/d/a/" + os.fsencode(name)
+    assert not rule.allows(path)
+    assert rule.allows(path + b"x")
+
+
 def test_many_names_in_one_folder_come_in_several_runs(tmp_path: Path) -> None:
     for number in range(1500):
         (tmp_path / f"f{number}").touch()
