@@ -15,11 +15,15 @@ from .errors import SplitMirrorError
 
 
 class ToolError(SplitMirrorError):
-    """A program that is missing or that failed. :ivar exit_code: None when it is missing."""
+    """A program that is missing or that failed.
 
-    def __init__(self, message: str, exit_code: Optional[int]) -> None:
+    :ivar exit_code: None when it is missing. :ivar output: what it printed on its standard output.
+    """
+
+    def __init__(self, message: str, exit_code: Optional[int], output: str = "") -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.output = output
 
 
 def run_tool(*command: str, environment: Optional[Mapping[str, str]] = None) -> str:
@@ -44,5 +48,5 @@ def run_tool(*command: str, environment: Optional[Mapping[str, str]] = None) -> 
         raise ToolError(f"{command[0]}: it is not installed on this host.", None) from exc
     if done.returncode:
         words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise ToolError(f"{' '.join(command)}: {words}", done.returncode)
+        raise ToolError(f"{' '.join(command)}: {words}", done.returncode, done.stdout)
     return done.stdout

@@ -12,14 +12,20 @@ version_added: 0.1.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
-  - Finds the PostgreSQL data directories among restored files and points their tablespaces and their WAL link, which
-    still lead to the original server, to the restored copies below the same target.
-  - Nothing outside O(target) is touched, and no link leads out of it afterwards.
+  - Finds the PostgreSQL data directories among restored files and points their tablespaces, their WAL and every other
+    link in them, which may still lead to the original server, to the restored copies below the same target.
+  - Nothing outside O(target) is touched, and no link of a data directory leads out of it afterwards.
+  - The settings in the data directory are left as they are. Read them before you start a server on the machine of the
+    original.
 options:
   target:
     description: The folder that V(/) of the database host was restored to.
     type: path
     required: true
+  data_directory:
+    description: Look at this data directory in O(target) only; by default at all of them.
+    type: path
+    version_added: 0.2.0
 extends_documentation_fragment:
   - splitmirror.backup.attributes
 attributes:
@@ -75,7 +81,8 @@ if TYPE_CHECKING:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Relocate every data directory below the target."""
     target = module.params["target"]
-    directories = find_data_directories(target)
+    only = module.params["data_directory"]
+    directories = [only] if only else find_data_directories(target)
     # All or nothing: what cannot be relocated is refused before the first link changes.
     moves = [move for found in directories for move in relocate(target, found, dry_run=True)]
     if not module.check_mode:
@@ -94,7 +101,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    run_module(work, {"target": {"type": "path", "required": True}})
+    run_module(work, {"target": {"type": "path", "required": True}, "data_directory": {"type": "path"}})
 
 
 if __name__ == "__main__":

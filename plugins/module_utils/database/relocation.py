@@ -4,10 +4,10 @@
 
 """Make restored PostgreSQL data directories ready to start where they now are.
 
-A data directory names other places by absolute links: its tablespaces (``pg_tblspc/<oid>``), perhaps its WAL
-(``pg_wal``). In a restored copy these still lead to the original server, which may be alive. Recovery makes the
-tablespace links anew from ``tablespace_map`` (PostgreSQL documentation, "Making a Base Backup Using the Low Level
-API"), so that file has to tell the new places as well.
+A data directory names other places by links: its tablespaces (``pg_tblspc/<oid>``), perhaps its WAL (``pg_wal``), and
+whatever its owner moved elsewhere. In a restored copy an absolute link still leads to the original server, which may
+be alive. Recovery makes the tablespace links anew from ``tablespace_map`` (PostgreSQL documentation, "Making a Base
+Backup Using the Low Level API"), so that file has to name the new places as well.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Optional
 
 from ..errors import SplitMirrorError
+from .postgresql import EMPTY_FOLDERS
 
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _TO_ESCAPE = re.compile(rb"([\\\n\r])")
 _LINE = re.compile(rb"(\d+) ((?:[^\\\n]|\\.)*)\n?", re.DOTALL)
+#: As many links as Linux follows in one path (path_resolution(7)).
+_MOST_LINKS = 40
 
 
 class RelocationError(SplitMirrorError):
@@ -49,7 +54,10 @@ def find_data_directories(target: str) -> list[str]:
 
 
 def relocate(target: str, data_directory: str, dry_run: bool = False) -> list[Move]:
-    """Point the links of one restored data directory to their places below ``target``.
+    """Point every link of one restored data directory, and of what it leads to, to its place below ``target``.
+
+    A link is followed as the original host followed it, with ``target`` as its root folder. A link in whose place a
+    server only needs an empty folder (``pg_stat_tmp``) becomes one when what it leads to was not restored.
 
     :param target: the folder of the restore; what was at ``/a/b`` is now at ``target/a/b``.
     :param data_directory: a folder below it, from find_data_directories.
@@ -57,23 +65,53 @@ def relocate(target: str, data_directory: str, dry_run: bool = False) -> list[Mo
     :returns: what was moved; empty when all was in place already.
     :raises RelocationError: a link leads to a place that was not restored.
     """
+    root = os.path.realpath(target)
+    data_directory = os.path.realpath(data_directory)
+    if not _holds(root, data_directory):
+        raise RelocationError(
+            f"target: {data_directory} does not lie in {target}; name the folder that was restored to.", option="target"
+        )
     moves: list[Move] = []
-    links = [os.path.join(data_directory, "pg_wal")]
-    spaces = os.path.join(data_directory, "pg_tblspc")
-    if os.path.isdir(spaces) and not os.path.islink(spaces):
-        links += [entry.path for entry in sorted(os.scandir(spaces), key=lambda entry: entry.name)]
-    for link in links:
-        if os.path.islink(link):
+    folders = [data_directory]
+    seen: set[str] = set()
+    for folder in folders:  # it grows meanwhile
+        for link in _links(folder):
+            if link in seen:
+                continue
+            seen.add(link)
             before = os.readlink(link)
-            after = _moved(target, before, link)
-            if after != before:
-                moves.append(Move(link, before, after))
+            try:
+                place = _place(root, link)
+            except RelocationError:
+                if os.path.dirname(link) != data_directory or os.path.basename(link) not in EMPTY_FOLDERS:
+                    raise
+                moves.append(Move(link, before, link))
                 if not dry_run:
-                    _replace_link(link, after)
-    return moves + _relocate_map(target, os.path.join(data_directory, "tablespace_map"), dry_run)
+                    _make_empty(link)
+                continue
+            if os.path.isdir(place) and not any(_holds(known, place) for known in folders):
+                folders.append(place)
+            if os.path.realpath(link) != place:
+                moves.append(Move(link, before, place))
+                if not dry_run:
+                    _replace_link(link, place)
+    return moves + _relocate_map(root, os.path.join(data_directory, "tablespace_map"), dry_run)
 
 
-def _relocate_map(target: str, path: str, dry_run: bool) -> list[Move]:
+def _links(folder: str) -> Iterator[str]:
+    """Yield the paths of all links below a folder, in order; links are not followed."""
+    for path, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(folders + files):
+            if os.path.islink(os.path.join(path, name)):
+                yield os.path.join(path, name)
+
+
+def _holds(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _relocate_map(root: str, path: str, dry_run: bool) -> list[Move]:
     if not os.path.isfile(path) or os.path.islink(path):
         return []
     with open(path, "rb") as file:
@@ -82,7 +120,7 @@ def _relocate_map(target: str, path: str, dry_run: bool) -> list[Move]:
     lines = []
     for match in _LINE.finditer(old):
         before = os.fsdecode(_ESCAPED.sub(rb"\1", match[2]))
-        after = _moved(target, before, path)
+        after = _place(root, path, before)
         if after != before:
             moves.append(Move(f"{path}: {match[1].decode()}", before, after))
         lines.append(match[1] + b" " + _TO_ESCAPE.sub(rb"\\\1", os.fsencode(after)) + b"\n")
@@ -91,24 +129,60 @@ def _relocate_map(target: str, path: str, dry_run: bool) -> list[Move]:
     return moves
 
 
-def _moved(target: str, before: str, where: str) -> str:
-    """Where ``before`` is now."""
-    root = os.path.join(os.path.abspath(target), "")
-    stays = before.startswith(root) or not os.path.isabs(before)
-    after = before if stays else os.path.join(root, before.lstrip("/"))
-    inside = os.path.realpath(os.path.join(os.path.dirname(where), after))
-    if not os.path.join(inside, "").startswith(os.path.join(os.path.realpath(root), "")) or not os.path.isdir(inside):
+def _place(root: str, where: str, text: Optional[str] = None) -> str:
+    """Where a link leads when ``root`` is taken for the root folder of all links.
+
+    :param where: a link, or the file that holds ``text``. :param text: the path to follow; by default the link itself.
+    :returns: a path without links in it, of a folder or a regular file below ``root``.
+    :raises RelocationError: there is none.
+    """
+    words = (os.readlink(where) if text is None else text).split("/")
+    at = _start(root, words, os.path.dirname(where))
+    followed = 0
+    while words:
+        word = words.pop(0)
+        if word in ("", "."):
+            continue
+        if word == "..":
+            at = os.path.dirname(at) if at != root else root
+            continue
+        at = os.path.join(at, word)
+        if os.path.islink(at):
+            followed += 1
+            if followed > _MOST_LINKS:
+                break
+            words = os.readlink(at).split("/") + words
+            at = _start(root, words, os.path.dirname(at))
+    if words or not (os.path.isdir(at) or os.path.isfile(at)):
         raise RelocationError(
-            f"target: {where} leads to {before}, which is not among the restored files; restore that folder with it.",
+            f"target: {where} leads to {os.readlink(where) if text is None else text}, which is not among the restored "
+            "files; restore what it leads to with it.",
             option="target",
         )
-    return after
+    return at
+
+
+def _start(root: str, words: list[str], folder: str) -> str:
+    """Where the walk along a link begins; of an absolute link that was moved already, ``words`` lose the root."""
+    if words[0] != "":
+        return folder
+    parts = root.split("/") if root != "/" else [""]
+    if words[: len(parts)] == parts:
+        del words[: len(parts)]
+    return root
 
 
 def _replace_link(link: str, after: str) -> None:
     fresh = link + ".new"
     os.symlink(after, fresh)
     os.replace(fresh, link)
+
+
+def _make_empty(link: str) -> None:
+    owner = os.stat(os.path.dirname(link))
+    os.unlink(link)
+    os.mkdir(link, 0o700)
+    os.chown(link, owner.st_uid, owner.st_gid)
 
 
 def _replace_file(path: str, content: bytes) -> None:

@@ -328,3 +328,64 @@ def test_a_tablespace_that_leads_nowhere(folder: Path, drivers: list[DatabaseDri
         server.sql(f"CREATE TABLESPACE far LOCATION '{space}'")
         shutil.rmtree(space)
         assert f"points to {space}, which is no folder" in refusal(server, drivers)
+
+
+def test_a_tablespace_of_the_time_of_the_backup_fails_it(folder: Path, drivers: list[DatabaseDriver]) -> None:
+    space = own(folder / "space")
+    with cluster(folder / "data") as server:
+        driver = driver_of(server, drivers)
+        driver.begin("x")
+        server.sql(f"CREATE TABLESPACE fresh LOCATION '{space}'")
+        with pytest.raises(DatabaseError, match="a tablespace was created during hot backup"):
+            driver.end()
+
+
+def test_what_links_lead_to_belongs_to_the_files(folder: Path, drivers: list[DatabaseDriver]) -> None:
+    big, conf = own(folder / "big"), folder / "main.conf"
+    with cluster(folder / "data") as server:
+        server.sql("CREATE TABLE t (n int)")
+        (number,) = {server.sql("SELECT oid FROM pg_database WHERE datname = 'postgres'")}
+        server.stop()
+        shutil.move(server.data / "base" / number, big / number)
+        (server.data / "base" / number).symlink_to(big / number)
+        shutil.move(server.data / "postgresql.conf", conf)
+        (server.data / "postgresql.conf").symlink_to("../main.conf")
+        (big / number / "below").symlink_to(own(folder / "below"))
+        server.start()
+        scopes = {scope.root: scope for scope in driver_of(server, drivers).files()}
+        assert set(scopes) == {str(server.data), str(big / number), str(conf), str(folder / "below")}
+        assert "pgsql_tmp*" in scopes[str(big / number)].exclude
+
+
+@pytest.mark.parametrize(
+    ("leads_to", "words"),
+    [
+        ("/nowhere/at/all", "cannot be opened"),
+        ("loop", "cannot be opened"),
+        ("/dev/zero", "neither a folder nor a regular file"),
+        ("../..", "which holds"),
+        ("/", "which holds"),
+    ],
+)
+def test_a_link_that_cannot_be_followed_is_refused(
+    shared: Cluster, drivers: list[DatabaseDriver], leads_to: str, words: str
+) -> None:
+    link = shared.data / "base" / "loop"
+    link.symlink_to(leads_to)
+    try:
+        with pytest.raises(DatabaseError, match=words) as refused:
+            driver_of(shared, drivers).files()
+        assert str(link) in refused.value.message
+    finally:
+        link.unlink()
+
+
+def test_links_in_what_is_left_out_are_nobodys_business(shared: Cluster, drivers: list[DatabaseDriver]) -> None:
+    links = [shared.data / "pg_stat_tmp" / "x", shared.data / "base" / "pgsql_tmp7"]
+    for link in links:
+        link.symlink_to("/nowhere")
+    try:
+        assert [scope.root for scope in driver_of(shared, drivers).files()] == [str(shared.data)]
+    finally:
+        for link in links:
+            link.unlink()

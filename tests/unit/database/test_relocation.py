@@ -80,3 +80,69 @@ def test_odd_names_survive_the_map(tmp_path_factory: pytest.TempPathFactory, nam
     relocate(str(target), str(data))
     escaped = f"{target}/srv/x{name}x".replace("\\", "\\\\").replace("\n", "\\\n").replace("\r", "\\\r")
     assert (data / "tablespace_map").read_bytes() == os.fsencode(f"16400 {escaped}\n")
+
+
+def test_every_kind_of_link_leads_to_the_restored_file(tmp_path: Path) -> None:
+    data = restored(tmp_path)
+    (tmp_path / "srv/big/16384").mkdir(parents=True)
+    (tmp_path / "srv/conf").write_text("x")
+    (data / "base").mkdir()
+    (data / "base/16384").symlink_to("/srv/big/16384")  # a folder
+    (tmp_path / "srv/big/16384/1").symlink_to("../../conf")  # relative, below a link
+    (tmp_path / "srv/by").symlink_to("/srv/big")  # one on the way
+    (data / "base/5").symlink_to("/srv/by/16384")
+    (data / "postgresql.conf").symlink_to("/srv/conf")  # a file
+    (data / "other.conf").symlink_to("postgresql.conf")  # a link to a link
+
+    relocate(str(tmp_path), str(data))
+
+    srv = tmp_path / "srv"
+    assert os.readlink(data / "base/16384") == os.readlink(data / "base/5") == f"{srv}/big/16384"
+    assert os.readlink(srv / "big/16384/1") == "../../conf"
+    assert os.path.realpath(data / "other.conf") == os.path.realpath(data / "postgresql.conf") == f"{srv}/conf"
+    assert relocate(str(tmp_path), str(data)) == []
+
+
+def test_a_link_in_place_of_a_scratch_folder_becomes_an_empty_folder(tmp_path: Path) -> None:
+    data = restored(tmp_path)
+    (data / "pg_stat_tmp").symlink_to("/run/somewhere")
+    assert len(relocate(str(tmp_path), str(data), dry_run=True)) == 4
+    relocate(str(tmp_path), str(data))
+    assert not (data / "pg_stat_tmp").is_symlink()
+    assert list((data / "pg_stat_tmp").iterdir()) == []
+    assert relocate(str(tmp_path), str(data)) == []
+
+
+@st.composite
+def webs(draw: st.DrawFn) -> dict[str, str]:
+    """Links in a data directory and beside it, leading anywhere, to each other too."""
+    names = ["var/lib/pg/a", "var/lib/pg/base/b", "srv/wal/c", "srv/d"]
+    word = st.sampled_from(["..", ".", "srv", "wal", "var", "lib", "pg", "base", "a", "b", "c", "d", "etc", "passwd"])
+    text = st.builds(lambda head, words: head + "/".join(words), st.sampled_from(["", "/"]), st.lists(word, min_size=1))
+    return {name: draw(text) for name in names if draw(st.booleans())}
+
+
+@given(webs())
+def test_whatever_links_there_are_none_leads_out(
+    tmp_path_factory: pytest.TempPathFactory, links: dict[str, str]
+) -> None:
+    target = tmp_path_factory.mktemp("restore")
+    data = restored(target)
+    (data / "base").mkdir()
+    for name, text in links.items():
+        (target / name).symlink_to(text)
+    try:
+        foretold = relocate(str(target), str(data), dry_run=True)
+        moved = relocate(str(target), str(data))
+    except RelocationError:
+        return
+    assert moved == foretold
+    seen, folders = set(), [str(data)]
+    while folders:
+        folder = folders.pop()
+        for name in os.listdir(folder):
+            real = os.path.realpath(os.path.join(folder, name))
+            assert f"{real}/".startswith(f"{target}/")
+            if os.path.isdir(real) and real not in seen:
+                seen.add(real)
+                folders.append(real)
