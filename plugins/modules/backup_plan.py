@@ -76,7 +76,8 @@ options:
     default: append
   expected_bytes:
     description:
-      - How many bytes the session will hold, as O(phase=discovery) returned them. A volume with less room is refused.
+      - How many bytes the session takes on tape, C(bytes_archive) of O(phase=discovery). A volume with less room is
+        refused.
       - With V(0) nothing is known, and the volume may turn out to be too small later.
     type: int
     default: 0
@@ -108,7 +109,7 @@ EXAMPLES = r"""
     drive_type: virtual
     drive: /srv/library
     volume: VOL001
-    expected_bytes: "{{ discovery.bytes }}"
+    expected_bytes: "{{ discovery.bytes_archive }}"
   delegate_to: media1
 
 - name: Prepare the tape in one of the two drives of a library
@@ -121,7 +122,7 @@ EXAMPLES = r"""
       - device: /dev/tape/by-id/scsi-DRIVE002-nst
     changer: /dev/tape/by-id/scsi-LIBRARY001
     volume: WEEK01
-    expected_bytes: "{{ discovery.bytes }}"
+    expected_bytes: "{{ discovery.bytes_archive }}"
   delegate_to: media1
 """
 
@@ -158,10 +159,18 @@ files:
   returned: when O(phase=discovery)
   sample: 1234
 bytes:
-  description: The sum of their sizes, an upper bound of what they take on tape but for the headers.
+  description: The sum of their sizes, holes and further names of a file included.
   type: int
   returned: when O(phase=discovery)
   sample: 87523328
+bytes_archive:
+  description:
+    - What the session takes on tape at most, but for the logs that come behind the files. Holes count only as far as
+      they are written, and a file with several names counts once.
+  type: int
+  returned: when O(phase=discovery)
+  sample: 87818240
+  version_added: 0.2.0
 plan:
   description: Where the session will be written.
   type: dict
@@ -274,6 +283,7 @@ def discover(module: AnsibleModule) -> dict[str, Any]:
         if changed and not module.check_mode:
             mapping.make(plan)
         counts = mapping.counts()
+        archive_bytes = mapping.archive_bytes()
     return {
         "changed": changed,
         "added": added,
@@ -282,6 +292,7 @@ def discover(module: AnsibleModule) -> dict[str, Any]:
         "mounts": plan.mounts,
         "files": counts.files,
         "bytes": counts.bytes,
+        "bytes_archive": archive_bytes,
         "diff": {
             "before": {"scopes": [scope.root for scope in before], "mounts": list(layout)},
             "after": {"scopes": [scope.root for scope in plan.scopes], "mounts": plan.mounts},

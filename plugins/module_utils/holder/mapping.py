@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence
 
+from ..archive.estimate import estimate
 from ..database.base import DatabaseDriver
 from ..database.registry import make_drivers
 from ..database.scopes import host_scopes
@@ -158,6 +159,10 @@ class HostMapping:
         """What the map holds. :raises MapError: as known_scopes."""
         with MapFile.open(self.path, self._session, read_only=True) as map_file:
             return map_file.counts()
+
+    def archive_bytes(self) -> int:
+        """How much the map takes on tape at most, but for the logs that come behind it. :raises MapError: as counts."""
+        return estimate(self.path).archive_bytes
 
 
 def lun_specs(pairs: Sequence[Mapping[str, Any]]) -> list[LunSpec]:

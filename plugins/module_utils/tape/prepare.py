@@ -41,7 +41,7 @@ def prepare(
         Catalog.open(catalog_path) as catalog,
     ):
         place = place_for(opened, catalog, volume, mode)
-        check_room(place, expected_bytes)
+        check_room(place, expected_bytes + place.label.record_bytes if expected_bytes else 0)
         return {
             "session": session,
             "drive_type": drives.drive_type,

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from ..archive.estimate import Estimate, estimate
 from ..archive.index import index_name
 from ..archive.model import ArchiveResult, MemberRecord, Owners, WriterOptions
 from ..archive.stream import make_ring
@@ -30,7 +31,6 @@ from ..extents.mapfile import MapFile
 from ..extents.proof import FULL, NONE
 from ..session import StateDir
 from .base import TapeDrive
-from .estimate import Estimate, estimate
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
 from .progress import Progress
 from .proving import Proving

@@ -1,0 +1,184 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How large an archive becomes at most, told from the extent map before anything is written.
+
+Members are planned by the writer's own planner, so holes and further names of a file count as they will be written.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import sqlite3
+import struct
+import tarfile
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
+from typing import Any, Callable, NamedTuple, Optional
+
+from ..errors import SplitMirrorError
+from ..extents.mapfile import MapFile
+from ..extents.maprows import EXTENT_BYTES, SOURCE_DEVICE, ExtentRow, FileEntry, mapped_fields
+from .index import member_line
+from .members import MemberPlan, MemberPlanner
+from .model import BLOCK_BYTES, MemberRecord, Owners
+from .pax import HeaderMaker, pad
+
+_EXTENT = struct.Struct("<QIQQI")
+_COLUMNS = ", ".join(("sort_key", *FileEntry._fields[1:], "extents"))
+# One name, one extent: nearly all files of nearly all hosts. The rest is planned one by one.
+_PLAIN = f"kind = 'f' AND nlink = 1 AND source = '{SOURCE_DEVICE}' AND ifnull(length(extents), 0) = {EXTENT_BYTES}"
+_SHORT_NAME = 100
+_ANY_NAME = b"n" * _SHORT_NAME
+# No time takes more digits: seconds before 1970 on ext4 and XFS go back to -2**31.
+_LONGEST_TIME = -2_000_000_000_123_456_789
+# The first line of the index holds the evidence of the session; the end of the archive is two blocks.
+_END_BYTES = 256 << 10
+_CACHED_HEADERS = 4096
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """:param files: regular files; :param data_bytes: their logical sizes; :param archive_bytes: at most on tape."""
+
+    files: int
+    data_bytes: int
+    archive_bytes: int
+
+
+def estimate(map_path: str, record_bytes: int = 0, extras: Optional[str] = None) -> Estimate:
+    """Estimate the archive of a map. A file that is read through the mount counts with its size, holes included.
+
+    :param map_path: the map file (its tables are described in extents/mapfile.py).
+    :param record_bytes: the last record is filled up; 0 when its length is not known yet.
+    :param extras: a tar whose members come behind the files.
+    :raises SplitMirrorError: the map or the extras cannot be read, or the map contradicts itself.
+    """
+    with MapFile.open(map_path, read_only=True) as map_file:
+        counter = _Counter(HeaderMaker(Owners(map_file.users(), map_file.groups())))
+    try:
+        db = sqlite3.connect(f"file:{urllib.parse.quote(os.fsencode(map_path))}?mode=ro", uri=True)
+        try:
+            counter.count(db)
+        finally:
+            db.close()
+        more = _extras_bytes(extras) if extras else 0
+    except (OSError, sqlite3.Error, tarfile.TarError) as exc:
+        raise SplitMirrorError(f"map: {map_path} or the extras cannot be read ({exc}).", option="map") from exc
+    return Estimate(counter.files, counter.data_bytes, counter.archive_bytes + more + _END_BYTES + record_bytes)
+
+
+class _Attributes(NamedTuple):
+    """What makes headers longer."""
+
+    uid: int
+    gid: int
+    xattrs: Optional[bytes]
+
+
+class _Counter:
+    """Adds members up."""
+
+    def __init__(self, headers: HeaderMaker) -> None:
+        self.files = self.data_bytes = self.archive_bytes = 0
+        # What is read through the mount is not open yet: a stream that knows no holes stands for it.
+        self._planner = MemberPlanner(headers, lambda _entry: io.BytesIO())
+        self._header_bytes = functools.lru_cache(_CACHED_HEADERS)(self._plan_header)
+
+    def count(self, db: sqlite3.Connection) -> None:
+        """Add everything in a map. :raises SplitMirrorError: it contradicts itself."""
+        failed: list[SplitMirrorError] = []
+        db.create_function("plain_bytes", 6, _keep_error(self._plain_bytes, failed))
+        files, data, archive = db.execute(
+            "SELECT count(*), total(size), total(plain_bytes(sort_key, size, extents, uid, gid, xattrs)) "  # noqa: S608
+            f"FROM files WHERE {_PLAIN}"
+        ).fetchone()
+        if failed:
+            raise failed[0]
+        self.files, self.data_bytes, self.archive_bytes = files, int(data), int(archive)
+        # in the order of the archive, which says which name of a file is the first
+        for row in db.execute(f"SELECT {_COLUMNS} FROM files WHERE NOT ({_PLAIN}) ORDER BY sort_key"):  # noqa: S608
+            fields, extents = mapped_fields(row)
+            plan = self._planner.plan(FileEntry._make(fields), [ExtentRow._make(extent) for extent in extents])
+            if plan is None:
+                continue
+            self.archive_bytes += _member_bytes(plan)
+            if plan.kind == "f":
+                self.files += 1
+                self.data_bytes += plan.size
+
+    def _plain_bytes(self, key: bytes, size: int, packed: bytes, *attributes: Any) -> Optional[int]:
+        """One file with one name and one extent. :param attributes: those of _Attributes."""
+        extent = _EXTENT.unpack(packed)
+        if extent[0] or not 0 < size <= extent[3] or len(key) > _SHORT_NAME or not key.isascii():
+            path = b"/" + key.replace(b"\0", b"/")
+            return _member_bytes(self._plan(path, size, [ExtentRow._make(extent)], _Attributes(*attributes)))
+        # a zero between folders takes six letters here, a slash one
+        name_bytes = len(encode_basestring_ascii(key.decode())) - 5 * key.count(b"\0")
+        return self._header_bytes(*attributes) + size + -size % BLOCK_BYTES + _EMPTY_LINE_BYTES + name_bytes
+
+    def _plan_header(self, *attributes: Any) -> int:
+        """Length of the headers of all files that have these and a short name."""
+        return len(self._plan(b"/" + _ANY_NAME, 1, [ExtentRow(0, 0, 0, 1)], _Attributes(*attributes)).header)
+
+    def _plan(self, path: bytes, size: int, extents: Sequence[ExtentRow], attributes: _Attributes) -> MemberPlan:
+        entry = FileEntry(path, "f", size=size, mtime_ns=_LONGEST_TIME, source=SOURCE_DEVICE, **attributes._asdict())
+        plan = self._planner.plan(entry, extents)
+        assert plan is not None  # noqa: S101  for mypy: a regular file always has one
+        return plan
+
+
+def _keep_error(call: Callable[..., Optional[int]], failed: list[SplitMirrorError]) -> Callable[..., Optional[int]]:
+    """SQLite tells of an error in a function only that there was one."""
+
+    def wrapped(*values: Any) -> Optional[int]:
+        try:
+            return call(*values)
+        except SplitMirrorError as exc:
+            failed.append(exc)
+            return None
+
+    return wrapped
+
+
+def _member_bytes(plan: MemberPlan) -> int:
+    """What a member takes: headers, map, data, and its line in the index."""
+    data = 0
+    if plan.kind == "f" and plan.size:
+        data = len(plan.lead) + (sum(piece.length for piece in plan.pieces) if plan.sparse else plan.size)
+    return len(plan.header) + data + pad(data) + _line_bytes(plan.name, plan.linkname)
+
+
+def _line_bytes(name: bytes, linkname: Optional[bytes] = None) -> int:
+    """What a member takes in the index at most."""
+    longest = MemberRecord(
+        path=name,
+        kind="f",
+        size=1 << 62,
+        offset_bytes=1 << 62,
+        header_bytes=1 << 30,
+        sha256="0" * 64,
+        mtime_ns=_LONGEST_TIME,
+        mode=0o7777,
+        uid=(1 << 32) - 1,
+        gid=(1 << 32) - 1,
+        linkname=linkname,
+    )
+    return len(member_line(longest))
+
+
+_EMPTY_LINE_BYTES = _line_bytes(b"")
+
+
+def _extras_bytes(path: str) -> int:
+    """What a tar takes that is copied behind the files."""
+    lines = 0
+    with tarfile.open(path, "r:", errors="surrogateescape") as tar:
+        for member in tar:
+            lines += _line_bytes(os.fsencode(member.name), os.fsencode(member.linkname))
+    return os.path.getsize(path) + lines
