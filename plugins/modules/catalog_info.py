@@ -15,6 +15,7 @@ description:
   - Lists what the catalog of a media server knows, that is which sessions there are and whether they are good backups,
     on which volumes they are, and where on them each file lies.
   - A media server without a catalog has an empty one.
+  - A night without a backup is seen in RV(hosts), and as a session that is V(failed) with its reason and phase.
 options:
   host:
     description: Only sessions of this database host.
@@ -26,7 +27,7 @@ options:
   state:
     description:
       - Only sessions in this state.
-      - An V(open) session is being written, was interrupted, or has not been judged yet.
+      - An V(open) session is at work, was interrupted, or has not been judged yet.
       - Only a V(good) one is a backup.
       - A V(damaged) one is a tape file that M(splitmirror.backup.tape_verify) could not read as a whole session.
     type: str
@@ -95,8 +96,13 @@ sessions:
     reason:
       description: Why it failed, or what is damaged.
       type: str
+    phase:
+      description: In which phase of its run it failed; empty when nobody told, or it did not fail.
+      type: str
+      sample: sync
+      version_added: 0.2.0
     created:
-      description: When its writing began.
+      description: When its writing began; for a session that did not come so far, when it was named.
       type: str
       sample: '2026-01-31T12:00:00Z'
     closed:
@@ -140,6 +146,39 @@ sessions:
     evidence:
       description: What it was judged by.
       type: dict
+hosts:
+  description: How each database host stands, or O(host) alone. A run that was never begun is not known here.
+  returned: success
+  type: list
+  elements: dict
+  version_added: 0.2.0
+  contains:
+    host:
+      description: The database host.
+      type: str
+      sample: db1
+    last:
+      description: Its last session.
+      type: str
+      sample: 20260201T120000Z-db1-77b0
+    last_state:
+      description: The state of RV(hosts[].last).
+      type: str
+      sample: failed
+    last_reason:
+      description: Why RV(hosts[].last) failed.
+      type: str
+    last_good:
+      description: Its last session that is a backup; none when there is none.
+      type: str
+      sample: 20260131T120000Z-db1-3f2a
+    last_good_created:
+      description: When RV(hosts[].last_good) was written.
+      type: str
+    failed_since:
+      description: How many sessions failed since then.
+      type: int
+      sample: 1
 volumes:
   description: All volumes that the catalog knows.
   returned: success
@@ -237,6 +276,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.databas
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import (
     LATEST,
     find_files,
+    host_facts,
     parse_time,
     session_facts,
 )
@@ -276,6 +316,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         return {
             "changed": False,
             "sessions": [session_facts(catalog, session) for session in sessions],
+            "hosts": host_facts(catalog.sessions(params["host"])),
             "volumes": volumes,
             "files": files[: params["limit"]],
             "truncated": len(files) > params["limit"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: catalog_session
-short_description: Close a session in the catalog
+short_description: Enter and close a session in the catalog
 version_added: 0.1.0
 author:
   - splitmirror.backup contributors (@splitmirror)
@@ -18,16 +18,18 @@ description:
     extent map was complete before the thaw, hot backup ended cleanly in the database session that began it, and every
     byte, the filemark and the checksums are on the volume.
   - That a session is judged failed is a result and no error of this task.
+  - A session is entered when it is named, so that a run that fails, or is killed, before its tape is known as well.
 options:
   state:
     description:
+      - V(begun) enters the session of O(host) as open, before anything is done for it.
       - V(closed) judges the session by O(evidence).
-      - V(failed) makes it failed without asking, with O(reason); it need not have come as far as its tape.
+      - V(failed) makes it failed without asking, with O(reason); it need not have been entered before.
       - V(expired) lets it expire now, so that its volume may be overwritten.
       - V(recovered) makes failed what other sessions of O(host) left open because their runs ended, or the media server
         lost its power, before they were closed. O(session) is the one that is at work, and stays as it is.
     type: str
-    choices: [closed, failed, expired, recovered]
+    choices: [begun, closed, failed, expired, recovered]
     required: true
   evidence:
     description:
@@ -37,12 +39,16 @@ options:
     type: dict
   host:
     description:
-      - The database host, for a session that failed before C(tape_write) began.
-      - Required for O(state=recovered).
+      - The database host, for a session that is not in the catalog yet.
+      - Required for O(state=begun) and O(state=recovered).
     type: str
   reason:
     description: Why the session failed.
     type: str
+  phase:
+    description: The phase of the run in which the session failed, with O(state=failed).
+    type: str
+    version_added: 0.2.0
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.session
@@ -57,6 +63,12 @@ seealso:
 """
 
 EXAMPLES = r"""
+- name: Enter the session before anything is done for it
+  splitmirror.backup.catalog_session:
+    session: "{{ session }}"
+    host: db1
+    state: begun
+
 - name: Judge the session and commit it to the catalog
   splitmirror.backup.catalog_session:
     session: "{{ session }}"
@@ -75,6 +87,7 @@ EXAMPLES = r"""
     session: "{{ session }}"
     host: db1
     state: failed
+    phase: sync
     reason: The array did not answer.
 
 - name: Make failed what dead sessions of the host left open
@@ -113,6 +126,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import (
+    begin_session,
     dead_sessions,
     fail_dead_sessions,
     fail_session,
@@ -133,6 +147,8 @@ def foreseen(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
     before = "absent" if known is None else known.state
     if params["state"] == "expired":
         return {"changed": known is not None, "session_state": before, "reason": known.reason if known else ""}
+    if params["state"] == "begun":
+        return {"changed": known is None, "session_state": OPEN, "reason": "", "before": before}
     reason = params["reason"] or ""
     after = FAILED
     if params["state"] == "closed" and known is not None:
@@ -147,11 +163,13 @@ def close(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
     session = params["session"]
     known = catalog.session(session)
     before = "absent" if known is None else known.state
-    if params["state"] == "closed":
+    if params["state"] == "begun":
+        changed = begin_session(catalog, session, params["host"])
+    elif params["state"] == "closed":
         verdict = verdict_of(catalog, session, params["evidence"])
         changed = catalog.close_session(session, verdict, params["evidence"])
     elif params["state"] == "failed":
-        changed = fail_session(catalog, session, params["host"] or "", params["reason"])
+        changed = fail_session(catalog, session, params["host"] or "", params["reason"], params["phase"] or "")
     else:
         changed = catalog.expire_session(session)
     after = catalog.session(session)
@@ -194,13 +212,19 @@ def main() -> None:
     run_module(
         work,
         {
-            "state": {"type": "str", "choices": ["closed", "failed", "expired", "recovered"], "required": True},
+            "state": {
+                "type": "str",
+                "choices": ["begun", "closed", "failed", "expired", "recovered"],
+                "required": True,
+            },
             "evidence": {"type": "dict"},
             "host": {"type": "str"},
             "reason": {"type": "str"},
+            "phase": {"type": "str"},
             **SESSION_SPEC,
         },
         required_if=[
+            ("state", "begun", ["host"]),
             ("state", "closed", ["evidence"]),
             ("state", "failed", ["reason"]),
             ("state", "recovered", ["host"]),

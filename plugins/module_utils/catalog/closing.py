@@ -2,14 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The end of a session in the catalog: judged by its evidence, failed with a reason, or expired."""
+"""The beginning and the end of a session in the catalog: entered, judged by its evidence, or failed with a reason."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from .records import OPEN, CatalogError
+from .records import OPEN, CatalogError, Session
 from .store import Catalog
 from .verdict import Verdict, judge
 
@@ -22,7 +22,7 @@ def verdict_of(catalog: Catalog, session: str, evidence: Mapping[str, Any]) -> V
     known = catalog.session(session)
     if known is None:
         raise CatalogError(
-            f"session: {session} is not in the catalog; only what tape_write began can be closed.", option="session"
+            f"session: {session} is not in the catalog; only what was begun can be closed.", option="session"
         )
     told = evidence.get("write") or {}
     for key, value in told.items():
@@ -31,14 +31,32 @@ def verdict_of(catalog: Catalog, session: str, evidence: Mapping[str, Any]) -> V
     return judge({**evidence, "write": known.write}, session)
 
 
-def fail_session(catalog: Catalog, session: str, host: str, reason: str) -> bool:
+def begin_session(catalog: Catalog, session: str, host: str) -> bool:
+    """Enter a session as open when it is named; True when that changed something.
+
+    :raises CatalogError: it has ended already.
+    """
+    known = catalog.session(session)
+    if known is not None and known.state == OPEN:
+        return False
+    catalog.begin_session(session, host)
+    return True
+
+
+def fail_session(catalog: Catalog, session: str, host: str, reason: str, phase: str = "") -> bool:
     """Record that a session failed, also one that never came to its tape; True when that changed something.
 
+    :param phase: of its run, in which that happened.
     :raises CatalogError: it is good.
     """
     if catalog.session(session) is None:
         catalog.begin_session(session, host)
-    return catalog.close_session(session, Verdict(False, reason), {})
+    return catalog.close_session(session, Verdict(False, reason), {"phase": phase} if phase else {})
+
+
+def failed_in(session: Session) -> str:
+    """The phase in which a session failed; empty when nobody told."""
+    return str(session.evidence.get("phase") or "")
 
 
 def dead_sessions(catalog: Catalog, host: str, living: str) -> list[str]:

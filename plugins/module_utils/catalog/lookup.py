@@ -9,11 +9,12 @@ from __future__ import annotations
 import datetime
 import fnmatch
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from ..archive.model import MemberRecord
-from .records import GOOD, CatalogError, Part, Session
+from .closing import failed_in
+from .records import DAMAGED, FAILED, GOOD, CatalogError, Part, Session
 from .store import Catalog
 
 LATEST = "latest"
@@ -101,6 +102,7 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
         "host": session.host,
         "state": session.state,
         "reason": session.reason,
+        "phase": failed_in(session),
         "created": format_time(session.created_s),
         "closed": format_time(session.closed_s),
         "expires": format_time(session.expires_s),
@@ -120,6 +122,26 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
         ],
         "evidence": session.evidence,
     }
+
+
+def host_facts(sessions: Sequence[Session]) -> list[dict[str, Any]]:
+    """How each database host stands, by name: its last run, and the last one that gave a backup.
+
+    :param sessions: from old to new; damaged ones are no runs.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for session in sessions:
+        if session.state == DAMAGED:
+            continue
+        facts = found.setdefault(
+            session.host, {"host": session.host, "last_good": None, "last_good_created": None, "failed_since": 0}
+        )
+        if session.state == GOOD:
+            facts.update(last_good=session.id, last_good_created=format_time(session.created_s), failed_since=0)
+        elif session.state == FAILED:
+            facts["failed_since"] += 1
+        facts.update(last=session.id, last_state=session.state, last_reason=session.reason)
+    return [found[host] for host in sorted(found)]
 
 
 def member_facts(session: str, part: Part, member: MemberRecord) -> dict[str, Any]:

@@ -173,7 +173,7 @@ class Catalog(CatalogDatabase):
             old = self.session(session)
             if old is None:
                 raise CatalogError(
-                    f"session: {session} is not in the catalog; only what tape_write began can be closed.",
+                    f"session: {session} is not in the catalog; only what was begun can be closed.",
                     option="session",
                 )
             state = GOOD if verdict.good else FAILED

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import json
 import os
 import select
 import signal
@@ -284,7 +285,9 @@ def kill_after(bench: Demo, phase: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("phase", ["plan", "window", "present"])
 def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path: Path, phase: str) -> None:
     kill_after(bench, phase, tmp_path)
-    assert bench.sessions("db1")
+    (killed, state) = catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")[-1]
+    assert state == "open"
+    assert [folder.name for folder in bench.sessions("db1")] == [killed]
     takes_writes(bench)
 
     if phase == "plan":  # as after a failure while the array was gone: the database host names the session no more
@@ -296,6 +299,7 @@ def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path:
     bench.must("backup")
 
     assert bench.report()["state"] == "good"
+    assert catalog(bench, f"SELECT state FROM sessions WHERE id = '{killed}'") == [("failed",)]
     nothing_is_left(bench)
 
 
@@ -309,6 +313,7 @@ def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path:
         ({"splitmirror_paths": ["/usr/share/doc"]}, "/usr/share/doc"),
         ({"splitmirror_databases": [], "splitmirror_paths": []}, "nothing|neither"),
         ({"splitmirror_array": "nowhere"}, "nowhere"),
+        ({"splitmirror_transport": "tgt"}, "splitmirror_storage_network"),
         ({"splitmirror_retention_days": -1}, "0 to 365000"),
     ],
 )
@@ -319,6 +324,10 @@ def test_bad_input_is_refused_before_anything_is_frozen(bench: Demo, variables: 
     assert report["state"] == "failed"
     assert report["window"] == {}
     assert any(word in report["reason"] for word in sentence.split("|")), report["reason"]
+    # The night without a backup is in the catalog, with its reason and phase.
+    recorded = catalog(bench, "SELECT id, state, reason, evidence FROM sessions ORDER BY rowid")[-1]
+    phase = report["reason"].partition(":")[0]
+    assert recorded == (report["session"], "failed", report["reason"], json.dumps({"phase": phase}))
     nothing_is_left(bench)
 
 

@@ -174,6 +174,42 @@ def test_a_session_that_failed_early_is_recorded(site: Site) -> None:
     assert (found["host"], found["state"], found["reason"]) == ("db1", "failed", "The array did not answer.")
 
 
+def test_a_night_without_a_backup_looks_like_one(site: Site) -> None:
+    def at_night(session: str, end: str) -> None:
+        for changed in (True, False):
+            look = site.run(catalog_session, check=True, session=session, host="db1", state="begun")
+            begun = site.run(catalog_session, session=session, host="db1", state="begun")
+            assert [(one["changed"], one["session_state"]) for one in (look, begun)] == [(changed, "open")] * 2
+        if end == "failed":
+            site.run(catalog_session, session=session, state="failed", phase="sync", reason="The array did not answer.")
+        elif end == "good":
+            site.write(session, host="db1")
+            site.run(
+                catalog_session, session=session, state="closed", evidence={**window_evidence(), "session": session}
+            )
+
+    def stands() -> tuple[Any, ...]:
+        (host,) = site.run(catalog_info, host="db1", state="good")["hosts"]
+        return tuple(host[key] for key in ("last", "last_state", "last_reason", "last_good", "failed_since"))
+
+    site.run(tape_label, volume="V1", capacity="64M")
+    at_night("s1", "failed")
+    assert stands() == ("s1", "failed", "The array did not answer.", None, 1)
+    at_night("s2", "good")
+    assert stands() == ("s2", "good", "", "s2", 0)
+    at_night("s3", "killed")
+    assert stands() == ("s3", "open", "", "s2", 0)
+    at_night("s4", "failed")
+    assert site.run(catalog_session, session="s4", host="db1", state="recovered")["recovered"] == ["s3"]
+    assert stands() == ("s4", "failed", "The array did not answer.", "s2", 2)
+    told = [(one["session"], one["state"], one["phase"]) for one in site.run(catalog_info, host="db1")["sessions"]]
+    assert told == [("s1", "failed", "sync"), ("s2", "good", ""), ("s3", "failed", ""), ("s4", "failed", "sync")]
+    # what has ended does not begin again
+    for session in ("s1", "s2", "s3"):
+        assert "already" in site.refused(catalog_session, session=session, host="db1", state="begun")["msg"]
+        assert "already" in site.write(session, host="db1")["msg"]
+
+
 @pytest.mark.parametrize("days", [-1, 3650000, float("inf"), float("nan")])
 @pytest.mark.parametrize("check", [True, False])
 def test_a_retention_that_no_calendar_holds_is_refused(site: Site, days: float, check: bool) -> None:
