@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
@@ -33,6 +35,48 @@ def loop_device(image: Path, *, read_only: bool = False, direct_io: bool = True)
         yield device
     finally:
         run("losetup", "--detach", device)
+
+
+class _Partition(ctypes.Structure):
+    """struct blkpg_partition of <linux/blkpg.h>."""
+
+    _fields_ = [
+        ("start", ctypes.c_longlong),
+        ("length", ctypes.c_longlong),
+        ("pno", ctypes.c_int),
+        ("devname", ctypes.c_char * 64),
+        ("volname", ctypes.c_char * 64),
+    ]
+
+
+class _PartitionCall(ctypes.Structure):
+    """struct blkpg_ioctl_arg of <linux/blkpg.h>."""
+
+    _fields_ = [
+        ("op", ctypes.c_int),
+        ("flags", ctypes.c_int),
+        ("datalen", ctypes.c_int),
+        ("data", ctypes.POINTER(_Partition)),
+    ]
+
+
+_BLKPG, _ADD, _DELETE = 0x1269, 1, 2
+
+
+@contextlib.contextmanager
+def partition(disk: str, number: int, start_bytes: int, length_bytes: int) -> Iterator[str]:
+    """Tell the kernel of a partition, without a table on the disk, and yield its device's path."""
+
+    def call(op: int) -> None:
+        part = _Partition(start_bytes, length_bytes, number)
+        with open(disk, "rb") as device:
+            fcntl.ioctl(device, _BLKPG, _PartitionCall(op, 0, ctypes.sizeof(part), ctypes.pointer(part)))
+
+    call(_ADD)
+    try:
+        yield f"{disk}p{number}"
+    finally:
+        call(_DELETE)
 
 
 @contextlib.contextmanager

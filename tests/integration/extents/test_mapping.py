@@ -17,7 +17,13 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper 
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import EXTENT_BYTES, sort_key
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
-from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
+from ansible_collections.splitmirror.backup.tests.support.blockdev import (
+    loop_device,
+    make_image,
+    mounted,
+    partition,
+    run,
+)
 from ansible_collections.splitmirror.backup.tests.support.fsload import (
     KINDS,
     file_system,
@@ -96,34 +102,32 @@ def test_the_head_of_a_map_says_where_it_belongs(scratch: Path) -> None:
 
 
 def test_a_partition_and_a_nested_mount_are_translated(scratch: Path) -> None:
-    with loop_device(make_image(scratch / "disk.img", 700)) as disk:
-        # Partitions as the kernel knows them; a partition table would change nothing in the way they are found.
-        run("addpart", disk, "1", "4096", "700000")
-        run("addpart", disk, "2", "704512", "400000")
-        try:
-            run("mkfs.xfs", "-q", f"{disk}p1")
-            run("mkfs.ext4", "-q", f"{disk}p2")
-            with mounted(f"{disk}p1", scratch / "outer") as outer, mounted(f"{disk}p2", outer / "inner") as inner:
-                make_all_sorts(outer / "data")
-                make_all_sorts(inner / "data")
-                (inner / "data2").mkdir()
-                with mounted(str(inner / "data"), outer / "bound", "bind") as bound:
-                    with MapFile.create(str(scratch / "map"), "s1", "host") as made:
-                        map_scopes(made, [Scope(str(outer), exclude=("lost+found",))], [LunSpec("lun", disk)])
-                        offsets = {fs.mount_point: (fs.lun_offset_bytes, fs.root) for fs in made.filesystems()}
-                        with frozen(inner), frozen(outer):
-                            found = tree_of_map(made.entries(), {1: disk})
-                            expected = tree_of(os.fsencode(outer))
-                    del expected[os.fsencode(inner / "lost+found")]
-                    assert found == expected
-                    assert offsets == {
-                        os.fsencode(outer): (4096 * 512, b"/"),
-                        os.fsencode(inner): (704512 * 512, b"/"),
-                        os.fsencode(bound): (704512 * 512, b"/data"),
-                    }
-        finally:
-            run("delpart", disk, "2")
-            run("delpart", disk, "1")
+    # Partitions as the kernel knows them; a partition table would change nothing in the way they are found.
+    with (
+        loop_device(make_image(scratch / "disk.img", 700)) as disk,
+        partition(disk, 1, 4096 * 512, 700000 * 512) as first,
+        partition(disk, 2, 704512 * 512, 400000 * 512) as second,
+    ):
+        run("mkfs.xfs", "-q", first)
+        run("mkfs.ext4", "-q", second)
+        with mounted(first, scratch / "outer") as outer, mounted(second, outer / "inner") as inner:
+            make_all_sorts(outer / "data")
+            make_all_sorts(inner / "data")
+            (inner / "data2").mkdir()
+            with mounted(str(inner / "data"), outer / "bound", "bind") as bound:
+                with MapFile.create(str(scratch / "map"), "s1", "host") as made:
+                    map_scopes(made, [Scope(str(outer), exclude=("lost+found",))], [LunSpec("lun", disk)])
+                    offsets = {fs.mount_point: (fs.lun_offset_bytes, fs.root) for fs in made.filesystems()}
+                    with frozen(inner), frozen(outer):
+                        found = tree_of_map(made.entries(), {1: disk})
+                        expected = tree_of(os.fsencode(outer))
+                del expected[os.fsencode(inner / "lost+found")]
+                assert found == expected
+                assert offsets == {
+                    os.fsencode(outer): (4096 * 512, b"/"),
+                    os.fsencode(inner): (704512 * 512, b"/"),
+                    os.fsencode(bound): (704512 * 512, b"/data"),
+                }
 
 
 def test_scopes_inside_one_another(scratch: Path) -> None:
