@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from zlib import adler32
 
 from .model import BLOCK_BYTES, Owners
+from .readback import Meant, is_plain, prove
 
 REGULAR = b"0"
 HARD_LINK = b"1"
@@ -39,9 +40,10 @@ _NS = 1_000_000_000
 _ZEROS = bytes(BLOCK_BYTES)
 _CHECKSUM_SPACES = b" " * 8
 _MISREAD_PERCENT = re.compile(rb"%(?=25|3D)")
-# The fast path writes a time as one record of this length: ten digits of seconds, nine of nanoseconds.
+# The fast path writes a time as one record of this length: ten digits of seconds, nine of nanoseconds. Of these, the
+# ustar header behind it holds those up to March 2242.
 _TIME_RECORD_BYTES = 30
-_TEN_DIGITS = range(10**9, 10**10)
+_QUICK_SECONDS = range(10**9, _OCTAL_11 + 1)
 _PAX_NAME = b"PaxHeaders/splitmirror"
 
 Record = tuple[bytes, bytes]
@@ -156,19 +158,24 @@ class HeaderMaker:
         self._name_fill = [_ZEROS[: _NAME_BYTES - length] for length in range(_NAME_BYTES + 1)]
 
     def file_header(self, name: bytes, ownership: Ownership, size: int, mtime_ns: int) -> bytes:
-        """All header blocks of a regular file without extended attributes."""
+        """All header blocks of a regular file without extended attributes.
+
+        :raises ArchiveError: as header() does.
+        """
         seconds, fraction = divmod(mtime_ns, _NS)
-        if len(name) > _NAME_BYTES or not name.isascii() or size > _OCTAL_11 or seconds not in _TEN_DIGITS:
+        if len(name) > _NAME_BYTES or not name.isascii() or size > _OCTAL_11 or seconds not in _QUICK_SECONDS:
             return self.header(name, REGULAR, ownership, size, mtime_ns)
+        first = False
         try:
             base, owner, tail = self._plain[ownership]
         except KeyError:
+            first = True
             _dummy, uid, gid = ownership
             if uid > _OCTAL_7 or gid > _OCTAL_7 or not (self._fits(uid, self._users) and self._fits(gid, self._groups)):
                 return self.header(name, REGULAR, ownership, size, mtime_ns)
             base, owner, tail = self._plain[ownership] = self._plain_parts(ownership)
         numbers = b"%011o\0%011o\0" % (size, seconds)
-        return b"%b30 mtime=%d.%09d\n%b%b%b%b%b%06o%b" % (
+        made = b"%b30 mtime=%d.%09d\n%b%b%b%b%b%06o%b" % (
             self._time_header,
             seconds,
             fraction,
@@ -180,6 +187,11 @@ class HeaderMaker:
             base + (adler32(name) & 0xFFFF) + (adler32(numbers) & 0xFFFF),
             tail,
         )
+        if first or not is_plain(made, name, size, mtime_ns):
+            _dummy, uid, gid = ownership
+            uname, gname = self._users.get(uid, b""), self._groups.get(gid, b"")
+            prove(made, Meant(name, REGULAR, ownership, size, mtime_ns, b"", uname, gname, (0, 0), []))
+        return made
 
     def header(
         self,
@@ -199,7 +211,17 @@ class HeaderMaker:
         :param size: bytes that follow the header in the archive.
         :param extra: further records (extended attributes, ACLs, GNU.sparse).
         :param header_name: stands in the ustar header in place of the name, which then must be in ``extra``.
+        :raises ArchiveError: a value cannot be told by a header so that readers understand it.
         """
+        _dummy, uid, gid = ownership
+        uname, gname = self._users.get(uid, b""), self._groups.get(gid, b"")
+        meant = Meant(name, typeflag, ownership, size, mtime_ns, linkname, uname, gname, rdev, list(extra))
+        made = self._make(meant, header_name)
+        prove(made, meant)
+        return made
+
+    def _make(self, meant: Meant, header_name: bytes) -> bytes:
+        name, typeflag, ownership, size, mtime_ns, linkname, uname, gname, rdev, extra = meant
         records: list[Record] = []
         mode, uid, gid = ownership
         seconds, fraction = divmod(mtime_ns, _NS)
@@ -217,11 +239,9 @@ class HeaderMaker:
             records.append((b"uid", b"%d" % uid))
         if gid > _OCTAL_7:
             records.append((b"gid", b"%d" % gid))
-        uname = self._users.get(uid, b"")
         if not self._fits(uid, self._users):
             records.append((b"uname", uname))
             uname = b""
-        gname = self._groups.get(gid, b"")
         if not self._fits(gid, self._groups):
             records.append((b"gname", gname))
             gname = b""

@@ -128,7 +128,11 @@ class ArchiveStream:
     # -- laying out: the caller's thread -----------------------------------------------------------------------------
 
     def small_file(self, header: bytes, lun: int, physical: int, size: int) -> bool:
-        """Lay out a file of one extent at once; False when it does not fit into the chunk or the turn."""
+        """Lay out a file of one extent at once; False when it does not fit into the chunk or the turn.
+
+        :raises ArchiveError: as check_place() does.
+        """
+        self.check_place(len(header))
         data = self.position + len(header)
         end = data + size + -size % BLOCK_BYTES
         if end > self._near_bound:
@@ -139,6 +143,17 @@ class ArchiveStream:
         self._contents += (data, size, engine.WHOLE)
         self.position = end
         return True
+
+    def check_place(self, header_bytes: int) -> None:
+        """Prove that a member can begin here with headers of this length.
+
+        :raises ArchiveError: the member or its data would not begin at a block, and nobody could read what follows.
+        """
+        if (self.position | header_bytes) % BLOCK_BYTES:
+            raise ArchiveError(
+                f"a member of the archive would begin at byte {self.position} with headers of {header_bytes} bytes, "
+                f"which are no multiples of {BLOCK_BYTES}; report this, the archive is not complete."
+            )
 
     def put(self, data: bytes) -> None:
         """Lay out bytes that are no content: headers, maps."""

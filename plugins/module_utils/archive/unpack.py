@@ -82,7 +82,7 @@ def parse_header(
         gid=_pax_number(records, b"gid", block[116:124]),
         uname=records.get(b"uname", _text(block[265:297])),
         gname=records.get(b"gname", _text(block[297:329])),
-        mtime_ns=_time(records[b"mtime"]) if b"mtime" in records else parse_number(block[136:148]) * _NS,
+        mtime_ns=parse_time(records[b"mtime"]) if b"mtime" in records else parse_number(block[136:148]) * _NS,
         linkname=records.get(b"linkpath") or long_link or _text(block[157:257]),
         rdev=(parse_number(block[329:337]), parse_number(block[337:345])),
         real_size=real_size,
@@ -154,15 +154,15 @@ def parse_decimal(data: bytes, where: bytes) -> int:
     return int(data)
 
 
-def _pax_number(records: dict[bytes, bytes], key: bytes, field: bytes) -> int:
-    return parse_decimal(records[key], key) if key in records else parse_number(field)
-
-
-def _time(value: bytes) -> int:
-    """Nanoseconds of a time in decimal; digits beyond the ninth are dropped."""
+def parse_time(value: bytes) -> int:
+    """Nanoseconds of a time in decimal; digits beyond the ninth are dropped. :raises ArchiveError: it is none."""
     sign = -1 if value.startswith(b"-") else 1
     seconds, _dummy, fraction = value.lstrip(b"-").partition(b".")
     return sign * (parse_decimal(seconds or b"0", b"mtime") * _NS + parse_decimal((fraction + b"0" * 9)[:9], b"mtime"))
+
+
+def _pax_number(records: dict[bytes, bytes], key: bytes, field: bytes) -> int:
+    return parse_decimal(records[key], key) if key in records else parse_number(field)
 
 
 def _text(field: bytes) -> bytes:

@@ -31,6 +31,7 @@ from .members import (
     unreadable_on_mirror,
 )
 from .model import ArchiveError, ArchiveResult, Fallback, MemberRecord, MemberSink, Owners, RecordSink, WriterOptions
+from .ours import has_own_headers
 from .pax import REGULAR, HeaderMaker
 from .reader import iterate_members
 from .stream import ArchiveStream
@@ -236,6 +237,11 @@ class _Writer:
         try:
             with open(path, "rb") as tar:
                 for found in iterate_members(tar):
+                    if not has_own_headers(found):
+                        raise ArchiveError(
+                            f"extras: {show(found.name)} in {path} has headers that no restore takes; make the tar in "
+                            "the pax form, without global headers."
+                        )
                     has_content = found.kind == "f" and found.size > 0
                     linkname = found.linkname if found.kind in "lh" else None
                     plan = MemberPlan(found.name, found.kind, found.real_size, linkname, found.header)
@@ -276,7 +282,11 @@ class _Writer:
     # -- reports -----------------------------------------------------------------------------------------------------
 
     def _expect(self, plan: MemberPlan, mtime_ns: int, ownership: tuple[int, int, int], has_content: bool) -> None:
-        """Note a member that begins here; it is reported when its checksum is known."""
+        """Note a member that begins here; it is reported when its checksum is known.
+
+        :raises ArchiveError: it does not begin or its header does not end with a block.
+        """
+        self.stream.check_place(len(plan.header))
         self._headers_sum.update(plan.header)
         self._pending.append(
             (
