@@ -22,6 +22,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, Callable, NamedTuple, Optional
 
 from ..errors import SplitMirrorError
+from ..extents.mapcheck import DAMAGED
 from ..extents.mapfile import MapFile
 from ..extents.maprows import EXTENT_BYTES, SOURCE_DEVICE, ExtentRow, FileEntry, mapped_fields
 from .index import member_line
@@ -68,7 +69,7 @@ def estimate(map_path: str, record_bytes: int = 0, extras: Optional[str] = None)
         finally:
             db.close()
         more = _extras_bytes(extras) if extras else 0
-    except (OSError, sqlite3.Error, tarfile.TarError) as exc:
+    except (OSError, tarfile.TarError, *DAMAGED) as exc:
         raise SplitMirrorError(f"map: {map_path} or the extras cannot be read ({exc}).", option="map") from exc
     return Estimate(counter.files, counter.data_bytes, counter.archive_bytes + more + _END_BYTES + record_bytes)
 

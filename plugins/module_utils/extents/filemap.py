@@ -28,7 +28,7 @@ from .maprows import (
     SegmentRow,
     pack_xattrs,
 )
-from .walk import OPEN_FOLDER, VANISHED, Places, Run, unreadable
+from .walk import VANISHED, Places, Run, unreadable
 
 # O_NONBLOCK: a fifo that took the file's name meanwhile must not hold us; O_NOATIME: looking leaves no trace.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
@@ -109,7 +109,7 @@ class FileMapper:
         :raises MapError: when something is there and cannot be looked at.
         """
         try:
-            folder = os.open(run.local, OPEN_FOLDER)
+            folder = self._places.by_id[run.fs].open_folder(run.local)
         except OSError as exc:
             if exc.errno in VANISHED:
                 return

@@ -16,8 +16,9 @@ import sqlite3
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
+from .mapcheck import DAMAGED, RowCheck, check_changes, check_head, check_owners, check_schema, wrong
 from .maprows import (
     EXTENT_BYTES,
     ExtentRow,
@@ -51,6 +52,7 @@ CREATE TABLE users(id INTEGER PRIMARY KEY, name BLOB);
 CREATE TABLE groups(id INTEGER PRIMARY KEY, name BLOB);
 CREATE TABLE changes(path BLOB, layer TEXT, what TEXT);
 """
+_INODE_INDEX = "CREATE INDEX files_inode ON files(inode)"
 
 # The fields of FileEntry, with the sort key in place of the path, and the packed extents.
 _COLUMNS = (
@@ -86,6 +88,7 @@ class MapFile:
         self._closed = False
         self._new = False
         self._pending: list[TableRow] = []
+        self._take: Callable[[TableRow], MappedFields] = mapped_fields
 
     # -- open and close ------------------------------------------------------------------------------------------
 
@@ -119,40 +122,73 @@ class MapFile:
         return made
 
     @classmethod
-    def open(cls, path: str, session: Optional[str] = None, read_only: bool = False) -> MapFile:
+    def open(
+        cls, path: str, session: Optional[str] = None, read_only: bool = False, *, foreign: bool = False
+    ) -> MapFile:
         """Open a map that was made before.
 
         :param session: the session it must belong to, None for any.
+        :param foreign: another host made it, so nothing in it is believed: the head is checked now, each row when it is
+            read.
         :raises MapError: when it is missing, damaged, of another format, or the map of another session.
         """
         mode = "ro" if read_only else "rw"
         uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}"
+        unreadable = f"map: {path} is no extent map that can be read (%s); map the session first."
         try:
-            db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-            db.execute("PRAGMA cache_size=-16384")
-            if not read_only:
-                # Nothing but the map itself may be written: other file systems may be frozen.
-                db.execute("PRAGMA temp_store=MEMORY")
-                db.execute("PRAGMA journal_mode=MEMORY")
-                db.execute("PRAGMA synchronous=OFF")
-            meta = dict(db.execute("SELECT key, value FROM meta"))
+            opened = cls(path, sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False))
         except sqlite3.Error as exc:
-            raise MapError(f"map: {path} is no extent map that can be read ({exc}); map the session first.") from exc
+            raise MapError(unreadable % exc) from exc
+        try:
+            opened._begin(session, read_only)
+            if foreign:
+                opened._check()
+        except DAMAGED as exc:
+            opened._abandon()
+            raise MapError(unreadable % exc) from exc
+        except BaseException:
+            opened._abandon()
+            raise
+        return opened
+
+    def _begin(self, session: Optional[str], read_only: bool) -> None:
+        """Make ready what was opened. :raises MapError: it is of another format, or of another session."""
+        db = self._db
+        db.execute("PRAGMA cache_size=-16384")
+        if not read_only:
+            # Nothing but the map itself may be written: other file systems may be frozen.
+            db.execute("PRAGMA temp_store=MEMORY")
+            db.execute("PRAGMA journal_mode=MEMORY")
+            db.execute("PRAGMA synchronous=OFF")
+        meta = dict(db.execute("SELECT key, value FROM meta"))
         if meta.get("format_version") != FORMAT_VERSION:
-            db.close()
             raise MapError(
-                f"map: {path} has format {meta.get('format_version')}, this version reads {FORMAT_VERSION}; map again."
+                f"map: {self.path} has format {meta.get('format_version')}, this version reads {FORMAT_VERSION}; "
+                "map again."
             )
         if session is not None and meta.get("session") != session:
-            db.close()
             raise MapError(
-                f"session: {path} is the map of another session ({meta.get('session')}, not {session}); "
+                f"session: {self.path} is the map of another session ({meta.get('session')}, not {session}); "
                 "map this session first.",
                 option="session",
             )
         if not read_only:
             db.execute("BEGIN")
-        return cls(path, db)
+
+    def _check(self) -> None:
+        """:raises MapError: the map is not what an honest host makes."""
+        self._db.execute("PRAGMA trusted_schema=OFF")
+        self._db.execute("PRAGMA cell_size_check=ON")
+        check_schema(self._db, _SCHEMA + _INODE_INDEX)
+        with self._reading():
+            filesystems = self.filesystems()
+            numbers = [row[0] for row in self._db.execute("SELECT DISTINCT fs FROM segments")]
+            segments = {number: self.segments(number) for number in numbers}
+            check_head(self._db.execute("SELECT key, value FROM meta"), self.luns(), filesystems, segments)
+            for table in ("users", "groups"):
+                check_owners(self._db.execute(f"SELECT id, name FROM {table}"))  # noqa: S608
+            check_changes(self._db.execute("SELECT path, what FROM changes"))
+        self._take = RowCheck(segments).take
 
     def __enter__(self) -> MapFile:
         return self
@@ -220,7 +256,7 @@ class MapFile:
 
     def luns(self) -> list[Lun]:
         """All LUNs, in the order they were added."""
-        return [Lun(*row) for row in self._db.execute("SELECT id, name, serial, wwn, size_bytes FROM luns ORDER BY id")]
+        return [Lun(*row) for row in self._all("SELECT id, name, serial, wwn, size_bytes FROM luns ORDER BY id")]
 
     def add_filesystem(
         self,
@@ -247,7 +283,7 @@ class MapFile:
         """All file systems, in the order they were added."""
         return [
             FileSystem(*row)
-            for row in self._db.execute(
+            for row in self._all(
                 "SELECT id, mount_point, fs_type, fs_uuid, block_bytes, dev, lun, lun_offset_bytes, root "
                 "FROM filesystems ORDER BY id"
             )
@@ -256,7 +292,7 @@ class MapFile:
     def segments(self, fs: int) -> list[SegmentRow]:
         """Where the device of a file system lies on the LUNs, by ascending device offset."""
         query = "SELECT device_offset, lun, lun_offset, length FROM segments WHERE fs = ? ORDER BY device_offset"
-        return [SegmentRow(*row) for row in self._db.execute(query, (fs,))]
+        return [SegmentRow(*row) for row in self._all(query, fs)]
 
     def set_owners(self, users: Mapping[int, str], groups: Mapping[int, str]) -> None:
         """Record the names of users and groups, as Python's pwd and grp tell them on the database host."""
@@ -320,19 +356,21 @@ class MapFile:
     def get(self, path: bytes) -> Optional[Mapped]:
         """A file and its extents, None when the path is not in the map."""
         self._flush()
-        row = self._db.execute(f"{_SELECT} WHERE sort_key = ?", (sort_key(path),)).fetchone()
-        return None if row is None else _mapped(mapped_fields(row))
+        with self._reading():
+            row = self._db.execute(f"{_SELECT} WHERE sort_key = ?", (sort_key(path),)).fetchone()
+            return None if row is None else _mapped(self._take(row))
 
     def paths_of_inodes(self, dev: int, inodes: Iterable[int]) -> list[bytes]:
         """All paths in the map with one of these inode numbers on the device number ``dev``."""
         self._flush()
         query = "SELECT sort_key FROM files WHERE inode = ? AND dev = ?"
-        return [_path_of(row[0]) for inode in inodes for row in self._db.execute(query, (inode, dev))]
+        with self._reading():
+            return [_path_of(row[0]) for inode in inodes for row in self._db.execute(query, (inode, dev))]
 
     def index_inodes(self) -> None:
         """Make the index behind paths_of_inodes; done once, when all files are in."""
         self._flush()
-        self._write("CREATE INDEX IF NOT EXISTS files_inode ON files(inode)")
+        self._write(_INODE_INDEX.replace("INDEX", "INDEX IF NOT EXISTS"))
 
     def entries(self, below: bytes = b"/") -> Iterator[Mapped]:
         """All files in logical order, each with its extents by ascending offset; only one is held in memory.
@@ -344,17 +382,26 @@ class MapFile:
     def rows(self, below: bytes = b"/") -> Iterator[MappedFields]:
         """The same as entries, as plain tuples."""
         self._flush()
-        rows = self._db.execute(f"{_SELECT} WHERE {_INSIDE} ORDER BY sort_key", _tree_bounds(below))
-        return map(mapped_fields, rows)
+        take = self._take
+        before = None
+        with self._reading():
+            for row in self._db.execute(f"{_SELECT} WHERE {_INSIDE} ORDER BY sort_key", _tree_bounds(below)):
+                key = row[0]
+                # A damaged tree of pages may lead round and round.
+                if before is not None and key <= before:
+                    raise wrong("its files are out of order")
+                before = key
+                yield take(row)
 
     def counts(self) -> MapCounts:
         """Count what the map holds; reads all of it."""
         self._flush()
-        entries, files, size, extents, fallback = self._db.execute(
-            "SELECT count(*), total(kind = 'f'), total(CASE kind WHEN 'f' THEN size END), total(length(extents)), "
-            "total(source = 'mount') FROM files"
-        ).fetchone()
-        return MapCounts(entries, int(files), int(size), int(extents) // EXTENT_BYTES, int(fallback))
+        with self._reading():
+            entries, files, size, extents, fallback = self._db.execute(
+                "SELECT count(*), total(kind = 'f'), total(CASE kind WHEN 'f' THEN size END), total(length(extents)), "
+                "total(source = 'mount') FROM files"
+            ).fetchone()
+            return MapCounts(entries, int(files), int(size), int(extents) // EXTENT_BYTES, int(fallback))
 
     # -- what the check and the proof changed ----------------------------------------------------------------------
 
@@ -366,18 +413,25 @@ class MapFile:
 
     def changes(self, layer: str) -> list[tuple[bytes, str]]:
         """(path, what) of one layer, in logical order of the paths."""
-        rows = self._db.execute("SELECT path, what FROM changes WHERE layer = ?", (layer,)).fetchall()
-        return sorted(rows, key=lambda row: sort_key(row[0]))
+        with self._reading():
+            rows = self._db.execute("SELECT path, what FROM changes WHERE layer = ?", (layer,)).fetchall()
+            return sorted(rows, key=lambda row: sort_key(row[0]))
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _one(self, query: str, *values: object) -> Any:
-        row = self._db.execute(query, values).fetchone()
+        with self._reading():
+            row = self._db.execute(query, values).fetchone()
         return None if row is None else row[0]
 
+    def _all(self, query: str, *values: object) -> list[Any]:
+        with self._reading():
+            return self._db.execute(query, values).fetchall()
+
     def _names(self, table: str) -> dict[int, str]:
-        rows = self._db.execute(f"SELECT id, name FROM {table}")  # noqa: S608
-        return {number: name.decode("utf-8", "surrogateescape") for number, name in rows}
+        with self._reading():
+            rows = self._db.execute(f"SELECT id, name FROM {table}")  # noqa: S608
+            return {number: name.decode("utf-8", "surrogateescape") for number, name in rows}
 
     def _flush(self) -> None:
         if self._pending:
@@ -397,6 +451,14 @@ class MapFile:
     def _write_all(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
         with self._writing():
             self._db.executemany(query, rows)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What goes wrong inside is that the map is damaged."""
+        try:
+            yield
+        except DAMAGED as exc:
+            raise wrong(f"it cannot be read ({exc})") from exc
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Callable, Optional
 
 from .filemap import FileMapper, Translation
+from .mapcheck import parse_scopes
 from .mapfile import MapFile
 from .maprows import EXTENT_BYTES, SOURCE_MOUNT, FileEntry, MapCounts, MapError, SegmentRow, TableRow, table_row
 from .scope import Scope
@@ -115,7 +116,7 @@ _KIND, _SIZE, _SOURCE, _UID, _GID = (FileEntry._fields.index(name) for name in (
 
 def map_scopes_of(map_file: MapFile) -> ScopeTree:
     """The scopes a map was made for."""
-    return ScopeTree(Scope.from_dict(row) for row in json.loads(map_file.meta("scopes") or "[]"))
+    return ScopeTree(parse_scopes(map_file.meta("scopes") or "[]"))
 
 
 def translations(map_file: MapFile) -> dict[int, Translation]:

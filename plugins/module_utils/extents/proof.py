@@ -75,7 +75,7 @@ class Proof:
         self._changes: list[tuple[bytes, str]] = []
         self._worker: Optional[Worker] = None
         if mode != NONE:
-            with MapFile.open(map_path, read_only=True) as map_file:
+            with MapFile.open(map_path, read_only=True, foreign=True) as map_file:
                 places = _places(map_file, mounts)
             # The process starts now: later there may be threads, and these do not survive a fork.
             self._worker = Worker(lambda send: _prove(map_path, places, mode, send))
@@ -102,7 +102,7 @@ class Proof:
         :raises MapError: when the mirror cannot be examined.
         """
         if self._worker is None:
-            with MapFile.open(self._path, read_only=True) as map_file:
+            with MapFile.open(self._path, read_only=True, foreign=True) as map_file:
                 yield from map_file.entries()
             return
         make_entry, make_row = FileEntry._make, ExtentRow._make
@@ -129,7 +129,8 @@ def _places(map_file: MapFile, mounts: Mapping[int, str]) -> Places:
             name = os.fsdecode(fs.mount_point)
             raise MapError(f"pairs: the mirror's file system of {name} is not mounted; present all pairs.", "pairs")
         root = os.fsencode(mounts[fs.id])
-        placed.append(PlacedFs(fs, os.path.join(root, fs.root.lstrip(b"/")).rstrip(b"/"), os.stat(root).st_dev))
+        inside = fs.root.strip(b"/")
+        placed.append(PlacedFs(fs, os.path.join(root, inside).rstrip(b"/"), os.stat(root).st_dev, inside))
     return Places(placed)
 
 
@@ -137,7 +138,7 @@ def _prove(map_path: str, places: Places, mode: str, send: Send) -> None:
     """The work of the other process: send what was proved, a Part at a time."""
     # Nothing here makes cycles, and looking for them in all these rows takes time.
     gc.disable()
-    with MapFile.open(map_path, read_only=True) as map_file:
+    with MapFile.open(map_path, read_only=True, foreign=True) as map_file:
         prover = _Prover(map_file, places)
         examined = 0
         changes: list[tuple[bytes, str]] = []

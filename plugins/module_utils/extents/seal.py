@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 from .fsinfo import read_superblock
+from .mapcheck import parse_seals
 from .mapfile import MapFile
 from .maprows import FileSystem, MapError
 
@@ -42,7 +43,7 @@ def broken_seal(map_file: MapFile, devices: Mapping[int, str]) -> Optional[FileS
     :param devices: the mirror by number of the LUN in the map.
     :raises MapError: a device cannot be read.
     """
-    seals = json.loads(map_file.meta(_KEY) or "{}")
+    seals = parse_seals(map_file.meta(_KEY) or "{}")
     for fs in map_file.filesystems():
         expected = seals.get(str(fs.id))
         if expected is not None and _digest(devices[fs.lun], fs.lun_offset_bytes) != expected:

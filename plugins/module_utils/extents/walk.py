@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, NamedTuple, Optional
 
+from ..beneath import open_beneath
 from .maprows import FileSystem, MapError, sort_key
 from .scope import Scope
 from .stack import is_below
@@ -118,16 +119,27 @@ class PlacedFs(NamedTuple):
     """A file system of the map and where it is reached.
 
     ``local`` is the folder that shows its ``mount_point``; ``local_dev`` the device number that stat tells there.
+    ``inside`` is where that folder lies in the mounted file system, without slashes around it: nothing is reached over
+    a symbolic link from there on, not even ``local``.
     """
 
     fs: FileSystem
     local: bytes
     local_dev: int
+    inside: bytes = b""
 
     def local_path(self, path: bytes) -> bytes:
         """Where a path of the database host is reached."""
         below = path[len(self.fs.mount_point.rstrip(b"/")) :]
         return self.local.rstrip(b"/") + below or b"/"
+
+    def open_folder(self, folder: bytes) -> int:
+        """Open a folder that local_path told. :raises OSError: it is not there, or not without a symbolic link."""
+        below = folder[len(self.local.rstrip(b"/")) :].strip(b"/")
+        if not self.inside:
+            return open_beneath(self.local, below, OPEN_FOLDER)
+        top = self.local[: -len(self.inside)]
+        return open_beneath(top, self.inside + b"/" + below if below else self.inside, OPEN_FOLDER)
 
 
 class Places:
@@ -177,7 +189,7 @@ class _Frame:
         self.rule = rule  # None in a folder that is only on the way
         self.local = place.local_path(path)
         self.next = 0
-        self.inodes, self.kinds = scan(self.local)
+        self.inodes, self.kinds = scan(place, self.local)
         found = list(self.inodes)
         self.way = tree.on_the_way(path)
         if rule is None:
@@ -289,7 +301,7 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], setting: _Setting)
             stack.pop()
 
 
-def scan(folder: bytes) -> tuple[dict[bytes, int], dict[bytes, str]]:
+def scan(place: PlacedFs, folder: bytes) -> tuple[dict[bytes, int], dict[bytes, str]]:
     """Names in a folder with their inode numbers, and which of them are no regular files; nothing when it vanished.
 
     :raises MapError: when it cannot be read.
@@ -297,7 +309,7 @@ def scan(folder: bytes) -> tuple[dict[bytes, int], dict[bytes, str]]:
     names: dict[bytes, int] = {}
     kinds: dict[bytes, str] = {}
     try:
-        fd = os.open(folder, OPEN_FOLDER)
+        fd = place.open_folder(folder)
     except OSError as exc:
         if exc.errno in VANISHED:
             return names, kinds

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence
@@ -15,6 +14,7 @@ from ..archive.estimate import estimate
 from ..database.base import DatabaseDriver
 from ..database.registry import make_drivers
 from ..database.scopes import host_scopes
+from ..extents.mapcheck import parse_scopes
 from ..extents.mapfile import MapFile
 from ..extents.mapper import map_scopes
 from ..extents.maprows import MapCounts, MapError
@@ -139,7 +139,7 @@ class HostMapping:
     def known_scopes(self) -> list[Scope]:
         """The scopes of the map that was made before. :raises MapError: there is none, or of another session."""
         with MapFile.open(self.path, self._session, read_only=True) as map_file:
-            return [Scope.from_dict(row) for row in json.loads(map_file.meta("scopes") or "[]")]
+            return parse_scopes(map_file.meta("scopes") or "[]")
 
     def known_layout(self) -> Layout:
         """Where the file systems of the map lay when it was made. :raises MapError: as known_scopes."""

@@ -7,13 +7,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import stat
 import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import BinaryIO, Optional
 
+from ..beneath import open_beneath
 from ..blockdev import BlockDeviceError, drop_cache
 from ..errors import SplitMirrorError
 from ..extents.fsinfo import read_fs_info
@@ -23,7 +26,8 @@ from ..extents.seal import broken_seal
 
 #: linux/sched.h, for unshare(2).
 _CLONE_NEWNS = 0x00020000
-_MOUNT_OPTIONS = {"xfs": "ro,norecovery,nouuid", "ext4": "ro,noload"}
+# Device nodes and programs on it are of another host.
+_MOUNT_OPTIONS = {"xfs": "ro,nodev,nosuid,noexec,norecovery,nouuid", "ext4": "ro,nodev,nosuid,noexec,noload"}
 
 
 class MirrorViewError(SplitMirrorError):
@@ -129,11 +133,19 @@ class ReadOnlyMounts:
         self._stack.close()
 
     def open(self, entry: FileEntry) -> BinaryIO:
-        """Open a file of the map through its mount. :raises OSError: it is not there."""
+        """Open a file of the map through its mount.
+
+        :raises OSError: it is not there, is no regular file, or is reached over a symbolic link only.
+        """
         fs = self._filesystems[entry.fs]
         inside = os.path.relpath(entry.path, fs.mount_point)
-        path = os.path.join(os.fsencode(self.folders[fs.id]), fs.root.strip(b"/"), inside)
-        return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+        path = os.path.join(fs.root.strip(b"/"), inside)
+        # O_NONBLOCK: a fifo of that name must not hold us.
+        fd = open_beneath(os.fsencode(self.folders[fs.id]), path, os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "it is no regular file there", path)
+        return open(fd, "rb")
 
     def _mount(self, fs: FileSystem) -> str:
         segments = self._map_file.segments(fs.id)

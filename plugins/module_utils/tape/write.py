@@ -93,7 +93,7 @@ def plan_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
             place = place_for(drive, catalog, job.volume, job.mode)
             _prove_options(job, place)
             return _where(place)
-        with MapFile.open(job.map_path, job.session, read_only=True) as map_file:
+        with MapFile.open(job.map_path, job.session, read_only=True, foreign=True) as map_file:
             ready = _prove_ready(job, drive, catalog, map_file)
         return {
             **_where(ready.place),
@@ -116,7 +116,7 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
     with ExitStack() as stack:
         stack.enter_context(_alone(folder, job.session))
         catalog = stack.enter_context(Catalog.open(os.path.join(state.root, FILE_NAME), writable=True))
-        map_file = stack.enter_context(MapFile.open(job.map_path, job.session, read_only=True))
+        map_file = stack.enter_context(MapFile.open(job.map_path, job.session, read_only=True, foreign=True))
         ready = _prove_ready(job, drive, catalog, map_file)
         mounts = None
         if job.proof != NONE or map_file.counts().fallback:

@@ -265,3 +265,48 @@ def until_free(call: Callable[[], None]) -> None:
             return
         select.select([], [], [], 0.01)
     call()
+
+
+HOSTILE = ["link over the host's root", "link up", "link to a file", "root of the file system", "dots in the root"]
+
+
+@pytest.mark.parametrize("proof", ["none", "changed", "full"])
+@pytest.mark.parametrize("how", HOSTILE)
+def test_no_map_brings_a_file_of_the_media_server_into_the_archive(
+    case: Case, tmp_path: Path, how: str, proof: str
+) -> None:
+    """The database host's root makes the map and the mirror; the secret lies outside of what is mounted."""
+    if case.kind == "ext4-inline":
+        pytest.skip("it differs from ext4 in where small contents lie")
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"only the media server's root may read this")
+    up = "../" * 20
+    links = {"absolute": "/", "up": up, "file": str(secret)}
+    for name, target in links.items():
+        os.symlink(target, case.data / name)
+    with frozen(case.data.parent):
+        split(case.folder, case.kind)
+    below = str(secret).lstrip("/")
+    path, root = {
+        "link over the host's root": (case.data / "absolute" / below, None),
+        "link up": (case.data / "up" / below, None),
+        "link to a file": (case.data / "file", None),
+        "root of the file system": (case.data.parent / below, "/data/absolute"),
+        "dots in the root": (case.data.parent / below, f"/{up}"),
+    }[how]
+    with MapFile.open(str(case.map_path)) as map_file:
+        model = next(entry for entry, _extents in map_file.entries() if entry.kind == "f" and entry.size)
+        size = secret.stat().st_size
+        told = model._replace(path=os.fsencode(path), size=size, source=SOURCE_MOUNT, content=None, nlink=1)
+        map_file.put_file(told, [])
+        map_file.add_changes("window", [(told.path, "added")])
+        if root is not None:
+            map_file._write("UPDATE filesystems SET root = ?", (root.encode(),))
+    with (
+        loop_device(case.folder / "mirror.img", read_only=True) as device,
+        contextlib.suppress(SplitMirrorError),
+    ):
+        case.write(device, proof=proof)
+    case.clean()
+    for archive in (case.folder / "library" / "V1").glob("*.tar"):
+        assert secret.read_bytes() not in archive.read_bytes()

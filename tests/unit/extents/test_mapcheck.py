@@ -1,0 +1,179 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The map of another host: whatever stands in it, it is read as an honest one is, or refused in a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.estimate import estimate
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapcheck import parse_scopes, parse_seals
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
+    ExtentRow,
+    FileEntry,
+    MapError,
+    SegmentRow,
+    pack_xattrs,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import APPEND
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, write_session
+from ansible_collections.splitmirror.backup.tests.support.tape import Library
+
+ROUNDS = int(os.environ.get("SPLITMIRROR_ROUNDS", "60"))
+LUN_BYTES = 1 << 20
+#: One of each type of SQLite, the borders of numbers, and names that lead elsewhere.
+VALUES: list[Any] = [
+    None, -1, 0, 1, 7, 1 << 31, 1 << 32, (1 << 63) - 1, -(1 << 63), 1.5, math.inf, "", "f", "x", "none", "device",
+    "mount", "/../etc", "\0", b"", b"\0", b"/", b"a", b"a\0..\0etc", b"..", b"a//b", b"/..", b"/srv/../etc",
+    b"\xff" * 33, "[]", "{}", '[{"root": 1}]', "[" * 100_000,
+]  # fmt: skip
+
+
+def honest(path: Path) -> None:
+    """Make a map with one of each kind."""
+    with MapFile.create(str(path), "s1", "db1") as made:
+        lun = made.add_lun("data", LUN_BYTES, "serial", None)
+        fs = made.add_filesystem(
+            mount_point=b"/srv", fs_type="ext4", fs_uuid="u", block_bytes=4096, dev=2049,
+            segments=[SegmentRow(0, lun, 4096, LUN_BYTES - 4096)], root=b"/in",
+        )  # fmt: skip
+        xattrs = pack_xattrs({b"user.x": b"1"})
+        for entry, extents in (
+            (FileEntry(b"/srv", "d", fs, 2, 2049, 3, 0o755), []),
+            (FileEntry(b"/srv/c", "f", fs, 3, 2049, size=5, source="content", content=b"hello"), []),
+            (FileEntry(b"/srv/dev", "c", fs, 4, 2049, rdev_major=1, rdev_minor=3), []),
+            (FileEntry(b"/srv/f", "f", fs, 5, 2049, size=9, source="device", xattrs=xattrs), [(0, lun, 8192, 4096, 0)]),
+            (FileEntry(b"/srv/g", "f", fs, 6, 2049, size=9, source="mount", reason="tail"), []),
+            (FileEntry(b"/srv/l", "l", fs, 7, 2049, target=b"f"), []),
+            (FileEntry(b"/srv/s", "s", fs, 8, 2049, source="skip"), []),
+        ):
+            made.add_new(entry, [ExtentRow(*row) for row in extents])
+        made.index_inodes()
+        made.set_owners({0: "root"}, {0: "root"})
+        made.add_changes("window", [(b"/srv/f", "added")])
+        made.set_meta("scopes", '[{"root": "/srv", "empty": [], "exclude": ["*.tmp"], "label": "paths"}]')
+        made.set_meta("seals", '{"1": "00"}')
+        made.set_state("checked")
+
+
+def read_all(path: Path) -> list[Any]:
+    """Everything that the media server asks of a map."""
+    with MapFile.open(str(path), "s1", read_only=True, foreign=True) as opened:
+        read: list[Any] = [opened.luns(), opened.filesystems(), opened.users(), opened.groups(), opened.counts()]
+        read += [opened.segments(fs.id) for fs in opened.filesystems()]
+        read += [opened.changes("window"), opened.get(b"/srv/f"), opened.meta("state"), opened.meta("host")]
+        read += [parse_scopes(opened.meta("scopes") or "[]"), parse_seals(opened.meta("seals") or "{}")]
+        for entry, extents in opened.entries():
+            assert entry.path.startswith(b"/")
+            assert b".." not in entry.path.split(b"/")
+            assert all(isinstance(number, int) and number >= 0 for number in entry[2:10])
+            assert all(0 <= row.physical <= row.physical + row.length <= LUN_BYTES for row in extents)
+            read.append((entry, extents))
+    read.append(estimate(str(path), 512))
+    return read
+
+
+def columns(path: Path) -> list[tuple[str, str]]:
+    db = sqlite3.connect(path)
+    with contextlib.closing(db):
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return [(table, row[1]) for table in tables for row in db.execute(f"PRAGMA table_info({table})")]
+
+
+def test_an_honest_map_is_read(tmp_path: Path) -> None:
+    honest(tmp_path / "map")
+    assert len(read_all(tmp_path / "map")) == 20
+
+
+def test_a_wrong_value_in_any_column_is_a_sentence_or_harmless(tmp_path: Path) -> None:
+    honest(tmp_path / "map")
+    whole = (tmp_path / "map").read_bytes()
+    refused = 0
+    for table, column in columns(tmp_path / "map"):
+        for value in VALUES:
+            (tmp_path / "map").write_bytes(whole)
+            db = sqlite3.connect(tmp_path / "map", isolation_level=None)
+            with contextlib.closing(db), contextlib.suppress(sqlite3.Error):
+                db.execute("PRAGMA synchronous=OFF")
+                db.execute("PRAGMA journal_mode=MEMORY")
+                db.execute(f"UPDATE OR IGNORE {table} SET {column} = ?", (value,))
+            try:
+                read_all(tmp_path / "map")
+            except SplitMirrorError:
+                refused += 1
+    assert refused > 300
+
+
+def test_flipped_bits_are_a_sentence_or_harmless(tmp_path: Path) -> None:
+    honest(tmp_path / "map")
+    whole = (tmp_path / "map").read_bytes()
+    # Most of the pages is empty.
+    places = [place for place in range(len(whole)) if any(whole[max(0, place - 8) : place + 8])]
+    chosen = random.Random(ROUNDS)
+    for _round in range(ROUNDS * 10):
+        flipped = bytearray(whole)
+        for _bit in range(chosen.choice((1, 1, 1, 2, 8))):
+            flipped[chosen.choice(places)] ^= 1 << chosen.randrange(8)
+        (tmp_path / "map").write_bytes(flipped)
+        with contextlib.suppress(SplitMirrorError):
+            read_all(tmp_path / "map")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON changes BEGIN DELETE FROM files; END",
+        "ALTER TABLE files RENAME TO other; CREATE VIEW files AS SELECT * FROM other",
+        "CREATE TABLE more(x)",
+        "CREATE INDEX i ON files(path_of_nothing('x'))",
+        "DROP TABLE users; CREATE TABLE users(id, name)",
+    ],
+)
+def test_other_tables_than_those_of_a_map_are_refused(tmp_path: Path, statement: str) -> None:
+    honest(tmp_path / "map")
+    db = sqlite3.connect(tmp_path / "map")
+    db.create_function("path_of_nothing", 1, lambda value: value, deterministic=True)
+    with contextlib.closing(db):
+        db.executescript(statement)
+    with pytest.raises(MapError, match="its tables are not those of an extent map"):
+        read_all(tmp_path / "map")
+
+
+def test_a_wrong_value_never_reaches_a_volume_as_a_traceback(tmp_path: Path) -> None:
+    """All of it, with what needs no mirror: a writer that believes a map would fail in its threads."""
+    library = Library(tmp_path)
+    library.make(capacity_bytes=4 << 20)
+    library.label()
+    lines = [b"/srv/a", b"/srv/b"]
+    with MapFile.create(str(tmp_path / "map"), "s1", "db1") as made:
+        for line in lines:
+            made.add_new(FileEntry(line, "f", size=5, source="content", content=b"hello"), [])
+        made.set_state("checked")
+    whole = (tmp_path / "map").read_bytes()
+    wanted = {name for table, name in columns(tmp_path / "map") if table == "files"}
+    chosen = random.Random(ROUNDS)
+    for column in sorted(wanted):
+        for value in chosen.sample(VALUES, 4):
+            (tmp_path / "map").write_bytes(whole)
+            db = sqlite3.connect(tmp_path / "map", isolation_level=None)
+            with contextlib.closing(db), contextlib.suppress(sqlite3.Error):
+                db.execute(f"UPDATE OR IGNORE files SET {column} = ? WHERE sort_key LIKE '%b'", (value,))
+            job = WriteJob(
+                "s1", str(library.state_dir), str(tmp_path / "map"), {}, str(tmp_path / "mounts"), "V1", mode=APPEND,
+                proof="none", window_bytes=1 << 20,
+            )  # fmt: skip
+            with contextlib.suppress(SplitMirrorError), library.drive() as drive:
+                write_session(job, drive)
+    library.catalog.close()
