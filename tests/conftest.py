@@ -31,7 +31,7 @@ hypothesis.settings.load_profile("splitmirror")
 
 INTEGRATION = "tests/integration/"
 #: Where the integration tests lie that have no need of this machine's loop devices and mounts.
-BESIDE_OTHERS = (f"{INTEGRATION}lab/", f"{INTEGRATION}database/")
+BESIDE_OTHERS = (f"{INTEGRATION}lab/", f"{INTEGRATION}database/", f"{INTEGRATION}become/")
 
 #: File systems in memory: no extents, and no direct I/O that means anything.
 IN_MEMORY = {"tmpfs", "ramfs"}
@@ -46,8 +46,8 @@ def pytest_configure() -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Say which tests stay together where several processes share them (pytest-xdist).
 
-    Those of the lab have machines of their own, those of databases need folders only. All other integration tests share
-    this machine, one after another.
+    Those of the lab have machines of their own, those of databases and of become need folders only. All other
+    integration tests share this machine, one after another.
     """
     from xdist.scheduler import LoadScopeScheduling  # it need not be there
 

@@ -10,7 +10,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import DEFAULT_STATE_DIR
-from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel, open_channel
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import open_channel, own_channel
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import LinePeer, WindowFailed, run_window
 
 ARGUMENT_SPEC = {
@@ -33,21 +33,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         _validation, args = self.validate_argument_spec(ARGUMENT_SPEC)
-        hostvars = variables["hostvars"]
-        host = variables["inventory_hostname"]
         if args["deadline_s"] <= 0:
             raise AnsibleError("deadline_s: a freeze needs a deadline above 0 seconds; 30 is usual.")
         if self._task.check_mode:
             result.update(changed=True, msg=f"would freeze {', '.join(args['mounts'])}, split the mirror and thaw")
             return result
 
-        array_channel = open_channel(args["array"], self._task, self._play_context, hostvars)
-        holder = LinePeer(
-            Channel(host, self._connection), _python(hostvars[host]), args["state_dir"], args["session"], "holder"
-        )
-        splitter = LinePeer(
-            array_channel, _python(hostvars[args["array"]]), args["array_state_dir"], args["session"], "splitter"
-        )
+        own, array = own_channel(self, variables), open_channel(args["array"], self, variables)
+        holder = LinePeer(own, args["state_dir"], args["session"], "holder")
+        splitter = LinePeer(array, args["array_state_dir"], args["session"], "splitter")
         try:
             evidence = run_window(holder, splitter, args["mounts"], args["deadline_s"], args["turn_timeout_s"])
             result.update(changed=True, **evidence)
@@ -56,14 +50,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         finally:
             splitter.close()
             holder.close()
-            array_channel.close()
+            array.close()
         return result
-
-
-def _python(variables: Any) -> str:
-    """The Python of a host, as its modules use it."""
-    named = str(variables.get("ansible_python_interpreter", "auto"))
-    if not named.startswith("auto"):
-        return named
-    facts = variables.get("ansible_facts", {})
-    return str(facts.get("discovered_interpreter_python", "python3"))

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel, open_channel
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import open_channel, own_channel
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.relay import relay_file
 
 ARGUMENT_SPEC = {
@@ -27,12 +27,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         _validation, args = self.validate_argument_spec(ARGUMENT_SPEC)
-        source = Channel(variables["inventory_hostname"], self._connection)
-        target = open_channel(args["to_host"], self._task, self._play_context, variables["hostvars"])
+        source = own_channel(self, variables)
+        target = open_channel(args["to_host"], self, variables)
         try:
             relayed = relay_file(source, args["src"], target, args["dest"], dry_run=self._task.check_mode)
         finally:
             target.close()
+            source.close()
         result.update(
             changed=relayed.changed,
             size_bytes=relayed.size_bytes,

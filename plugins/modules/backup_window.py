@@ -21,8 +21,11 @@ description:
   - Before it, M(splitmirror.backup.extent_map) has mapped the files and M(splitmirror.backup.mirror_split) has armed
     the split, so that all code is loaded and all slow work is done.
   - Before the freeze a small program is started on both hosts and kept, so that inside the window a call costs one
-    exchange over a connection that is open. Connections other than ssh and local, and those that need a password for
-    the privilege escalation, start a program for each call instead, which is about half a second longer in all.
+    exchange over a connection that is open. Connections other than ssh and local start a program for each call instead,
+    which is about half a second longer in all; so does ssh with a password but without a connection that stays
+    (C(ControlPersist)).
+  - Both hosts are reached, and privileges are raised, as for every other task, with C(become_user), C(become_method),
+    C(become_exe), C(become_flags) and passwords; where root logs in, nothing is raised.
   - If anything fails, the file systems are thawed at once; if the controller itself vanishes, their guard thaws them at
     the deadline.
 options:

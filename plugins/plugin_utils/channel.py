@@ -5,28 +5,36 @@
 """Plain commands on any inventory host, from inside one action plugin.
 
 One task normally talks to one host. The window has to drive the database host and the array without the pause that a
-strategy puts between two tasks, so it opens the other host's connection itself, with that host's own variables.
+strategy puts between two tasks, so it opens the other host's connection itself.
+
+How a host is reached, as whom and by which privilege escalation is Ansible's to say: TaskExecutor opens the connection,
+and ActionBase builds the commands, so that what works for modules works here.
 """
 
 from __future__ import annotations
 
-import copy
+import json
+import secrets
 import shlex
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.playbook.play_context import PlayContext
-from ansible.playbook.task import Task
+from ansible.executor.task_executor import TaskExecutor
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.action import ActionBase
+from ansible.plugins.become import BecomeBase
 from ansible.plugins.connection import ConnectionBase
-from ansible.plugins.loader import become_loader, connection_loader
+from ansible.template import Templar
 
-from .line import StandingLine
+from .line import NotEscalated, StandingLine
+from .programs import RUNNER, RUNNER_GREETING, program
 
 # Without input the ssh plugin asks for a terminal, and a terminal would change the bytes on their way.
 _NO_TERMINAL = b"\n"
+#: How long a program that stays may take to be there. Nobody waits for it but the task.
+CONNECT_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -38,16 +46,58 @@ class Answer:
     err: str
 
 
+class _Recorder:
+    """Stands before a connection, and keeps the command that Ansible would have it run."""
+
+    def __init__(self, connection: ConnectionBase) -> None:
+        self._connection = connection
+        self.command = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def exec_command(
+        self, cmd: str, in_data: Optional[bytes] = None, sudoable: bool = True
+    ) -> tuple[int, bytes, bytes]:
+        """Keep ``cmd``."""
+        self.command = cmd
+        return 0, b"", b""
+
+
+class _Commands(ActionBase):  # type: ignore[misc]
+    """Ansible's own way from a command to what a connection is given: login shell, privilege escalation, quoting."""
+
+    def __init__(self, connection: ConnectionBase) -> None:
+        self._recorder = _Recorder(connection)
+        super().__init__(None, self._recorder, connection._play_context, DataLoader(), None, None)
+
+    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+        """Never called: this is no task."""
+        raise NotImplementedError
+
+    def build(self, argv: list[str]) -> tuple[str, Optional[BecomeBase]]:
+        """The command, and the become plugin where it is part of it: the same user needs none, says Ansible."""
+        become = self._connection.become
+        before = become._id if become else None
+        self._low_level_execute_command(shlex.join(argv))
+        return self._recorder.command, become if become and become._id != before else None
+
+
 class Channel:
     """Commands on one host over one connection.
 
     :param host: the inventory name, for messages.
     :param connection: a connection plugin that is ready for use, with its become plugin set.
+    :param python: the host's Python.
     """
 
-    def __init__(self, host: str, connection: ConnectionBase) -> None:
+    def __init__(self, host: str, connection: ConnectionBase, python: str = "python3") -> None:
         self.host = host
+        self.python = python
         self._connection = connection
+        self._commands = _Commands(connection)
+        self._runner: Optional[StandingLine] = None
+        self._may_stand = True
 
     def run(self, argv: list[str], stdin: Optional[bytes] = None) -> Answer:
         """Run a command with its arguments; it is quoted, never interpreted.
@@ -55,103 +105,154 @@ class Channel:
         :param stdin: bytes for its standard input.
         :raises AnsibleError: when the connection fails (not when the command does).
         """
+        if self._may_stand and self._runner is None:
+            self._runner = self.stand(RUNNER, [], RUNNER_GREETING)
+            self._may_stand = self._runner is not None
+        if self._runner is None:
+            return self.run_once(argv, stdin)
+        asked = {"argv": argv, "stdin_bytes": None if stdin is None else len(stdin)}
+        self._runner.send(json.dumps(asked).encode() + b"\n" + (stdin or b""))
+        answer = json.loads(self._runner.read_line())
+        return Answer(answer["code"], self._runner.read(answer["out_bytes"]), answer["err"])
+
+    def run_once(self, argv: list[str], stdin: Optional[bytes] = None) -> Answer:
+        """Like run, by a process of its own on connections of every kind."""
+        # What a shell prints before (a greeting, the news of the day) ends where the mark begins. The mark is in two
+        # parts, so that a shell that prints its command does not print the mark.
+        first, second = secrets.token_hex(8), secrets.token_hex(8)
+        marked = ["/bin/sh", "-c", 'printf "%s%s\\n" "$0" "$1"; shift; exec "$@"', first, second, *argv]
+        command, _become = self._commands.build(marked)
         try:
             code, out, err = self._connection.exec_command(
-                self._command(argv), in_data=_NO_TERMINAL if stdin is None else stdin, sudoable=True
+                command, in_data=_NO_TERMINAL if stdin is None else stdin, sudoable=True
             )
         except AnsibleConnectionFailure as exc:
             # As it is, it would count the task's own host as unreachable, and nothing would be cleaned up.
             raise AnsibleError(f"{self.host}: it cannot be reached: {exc.message}") from exc
-        become = self._connection.become
-        if become is not None:
-            out = become.strip_become_success(out)
-        return Answer(code, out, err.decode("utf-8", "replace"))
+        said = err.decode("utf-8", "replace")
+        _before, mark, out = out.partition(f"{first}{second}\n".encode())
+        if not mark:
+            reason = said.strip().rpartition("\n")[2] or f"exit code {code}"
+            raise AnsibleError(f"{self.host}: no command can be run there: {reason}")
+        return Answer(code, out, said)
 
-    def stand(self, argv: list[str], greeting: str, timeout_s: float) -> Optional[StandingLine]:
-        """Start a program that stays and answers line by line; None where this connection has no way to do that.
+    def stand(self, source: str, args: list[str], greeting: str) -> Optional[StandingLine]:
+        """Start a Python program that stays and answers; None where this connection has no way to do that.
 
-        That is: ssh and local connections, and no password to be typed for the privilege escalation or the connection.
+        That is: ssh and local connections. Over ssh it has a terminal where the privilege escalation wants one.
 
         :param greeting: the first line that the program prints.
-        :param timeout_s: how long it may take until then.
         :raises AnsibleError: it does not come up.
         """
-        become = self._connection.become
-        if become is not None and become.expect_prompt():
+        argv = program(self.python, source, args)
+        if self._connection.transport == "local":
+            command, become = self._commands.build(argv)
+            return StandingLine(
+                [b"/bin/sh", b"-c", command.encode()], self.host, greeting.encode(), CONNECT_TIMEOUT_S, become
+            )
+        if self._connection.transport != "ssh" or not hasattr(self._connection, "_build_command"):
             return None
-        local = _local_command(self._connection, self._command(argv))
-        return None if local is None else StandingLine(local, self.host, greeting.encode(), timeout_s)
+        try:
+            return self._stand_by_ssh(argv, greeting, terminal=False)
+        except NotEscalated as without:
+            if not self._connection.get_option("use_tty"):
+                raise
+            try:
+                # Such as sudo with requiretty, or doas.
+                return self._stand_by_ssh(argv, greeting, terminal=True)
+            except NotEscalated:
+                raise without from None
+        except AnsibleError:
+            if self._password() is None:
+                raise
+            return None  # there is no connection that stays, over which ssh could go without the password
 
     def close(self) -> None:
         """Close the connection (a persistent ssh master stays, as with every other task)."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
         self._connection.close()
 
-    def _command(self, argv: list[str]) -> str:
-        command = shlex.join(argv)
-        become = self._connection.become
-        return command if become is None else str(become.build_become_command(command, self._connection._shell))
+    def _stand_by_ssh(self, argv: list[str], greeting: str, terminal: bool) -> StandingLine:
+        command, become = self._commands.build(argv)
+        words = _ssh_words(self._connection, command, terminal)
+        return StandingLine(words, self.host, greeting.encode(), CONNECT_TIMEOUT_S, become, terminal=terminal)
+
+    def _password(self) -> Optional[str]:
+        return self._connection.get_option("password") or self._connection._play_context.password or None
 
 
-def _local_command(connection: ConnectionBase, command: str) -> Optional[list[bytes]]:
-    """The command on this machine that runs ``command`` on the connection's host; None where there is none."""
-    if connection.transport == "local":
-        return [b"/bin/sh", b"-c", command.encode()]
-    if connection.transport == "ssh" and hasattr(connection, "_build_command"):
-        if connection.get_option("password"):
-            return None
-        host = connection.get_option("host") or connection._play_context.remote_addr
-        # The same words as for every other command of this connection, control socket included.
-        words = connection._build_command(connection.get_option("ssh_executable"), "ssh", host, command)
-        return [word if isinstance(word, bytes) else word.encode() for word in words]
-    return None
+def _ssh_words(connection: ConnectionBase, command: str, terminal: bool) -> list[bytes]:
+    """The local command that runs ``command`` on the host of an ssh connection, in the words of all its others.
+
+    It goes without the connection's password: over the connection that stays (control socket) none is asked for.
+    """
+    context = connection._play_context
+    connection.host = connection.get_option("host") or context.remote_addr
+    kept = connection.get_option("password"), context.password
+    connection.set_option("password", None)
+    context.password = ""
+    try:
+        before = ["-tt", "-o", "EscapeChar=none"] if terminal else []
+        words = connection._build_command(
+            connection.get_option("ssh_executable"), "ssh", *before, connection.host, command
+        )
+    finally:
+        connection.set_option("password", kept[0])
+        context.password = kept[1]
+    return [word if isinstance(word, bytes) else word.encode() for word in words]
 
 
-def open_channel(host: str, task: Task, play_context: PlayContext, hostvars: Any) -> Channel:
-    """Open a channel to a host other than the one the task runs on.
+class _Opener(TaskExecutor):  # type: ignore[misc]
+    """The part of Ansible's executor that opens the connection of a task to its host."""
 
-    Connection, become and shell options come from that host's variables, as if the task were delegated to it.
+    def __init__(self, action: ActionBase, host: str) -> None:  # not the one of TaskExecutor, which differs by release
+        self._task = action._task.copy(exclude_parent=False)
+        self._task.delegate_to = host
+        self._play_context = action._play_context
+        self._loader = action._loader
+        self._shared_loader_obj = action._shared_loader_obj
+        self._connection = None
 
-    :param hostvars: the ``hostvars`` of the task; they are templated in the other host's own context.
+    def open(self, task_vars: dict[str, Any]) -> Channel:
+        """Open the connection to the host, as for a task that is delegated to it."""
+        host = self._task.delegate_to
+        templar = Templar(loader=self._loader, variables=task_vars)
+        manager = task_vars["hostvars"]._variable_manager
+        delegated, _name = manager.get_delegated_vars_and_hostname(templar, self._task, task_vars)
+        variables = delegated["ansible_delegated_vars"][host]
+        self._play_context = self._play_context.set_task_and_variable_override(
+            task=self._task, variables={**task_vars, **delegated}, templar=templar
+        )
+        templar.available_variables = variables
+        kind = variables.get("ansible_connection")
+        self._connection = self._get_connection(
+            variables, templar, self._task.connection if kind is None else templar.template(kind)
+        )
+        self._set_connection_options(variables, templar)
+        return Channel(host, self._connection, python_of(variables, templar))
+
+
+def open_channel(host: str, action: ActionBase, task_vars: dict[str, Any]) -> Channel:
+    """Open a channel to a host other than the one the task runs on, as if the task were delegated to it.
+
     :raises AnsibleError: when the host is not in the inventory or one of its plugins is unknown.
     """
-    if host not in hostvars:
+    if host not in task_vars["hostvars"]:
         raise AnsibleError(f"{host!r} is not in the inventory; name an inventory host.")
-    variables = hostvars[host]
-    context = copy.copy(play_context)
-    context.remote_addr = variables.get("ansible_host", host)
-    context.port = variables.get("ansible_port")
-    context.remote_user = variables.get("ansible_user")
-
-    kind = variables.get("ansible_connection") or C.DEFAULT_TRANSPORT
-    connection = connection_loader.get(kind, context, new_stdin=None)
-    if connection is None:
-        raise AnsibleError(f"{host}: ansible_connection {kind!r} is unknown; name an installed connection plugin.")
-    # Of the task's own keywords the timeout, the user and the privilege escalation go along, as when it is delegated.
-    keys = {key: value for key, value in task.dump_attrs().items() if key.startswith("become")}
-    keys["timeout"] = play_context.timeout
-    connection.set_options(
-        task_keys={
-            "timeout": play_context.timeout,
-            "password": play_context.password or None,
-            "remote_user": task.remote_user,
-        },
-        var_options={**_plugin_variables("connection", kind, variables), "inventory_hostname": host},
-    )
-    shell = connection._shell
-    shell.set_options(task_keys=keys, var_options=_plugin_variables("shell", shell._load_name, variables))
-
-    if boolean(variables.get("ansible_become", task.become or False)):
-        method = variables.get("ansible_become_method") or task.become_method or C.DEFAULT_BECOME_METHOD
-        become = become_loader.get(method)
-        if become is None:
-            raise AnsibleError(f"{host}: ansible_become_method {method!r} is unknown; name an installed become plugin.")
-        if play_context.become_pass:
-            keys["become_pass"] = play_context.become_pass
-        become.set_options(task_keys=keys, var_options=_plugin_variables("become", method, variables))
-        connection.set_become_plugin(become)
-    return Channel(host, connection)
+    return _Opener(action, host).open(task_vars)
 
 
-def _plugin_variables(kind: str, name: str, variables: Any) -> dict[str, Any]:
-    """The variables of a host that one plugin reads, templated."""
-    return {key: variables[key] for key in C.config.get_plugin_vars(kind, name) if key in variables}
+def own_channel(action: ActionBase, task_vars: dict[str, Any]) -> Channel:
+    """A channel to the host that the task runs on."""
+    return Channel(task_vars["inventory_hostname"], action._connection, python_of(task_vars, action._templar))
+
+
+def python_of(variables: Any, templar: Templar) -> str:
+    """The Python of a host, as its modules use it."""
+    named = variables.get("ansible_python_interpreter") or C.config.get_config_value("INTERPRETER_PYTHON")
+    named = str(templar.template(named))
+    if not named.startswith("auto"):
+        return named
+    return str(variables.get("ansible_facts", {}).get("discovered_interpreter_python", "python3"))

@@ -14,15 +14,23 @@ import os
 import selectors
 import signal
 import subprocess
-import tempfile
 import time
 from typing import IO, Optional, cast
 
 from ansible.errors import AnsibleError
+from ansible.plugins.become import BecomeBase
 
 MAX_ANSWER_BYTES = 16 << 20
 #: After its input has ended the program has nothing left to do.
 _END_S = 5.0
+#: How much of what the program says of errors is kept.
+_KEPT_ERRORS_BYTES = 65536
+#: How long to wait for them once it has ended.
+_LAST_WORDS_S = 1.0
+
+
+class NotEscalated(AnsibleError):  # type: ignore[misc]
+    """The way ended before the privileges were there, and it was not for a password."""
 
 
 class StandingLine:
@@ -31,20 +39,40 @@ class StandingLine:
     :param argv: the local command that leads to it, such as ssh.
     :param host: for messages.
     :param greeting: the line that tells that it is there; what comes before it is not ours (a message of the day).
-    :raises AnsibleError: it does not greet in time.
+    :param timeout_s: how long it may take until then.
+    :param become: the become plugin that is part of the command, if one is; it tells prompts, and holds the password.
+    :param terminal: whether the program has a terminal, which does not end with our end of its input.
+    :raises NotEscalated: see there.
+    :raises AnsibleError: it does not greet in time, or the password is wrong or missing.
     """
 
-    def __init__(self, argv: list[bytes], host: str, greeting: bytes, timeout_s: float) -> None:
+    def __init__(
+        self,
+        argv: list[bytes],
+        host: str,
+        greeting: bytes,
+        timeout_s: float,
+        become: Optional[BecomeBase] = None,
+        *,
+        terminal: bool = False,
+    ) -> None:
         self._host = host
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._terminal = terminal
         self._inbox = bytearray()
+        self._errors = bytearray()
         self._program = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
         self._input = cast(IO[bytes], self._program.stdin)
         self._output = cast(IO[bytes], self._program.stdout)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._output, selectors.EVENT_READ, self._inbox)
+        self._selector.register(cast(IO[bytes], self._program.stderr), selectors.EVENT_READ, self._errors)
+        deadline = time.monotonic() + timeout_s
         try:
-            while self._next_line(time.monotonic() + timeout_s) != greeting:
+            if become is not None:
+                self._escalate(become, deadline)
+            while self._next_line(deadline) != greeting:
                 pass
         except AnsibleError:
             self.close()
@@ -56,13 +84,34 @@ class StandingLine:
         :param timeout_s: how long to wait for it; None waits for ever.
         :raises AnsibleError: the program or the way to it is gone, or it does not answer in time.
         """
-        data = line.encode() + b"\n"
+        self.send(line.encode() + b"\n")
+        return self.read_line(timeout_s)
+
+    def send(self, data: bytes) -> None:
+        """Send bytes to the program.
+
+        :raises AnsibleError: the program or the way to it is gone.
+        """
         try:
             self._input.write(data)
             self._input.flush()
         except OSError as exc:
             raise self._lost(exc.strerror) from exc
+
+    def read_line(self, timeout_s: Optional[float] = None) -> bytes:
+        """Return the next line, without its newline; see ask."""
         return self._next_line(None if timeout_s is None else time.monotonic() + timeout_s)
+
+    def read(self, size_bytes: int) -> bytes:
+        """Return exactly so many bytes of what the program sends behind a line.
+
+        :raises AnsibleError: it ends before.
+        """
+        while len(self._inbox) < size_bytes:
+            self._receive(None)
+        data = bytes(self._inbox[:size_bytes])
+        del self._inbox[:size_bytes]
+        return data
 
     def close(self) -> None:
         """End the program; nothing if it has ended."""
@@ -71,33 +120,79 @@ class StandingLine:
         except OSError:
             pass  # it was gone before it had read everything
         try:
-            self._program.wait(_END_S)
+            # The end of our input is nothing that a terminal would pass on; its hang-up is.
+            self._program.wait(0 if self._terminal else _END_S)
         except subprocess.TimeoutExpired:
             os.killpg(self._program.pid, signal.SIGKILL)
             self._program.wait()
+        self._selector.close()
         self._output.close()
-        self._errors.close()
+        cast(IO[bytes], self._program.stderr).close()
+
+    def _escalate(self, become: BecomeBase, deadline: float) -> None:
+        """Answer for a password, and wait until the privileges are there, as Ansible's connections do."""
+        asked = False
+        out_seen = err_seen = 0
+        while not become.check_success(bytes(self._inbox)):
+            out, err = bytes(self._inbox[out_seen:]), bytes(self._errors[err_seen:])
+            prompted = become.expect_prompt() and (
+                become.check_password_prompt(out) or become.check_password_prompt(err)
+            )
+            if become.check_incorrect_password(out + err) or (prompted and asked):
+                raise AnsibleError(
+                    f"{self._host}: {become.name} does not take the become password; give the right one."
+                )
+            if become.check_missing_password(out + err):
+                raise AnsibleError(
+                    f"{self._host}: {become.name} wants a password; give it as ansible_become_password, or with "
+                    "--ask-become-pass."
+                )
+            if prompted:
+                asked = True
+                out_seen, err_seen = len(self._inbox), len(self._errors)
+                self.send(str(become.get_option("become_pass")).encode() + b"\n")
+            if not self._receive(deadline, ended_is_error=False):
+                raise NotEscalated(f"{self._host}: {become.name} failed: {self._last_words() or 'it ended'}")
 
     def _next_line(self, deadline: Optional[float]) -> bytes:
-        fd = self._output.fileno()
+        while (end := self._inbox.find(b"\n")) < 0:
+            self._receive(deadline)
+            del self._errors[:-_KEPT_ERRORS_BYTES]
+            if len(self._inbox) > MAX_ANSWER_BYTES:
+                raise self._lost(f"its answer has more than {MAX_ANSWER_BYTES} bytes")
+        line = bytes(self._inbox[:end])
+        del self._inbox[: end + 1]
+        return line.rstrip(b"\r")
+
+    def _receive(self, deadline: Optional[float], ended_is_error: bool = True) -> bool:
+        """Take in what has come on either way, once something has; False when all has ended."""
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready = self._selector.select(left_s)
+        if not ready:
+            raise self._lost("no answer in time")
+        for key, _events in ready:
+            part = os.read(key.fd, 1 << 20)
+            key.data.extend(part)
+            if not part:
+                self._selector.unregister(key.fileobj)
+        if self._output in self._selector.get_map():
+            return True
+        self._drain_errors(_LAST_WORDS_S)
+        if ended_is_error:
+            raise self._lost("it ended")
+        return False
+
+    def _drain_errors(self, patience_s: float) -> None:
+        """Take in what is said of errors until that ends, or pauses: a persistent ssh keeps it open for long."""
+        fd = cast(IO[bytes], self._program.stderr).fileno()
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_READ)
-            while b"\n" not in self._inbox:
-                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not selector.select(left_s):
-                    raise self._lost("no answer in time")
-                part = os.read(fd, 65536)
-                if not part:
-                    raise self._lost("it ended")
-                self._inbox += part
-                if len(self._inbox) > MAX_ANSWER_BYTES:
-                    raise self._lost(f"its answer has more than {MAX_ANSWER_BYTES} bytes")
-        line, _newline, self._inbox = self._inbox.partition(b"\n")
-        return bytes(line.rstrip(b"\r"))
+            while selector.select(patience_s) and (part := os.read(fd, 65536)):
+                self._errors += part
+
+    def _last_words(self) -> str:
+        return self._errors.decode("utf-8", "replace").strip().rpartition("\n")[2].strip()
 
     def _lost(self, reason: Optional[str]) -> AnsibleError:
-        said = ""
-        if not self._errors.closed:
-            self._errors.seek(0)
-            said = self._errors.read()[-2000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
-        return AnsibleError(f"{self._host}: the line to it is lost: {said or reason}")
+        self._drain_errors(0)
+        return AnsibleError(f"{self._host}: the line to it is lost: {self._last_words() or reason}")

@@ -23,12 +23,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.session import 
 
 from .channel import Channel
 from .line import StandingLine
+from .programs import program
 
 Json = dict[str, Any]
 #: A thaw gets more tries than a freeze: until it is told otherwise, this process is all that stands for it in time.
 THAW_TRIES = 3
-#: How long a client may take to be there. Nobody waits for it but this task.
-CONNECT_TIMEOUT_S = 60.0
 #: How long an answer may take that no work is needed for.
 ANSWER_TIMEOUT_S = 30.0
 #: How often to ask whether it is our turn on an array that splits one mirror set after the other.
@@ -58,13 +57,13 @@ class PeerRefused(AnsibleError):  # type: ignore[misc]
 class LinePeer:
     """A process of the session on some host: the ``holder`` or the ``splitter``."""
 
-    def __init__(self, channel: Channel, python: str, state_dir: str, session: str, name: str) -> None:
+    def __init__(self, channel: Channel, state_dir: str, session: str, name: str) -> None:
         self.channel = channel
         self.name = name
         self._session = session
-        socket = os.path.join(StateDir(state_dir).session_dir(session), f"{name}.sock")
-        self._command = [python, "-I", "-S", "-c", CLIENT_SOURCE, socket]
+        self._socket = os.path.join(StateDir(state_dir).session_dir(session), f"{name}.sock")
         self._line: Optional[StandingLine] = None
+        self._may_stand = True
 
     def stand_by(self) -> None:
         """Start the client that carries all calls from now on, where the connection can; else each call starts one.
@@ -72,9 +71,10 @@ class LinePeer:
         :raises PeerRefused: the process is not there.
         """
         try:
-            self._line = self.channel.stand(self._command, CLIENT_GREETING, CONNECT_TIMEOUT_S)
+            self._line = self.channel.stand(CLIENT_SOURCE, [self._socket], CLIENT_GREETING)
         except AnsibleError as exc:
             raise self._unreachable("stand by", str(exc)) from exc
+        self._may_stand = self._line is not None
 
     def close(self) -> None:
         """End the client."""
@@ -90,6 +90,8 @@ class LinePeer:
         :raises PeerRefused: it is not there, or it refused.
         """
         line = json.dumps({"op": op, "args": args})
+        if self._line is None and self._may_stand:
+            self.stand_by()
         if self._line is not None:
             try:
                 out, reason = self._line.ask(line, timeout_s), ""
@@ -97,7 +99,7 @@ class LinePeer:
                 self.close()
                 raise self._unreachable(op, str(exc)) from exc
         else:
-            answer = self.channel.run([*self._command, line])
+            answer = self.channel.run_once(program(self.channel.python, CLIENT_SOURCE, [self._socket, line]))
             out, reason = answer.out, answer.err.strip().rpartition("\n")[2] or f"exit code {answer.code}"
         try:
             reply: Json = json.loads(out)

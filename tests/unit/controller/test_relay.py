@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import random
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def local(host: str) -> Channel:
     """A channel over the real local connection."""
     connection = connection_loader.get("local", PlayContext(), new_stdin=None)
     connection.set_options()
-    return Channel(host, connection)
+    return Channel(host, connection, sys.executable)
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ class Peers:
         self.services.append(service)
         connection = connection_loader.get("local", PlayContext(), new_stdin=None)
         connection.set_options()
-        return LinePeer(Channel("here", connection), sys.executable, self.state.root, SESSION, name)
+        return LinePeer(Channel("here", connection, sys.executable), self.state.root, SESSION, name)
 
     def stop(self) -> None:
         for service in self.services:
