@@ -74,6 +74,13 @@ options:
     type: str
     choices: [append, overwrite]
     default: append
+  allow_last:
+    description:
+      - Overwrite a volume also when it holds the last good session of a host, which has no backup then until the next
+        one is good.
+    type: bool
+    default: false
+    version_added: 0.2.0
   expected_bytes:
     description:
       - How many bytes the session takes on tape, C(bytes_archive) of O(phase=discovery). A volume with less room is
@@ -243,6 +250,7 @@ SPEC = {
     "drive_type": {"type": "str"},
     "volume": {"type": "str"},
     "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
+    "allow_last": {"type": "bool", "default": False},
     "expected_bytes": {"type": "int", "default": 0},
 }
 
@@ -258,6 +266,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         drives=DriveOptions.of(params, only_look=module.check_mode),
         volume=params["volume"],
         mode=params["mode"],
+        allow_last=params["allow_last"],
         expected_bytes=params["expected_bytes"],
     )
     return {"changed": False, "plan": plan}

@@ -49,6 +49,12 @@ options:
     description: The phase of the run in which the session failed, with O(state=failed).
     type: str
     version_added: 0.2.0
+  allow_last:
+    description:
+      - Let a session expire also when it is the last good one of its host.
+    type: bool
+    default: false
+    version_added: 0.2.0
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.session
@@ -146,7 +152,8 @@ def foreseen(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
     known = catalog.session(params["session"])
     before = "absent" if known is None else known.state
     if params["state"] == "expired":
-        return {"changed": known is not None, "session_state": before, "reason": known.reason if known else ""}
+        changed = catalog.would_expire(params["session"], allow_last=params["allow_last"])
+        return {"changed": changed, "session_state": before, "reason": known.reason if known else ""}
     if params["state"] == "begun":
         return {"changed": known is None, "session_state": OPEN, "reason": "", "before": before}
     reason = params["reason"] or ""
@@ -171,7 +178,7 @@ def close(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
     elif params["state"] == "failed":
         changed = fail_session(catalog, session, params["host"] or "", params["reason"], params["phase"] or "")
     else:
-        changed = catalog.expire_session(session)
+        changed = catalog.expire_session(session, allow_last=params["allow_last"])
     after = catalog.session(session)
     state, reason = (after.state, after.reason) if after else ("absent", "")
     return {"changed": changed, "session_state": state, "reason": reason, "before": before}
@@ -221,6 +228,7 @@ def main() -> None:
             "host": {"type": "str"},
             "reason": {"type": "str"},
             "phase": {"type": "str"},
+            "allow_last": {"type": "bool", "default": False},
             **SESSION_SPEC,
         },
         required_if=[

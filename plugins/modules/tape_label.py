@@ -18,7 +18,7 @@ description:
     without this collection.
   - A volume that has the label asked for already is left as it is, with everything on it.
   - Nothing that may still be needed is overwritten. A volume that holds foreign data, that has another name than
-    O(volume), or whose sessions have not expired, is refused.
+    O(volume), or whose sessions have not expired, is refused, and so is one with the last good session of a host.
 options:
   volume:
     description:
@@ -45,6 +45,12 @@ options:
       - V(1T) when it is left out. It does not change a volume that is there already, and a volume in a real drive has a
         capacity of its own.
     type: str
+  allow_last:
+    description:
+      - Label a volume anew also when its name holds the last good session of a host, which has no backup then.
+    type: bool
+    default: false
+    version_added: 0.2.0
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.drive
@@ -198,12 +204,20 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         if made:
             if module.check_mode:
                 return outcome(True, None, label, True, True)
-            catalog.refuse_unexpired(volume)
+            catalog.refuse_needed(volume, allow_last=params["allow_last"])
             drive.make_volume(volume, size_bytes)
         elif params["capacity"] is not None and not drive.makes_volumes:
             drive.make_volume(volume, size_bytes)
         drive.load(volume)
-        done = label_volume(drive, catalog, volume, pool, record_bytes, only_look=module.check_mode)
+        done = label_volume(
+            drive,
+            catalog,
+            volume,
+            pool,
+            record_bytes,
+            allow_last=params["allow_last"],
+            only_look=module.check_mode,
+        )
     return outcome(done.changed or made, done.before, done.after, made, done.in_catalog)
 
 
@@ -216,6 +230,7 @@ def main() -> None:
             "pool": {"type": "str", "default": "default"},
             "record_bytes": {"type": "int", "default": 1 << 20},
             "capacity": {"type": "str"},
+            "allow_last": {"type": "bool", "default": False},
             **DRIVE_SPEC,
             **STATE_DIR_SPEC,
         },

@@ -34,6 +34,13 @@ options:
   volume:
     description: The volume to rebuild the catalog from.
     type: str
+  allow_last:
+    description: >-
+      Enter a volume also when the catalog knows another one of its name that holds the last good session of a host,
+      which is forgotten then.
+    type: bool
+    default: false
+    version_added: 0.2.0
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.drive
@@ -208,7 +215,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             with use_drive(options, volume, who=f"tape_verify of session {session.id}") as drive:
                 return {"changed": False, **verify_session(session, catalog, drive)}
         with use_drive(options, params["volume"], who=f"tape_verify of volume {params['volume']}") as drive:
-            return rebuild(params["volume"], catalog, drive, only_look=module.check_mode)
+            return rebuild(
+                params["volume"], catalog, drive, allow_last=params["allow_last"], only_look=module.check_mode
+            )
 
 
 def main() -> None:
@@ -220,6 +229,7 @@ def main() -> None:
             "host": {"type": "str"},
             "rebuild": {"type": "bool", "default": False},
             "volume": {"type": "str"},
+            "allow_last": {"type": "bool", "default": False},
             **DRIVE_SPEC,
             **STATE_DIR_SPEC,
         },

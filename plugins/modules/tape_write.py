@@ -61,6 +61,13 @@ options:
     type: str
     choices: [append, overwrite]
     default: append
+  allow_last:
+    description:
+      - Overwrite a volume also when it holds the last good session of a host, which has no backup then until the next
+        one is good.
+    type: bool
+    default: false
+    version_added: 0.2.0
   proof:
     description:
       - How much of the map is proved against the metadata of the mirror, which runs ahead of the writing. What
@@ -344,6 +351,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         extras=params["extras"] or "",
         host=params["host"],
         mode=params["mode"],
+        allow_last=params["allow_last"],
         proof=params["proof"],
         queue_depth=params["queue_depth"],
         window_bytes=params["window_bytes"],
@@ -373,6 +381,7 @@ def main() -> None:
             "extras": {"type": "path"},
             "volume": {"type": "str", "required": True},
             "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
+            "allow_last": {"type": "bool", "default": False},
             "proof": {"type": "str", "choices": ["full", "changed", "none"], "default": "full"},
             "retention_days": {"type": "float"},
             "queue_depth": {"type": "int", "default": 64, "aliases": ["readers"]},

@@ -116,11 +116,13 @@ class Library:
         with self.drive() as drive:
             drive.make_volume(name, capacity_bytes)
 
-    def label(self, name: Optional[str] = None, pool: str = "p", record_bytes: int = RECORD) -> bool:
+    def label(
+        self, name: Optional[str] = None, pool: str = "p", record_bytes: int = RECORD, *, allow_last: bool = False
+    ) -> bool:
         name = name or self.volume
         with self.drive() as drive:
             drive.load(name)
-            return label_volume(drive, self.catalog, name, pool, record_bytes).changed
+            return label_volume(drive, self.catalog, name, pool, record_bytes, allow_last=allow_last).changed
 
     def write(
         self,
@@ -130,12 +132,13 @@ class Library:
         expires_s: Optional[float] = None,
         dies: bool = False,
         mode: str = APPEND,
+        allow_last: bool = False,
         tells: bool = True,
     ) -> Place:
         with self.drive(tells=tells) as drive:
-            place = place_for(drive, self.catalog, self.volume, mode)
+            place = place_for(drive, self.catalog, self.volume, mode, allow_last=allow_last)
             if mode == OVERWRITE:
-                place = begin_anew(drive, self.catalog, place)
+                place = begin_anew(drive, self.catalog, place, allow_last=allow_last)
             number = self.catalog.begin_session(session, "db1", 1.0, expires_s)
             part = Part(number, 0, self.volume, place.file_number, place.block, RECORD, 0, 0, False)
             self.catalog.begin_part(part)
@@ -147,9 +150,9 @@ class Library:
                 self.catalog.finish_part(part._replace(records=sink.records), files=1, size_bytes=1, write={})
         return place
 
-    def place(self, mode: str = APPEND, volume: str = "V1") -> Place:
+    def place(self, mode: str = APPEND, volume: str = "V1", *, allow_last: bool = False) -> Place:
         with self.drive(writable=False) as drive:
-            return place_for(drive, self.catalog, volume, mode)
+            return place_for(drive, self.catalog, volume, mode, allow_last=allow_last)
 
     def content_exists(self) -> bool:
         return (self.folder / "V1").exists()

@@ -24,6 +24,11 @@ from .verdict import Verdict
 _SESSION = "number, id, host, state, reason, created_s, closed_s, expires_s, files, bytes, members, write, evidence"
 _PART = "session, part, volume, file_number, block, record_bytes, offset_bytes, records, complete"
 _MEMBER = "path, kind, size, offset_bytes, header_bytes, sha256, mtime_ns, mode, uid, gid, linkname"
+#: Of the sessions of a host the good one that began last.
+_NEWEST_GOOD = (
+    "state = 'good' AND NOT EXISTS (SELECT 1 FROM sessions newer WHERE newer.host = sessions.host "
+    "AND newer.state = 'good' AND (newer.created_s, newer.number) > (sessions.created_s, sessions.number))"
+)
 
 
 class Catalog(CatalogDatabase):
@@ -41,13 +46,14 @@ class Catalog(CatalogDatabase):
         row = self._one(f"SELECT {', '.join(Volume._fields)} FROM volumes WHERE name = ?", name)  # noqa: S608
         return None if row is None else Volume(*row)
 
-    def replace_volume(self, volume: Volume) -> None:
+    def replace_volume(self, volume: Volume, *, allow_last: bool = False) -> None:
         """Enter a volume that was labelled anew; what the catalog knew of its name is forgotten.
 
-        :raises CatalogError: there is unexpired data on the one it knew.
+        :param allow_last: also the last good session of a host.
+        :raises CatalogError: what is on the one it knew is still needed.
         """
         with self._transaction():
-            self.refuse_unexpired(volume.name)
+            self.refuse_needed(volume.name, allow_last=allow_last)
             self._db.execute(
                 "DELETE FROM members WHERE session IN (SELECT session FROM parts WHERE volume = ?)", (volume.name,)
             )
@@ -81,8 +87,20 @@ class Catalog(CatalogDatabase):
             (volume, FAILED, now_s),
         )
 
-    def refuse_unexpired(self, volume: str) -> None:
-        """:raises CatalogError: there is unexpired data on the volume."""
+    def last_good(self, volume: str) -> list[Session]:
+        """Sessions on a volume that are the newest backup which their host has, expired or not."""
+        return self._sessions(f"number IN (SELECT session FROM parts WHERE volume = ?) AND {_NEWEST_GOOD}", (volume,))  # noqa: S608
+
+    def is_last_good(self, session: str) -> bool:
+        """Whether a session is the newest backup that its host has."""
+        return bool(self._sessions(f"id = ? AND {_NEWEST_GOOD}", (session,)))
+
+    def refuse_needed(self, volume: str, *, allow_last: bool) -> None:
+        """Refuse to lose what is on a volume, as long as it is needed.
+
+        :param allow_last: let the last good session of a host go, once it has expired.
+        :raises CatalogError: there is unexpired data on it, or the last good session of a host.
+        """
         kept = self.unexpired(volume)
         if kept:
             raise CatalogError(
@@ -90,6 +108,19 @@ class Catalog(CatalogDatabase):
                 "volume, or wait until they expire.",
                 option="volume",
             )
+        last = [] if allow_last else self.last_good(volume)
+        if last:
+            others = [found.name for found in self.volumes() if found.name != volume and self._is_free(found.name)]
+            instead = f"another volume, {others[0]} for instance" if others else "another volume"
+            raise CatalogError(
+                f"volume: {volume} holds {last[0].id}, the last good session of {last[0].host}, which would have no "
+                f"backup until the next one is good; name {instead}, or say allow_last: true "
+                "(splitmirror_allow_last in the role).",
+                option="allow_last",
+            )
+
+    def _is_free(self, volume: str) -> bool:
+        return not self.unexpired(volume) and not self.last_good(volume)
 
     # -- sessions ------------------------------------------------------------------------------------------------
 
@@ -149,20 +180,34 @@ class Catalog(CatalogDatabase):
             if volume is not None and volume.files <= part.file_number:
                 self._move_end_behind(part)
 
-    def expire_session(self, session: str, now_s: Optional[float] = None) -> bool:
+    def expire_session(self, session: str, now_s: Optional[float] = None, *, allow_last: bool = False) -> bool:
         """Let a session expire now, so that its volume may be overwritten; True when that changed something.
 
-        :raises CatalogError: it is not in the catalog.
+        :param allow_last: also when it is the last good session of its host.
+        :raises CatalogError: it is not in the catalog, or is the last good one.
         """
         now_s = time.time() if now_s is None else now_s
         with self._transaction():
-            old = self.session(session)
-            if old is None:
-                raise CatalogError(f"session: {session} is not in the catalog.", option="session")
-            if old.expires_s is not None and old.expires_s <= now_s:
+            if not self.would_expire(session, now_s, allow_last=allow_last):
                 return False
-            self._db.execute("UPDATE sessions SET expires_s = ? WHERE number = ?", (now_s, old.number))
+            self._db.execute("UPDATE sessions SET expires_s = ? WHERE id = ?", (now_s, session))
             return True
+
+    def would_expire(self, session: str, now_s: Optional[float] = None, *, allow_last: bool) -> bool:
+        """What expire_session would return, or raise. Changes nothing."""
+        now_s = time.time() if now_s is None else now_s
+        old = self.session(session)
+        if old is None:
+            raise CatalogError(f"session: {session} is not in the catalog.", option="session")
+        if old.expires_s is not None and old.expires_s <= now_s:
+            return False
+        if not allow_last and self.is_last_good(session):
+            raise CatalogError(
+                f"session: {session} is the last good session of {old.host} and is kept until a newer one is good; "
+                "wait for that, or say allow_last: true.",
+                option="allow_last",
+            )
+        return True
 
     def close_session(self, session: str, verdict: Verdict, evidence: Mapping[str, Any]) -> bool:
         """Make an open session good or failed; True when that changed something.

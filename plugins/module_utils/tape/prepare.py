@@ -23,12 +23,14 @@ def prepare(
     drives: DriveOptions,
     volume: str,
     mode: str = APPEND,
+    allow_last: bool = False,
     expected_bytes: int = 0,
 ) -> dict[str, Any]:
     """Load the volume, read its label, move to where the session will begin, and tell the plan; nothing is written.
 
     tape_write proves all of it again, so that nothing is lost if somebody changes the tape in between.
 
+    :param allow_last: overwrite also the last good session of a host.
     :param expected_bytes: how much the session will hold, as far as it is known; 0 when it is not.
     :returns: ``session``, ``drive_type``, ``drive``, ``volume``, ``pool``, ``record_bytes``, ``mode``,
         ``file_number``, ``block``, ``remaining_bytes`` (None when the drive does not tell) and ``expected_bytes``.
@@ -40,7 +42,7 @@ def prepare(
         use_drive(drives, volume, who=f"backup_plan of session {session}") as opened,
         Catalog.open(catalog_path) as catalog,
     ):
-        place = place_for(opened, catalog, volume, mode)
+        place = place_for(opened, catalog, volume, mode, allow_last=allow_last)
         check_room(place, expected_bytes + place.label.record_bytes if expected_bytes else 0)
         return {
             "session": session,

@@ -20,13 +20,16 @@ from .scan import Differences, Scan, VerifyError, compare_index, scan
 from .volumes import enter_label, load_labelled
 
 
-def rebuild(volume: str, catalog: Catalog, drive: TapeDrive, *, only_look: bool = False) -> dict[str, Any]:
+def rebuild(
+    volume: str, catalog: Catalog, drive: TapeDrive, *, allow_last: bool = False, only_look: bool = False
+) -> dict[str, Any]:
     """Read all sessions of a volume and enter those that the catalog does not have, each with its verdict.
 
     A session is judged by the evidence in its index and by what the reading itself proves. A tape file that is no whole
     session is entered as damaged: most of it may still be read, so it is kept until it is said to expire. Only what an
     interrupted writer left behind the last filemark is given to the next session.
 
+    :param allow_last: forget also the last good session of a host, on another volume of that name.
     :param only_look: enter nothing.
     :returns: volume, ``entered``, ``known`` and ``damaged`` (lists of dicts), and whether the catalog ``changed``.
     :raises SplitMirrorError: the volume is not ours, its name belongs to another one with unexpired data, or the state
@@ -37,9 +40,9 @@ def rebuild(volume: str, catalog: Catalog, drive: TapeDrive, *, only_look: bool 
     result: dict[str, Any] = {"volume": volume, "entered": [], "known": [], "damaged": []}
     changed = known is None or known.uuid != label.uuid
     if changed:
-        catalog.refuse_unexpired(volume)
+        catalog.refuse_needed(volume, allow_last=allow_last)
         if not only_look:
-            enter_label(catalog, label)
+            enter_label(catalog, label, allow_last=allow_last)
     file_number, block = 1, 2
     unfinished = False
     while _goes_on(drive, Position(file_number, 0), block):

@@ -4,6 +4,7 @@
 
 """Promise 5: no tape is overwritten unless it is blank, scratch, or expired in the catalog and its label matches.
 
+Nor is the last good session of a host, unless that is said in so many words.
 Everything that decides whether a volume may be written, and where, is here.
 """
 
@@ -61,12 +62,13 @@ def load_labelled(drive: TapeDrive, volume: str) -> Label:
     return _checked(read_label(drive), volume)
 
 
-def enter_label(catalog: Catalog, label: Label) -> None:
+def enter_label(catalog: Catalog, label: Label, *, allow_last: bool = False) -> None:
     """Enter a volume with nothing behind its label; what the catalog knew of its name is forgotten.
 
-    :raises CatalogError: there is unexpired data on the one it knew.
+    :raises CatalogError: what is on the one it knew is still needed.
     """
-    catalog.replace_volume(Volume(label.volume, label.uuid, label.pool, label.record_bytes, label.created, 1, 2))
+    volume = Volume(label.volume, label.uuid, label.pool, label.record_bytes, label.created, 1, 2)
+    catalog.replace_volume(volume, allow_last=allow_last)
 
 
 def load_known(drive: TapeDrive, catalog: Catalog, volume: str) -> Label:
@@ -79,10 +81,11 @@ def load_known(drive: TapeDrive, catalog: Catalog, volume: str) -> Label:
     return label
 
 
-def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str) -> Place:
+def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, allow_last: bool = False) -> Place:
     """Load a volume, prove that it may be written in this mode, and move to where; nothing is written.
 
     :param mode: ``append`` behind what is there, or ``overwrite`` all of it, which must have expired.
+    :param allow_last: overwrite also the last good session of a host.
     :raises SplitMirrorError: it may not.
     """
     label = load_known(drive, catalog, volume)
@@ -93,7 +96,7 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str) -> Pla
             f"volume: {volume} is write-protected; take the protection away or name another volume.", option="volume"
         )
     if mode == OVERWRITE:
-        catalog.refuse_unexpired(volume)
+        catalog.refuse_needed(volume, allow_last=allow_last)
     place = _known_end(drive, catalog, label, known)
     if mode == OVERWRITE:
         place = Place(label, 1, 2, None)
@@ -111,14 +114,14 @@ def check_room(place: Place, needed_bytes: int) -> None:
         )
 
 
-def begin_anew(drive: TapeDrive, catalog: Catalog, place: Place) -> Place:
+def begin_anew(drive: TapeDrive, catalog: Catalog, place: Place, *, allow_last: bool = False) -> Place:
     """Label an expired volume anew, so that everything on it is gone, and return the place behind the label.
 
-    :raises SplitMirrorError: there is unexpired data on it after all.
+    :raises SplitMirrorError: what is on it is needed after all.
     """
-    catalog.refuse_unexpired(place.label.volume)
+    catalog.refuse_needed(place.label.volume, allow_last=allow_last)
     label = new_label(place.label.volume, place.label.pool, place.label.record_bytes)
-    _write(drive, catalog, label)
+    _write(drive, catalog, label, allow_last)
     return Place(label, 1, 2, drive.status().remaining_bytes)
 
 
@@ -140,10 +143,18 @@ def cut_back(drive: TapeDrive, place: Place) -> None:
 
 
 def label_volume(
-    drive: TapeDrive, catalog: Catalog, volume: str, pool: str, record_bytes: int, *, only_look: bool = False
+    drive: TapeDrive,
+    catalog: Catalog,
+    volume: str,
+    pool: str,
+    record_bytes: int,
+    *,
+    allow_last: bool = False,
+    only_look: bool = False,
 ) -> Labelling:
     """Give the volume in the drive a label, unless it has it.
 
+    :param allow_last: let the last good session of a host be lost.
     :param only_look: tell what would be done and write nothing.
     :raises SplitMirrorError: there is something on it that must not be lost.
     """
@@ -151,9 +162,9 @@ def label_volume(
     reading = read_label(drive)
     asked = new_label(volume, pool, record_bytes)
     if reading.blank:
-        catalog.refuse_unexpired(volume)
+        catalog.refuse_needed(volume, allow_last=allow_last)
         if not only_look:
-            _write(drive, catalog, asked)
+            _write(drive, catalog, asked, allow_last)
         return Labelling(True, None, asked, True)
     label = _checked(reading, volume)
     known = catalog.volume(volume)
@@ -162,14 +173,14 @@ def label_volume(
         if same or not _nothing_behind(drive):
             return Labelling(False, label, label, same)
         if not only_look:
-            enter_label(catalog, label)
+            enter_label(catalog, label, allow_last=allow_last)
         return Labelling(True, label, label, True)
     if known is None or not same:
         raise _unknown(label, known)
-    catalog.refuse_unexpired(volume)
+    catalog.refuse_needed(volume, allow_last=allow_last)
     _known_end(drive, catalog, label, known)
     if not only_look:
-        _write(drive, catalog, asked)
+        _write(drive, catalog, asked, allow_last)
     return Labelling(True, label, asked, True)
 
 
@@ -295,6 +306,6 @@ def _nothing_behind(drive: TapeDrive) -> bool:
     return False
 
 
-def _write(drive: TapeDrive, catalog: Catalog, label: Label) -> None:
+def _write(drive: TapeDrive, catalog: Catalog, label: Label, allow_last: bool) -> None:
     write_label(drive, label)
-    enter_label(catalog, label)
+    enter_label(catalog, label, allow_last=allow_last)

@@ -51,6 +51,7 @@ class WriteJob:
     :param mounts_dir: folder below which the mirror is mounted read-only for a while.
     :param extras: a tar of label files and logs; empty when there is none.
     :param host: name of the database host in the catalog; None takes that of the map.
+    :param allow_last: overwrite also the last good session of a host.
     :param retention_days: how long the session must be kept; None for ever.
     :param evidence: what is known of the session so far; it is kept on the tape, for a catalog that is rebuilt.
     """
@@ -64,6 +65,7 @@ class WriteJob:
     extras: str = ""
     host: Optional[str] = None
     mode: str = APPEND
+    allow_last: bool = False
     proof: str = FULL
     queue_depth: int = 64
     window_bytes: int = 256 << 20
@@ -90,7 +92,7 @@ def plan_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
     state = StateDir(job.state_dir)
     with Catalog.open_for(os.path.join(state.root, FILE_NAME), writable=False) as catalog:
         if not os.path.exists(job.map_path):
-            place = place_for(drive, catalog, job.volume, job.mode)
+            place = place_for(drive, catalog, job.volume, job.mode, allow_last=job.allow_last)
             _prove_options(job, place)
             return _where(place)
         with MapFile.open(job.map_path, job.session, read_only=True, foreign=True) as map_file:
@@ -128,7 +130,9 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
         proving = stack.enter_context(Proving(job.map_path, job.proof, folders))
         expires_s = None if job.retention_days is None else time.time() + job.retention_days * _DAY_S
         number = catalog.begin_session(job.session, ready.host, expires_s=expires_s)
-        place = begin_anew(drive, catalog, ready.place) if job.mode == OVERWRITE else ready.place
+        place = ready.place
+        if job.mode == OVERWRITE:
+            place = begin_anew(drive, catalog, place, allow_last=job.allow_last)
         part = Part(number, 0, job.volume, place.file_number, place.block, place.label.record_bytes, 0, 0, False)
         catalog.begin_part(part)
         try:
@@ -221,7 +225,7 @@ def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: Ma
             option="map",
         )
     devices = check_devices(map_file, job.devices)
-    place = place_for(drive, catalog, job.volume, job.mode)
+    place = place_for(drive, catalog, job.volume, job.mode, allow_last=job.allow_last)
     options = _prove_options(job, place)
     size = estimate(job.map_path, place.label.record_bytes, job.extras or None)
     check_room(place, size.archive_bytes)

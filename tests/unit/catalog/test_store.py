@@ -240,6 +240,59 @@ def test_unexpired_data_protects_its_volume(catalog: Catalog) -> None:
     assert catalog.volume("V1") == volume(uuid="u2")
 
 
+#: What happens to the sessions of two hosts on three volumes.
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["good", "failed", "open", "overwrite", "expire"]), st.integers(0, 2), st.sampled_from("ab")
+    ),
+    max_size=40,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(EVENTS)
+def test_a_host_that_has_a_backup_keeps_its_newest_one(
+    tmp_path_factory: pytest.TempPathFactory, events: object
+) -> None:
+    newest: dict[str, str] = {}
+    files = dict.fromkeys(range(3), 1)
+    with Catalog.open(str(tmp_path_factory.mktemp("c") / "catalog.sqlite"), writable=True) as store:
+        for place in files:
+            store.replace_volume(volume(f"V{place}"))
+        for number, (event, place, host) in enumerate(events):  # type: ignore[var-annotated,arg-type]
+            name, session = f"V{place}", f"s{number}"
+            if event == "overwrite":
+                lost = {found.id for found in store.sessions() if store.parts(found.number)[0].volume == name}
+                refused = bool(lost.intersection(newest.values())) or bool(store.unexpired(name))
+                try:
+                    store.replace_volume(volume(name, f"u{number}"))
+                except CatalogError:
+                    assert refused
+                else:
+                    assert not refused
+                    files[place] = 1
+            elif event == "expire":
+                for found in store.sessions(host=host):
+                    if found.id == newest.get(host) and found.expires_s is None:
+                        with pytest.raises(CatalogError, match="last good"):
+                            store.expire_session(found.id)
+                    else:
+                        store.expire_session(found.id)
+            else:
+                # every other one has expired already
+                begun = store.begin_session(session, host, float(number), 0.0 if number % 2 else None)
+                part = Part(begun, 0, name, files[place], 2, 512, 0, 0, False)
+                store.begin_part(part)
+                store.finish_part(part._replace(records=1), files=1, size_bytes=1, write={})
+                files[place] += 1
+                if event != "open":
+                    store.close_session(session, Verdict(event == "good", ""), {})
+                if event == "good":
+                    newest[host] = session
+            kept = {found.id for found in store.sessions(state="good")}
+            assert kept.issuperset(newest.values())
+
+
 def test_two_may_write_at_once_and_readers_see_what_is_done(catalog: Catalog) -> None:
     with Catalog.open(catalog.path, writable=True) as second, Catalog.open(catalog.path) as reader:
         write(catalog, "s1")

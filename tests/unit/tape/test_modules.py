@@ -135,9 +135,18 @@ def test_the_whole_life_of_a_session(site: Site, tmp_path: Path) -> None:
     assert not site.run(tape_verify, rebuild=True, volume="V1")["changed"]
 
     assert "unexpired" in site.write("s2", mode="overwrite")["msg"]
-    assert site.run(catalog_session, session="s1", state="expired")["changed"]
-    assert not site.run(catalog_session, session="s1", state="expired")["changed"]
-    assert site.write("s2", mode="overwrite")["file_number"] == 1
+    for check in (True, False):
+        assert site.refused(catalog_session, check=check, session="s1", state="expired")["option"] == "allow_last"
+    expired: dict[str, Any] = {"session": "s1", "state": "expired", "allow_last": True}
+    assert site.run(catalog_session, check=True, **expired)["changed"]
+    assert site.run(catalog_session, **expired)["changed"]
+    assert not site.run(catalog_session, **expired)["changed"]
+    for check in (True, False):
+        assert site.write("s2", check=check, mode="overwrite")["option"] == "allow_last"
+    relabelled: dict[str, Any] = {"volume": "V1", "pool": "other"}
+    assert site.refused(tape_label, **relabelled)["option"] == "allow_last"
+    assert site.run(tape_label, check=True, allow_last=True, **relabelled)["changed"]
+    assert site.write("s2", mode="overwrite", allow_last=True)["file_number"] == 1
 
 
 def test_a_bad_window_is_a_failed_session_and_no_failed_task(site: Site) -> None:

@@ -577,8 +577,11 @@ def test_a_session_is_written_once_and_by_one(labelled: Library) -> None:
 def test_expired_volumes_are_written_from_their_start(labelled: Library, tmp_path: Path) -> None:
     labelled.back_up("s1", TREE, retention_days=30)
     assert "unexpired" in refused(lambda: labelled.back_up("s2", TREE, mode=OVERWRITE), "volume")
-    labelled.catalog.expire_session("s1")
-    done = labelled.back_up("s2", TREE, mode=OVERWRITE)
+    labelled.catalog.expire_session("s1", allow_last=True)
+    before = labelled.content()
+    assert "last good" in refused(lambda: labelled.back_up("s2", TREE, mode=OVERWRITE), "allow_last")
+    assert labelled.content() == before
+    done = labelled.back_up("s2", TREE, mode=OVERWRITE, allow_last=True)
     assert done["file_number"] == 1
     assert labelled.catalog.session("s1") is None
     labelled.restore("s2", tmp_path / "t")
@@ -594,9 +597,9 @@ def test_an_option_that_cannot_work_is_refused_before_the_volume_is_touched(
     labelled: Library, mode: str, wrong: dict[str, int]
 ) -> None:
     labelled.back_up("s1", TREE)
-    labelled.catalog.expire_session("s1")
+    labelled.catalog.expire_session("s1", allow_last=True)
     before = labelled.content()
-    job = labelled.job("s2", TREE, mode=mode, **wrong)
+    job = labelled.job("s2", TREE, mode=mode, allow_last=True, **wrong)
     (option,) = wrong
 
     with labelled.drive() as drive:
@@ -993,7 +996,8 @@ def test_a_volume_of_the_same_name_with_unexpired_data_is_not_replaced(labelled:
     (other.folder / "V1").rename(labelled.folder / "V1")
     with labelled.drive(writable=False) as drive:
         assert "unexpired" in refused(lambda: rebuild("V1", labelled.catalog, drive), "volume")
-    labelled.catalog.expire_session("s1")
+    labelled.catalog.expire_session("s1", allow_last=True)
     with labelled.drive(writable=False) as drive:
-        assert rebuild("V1", labelled.catalog, drive)["changed"]
+        assert "last good" in refused(lambda: rebuild("V1", labelled.catalog, drive), "allow_last")
+        assert rebuild("V1", labelled.catalog, drive, allow_last=True)["changed"]
     assert labelled.catalog.session("s1") is None

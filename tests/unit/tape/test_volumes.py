@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -203,6 +204,79 @@ def test_overwriting_needs_expired_data_and_makes_another_volume_of_it(library: 
     assert library.content()["00001.tar"] == record(b"3")
     assert [found.id for found in library.catalog.sessions()] == ["s3"]
     assert library.place().label.uuid != old.label.uuid
+
+
+def judged(library: Library, session: str, *, good: bool = True) -> None:
+    library.catalog.close_session(session, Verdict(good, "" if good else "broken."), {})
+
+
+def lose_by_overwriting(library: Library, allow_last: bool) -> None:
+    library.write("s9", [record(b"9")], mode=OVERWRITE, allow_last=allow_last)
+
+
+def lose_by_another_label(library: Library, allow_last: bool) -> None:
+    library.label(pool="other", allow_last=allow_last)
+
+
+def lose_by_a_blank_volume_of_that_name(library: Library, allow_last: bool) -> None:
+    if not allow_last:
+        (library.folder / "V1").rename(library.folder / "away")
+        library.make()
+    library.label(allow_last=allow_last)
+
+
+@pytest.mark.parametrize("lose", [lose_by_overwriting, lose_by_another_label, lose_by_a_blank_volume_of_that_name])
+def test_with_one_volume_the_last_good_session_is_lost_only_when_that_is_said(library: Library, lose: Any) -> None:
+    library.make()
+    library.label()
+    library.write("s1", [record(b"1")], expires_s=10.0)
+    judged(library, "s1")
+    with pytest.raises(CatalogError, match="s1, the last good session of db1") as caught:
+        lose(library, False)
+    assert caught.value.option == "allow_last"
+    found = library.catalog.session("s1")
+    assert found is not None
+    assert (found.state, library.catalog.parts(found.number)[0].complete) == ("good", True)
+    if library.content():
+        assert library.content()["00001.tar"] == record(b"1")
+    lose(library, True)
+    assert library.catalog.session("s1") is None
+
+
+def test_with_several_volumes_the_old_one_stays_readable_until_the_new_one_is_good(library: Library) -> None:
+    for name in ("V1", "V2"):
+        library.make(name)
+        library.label(name)
+
+    def write(volume: str, session: str, *, good: bool) -> None:
+        library.volume = volume
+        library.write(session, [record(session[-1].encode())], expires_s=10.0, mode=OVERWRITE)
+        # as long as it is not judged, the older one is what there is
+        judged(library, session, good=good)
+
+    def readable() -> list[str]:
+        found = library.catalog.sessions(state="good")
+        parts = [library.catalog.parts(session.number)[0] for session in found]
+        tapes = [library.folder / part.volume / f"{part.file_number:05}.tar" for part in parts]
+        assert [tape.read_bytes() for tape in tapes] == [record(session.id[-1].encode()) for session in found]
+        return [session.id for session in found]
+
+    write("V1", "s1", good=True)
+    with pytest.raises(CatalogError, match="V2 for instance"):
+        write("V1", "s2", good=True)
+    write("V2", "s2", good=False)
+    assert readable() == ["s1"]
+    write("V2", "s3", good=True)
+    assert readable() == ["s1", "s3"]
+    with pytest.raises(CatalogError, match="V1 for instance"):
+        write("V2", "s4", good=True)
+    write("V1", "s4", good=False)
+    assert readable() == ["s3"], "the last good one"
+    with pytest.raises(CatalogError, match="last good"):
+        write("V2", "s5", good=True)
+    write("V1", "s5", good=True)
+    write("V2", "s6", good=True)
+    assert readable() == ["s5", "s6"]
 
 
 def test_data_that_came_since_the_place_was_found_is_not_overwritten(library: Library) -> None:
