@@ -107,16 +107,18 @@ class Library(ABC):
 
 _BAY = re.compile(r"Data Transfer Element (\d+):(Full|Empty)(?: \((Unknown )?Storage Element (\d+)?.*?oaded\))?(.*)")
 _SLOT = re.compile(r"\s*Storage Element (\d+)( IMPORT/EXPORT)?\s*:\s*(Full|Empty)(.*)")
-_TAG = re.compile(r":\s*VolumeTag\s*=\s*(\S+)")
+# Status() of mtx.c prints a drive's tags as ":VolumeTag = x" and a slot's as ":VolumeTag=x", up to 36 printable
+# characters each, often padded with blanks. Either of the two tags may be missing.
+_TAG = re.compile(r":VolumeTag ?= ?(.*?)(?::AlternateVolumeTag ?=.*)?$")
 
 
 def parse_status(text: str) -> Contents:
     """What ``mtx status`` prints. :raises TapeError: it is nothing of the kind."""
     bays: list[BayState] = []
     slots: list[Slot] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         tag = _TAG.search(line)
-        barcode = tag.group(1) if tag else None
+        barcode = (tag.group(1).strip() or None) if tag else None
         bay = _BAY.match(line)
         if bay:
             full = bay.group(2) == "Full"

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Optional
@@ -58,6 +59,48 @@ def test_what_mtx_prints_is_understood() -> None:
     with pytest.raises(TapeError) as caught:
         parse_status("Product Type: Tape Drive\n")
     assert caught.value.option == "changer"
+
+
+#: What a medium may be called: nothing, a barcode, one of 36 characters, blanks, and characters that mean something.
+TAGS = ["", "LAB001L9", "LAB001L9".ljust(36), "X" * 36, " " * 36, "A B", "Full:Empty", "(Loaded)", "a=b", "\x7f"]
+ALTERNATES = ["", "ALT001", " " * 36]
+
+
+def printed(bays: list[BayState], slots: list[Slot], tags: list[tuple[str, str]]) -> str:
+    """What Status() of mtx.c prints; ``tags`` are the primary and the alternate tag of each bay, then of each slot."""
+    mail = sum(slot.mail for slot in slots)
+    lines = [f"  Storage Changer /dev/sg3:{len(bays)} Drives, {len(slots)} Slots ( {mail} Import/Export )"]
+    for bay, (primary, alternate) in zip(bays, tags):
+        line = f"Data Transfer Element {bay.number}:"
+        if bay.full:
+            line += f"Full ({'Unknown Storage Element' if bay.home is None else f'Storage Element {bay.home}'} Loaded)"
+            line += f":VolumeTag = {primary}" if primary else ""
+            line += f":AlternateVolumeTag = {alternate}" if alternate else ""
+        else:
+            line += "Empty"
+        lines.append(line)
+    for slot, (primary, alternate) in zip(slots, tags[len(bays) :]):
+        line = f"      Storage Element {slot.number}{' IMPORT/EXPORT' if slot.mail else ''}:"
+        line += "Full " if slot.full else "Empty"
+        line += f":VolumeTag={primary}" if primary else ""
+        line += f":AlternateVolumeTag={alternate}" if alternate else ""
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def test_every_form_that_mtx_can_print_is_understood() -> None:
+    every = list(itertools.product((True, False), TAGS, ALTERNATES, (True, False)))
+    bays, slots, tags = [], [], []
+    for number, (full, tag, alternate, known) in enumerate(every):
+        barcode = tag.strip() or None
+        bays.append(BayState(number, full, barcode if full else None, number + 1 if known and full else None))
+        tags.append((tag, alternate))
+    for number, (full, tag, alternate, mail) in enumerate(every, 1):
+        slots.append(Slot(number, full, (tag.strip() or None) if full else None, mail))
+        tags.append((tag, alternate))
+    contents = parse_status(printed(bays, slots, tags))
+    assert contents.bays == bays
+    assert contents.slots == slots
 
 
 def page(descriptors: list[bytes], tags: int = 0) -> bytes:
