@@ -125,7 +125,7 @@ def _become_daemon(folder: str, name: str, run: Callable[[Ready], None], pipe: i
         if os.fork():
             os._exit(0)
         _detach(folder, name, pipe)
-        _write_record(folder, name)
+        _write_own_record(folder, name)
 
         def ready() -> None:
             os.write(pipe, b"+")
@@ -165,10 +165,15 @@ def _detach(folder: str, name: str, pipe: int) -> None:
         comm.write(name.encode()[:15])
 
 
-def _write_record(folder: str, name: str) -> None:
+def _write_own_record(folder: str, name: str) -> None:
     record = DaemonRecord.of(os.getpid())
     if record is None:
         raise DaemonError("/proc: the process cannot see itself there; mount it.")
+    write_record(folder, name, record)
+
+
+def write_record(folder: str, name: str, record: DaemonRecord) -> None:
+    """Leave the record of a process in ``folder`` for read_record, whole or not at all."""
     path = os.path.join(folder, name + ".json")
     with open(path + ".new", "w", encoding="ascii") as stream:
         json.dump(asdict(record), stream)

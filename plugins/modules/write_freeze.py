@@ -14,8 +14,10 @@ description:
     splits, checks and thaws in one task.
   - Databases that M(splitmirror.backup.hot_backup) has made ready to be frozen are frozen first, then the file systems.
     They are thawed in reverse.
-  - No freeze outlives its deadline. The holder of the session thaws at the deadline, a second process thaws when the
-    holder hangs or dies, and the holder thaws when the second process dies.
+  - No freeze outlives its deadline. The holder of the session thaws shortly before the deadline. A second process, the
+    guard, thaws when the holder hangs or dies. A third one, the backstop, thaws at the deadline, or when both others
+    are dead. It has a session and a control group of its own (under systemd a scope), so that nothing that ends or
+    stops a login session or a service as a whole reaches all three. The holder thaws when one of the two others dies.
   - A file system or database that does not thaw stays guarded. It is tried again by O(state=thawed), and at the
     deadline. The C(thaw) command of a database that still fails is repeated for two minutes from then on.
   - What the system and Ansible need is never frozen, that is V(/), V(/usr), V(/etc), V(/var), V(/tmp), V(/home) and the

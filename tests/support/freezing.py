@@ -85,6 +85,7 @@ class Writer:
         code = "import os, sys; fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY); os.write(fd, b'x'); os.fsync(fd)"
         self._process = subprocess.Popen([sys.executable, "-I", "-S", "-c", code, os.fspath(path)])
         self._path = path
+        self.pid = self._process.pid
 
     def wait_blocked(self) -> None:
         """Wait until the kernel has put it to sleep over its write."""

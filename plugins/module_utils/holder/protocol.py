@@ -16,6 +16,7 @@ from ..session import StateDir
 
 NAME = "holder"
 GUARD = "guard"
+BACKSTOP = "backstop"
 SOCKET = "holder.sock"
 MAP = "map.sqlite"
 EXTRAS = "extras.tar"

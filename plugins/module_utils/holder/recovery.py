@@ -17,8 +17,8 @@ from ..extents.stack import read_mounts
 from ..lineserver import LineError
 from ..session import StateDir
 from . import freeze
-from .guard import COMMANDS_S
-from .protocol import FROZEN, GUARD, NAME, SOCKET, ask
+from .protocol import BACKSTOP, FROZEN, GUARD, NAME, SOCKET, ask
+from .rescue import COMMANDS_S
 from .window import read_record as read_frozen
 
 ANSWER_S = 10.0
@@ -40,7 +40,7 @@ class Recovered:
 
 
 def leftovers(state: StateDir) -> list[str]:
-    """Ids of the sessions that have a holder, a guard, or a freeze that nobody ended."""
+    """Ids of the sessions that have a holder, a guard, a backstop, or a freeze that nobody ended."""
     return [session for session in state.sessions() if _is_left(state, session)]
 
 
@@ -68,11 +68,12 @@ def recover(state: StateDir, session: str) -> Recovered:
     # A guard whose holder is dead thaws and ends; only a database may take it longer.
     _gone(folder, GUARD, GUARD_S)
     thawed = sorted({*thawed, *_thaw_rest(frozen)})
-    if not _gone(folder, GUARD, COMMANDS_S):
-        guard = read_record(folder, GUARD)
-        if guard is not None:
-            terminate(guard, 0.5)
-    for name in (SOCKET, FROZEN, NAME + ".json", GUARD + ".json"):
+    for name in (GUARD, BACKSTOP):  # the second one takes over when the first one fails
+        if not _gone(folder, name, COMMANDS_S):
+            record = read_record(folder, name)
+            if record is not None:
+                terminate(record, 0.5)
+    for name in (SOCKET, FROZEN, *(f"{process}.json" for process in (NAME, GUARD, BACKSTOP))):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, name))
     return Recovered(session, thawed, databases, holder)
@@ -88,7 +89,7 @@ def thaw_mounts(mounts: list[str]) -> list[str]:
 
 def _is_left(state: StateDir, session: str) -> bool:
     folder = state.session_dir(session)
-    for name in (NAME, GUARD):
+    for name in (NAME, GUARD, BACKSTOP):
         record = read_record(folder, name)
         if record is not None and is_alive(record):
             return True

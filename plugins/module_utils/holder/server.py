@@ -5,27 +5,28 @@
 """The holder: the process on the database host that keeps what must stay open between tasks.
 
 It keeps the change tracking from before the first file is mapped, the databases' sessions from begin to end, and the
-freeze, whose deadline it and its guard watch over. It has a lifetime of its own, after which it lets everything go.
+freeze, whose deadline it, its guard and its backstop watch over. It has a lifetime of its own, after which it lets
+everything go.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import os
 import signal
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from ..daemon import DaemonRecord
+from ..daemon import write_record
 from ..lineserver import Json, LineServer, Service
 from .checking import MapChecker
 from .databases import Databases
 from .freeze import FreezeError, Needed
-from .guard import Guard
+from .guard import End, Guards
 from .process import harden
-from .protocol import EXTRAS, FROZEN, GUARD, MAP, SOCKET, EventLog
+from .protocol import EXTRAS, FROZEN, MAP, SOCKET, EventLog
 from .window import Closed, Window
 
 #: How often it looks whether the databases still answer, and whether it can still be reached itself.
@@ -53,13 +54,13 @@ class HolderConfig:
 class Holder(Service):
     """Answers the tasks of one session. Everything happens in one thread, one request after the other."""
 
-    def __init__(self, config: HolderConfig, guard: Guard) -> None:
+    def __init__(self, config: HolderConfig, guards: Guards) -> None:
         self._config = config
-        self._guard = guard
+        self._guards = guards
         self._log = EventLog()
         self._ends = time.monotonic() + config.lifetime_s
         self._server = LineServer(os.path.join(config.folder, SOCKET), self)
-        self._window = Window(guard, self._log, config.needed, os.path.join(config.folder, FROZEN))
+        self._window = Window(guards, self._log, config.needed, os.path.join(config.folder, FROZEN))
         self._databases = Databases(self._log, self._server.watch, self._server.unwatch)
         self._checker = MapChecker(os.path.join(config.folder, MAP), config.session, self._log)
         self._socket = os.path.join(config.folder, SOCKET)
@@ -77,14 +78,15 @@ class Holder(Service):
             "end": self._end,
             "stop": self._stop,
         }
-        self._server.watch(guard.fileno(), self._on_guard)
+        for end in guards.ends():
+            self._server.watch(end.fileno(), functools.partial(self._on_lost, end))
 
     def serve(self) -> None:
         """Answer until told to stop, until SIGTERM, or until the lifetime is over; then let everything go."""
         signal.signal(signal.SIGTERM, lambda _number, _frame: self._server.stop())
         with contextlib.ExitStack() as last:
             # from the last to the first, and all of them whichever fails
-            last.callback(self._guard.close)
+            last.callback(self._guards.close)
             last.callback(self._checker.close)
             last.callback(self._databases.close)
             last.callback(self._window.close, "stop_thaw")
@@ -123,11 +125,11 @@ class Holder(Service):
         except OSError:
             return False
 
-    def _on_guard(self) -> None:
-        self._server.unwatch(self._guard.fileno())
-        self._guard.reap()
-        self._log.add("guard_lost")
-        self._close_window("guard_thaw")
+    def _on_lost(self, end: End) -> None:
+        self._server.unwatch(end.fileno())
+        end.reap()
+        self._log.add(f"{end.name}_lost")
+        self._close_window(f"{end.name}_thaw")
 
     def _close_window(self, event: str = "thaw_sent") -> Closed:
         """Close the window if it is open, and watch the databases again unless something stays frozen."""
@@ -147,7 +149,7 @@ class Holder(Service):
         return {
             "session": self._config.session,
             "pid": os.getpid(),
-            "guard_pid": self._guard.pid if self._guard.alive else None,
+            **{f"{end.name}_pid": end.record.pid if end.alive else None for end in self._guards.ends()},
             "tracking": self._checker.tracked,
             "databases": self._databases.names(),
             "hot_backup": self._databases.begun,
@@ -231,13 +233,10 @@ def run_holder(config: HolderConfig, ready: Callable[[], None]) -> None:
 
     :param ready: called once it answers.
     """
-    guard = Guard.start()
+    guards = Guards.start()
     harden("splitmirror-hld")
-    record = DaemonRecord.of(guard.pid)
-    if record is None:
-        raise HolderError("the guard of the holder died at once; see holder.log in the session's folder.")
-    with open(os.path.join(config.folder, GUARD + ".json"), "w", encoding="ascii") as stream:
-        json.dump(asdict(record), stream)
-    holder = Holder(config, guard)
+    for end in guards.ends():
+        write_record(config.folder, end.name, end.record)
+    holder = Holder(config, guards)
     ready()
     holder.serve()

@@ -17,8 +17,9 @@ from typing import Any, Callable, Iterable, Optional, Sequence
 from ..database.base import DatabaseDriver, DatabaseError
 from . import freeze
 from .freeze import FreezeError, FrozenBySomeoneElse, Needed
-from .guard import COMMAND_PAUSE_S, Guard, GuardError
+from .guard import GuardError, Guards
 from .protocol import EventLog
+from .rescue import COMMAND_PAUSE_S
 
 MAX_DEADLINE_S = 3600.0
 #: A thaw gets many more tries than a freeze, which gets one.
@@ -40,13 +41,13 @@ class Closed:
 
 
 class Window:
-    """At most one window at a time; it is closed by close(), or by the guard. What cannot be thawed keeps it open.
+    """At most one window at a time; it is closed by close(), or by a guard. What cannot be thawed keeps it open.
 
     :param record: a file that names the frozen mount points while there are any, for a recovery after everything died.
     """
 
-    def __init__(self, guard: Guard, log: EventLog, needed: Sequence[Needed], record: str) -> None:
-        self._guard = guard
+    def __init__(self, guards: Guards, log: EventLog, needed: Sequence[Needed], record: str) -> None:
+        self._guards = guards
         self._log = log
         self._needed = needed
         self._record = record
@@ -75,7 +76,7 @@ class Window:
 
     def own_deadline(self) -> Optional[float]:
         """When the holder thaws by itself, if nothing comes: a little before the guard would do it, and kill."""
-        return None if self.deadline is None else self.deadline - min(1.0, (self.deadline - self._sent) * 0.1)
+        return None if self.deadline is None else self._guards.holders_time
 
     def open(
         self,
@@ -145,7 +146,7 @@ class Window:
     def _freeze(self, drivers: Sequence[DatabaseDriver], deadline_s: float) -> None:
         commands = [command for command in (driver.thaw_command() for driver in drivers) if command is not None]
         deadline = time.monotonic() + deadline_s
-        self._guard.arm(deadline, [fd for _name, fd in self._opened], commands)
+        self._guards.arm(deadline, [fd for _name, fd in self._opened], commands)
         self._sent = self._log.add("freeze_sent")
         self.deadline = deadline
         self._errors = []
@@ -155,9 +156,9 @@ class Window:
             for driver in drivers:
                 self._drivers.append(driver)
                 try:
-                    driver.freeze(max(0.1, (deadline - time.monotonic()) / 2), self._guard.command_started)
+                    driver.freeze(max(0.1, (deadline - time.monotonic()) / 2), self._guards.command_started)
                 finally:
-                    self._guard.command_over()
+                    self._guards.command_over()
             for index in range(len(self._opened)):
                 self._freeze_one(index)
         except BaseException:
@@ -167,7 +168,7 @@ class Window:
 
     def _freeze_one(self, index: int) -> None:
         name, fd = self._opened[index]
-        self._guard.mark(index, True)
+        self._guards.mark(index, True)
         # Before the freeze: even one that reports an error is thawed.
         self._touched.append(index)
         try:
@@ -175,7 +176,7 @@ class Window:
         except FrozenBySomeoneElse:
             self._touched.remove(index)
             with contextlib.suppress(GuardError):
-                self._guard.mark(index, False)
+                self._guards.mark(index, False)
             raise
 
     def _thaw(self) -> None:
@@ -202,11 +203,10 @@ class Window:
         if stuck or self._drivers:  # the guard stays armed: it goes on trying at the deadline, and after our death
             for index in set(self._touched).difference(stuck):
                 with contextlib.suppress(GuardError):
-                    self._guard.mark(index, False)
+                    self._guards.mark(index, False)
             self._touched = stuck
             return
-        with contextlib.suppress(GuardError):
-            self._guard.disarm()
+        self._guards.disarm()
         self._release()
 
     def _release(self) -> None:

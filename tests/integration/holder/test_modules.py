@@ -313,13 +313,13 @@ def test_recovery_finishes_what_any_session_left(files: Host, folder: Path) -> N
 def test_a_thaw_without_a_holder(files: Host) -> None:
     files.call(write_freeze, state="frozen", mounts=[str(files.mount)])
     folder = files.state.session_dir(SESSION)
-    holder, guard = read_record(folder, "holder"), read_record(folder, "guard")
-    assert holder is not None
-    assert guard is not None
-    os.kill(guard.pid, signal.SIGSTOP)  # so that it cannot act between the two
-    os.kill(holder.pid, signal.SIGKILL)
-    os.kill(guard.pid, signal.SIGKILL)
-    wait_for(lambda: not is_alive(holder) and not is_alive(guard), "both are dead")
+    records = [record for name in ("guard", "backstop", "holder") if (record := read_record(folder, name))]
+    assert len(records) == 3
+    for record in records:
+        os.kill(record.pid, signal.SIGSTOP)  # so that none can act when the others are dead
+    for record in records:
+        os.kill(record.pid, signal.SIGKILL)
+    wait_for(lambda: not any(is_alive(record) for record in records), "all are dead")
 
     result = files.call(write_freeze, state="thawed", mounts=[str(files.mount)])
 
