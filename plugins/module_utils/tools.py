@@ -13,6 +13,8 @@ from typing import Optional
 
 from .errors import SplitMirrorError
 
+_KEPT = ("HOME", "LOGNAME", "TMPDIR", "TZ", "USER")
+
 
 class ToolError(SplitMirrorError):
     """A program that is missing or that failed.
@@ -26,14 +28,25 @@ class ToolError(SplitMirrorError):
         self.output = output
 
 
+def own_environment(more: Optional[Mapping[str, str]] = None) -> dict[str, str]:
+    """The environment of every program that we start.
+
+    Variables that tell programs what to do (``TAR_OPTIONS``, ``LVM_SYSTEM_DIR``, ``LD_PRELOAD``, …) may stand in ours,
+    and would change what is written, restored or frozen; so only those pass that every login has.
+
+    :param more: further variables, of ours.
+    """
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return {**kept, "LC_ALL": "C", "PATH": path, **(more or {})}
+
+
 def run_tool(*command: str, environment: Optional[Mapping[str, str]] = None) -> str:
     """Run a program to its end and return its output. It is never killed: that could leave I/O suspended.
 
-    :param environment: variables besides this process's own.
+    :param environment: variables besides those of own_environment.
     :raises ToolError: it is not there, or it failed; with its own words.
     """
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    variables = {**os.environ, "LC_ALL": "C", "PATH": path, **(environment or {})}
     try:
         done = subprocess.run(
             command,
@@ -42,7 +55,7 @@ def run_tool(*command: str, environment: Optional[Mapping[str, str]] = None) -> 
             encoding="utf-8",
             errors="replace",
             check=False,
-            env=variables,
+            env=own_environment(environment),
         )
     except FileNotFoundError as exc:
         raise ToolError(f"{command[0]}: it is not installed on this host.", None) from exc

@@ -123,7 +123,7 @@ def run_command(database: str, name: str, argv: Sequence[str], limit_s: float, l
     :returns: its output. :raises DatabaseError: it does not start, fails, or is not done within ``limit_s`` seconds.
     """
     where = f"databases: {database}"
-    environment = dict(os.environ, SPLITMIRROR_DATABASE=database)
+    environment = {"SPLITMIRROR_DATABASE": database}
     if label:
         environment["SPLITMIRROR_LABEL"] = label
     try:

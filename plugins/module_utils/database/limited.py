@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Callable, Mapping, Optional, Sequence
 
 from ..lifeline import die_with
+from ..tools import own_environment
 
 # After SIGKILL a process is gone at once, unless it hangs in the kernel; then nobody waits for it.
 _KILLED_S = 1.0
@@ -41,7 +42,9 @@ def run_limited(
     Its output goes to memory: a pipe would be held open by a child that outlives it, and a file could lie on a file
     system that is frozen.
 
-    :param limit_s: seconds. :param dies_with_us: whether the kernel kills it (not what it started) when we die.
+    :param limit_s: seconds.
+    :param environment: variables besides those of own_environment.
+    :param dies_with_us: whether the kernel kills it (not what it started) when we die.
     :param started: told its process group before it is waited for; when this raises, the command is killed.
     :raises OSError: it cannot be started.
     """
@@ -53,7 +56,7 @@ def run_limited(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
-            env=environment,
+            env=own_environment(environment),
             cwd="/",
             start_new_session=True,
             preexec_fn=(lambda: die_with(us)) if dies_with_us else None,  # noqa: PLW1509 - one system call, no lock

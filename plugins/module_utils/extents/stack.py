@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Callable, NamedTuple, Optional
 
+from ..tools import own_environment
 from .maprows import MapError
 
 _SECTOR_BYTES = 512
@@ -314,7 +315,9 @@ def lun_device_number(lun: LunSpec) -> int:
 def read_dm_table(name: str) -> str:
     """``dmsetup table`` of one device. :raises MapError: when it cannot be asked."""
     try:
-        done = subprocess.run(["dmsetup", "table", name], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["dmsetup", "table", name], capture_output=True, text=True, check=False, env=own_environment()
+        )
     except OSError as exc:
         raise MapError(f"pairs: dmsetup, needed to translate {name}, cannot be started ({exc.strerror}).") from exc
     if done.returncode:

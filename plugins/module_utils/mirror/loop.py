@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 
 from ..blockdev import SETTLE_S, users
+from ..tools import own_environment
 from .base import MirrorError
 
 
@@ -91,7 +92,7 @@ def detach(device: str, path: str) -> None:
 
 def _losetup(*words: str) -> str:
     try:
-        done = subprocess.run(["losetup", *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(["losetup", *words], capture_output=True, text=True, check=False, env=own_environment())
     except FileNotFoundError as exc:
         raise MirrorError("losetup: it is not installed; install util-linux.") from exc
     if done.returncode:

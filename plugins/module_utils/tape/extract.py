@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from typing import BinaryIO, Optional, cast
 
 from ..archive.model import BLOCK_BYTES
 from ..errors import SplitMirrorError
+from ..tools import own_environment
 from .base import TapeError
 
 _COMMAND = (
@@ -56,7 +56,7 @@ class TarExtractor:
                 stderr=self._said,
                 bufsize=1 << 20,
                 umask=0o022,
-                env={**os.environ, "LC_ALL": "C"},
+                env=own_environment(),
             )
         except OSError as exc:
             self._said.close()

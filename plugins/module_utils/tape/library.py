@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Callable, Optional
 
+from ..tools import own_environment
 from .base import TapeError
 from .scsi import drive_serials, tape_serial
 
@@ -192,7 +193,7 @@ class MtxLibrary(Library):
                 errors="replace",
                 check=False,
                 timeout=_MOVE_S,
-                env={**os.environ, "LC_ALL": "C"},
+                env=own_environment(),
             )
         except subprocess.TimeoutExpired as exc:
             raise TapeError(

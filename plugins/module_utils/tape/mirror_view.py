@@ -23,6 +23,7 @@ from ..extents.fsinfo import read_fs_info
 from ..extents.mapfile import MapFile
 from ..extents.maprows import FileEntry, FileSystem
 from ..extents.seal import broken_seal
+from ..tools import own_environment
 
 #: linux/sched.h, for unshare(2).
 _CLONE_NEWNS = 0x00020000
@@ -95,7 +96,7 @@ def leave_mount_namespace() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) == 0:
         # What others unmount must go here too, or we would keep it busy.
-        subprocess.run(["mount", "--make-rslave", "/"], check=False, capture_output=True)
+        subprocess.run(["mount", "--make-rslave", "/"], check=False, capture_output=True, env=own_environment())
 
 
 class ReadOnlyMounts:
@@ -169,6 +170,7 @@ class ReadOnlyMounts:
             check=False,
             capture_output=True,
             text=True,
+            env=own_environment(),
         )
         if done.returncode:
             raise MirrorViewError(
@@ -181,7 +183,7 @@ class ReadOnlyMounts:
 
 
 def _unmount(folder: str) -> None:
-    done = subprocess.run(["umount", "--", folder], check=False, capture_output=True, text=True)
+    done = subprocess.run(["umount", "--", folder], check=False, capture_output=True, text=True, env=own_environment())
     if done.returncode:
         raise MirrorViewError(f"mounts_dir: {folder} cannot be unmounted ({done.stderr.strip()}).", option="mounts_dir")
 
