@@ -57,5 +57,5 @@ def run_module(
     except SplitMirrorError as exc:
         failure = exc
     if failure is not None:
-        module.fail_json(msg=failure.message, option=failure.option)
+        module.fail_json(msg=failure.message, option=failure.option, **failure.facts)
     module.exit_json(**result)

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Optional
 
 
 class SplitMirrorError(Exception):
@@ -16,7 +18,10 @@ class SplitMirrorError(Exception):
 
     :param message: which option, what is wrong, what would be right.
     :param option: the name of the option at fault, if one is.
+    :ivar facts: what a module returns beside the sentence.
     """
+
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, message: str, option: Optional[str] = None) -> None:
         super().__init__(message)

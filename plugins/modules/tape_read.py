@@ -16,16 +16,18 @@ description:
     database host.
   - The catalog says where each file lies. The head goes to the files in ascending order and reads no more than their
     records, so a single file of a large session comes back quickly.
-  - The checksum of every file is compared with the catalog while it is restored. Files that differ are named, and the
-    task fails.
-  - Records that cannot be read do not take the rest with them. A file whose content is on them holds zeros from the
-    first of them on (or from up to 1 MiB before it), and is named as one that differs. A member whose header is on them
-    is left out and named, and so are hard links to it; the files of a folder that is left out come into a new one, of
-    root and with mode 0755. All others are restored, and the task fails.
-  - Nothing is restored when the drive does not find a place on the tape any more, or when the tape holds something else
-    there than the catalog says.
-  - Every name is checked before anything is written. A name that would leave O(target), from a tape that somebody
-    tampered with, is refused, and nothing is left under O(target).
+  - The headers and the checksum of every member are compared with the catalog while it is restored, and what arrived
+    in O(target) is compared once more at the end. What differs or is missing is named, and the task fails; all the rest
+    is in O(target) then.
+  - A file whose content is on records that cannot be read holds zeros from the first of them on (or from up to 1 MiB
+    before it). A member whose headers cannot be read, or are not those that were written, is left out, and so are hard
+    links to it; the files of a folder that is left out come into a new one, of root and with mode 0755.
+  - A member that O(target) cannot take costs only itself, for example a link that is longer than the file system
+    allows, or what no room is left for.
+  - When the drive does not find a place on the tape any more, what was restored until then stays, and the rest is
+    named.
+  - Every name is checked before anything is written, so that no tape that somebody tampered with can lead out of
+    O(target).
   - The files are written by GNU tar, which must be installed, with owners, modes, times, extended attributes and
     ACLs.
 options:
@@ -47,7 +49,7 @@ options:
     elements: path
     default: []
   target:
-    description: The folder to restore into. It must be empty or not exist yet.
+    description: The folder to restore into. It must be empty (but for an empty C(lost+found)) or not exist yet.
     type: path
     required: true
   numeric_owner:
@@ -132,6 +134,35 @@ volumes:
   returned: success
   type: list
   elements: str
+missing:
+  description: The first hundred members that are not in O(target), each with C(path) and C(reason).
+  returned: success and failure, not in check mode
+  type: list
+  elements: dict
+  version_added: 0.2.0
+missing_count:
+  description: How many there are.
+  returned: success and failure, not in check mode
+  type: int
+  version_added: 0.2.0
+doubtful:
+  description: The first hundred members that are there but are not what was backed up, each with C(path) and C(reason).
+  returned: success and failure, not in check mode
+  type: list
+  elements: dict
+  version_added: 0.2.0
+doubtful_count:
+  description: How many there are.
+  returned: success and failure, not in check mode
+  type: int
+  version_added: 0.2.0
+report:
+  description:
+    - A file on the media server that names all missing and doubtful members, with a JSON object in each line that has
+      C(state), C(path) and C(reason). V(null) when there are none.
+  returned: success and failure, not in check mode
+  type: str
+  version_added: 0.2.0
 records_read:
   description: Number of records read from tape, the label included.
   returned: success, not in check mode

@@ -14,7 +14,8 @@ author:
 description:
   - Reads a whole session from tape, takes the checksum of every file again, and compares every member with the
     catalog and with the index that stands on the tape behind the files. The task fails when anything differs, and
-    says what.
+    says what. All of the session is read whatever is found, and a member is damaged exactly when
+    M(splitmirror.backup.tape_read) calls it so.
   - With O(rebuild=true) it reads all sessions of O(volume) and enters those that the catalog does not have, so that a
     lost catalog is rebuilt volume by volume. Each session is judged by the evidence in its index, as
     M(splitmirror.backup.catalog_session) did, and by what the reading itself proves.
@@ -112,6 +113,36 @@ volumes:
   returned: when O(rebuild=false)
   type: list
   elements: str
+missing:
+  description: The first hundred members that cannot be restored from the tape, each with C(path) and C(reason).
+  returned: when O(rebuild=false), also when the task fails
+  type: list
+  elements: dict
+  version_added: 0.2.0
+missing_count:
+  description: How many there are.
+  returned: when O(rebuild=false), also when the task fails
+  type: int
+  version_added: 0.2.0
+doubtful:
+  description:
+    - The first hundred members that can be restored and are not what was backed up, each with C(path) and C(reason).
+  returned: when O(rebuild=false), also when the task fails
+  type: list
+  elements: dict
+  version_added: 0.2.0
+doubtful_count:
+  description: How many there are.
+  returned: when O(rebuild=false), also when the task fails
+  type: int
+  version_added: 0.2.0
+report:
+  description:
+    - A file on the media server that names all missing and doubtful members, with a JSON object in each line that has
+      C(state), C(path) and C(reason). V(null) when there are none, and in check mode.
+  returned: when O(rebuild=false), also when the task fails
+  type: str
+  version_added: 0.2.0
 seconds:
   description: How long it took.
   returned: when O(rebuild=false)
@@ -213,7 +244,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             session = find_good_session(catalog, params["session"], params["host"])
             volume = needed_volume(session, catalog)
             with use_drive(options, volume, who=f"tape_verify of session {session.id}") as drive:
-                return {"changed": False, **verify_session(session, catalog, drive)}
+                return {"changed": False, **verify_session(session, catalog, drive, report=not module.check_mode)}
         with use_drive(options, params["volume"], who=f"tape_verify of volume {params['volume']}") as drive:
             return rebuild(
                 params["volume"], catalog, drive, allow_last=params["allow_last"], only_look=module.check_mode

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -15,7 +16,6 @@ from typing import BinaryIO, Optional, cast
 from ..archive.model import BLOCK_BYTES
 from ..errors import SplitMirrorError
 from ..tools import own_environment
-from .base import TapeError
 
 _COMMAND = (
     "tar",
@@ -27,13 +27,34 @@ _COMMAND = (
     "--preserve-permissions",
     "--same-owner",
     "--delay-directory-restore",
+    "--quoting-style=literal",
     "--warning=no-unknown-keyword",
 )
-_ZEROS = bytes(1 << 20)
+_MOST_SAID = 1 << 20
 
 
 class ExtractError(SplitMirrorError):
-    """tar could not write what it was given."""
+    """tar cannot be started, or has given up."""
+
+
+class Said:
+    """How tar ended. :ivar status: of its exit. :ivar lines: what it could not do, its first words."""
+
+    def __init__(self, status: int, lines: list[str]) -> None:
+        self.status = status
+        self.lines = lines
+        # "tar: NAME: Cannot mknod: Operation not permitted"
+        told = [line[5:].rsplit(": Cannot ", 1) for line in lines if line.startswith("tar: ")]
+        self._of = {os.fsencode(parts[0]): f"Cannot {parts[1]}" for parts in told if len(parts) == 2}
+
+    def of(self, name: bytes) -> Optional[str]:
+        """What it says of a member."""
+        return self._of.get(name)
+
+    def shown(self) -> str:
+        """Its first words, as messages show them."""
+        first = self.lines[0] if self.lines else f"exit status {self.status}"
+        return first.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class TarExtractor:
@@ -89,48 +110,22 @@ class TarExtractor:
             for piece in pieces:
                 stdin.write(piece)
         except OSError:
-            self._tar.wait()
-            raise self._failure() from None
+            raise ExtractError("target: tar has given up before the end.", option="target") from None
 
-    def put_member(self, header: bytes, data: Iterable[bytes], length: int) -> None:
-        """Hand on one member: its headers, and all blocks behind them, ``length`` bytes.
-
-        :raises TapeError: ``data`` ended with it; zeros stand for the rest, so that the next member can follow.
-        :raises ExtractError: tar has given up.
-        """
-        self.put((header,))
-        try:
-            for piece in data:
-                self.put((piece,))
-                length -= len(piece)
-        except TapeError:
-            while length:
-                part = min(length, len(_ZEROS))
-                self.put((_ZEROS[:part],))
-                length -= part
-            raise
-
-    def finish(self) -> list[str]:
-        """End the archive and wait until all is written.
-
-        :returns: what tar says that it could not set, extended attributes for example: that is no failure to it.
-        :raises ExtractError: something could not be written.
-        """
+    def finish(self) -> Said:
+        """End the archive and wait until all is written."""
         stdin = cast(BinaryIO, self._tar.stdin)
         try:
             stdin.write(bytes(2 * BLOCK_BYTES))
             stdin.close()
         except OSError:
+            # it has given up, and said why
             pass
-        if self._tar.wait():
-            raise self._failure()
-        return [line for line in self._lines() if ": Cannot " in line]
+        return Said(self._tar.wait(), self._lines())
 
     def _lines(self) -> list[str]:
+        """What it complained of: warnings are none of it."""
         self._said.seek(0)
-        return [line for line in self._said.read().decode("utf-8", "backslashreplace").splitlines() if line]
-
-    def _failure(self) -> ExtractError:
-        lines = self._lines()
-        first = lines[0] if lines else f"exit status {self._tar.returncode}"
-        return ExtractError(f"target: tar could not restore everything ({first}).", option="target")
+        text = self._said.read(_MOST_SAID).decode("utf-8", "surrogateescape")
+        lines = [line for line in text.splitlines() if line]
+        return lines if self._tar.returncode else [line for line in lines if ": Cannot " in line]

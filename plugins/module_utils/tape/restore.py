@@ -5,17 +5,15 @@
 """Restore files of a session from tape into an empty folder.
 
 The catalog says where each member lies; the head goes to them in ascending order, and each is compared with the
-catalog before GNU tar gets it. Files arrive in a folder of their own inside the target and are moved up at the end, so
-that nothing of an archive that was tampered with ever stands under the target.
+catalog before GNU tar gets it. Files arrive in a folder of their own inside the target; what arrived there is compared
+with the catalog once more and moved up at the end.
 
-What cannot be read does not take the rest with it: a member whose headers are lost is left out, in one whose data are
-lost zeros stand for them, and both are named when everything else is restored.
+What cannot be read, or cannot be written here, does not take the rest with it: it is named when everything else is
+restored.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import os
 import shutil
 import time
@@ -25,22 +23,19 @@ from typing import Any, Optional
 
 from ..archive.index import index_name
 from ..archive.model import MemberRecord
-from ..archive.ours import has_own_headers
-from ..archive.pax import pad
-from ..archive.reader import Member, check_member_name, iterate_members
-from ..catalog.lookup import complete_parts, find_good_session, member_facts, member_name, show_path
+from ..catalog.lookup import complete_parts, find_good_session, member_facts, member_name
 from ..catalog.records import GOOD, CatalogError, Part, Session
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
-from .base import TapeDrive, TapeError
-from .extract import TarExtractor
-from .stream import TapeStream
-from .volumes import load_known
+from .arrival import NotThere, what_differs
+from .base import TapeDrive
+from .extract import Said, TarExtractor
+from .losses import DOUBTFUL, MISSING, Losses
+from .reading import Located, SessionReader, check_names
 
 _SHOWN_FILES = 1000
-_SHOWN_DAMAGED = 5
-
-Located = tuple[Part, MemberRecord]
+# A new ext4 has it.
+_LOST_FOUND = "lost+found"
 
 
 class RestoreError(SplitMirrorError):
@@ -68,13 +63,35 @@ class _Tally:
     members: int = 0
     files: int = 0
     size_bytes: int = 0
-    records_read: int = 0
     volumes: list[str] = field(default_factory=list)
-    # Restored with other content than was written; not restored.
-    damaged: list[bytes] = field(default_factory=list)
-    left_out: list[bytes] = field(default_factory=list)
-    # Restored, but for what tar says here.
-    not_set: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One restore while it is under way."""
+
+    job: RestoreJob
+    catalog: Catalog
+    session: Session
+    losses: Losses
+    tally: _Tally
+
+    def wanted(self) -> Iterator[Located]:
+        return _wanted(self.job, self.catalog, self.session)
+
+
+@dataclass(frozen=True)
+class _Extracted:
+    """How far the reading came.
+
+    :param reader: what it found. :param doubtful: names of members whose content is not what was written.
+    :param end: what ended it before its time. :param said: by tar.
+    """
+
+    reader: SessionReader
+    doubtful: set[bytes]
+    end: Optional[SplitMirrorError]
+    said: Said
 
 
 def needed_volume(job: RestoreJob, catalog: Catalog) -> str:
@@ -101,53 +118,112 @@ def plan_restore(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
 def restore(job: RestoreJob, catalog: Catalog, drive: TapeDrive) -> dict[str, Any]:
     """Restore.
 
-    :returns: as plan_restore without positions, with ``records_read``, ``seconds`` and ``bytes_per_s``.
-    :raises SplitMirrorError: something was refused or the drive does not find a place any more, and the target is as it
-        was; or files came back other than they were backed up, or not at all, and the message names them; or tar could
-        not set all that belongs to them.
+    :returns: as plan_restore without positions, of what is in the target, with ``records_read``, ``seconds`` and
+        ``bytes_per_s``.
+    :raises SplitMirrorError: something was refused or nothing could be restored, and the target is as it was; or
+        members are missing or doubtful, and the sentence, the facts and the report name them; the others are there.
     """
     begun = time.monotonic()
     session = _checked(job, catalog)
-    for _part, member in _wanted(job, catalog, session):
-        _check_names(member.path, member.kind, member.linkname)
+    losses = Losses(os.path.dirname(catalog.path), f"{session.id}-tape_read")
     tally = _Tally()
+    run = _Run(job, catalog, session, losses, tally)
+    for _part, member in run.wanted():
+        check_names(member.path, member.kind, member.linkname)
     with _Staging(job.target, session.id) as staging:
-        with TarExtractor(staging.folder, numeric_owner=job.numeric_owner) as tar:
-            _extract(_wanted(job, catalog, session), catalog, drive, tar, tally)
-            tally.not_set = tar.finish()
+        try:
+            done = _extract(run, drive, staging.folder)
+            try:
+                _take_stock(run, staging.folder, done)
+            except SplitMirrorError:
+                # the catalog cannot be read any more; what is restored stays, though nobody has counted it
+                staging.move_up()
+                raise
+        finally:
+            losses.close()
+        if done.end is not None and not tally.members:
+            raise done.end
         staging.move_up()
-    if tally.damaged or tally.left_out:
-        raise _damage(job, session, tally)
-    if tally.not_set:
-        raise RestoreError(
-            f"target: all files of {session.id} are restored in {job.target}, but {len(tally.not_set)} times not all "
-            f"that belongs to them ({tally.not_set[0]}); restore to a file system that can hold that.",
-            option="target",
-        )
     seconds = time.monotonic() - begun
-    return {
+    result = {
         **_result(job, session, tally),
-        "records_read": tally.records_read,
+        "records_read": done.reader.records_read,
         "seconds": round(seconds, 3),
         "bytes_per_s": round(tally.size_bytes / seconds),
     }
+    if losses.count or done.said.status or done.said.lines:
+        raise _damage(run, done, result)
+    return {**result, **losses.facts()}
 
 
-def _damage(job: RestoreJob, session: Session, tally: _Tally) -> RestoreError:
+def _extract(run: _Run, drive: TapeDrive, folder: str) -> _Extracted:
+    """Hand all members to tar that can be read; note the others."""
+    reader = SessionReader(drive, run.catalog)
+    doubtful: set[bytes] = set()
+    end = None
+    with TarExtractor(folder, numeric_owner=run.job.numeric_owner) as tar:
+        try:
+            for found in reader.read(run.wanted()):
+                if found.header is None:
+                    run.losses.add(MISSING, found.record.path, found.reason or "")
+                    continue
+                tar.put((found.header.header,))
+                tar.put(found.blocks())
+                if found.reason is not None:
+                    doubtful.add(found.record.path)
+                    run.losses.add(DOUBTFUL, found.record.path, found.reason)
+        except SplitMirrorError as exc:
+            # what is restored by now stays
+            end = exc
+        return _Extracted(reader, doubtful, end, tar.finish())
+
+
+def _take_stock(run: _Run, folder: str, done: _Extracted) -> None:
+    """Compare what arrived with the catalog, count it, and note what is not there or is otherwise."""
+    lost = done.reader.lost
+    where = os.fsencode(folder)
+    for part, member in run.wanted():
+        if member.path in lost:
+            continue
+        try:
+            differs = what_differs(where, member, numeric_owner=run.job.numeric_owner)
+        except NotThere as exc:
+            reason = done.said.of(member.path)
+            if reason is None:
+                reason = str(exc) if done.end is None else f"it was not reached ({done.end.message.rstrip('.')})"
+            run.losses.add(MISSING, member.path, reason)
+            continue
+        _count(run.tally, part, member)
+        if differs is not None and member.path not in done.doubtful:
+            said = done.said.of(member.path)
+            run.losses.add(DOUBTFUL, member.path, differs if said is None else f"{differs} ({said})")
+
+
+def _damage(run: _Run, done: _Extracted, result: dict[str, Any]) -> RestoreError:
     """The sentence for members that are not what was backed up."""
-    said = [
-        f"{len(names)} files of {session.id} {what} ({', '.join(map(show_path, names[:_SHOWN_DAMAGED]))})"
-        for names, what in (
-            (tally.damaged, "came back from tape with other content than was written"),
-            (tally.left_out, "cannot be read from tape and are left out"),
-        )
-        if names
-    ]
-    return RestoreError(
-        f"session: {' and '.join(said)}; all others are restored in {job.target}, try these with another drive or from "
-        "another session.",
-        option="session",
+    losses, session = run.losses, run.session.id
+    facts = losses.facts()
+    said = []
+    if facts["missing_count"]:
+        said.append(f"{facts['missing_count']} members of {session} are missing ({losses.words(MISSING)})")
+    if facts["doubtful_count"]:
+        said.append(f"{facts['doubtful_count']} members of {session} are doubtful ({losses.words(DOUBTFUL)})")
+    if not said:
+        said.append(f"all members of {session} are restored, but not all that belongs to them")
+    if done.said.status or done.said.lines:
+        said.append(f"tar said {done.said.shown()!r}")
+    from_tape = bool(done.end or done.reader.lost or done.doubtful)
+    what, way_out = (
+        ("session", "try these with another drive or from another session")
+        if from_tape
+        else ("target", "restore these to a file system that can hold them")
     )
+    error = RestoreError(
+        f"{what}: {' and '.join(said)}; all others are restored in {run.job.target}, {way_out}{losses.where()}.",
+        option=what,
+    )
+    error.facts = {**result, **facts}
+    return error
 
 
 def _checked(job: RestoreJob, catalog: Catalog) -> Session:
@@ -180,7 +256,7 @@ def _check_target(target: str) -> None:
         raise RestoreError(f"target: {target} is not absolute; give the full path of a folder.", option="target")
     try:
         with os.scandir(target) as entries:
-            if next(entries, None) is None:
+            if all(_is_lost_found(entry) for entry in entries):
                 return
     except FileNotFoundError:
         return
@@ -202,80 +278,9 @@ def _wanted(job: RestoreJob, catalog: Catalog, session: Session) -> Iterator[Loc
             yield parts[number], member
 
 
-def _check_names(name: bytes, kind: str, linkname: Optional[bytes]) -> None:
-    """:raises SplitMirrorError: a member, or the member that a hard link points to, would leave the target."""
-    check_member_name(name)
-    if kind == "h":
-        check_member_name(linkname or b"")
-
-
-def _extract(wanted: Iterator[Located], catalog: Catalog, drive: TapeDrive, tar: TarExtractor, tally: _Tally) -> None:
-    for part, members in itertools.groupby(wanted, key=lambda located: located[0]):
-        load_known(drive, catalog, part.volume)
-        tally.records_read += 1  # the label
-        stream = TapeStream(drive, part.file_number, part.block, part.record_bytes)
-        for _part, member in members:
-            if not _hand_on(stream, part, member, tar, tally):
-                # Where the head stands now is not known; a new stream does not believe that it knows.
-                tally.records_read += stream.records_read
-                stream = TapeStream(drive, part.file_number, part.block, part.record_bytes)
-            _count(tally, part, member)
-        tally.records_read += stream.records_read
-
-
-def _hand_on(stream: TapeStream, part: Part, member: MemberRecord, tar: TarExtractor, tally: _Tally) -> bool:
-    """Compare one member on tape with the catalog and give it to tar; note it when it is damaged.
-
-    :returns: whether all its records could be read.
-    :raises SplitMirrorError: it is another member, or the drive does not find its place.
-    """
-    is_link = member.kind == "h"
-    if is_link and member.linkname in tally.left_out:
-        # tar would have nothing to link it to
-        tally.left_out.append(member.path)
-        return True
-    start = member.offset_bytes - part.offset_bytes
-    # This goes to the record and does not read it yet: not to get there is the end, not to read it is not.
-    stream.seek(start - start % part.record_bytes)
-    try:
-        stream.seek(start)
-        found = next(iterate_members(stream), None)
-    except TapeError:
-        tally.left_out.append(member.path)
-        return False
-    if found is None or not _is_same(found, member):
-        seen = "the end of an archive" if found is None else show_path(found.name)
-        raise TapeError(
-            f"volume: {part.volume} holds {seen} in tape file {part.file_number} where the catalog has "
-            f"{show_path(member.path)}; nothing is restored, verify the volume with tape_verify.",
-            option="volume",
-        )
-    if not has_own_headers(found):
-        raise TapeError(
-            f"volume: {part.volume} was changed, {show_path(member.path)} has headers there that no backup writes; "
-            "nothing is restored, verify the volume with tape_verify.",
-            option="volume",
-        )
-    # the headers may say a name more than once; whichever tar believes must be harmless
-    for key in (b"path", b"GNU.sparse.name"):
-        if key in found.pax:
-            check_member_name(found.pax[key])
-    _check_names(found.name, found.kind, found.linkname)
-    content = hashlib.sha256()
-    try:
-        tar.put_member(found.header, found.raw(content), found.size + pad(found.size))
-    except TapeError:
-        tally.damaged.append(member.path)
-        return False
-    differs = member.sha256 is not None and content.hexdigest() != member.sha256
-    if differs or (is_link and member.linkname in tally.damaged):
-        tally.damaged.append(member.path)
-    return True
-
-
-def _is_same(found: Member, member: MemberRecord) -> bool:
-    """What stands there is what the catalog has, as far as headers tell."""
-    return found.record(member.sha256)._replace(offset_bytes=member.offset_bytes) == member
+def _is_lost_found(entry: os.DirEntry[str]) -> bool:
+    """The empty folder in which fsck puts what it finds (mklost+found(8))."""
+    return entry.name == _LOST_FOUND and entry.is_dir(follow_symlinks=False) and not os.listdir(entry.path)
 
 
 def _count(tally: _Tally, part: Part, member: MemberRecord) -> None:
@@ -300,11 +305,12 @@ def _result(job: RestoreJob, session: Session, tally: _Tally) -> dict[str, Any]:
 
 
 class _Staging:
-    """A folder inside the target in which files arrive; unless they were moved up, all of it goes away again."""
+    """A folder inside the target in which files arrive; it goes away, and what is in it unless that is moved up."""
 
     def __init__(self, target: str, session: str) -> None:
         self._target = target
         self._made = not os.path.isdir(target)
+        self._keep = False
         self.folder = os.path.join(target, f".splitmirror-{session}")
 
     def __enter__(self) -> _Staging:
@@ -319,18 +325,22 @@ class _Staging:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        _quietly(lambda: shutil.rmtree(self.folder))
+        if not self._keep:
+            _quietly(lambda: shutil.rmtree(self.folder))
         if self._made:
             _quietly(lambda: os.rmdir(self._target))
 
     def move_up(self) -> None:
-        """Make everything that arrived visible in the target."""
+        """Make everything that arrived visible in the target. :raises RestoreError: not all of it; nothing is lost."""
+        self._keep = True
         try:
             for name in os.listdir(self.folder):
                 os.rename(os.path.join(self.folder, name), os.path.join(self._target, name))
+            os.rmdir(self.folder)
         except OSError as exc:
             raise RestoreError(
-                f"target: what was restored cannot be moved up from {self.folder} ({exc.strerror}).", option="target"
+                f"target: what was restored cannot be moved up from {self.folder} ({exc.strerror}); move it yourself.",
+                option="target",
             ) from exc
 
 

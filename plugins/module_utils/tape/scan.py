@@ -94,14 +94,24 @@ def scan(drive: TapeDrive, file_number: int, block: int, record_bytes: int, spoo
     """
     headers = hashlib.sha256()
     stream = TapeStream(drive, file_number, block, record_bytes)
+    with (
+        keeping(file_number, spool_dir),
+        spool("observed", spool_dir) as observed,
+        spool("index", spool_dir) as index,
+    ):
+        read = Scan(observed, index)
+        for member in iterate_members(stream):
+            _take(read, member, headers)
+        read.records = stream.skip_to_filemark()
+        read.headers_sha256 = headers.hexdigest()
+        yield read
+
+
+@contextmanager
+def keeping(file_number: int, spool_dir: str) -> Iterator[None]:
+    """:raises VerifyError: the spools of a tape file have no room."""
     try:
-        with _spool("observed", spool_dir) as observed, _spool("index", spool_dir) as index:
-            read = Scan(observed, index)
-            for member in iterate_members(stream):
-                _take(read, member, headers)
-            read.records = stream.skip_to_filemark()
-            read.headers_sha256 = headers.hexdigest()
-            yield read
+        yield
     except OSError as exc:
         raise VerifyError(
             f"state_dir: what was read of tape file {file_number} cannot be kept in {spool_dir} ({exc.strerror}); make "
@@ -163,7 +173,7 @@ def compare(what: str, expected: Iterable[MemberRecord], observed: Iterable[Memb
 
 
 @contextmanager
-def _spool(name: str, folder: str) -> Iterator[BinaryIO]:
+def spool(name: str, folder: str) -> Iterator[BinaryIO]:
     # In check mode the state folder need not be there yet.
     with tempfile.TemporaryFile(prefix=f"splitmirror-{name}-", dir=folder if os.path.isdir(folder) else None) as stream:
         yield cast(BinaryIO, stream)

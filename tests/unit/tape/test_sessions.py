@@ -7,9 +7,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+import random
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,7 +20,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -97,6 +100,41 @@ def refused(call: Callable[[], object], option: str | None = None) -> str:
         assert caught.value.option == option
     assert caught.value.message.endswith(".")
     return caught.value.message
+
+
+class Named(NamedTuple):
+    """Members that a refusal names, and where the whole list is."""
+
+    missing: set[str]
+    doubtful: set[str]
+
+
+def named(call: Callable[[], object], option: str = "session") -> Named:
+    """What a restore or a verification names that failed."""
+    with pytest.raises(SplitMirrorError) as caught:
+        call()
+    assert caught.value.option == option
+    facts = caught.value.facts
+    found = Named({row["path"] for row in facts["missing"]}, {row["path"] for row in facts["doubtful"]})
+    assert (len(found.missing), len(found.doubtful)) == (facts["missing_count"], facts["doubtful_count"])
+    rows = [json.loads(line) for line in Path(facts["report"]).read_text().splitlines()]
+    assert {row["path"] for row in rows if row["state"] == "missing"} == found.missing
+    assert {row["path"] for row in rows if row["state"] == "doubtful"} == found.doubtful
+    assert all(path in caught.value.message for path in sorted(found.missing)[:1])
+    return found
+
+
+def damage(call: Callable[[], Any]) -> Named:
+    """What a restore or a verification names, or nothing."""
+    try:
+        facts = call()
+    except SplitMirrorError as exc:
+        facts = exc.facts
+    return Named({row["path"] for row in facts["missing"]}, {row["path"] for row in facts["doubtful"]})
+
+
+def without(*paths: str) -> dict[str, bytes]:
+    return {name: data for name, data in FILES.items() if name not in paths}
 
 
 def verify(library: Library, session: str) -> dict[str, Any]:
@@ -252,17 +290,16 @@ def retold_header(library: Library, name: bytes, field: int, new: bytes) -> None
 
 
 @pytest.mark.parametrize("name", [b"../escaped", b"/escaped", b"srv/../../escaped", b"srv/b/../c", b"other"])
-def test_a_tampered_tape_leaves_nothing_under_the_target(labelled: Library, tmp_path: Path, name: bytes) -> None:
+def test_a_tampered_member_is_named_and_stands_nowhere(labelled: Library, tmp_path: Path, name: bytes) -> None:
     labelled.back_up("s1", TREE)
     retold_header(labelled, b"srv/c", 0, name.ljust(100, b"\0"))
     target = tmp_path / "in" / "target"
-    refused(lambda: labelled.restore("s1", target))
-    assert not target.exists()
-    target.mkdir(parents=True)
-    refused(lambda: labelled.restore("s1", target))
-    assert os.listdir(target) == []
+    assert named(lambda: labelled.restore("s1", target)) == Named({"/srv/c"}, set())
+    assert contents(target) == without("srv/c")
+    assert os.listdir(target) == ["srv"]
     assert os.listdir(tmp_path / "in") == ["target"]
     assert not Path("/escaped").exists()
+    assert damage(lambda: verify(labelled, "s1")) == Named({"/srv/c"}, set())
 
 
 def test_headers_for_all_members_behind_them_are_refused(labelled: Library, tmp_path: Path) -> None:
@@ -282,8 +319,8 @@ def test_headers_for_all_members_behind_them_are_refused(labelled: Library, tmp_
     data[place : place + 1024] = for_all((b"mtime", time_value(MTIME_NS)), (b"size", b"0"))
     path.write_bytes(data)
 
-    refused(lambda: labelled.restore("s1", tmp_path / "t"), "volume")
-    assert not (tmp_path / "t").exists()
+    assert named(lambda: labelled.restore("s1", tmp_path / "t")) == Named({"/srv/b"}, set())
+    assert contents(tmp_path / "t") == {"srv/a": b"a" * 3000, "srv/upload": upload, "srv/z": b"z"}
 
 
 @pytest.mark.parametrize(
@@ -302,8 +339,10 @@ def test_a_header_that_is_not_as_it_was_written_is_refused(
 ) -> None:
     labelled.back_up("s1", TREE)
     retold_header(labelled, name, field, new)
-    refused(lambda: labelled.restore("s1", tmp_path / "t"))
-    assert not (tmp_path / "t").exists()
+    path = "/" + name.decode().rstrip("/")
+    assert named(lambda: labelled.restore("s1", tmp_path / "t")) == Named({path}, set())
+    assert contents(tmp_path / "t") == without(path[1:])
+    assert damage(lambda: verify(labelled, "s1")) == Named({path}, set())
 
 
 def test_a_tampered_catalog_cannot_make_it_leave_the_target_either(labelled: Library, tmp_path: Path) -> None:
@@ -328,14 +367,12 @@ def test_a_hard_link_out_of_the_target_is_refused(labelled: Library, tmp_path: P
 def test_a_file_that_comes_back_otherwise_is_named_and_the_others_are_there(labelled: Library, tmp_path: Path) -> None:
     labelled.back_up("s1", TREE)
     patch(labelled, b"a" * 3000, b"a" * 2999 + b"b")
-    said = refused(lambda: labelled.restore("s1", tmp_path / "t"), "session")
-    assert "1 files" in said
-    assert "/srv/a" in said
+    assert named(lambda: labelled.restore("s1", tmp_path / "t")) == Named(set(), {"/srv/a"})
     assert contents(tmp_path / "t") == {**FILES, "srv/a": b"a" * 2999 + b"b"}
     patch(labelled, b"1" + bytes(511), b"2" + bytes(511))
-    said = refused(lambda: labelled.restore("s1", tmp_path / "u"), "session")
-    assert "3 files" in said
-    assert "/srv/b/two" in said
+    expected = Named(set(), {"/srv/a", "/srv/b/one", "/srv/b/two"})
+    assert named(lambda: labelled.restore("s1", tmp_path / "u")) == expected
+    assert damage(lambda: verify(labelled, "s1")) == expected
 
 
 class WornTape(VirtualTape):
@@ -379,9 +416,8 @@ def test_a_record_that_cannot_be_read_costs_only_what_is_on_it(labelled: Library
     labelled.back_up("s1", [*TREE[:-1], inline("/srv/bb", b"b" * (PIECE_BYTES + 3000)), TREE[-1]])
     bad = [(b"srv/bb", HEADERS + PIECE_BYTES + 1024), (b"srv/b/empty", 512), (b"srv/c", 1024)]
     with worn(labelled, *bad, tells=tells) as drive:
-        said = refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive), "session")
-    assert "1 files of s1 came back from tape with other content than was written (/srv/bb)" in said
-    assert "2 files of s1 cannot be read from tape and are left out (/srv/b/empty, /srv/c)" in said
+        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive))
+    assert found == Named({"/srv/b/empty", "/srv/c"}, {"/srv/bb"})
     expected = {**FILES, "srv/bb": b"b" * PIECE_BYTES + bytes(3000)}
     del expected["srv/b/empty"], expected["srv/c"]
     assert contents(tmp_path / "t") == expected
@@ -396,8 +432,9 @@ def test_members_that_begin_on_the_same_bad_record_are_all_left_out(
     library.label(record_bytes=8192)
     library.back_up("s1", [*TREE, inline("/srv/d", b"d")])
     with worn(library, (b"srv/c", 0), tells=tells, record_bytes=8192) as drive:
-        said = refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), library.catalog, drive), "session")
-    assert "(/srv/b/empty, /srv/b/one, /srv/b/two, /srv/b/way, /srv/c); all others are restored" in said
+        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), library.catalog, drive))
+    assert found.missing == {"/srv/b/empty", "/srv/b/one", "/srv/b/two", "/srv/b/way", "/srv/c"}
+    assert found.doubtful <= {"/srv/b"}
     assert contents(tmp_path / "t") == {"srv/a": FILES["srv/a"], "srv/d": b"d"}
 
 
@@ -407,9 +444,9 @@ def test_hard_links_share_what_became_of_their_file(
 ) -> None:
     labelled.back_up("s1", TREE)
     with worn(labelled, (b"srv/b/one", place)) as drive:
-        said = refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive), "session")
-    assert "2 files" in said
-    assert "(/srv/b/one, /srv/b/two)" in said
+        names = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive))
+    assert names[became is not None] == {"/srv/b/one", "/srv/b/two"}
+    assert not names[became is None]
     found = contents(tmp_path / "t")
     assert (found.pop("srv/b/one", None), found.pop("srv/b/two", None)) == (became, became)
     assert found == {name: data for name, data in FILES.items() if name not in ("srv/b/one", "srv/b/two")}
@@ -418,18 +455,27 @@ def test_hard_links_share_what_became_of_their_file(
 def test_a_folder_that_cannot_be_read_takes_nothing_with_it(labelled: Library, tmp_path: Path) -> None:
     labelled.back_up("s1", TREE)
     with worn(labelled, (b"srv/b", 0)) as drive:
-        said = refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive), "session")
-    assert "1 files of s1 cannot be read from tape and are left out (/srv/b)" in said
+        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive))
+    assert found == Named({"/srv/b"}, set())
     assert contents(tmp_path / "t") == FILES
 
 
 def test_a_drive_that_finds_no_place_any_more_ends_the_restore(labelled: Library, tmp_path: Path) -> None:
     labelled.back_up("s1", TREE)
-    drive = worn(labelled, (b"srv/a", HEADERS + 1024))
+    drive = worn(labelled, (b"srv/b/one", HEADERS))
     drive.stays_lost = True
     with drive:
-        said = refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive), "drive")
-    assert "cannot locate" in said
+        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive))
+    assert found == Named({"/srv/b/two", "/srv/b/way", "/srv/c"}, {"/srv/b/one"})
+    assert contents(tmp_path / "t") == {**without("srv/b/two", "srv/c"), "srv/b/one": b"\0"}
+
+
+def test_a_drive_that_finds_no_place_at_all_leaves_the_target_as_it_was(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    drive = worn(labelled, (b"srv", 0))
+    drive.stays_lost = True
+    with drive:
+        refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive), "drive")
     assert not (tmp_path / "t").exists()
 
 
@@ -447,11 +493,83 @@ def test_what_the_target_cannot_hold_is_said_and_the_files_are_there(labelled: L
     assert contents(tmp_path / "t") == {"srv/a": b"a" * 3000, "srv/c": b"c"}
 
 
-def test_what_tar_cannot_write_is_said_and_leaves_nothing(labelled: Library, tmp_path: Path) -> None:
-    labelled.back_up("s1", [folder("/srv"), inline("/srv/" + "x" * 250 + "/" + "y" * 300, b"1")])
-    said = refused(lambda: labelled.restore("s1", tmp_path / "t"), "target")
-    assert "tar" in said
-    assert not (tmp_path / "t").exists()
+def test_a_member_that_the_target_cannot_take_costs_only_itself(labelled: Library, tmp_path: Path) -> None:
+    long = "/srv/" + "x" * 250 + "/" + "y" * 300
+    labelled.back_up("s1", [*TREE, inline(long, b"1")])
+    assert named(lambda: labelled.restore("s1", tmp_path / "t"), "target") == Named({long}, set())
+    assert contents(tmp_path / "t") == FILES
+
+
+def test_a_new_file_system_is_empty_enough(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", [*TREE, folder("/lost+found")])
+    found = tmp_path / "lost+found"
+    target = tmp_path / "t"
+    for made in (target, target / "lost+found"):
+        made.mkdir(mode=0o700)
+    (target / "lost+found" / "#12").write_text("mine")
+    assert "not empty" in refused(lambda: labelled.restore("s1", target), "target")
+    (target / "lost+found" / "#12").unlink()
+    labelled.restore("s1", target)
+    assert contents(target) == FILES
+    assert not found.exists()
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("SPLITMIRROR_ROUNDS", "40"))))
+def test_one_flipped_bit_costs_one_file_and_all_agree_which(labelled: Library, tmp_path: Path, seed: int) -> None:
+    labelled.back_up("s1", TREE)
+    path = labelled.folder / "V1/00001.tar"
+    data = bytearray(path.read_bytes())
+    bit = random.Random(seed).randrange(8 * len(data))
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    found = damage(lambda: labelled.restore("s1", tmp_path / "t"))
+    bad = {name[1:] for name in found.missing | found.doubtful}
+    assert len(bad - {"srv/b/two"}) <= 1  # a second name of srv/b/one
+    assert {name: text for name, text in contents(tmp_path / "t").items() if name not in bad} == without(*bad)
+    index = "/.splitmirror/s1/index.jsonl"
+    seen = damage(lambda: verify(labelled, "s1"))
+    assert Named(seen.missing - {index}, seen.doubtful - {index}) == found
+
+
+def test_one_lost_record_costs_what_is_on_it_and_all_agree_what(labelled: Library, tmp_path: Path) -> None:
+    records = labelled.back_up("s1", TREE)["records"]
+    index = "/.splitmirror/s1/index.jsonl"
+    session = find_good_session(labelled.catalog, "s1", None)
+    for number in range(records):
+        target = tmp_path / str(number)
+        with worn(labelled) as drive:
+            assert isinstance(drive, WornTape)
+            drive.bad = frozenset((number,))
+            job = RestoreJob("s1", str(target))
+            found = damage(functools.partial(restore, job, labelled.catalog, drive))
+            drive.lost = False
+            seen = damage(functools.partial(verify_session, session, labelled.catalog, drive))
+        bad = {name[1:] for name in found.missing | found.doubtful}
+        assert len(bad - {"srv/b/two"}) <= 1
+        assert {name: text for name, text in contents(target).items() if name not in bad} == without(*bad)
+        assert Named(seen.missing - {index}, seen.doubtful - {index}) == found
+
+
+def test_what_arrives_is_compared_whatever_tar_says(
+    labelled: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled.back_up("s1", TREE)
+    tar = tmp_path / "bin" / "tar"
+    tar.parent.mkdir()
+    tar.write_text(f'#!/bin/sh\nexec {shutil.which("tar")} "$@" --exclude=srv/a --no-same-permissions\n')
+    tar.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tar.parent), prepend=":")
+    found = named(lambda: labelled.restore("s1", tmp_path / "t"), "target")
+    assert found.missing == {"/srv/a"}
+    assert contents(tmp_path / "t") == without("srv/a")
+
+
+def test_variables_for_tar_change_nothing(labelled: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled.back_up("s1", TREE)
+    monkeypatch.setenv("TAR_OPTIONS", "--exclude=srv/a --no-xattrs")
+    labelled.restore("s1", tmp_path / "t")
+    assert contents(tmp_path / "t") == FILES
+    assert os.getxattr(tmp_path / "t/srv/c", "user.note") == b"kept"
 
 
 # -- refusals and failures of a backup -----------------------------------------------------------------------------
@@ -646,7 +764,7 @@ def test_a_sound_session_verifies(labelled: Library) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        (b"a" * 3000, b"a" * 2999 + b"b", "/srv/a differs from the catalog in sha256"),
+        (b"a" * 3000, b"a" * 2999 + b"b", "/srv/a: its content is not what was written"),
         (b'"path":"srv/a"', b'"path":"srv/x"', "/srv/a is on the tape where its index has /srv/x"),
         (b'"mode":416', b'"mode":511', "differs from its index in mode"),
         (b"user.note=kept", b"user.note=lost", "the checksum of all headers differs"),

@@ -1,0 +1,176 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Read members of a session from tape, each from where the catalog has it, so that damage to one costs no other.
+
+Restore and verify both read by this, so they agree on what is damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Optional
+
+from ..archive.model import ArchiveError, MemberRecord
+from ..archive.ours import has_own_headers
+from ..archive.pax import pad
+from ..archive.reader import Member, check_member_name, iterate_members
+from ..catalog.lookup import show_path
+from ..catalog.records import Part
+from ..catalog.store import Catalog
+from ..errors import SplitMirrorError
+from .base import TapeDrive, TapeError
+from .stream import TapeStream
+from .volumes import load_known
+
+Located = tuple[Part, MemberRecord]
+
+_ZEROS = bytes(1 << 20)
+
+
+class FoundMember:
+    """One member, as it stands on the tape.
+
+    :ivar record: what the catalog says of it.
+    :ivar header: its headers, as the catalog has them; None when they are lost, and then the member is.
+    :ivar length: how many bytes blocks() gives.
+    :ivar reason: what is wrong with it, None for nothing; of the content it is known when blocks() came to its end.
+    """
+
+    def __init__(self, part: Part, record: MemberRecord, header: Optional[Member], reason: Optional[str]) -> None:
+        self.part = part
+        self.record = record
+        self.header = header
+        self.reason = reason
+        self.length = 0 if header is None else header.size + pad(header.size)
+        self.read_fault = False
+
+    def blocks(self) -> Iterator[bytes]:
+        """The blocks behind the headers; where they cannot be read any more, zeros, so that others can follow."""
+        if self.header is None:
+            return
+        content = hashlib.sha256()
+        missing = self.length
+        try:
+            for piece in self.header.raw(content):
+                missing -= len(piece)
+                yield piece
+        except (TapeError, ArchiveError) as exc:
+            self.read_fault = isinstance(exc, TapeError)
+            self.reason = _because("zeros stand for content that cannot be read", exc)
+            while missing:
+                part = min(missing, len(_ZEROS))
+                missing -= part
+                yield _ZEROS[:part]
+            return
+        if self.record.sha256 is not None and content.hexdigest() != self.record.sha256:
+            self.reason = "its content is not what was written"
+
+
+class SessionReader:
+    """Goes to members in the order in which they lie on tape.
+
+    :ivar records_read: how many records were read, labels included.
+    :ivar lost: names of members that are lost; hard links to them are lost as well.
+    """
+
+    def __init__(self, drive: TapeDrive, catalog: Catalog) -> None:
+        self._drive = drive
+        self._catalog = catalog
+        self._stream: Optional[TapeStream] = None
+        self._records_before = 0
+        self.lost: set[bytes] = set()
+        self._doubtful: set[bytes] = set()
+
+    @property
+    def records_read(self) -> int:
+        return self._records_before + (0 if self._stream is None else self._stream.records_read)
+
+    def read(self, wanted: Iterable[Located]) -> Iterator[FoundMember]:
+        """Look at members one by one; whoever takes one has to take all of its blocks.
+
+        :raises TapeError: the volume is another one, or the drive does not find a place on it (any more).
+        """
+        for part, members in itertools.groupby(wanted, key=lambda located: located[0]):
+            load_known(self._drive, self._catalog, part.volume)
+            self._records_before += 1  # the label
+            self._renew(part)
+            for _part, record in members:
+                found = self._find(part, record)
+                yield found
+                self._note(found)
+
+    def rest(self) -> Optional[TapeStream]:
+        """What stands behind the member that was read last; None before the first."""
+        return self._stream
+
+    def _renew(self, part: Part) -> TapeStream:
+        """A stream that does not believe to know where the head stands."""
+        self._records_before = self.records_read
+        self._stream = TapeStream(self._drive, part.file_number, part.block, part.record_bytes)
+        return self._stream
+
+    def _find(self, part: Part, record: MemberRecord) -> FoundMember:
+        if record.kind == "h" and record.linkname in self.lost:
+            return FoundMember(
+                part, record, None, f"it is a link to {show_path(record.linkname or b'')}, which is lost"
+            )
+        start = record.offset_bytes - part.offset_bytes
+        stream = self._stream or self._renew(part)
+        # This goes to the record and does not read it yet: not to get there is the end, not to read it is not.
+        stream.seek(start - start % part.record_bytes)
+        try:
+            stream.seek(start)
+            found = next(iterate_members(stream), None)
+        except (TapeError, ArchiveError) as exc:
+            lost = FoundMember(part, record, None, _because("its headers cannot be read", exc))
+            lost.read_fault = isinstance(exc, TapeError)
+            return lost
+        reason = _difference(found, record)
+        if reason is not None:
+            return FoundMember(part, record, None, reason)
+        is_doubtful = record.kind == "h" and record.linkname in self._doubtful
+        return FoundMember(part, record, found, "it is a link to a file that is doubtful" if is_doubtful else None)
+
+    def _note(self, found: FoundMember) -> None:
+        if found.reason is not None:
+            (self.lost if found.header is None else self._doubtful).add(found.record.path)
+        if found.read_fault:
+            self._renew(found.part)
+
+
+def check_names(name: bytes, kind: str, linkname: Optional[bytes]) -> None:
+    """:raises ArchiveError: a member, or the member that a hard link points to, would leave the target."""
+    check_member_name(name)
+    if kind == "h":
+        check_member_name(linkname or b"")
+
+
+def _difference(found: Optional[Member], record: MemberRecord) -> Optional[str]:
+    """Why what stands on the tape is not this member, or must not be given to tar; None when it is and may."""
+    if found is None:
+        return "the archive ends where it should stand"
+    if found.name != record.path:
+        return f"{show_path(found.name)} stands in its place"
+    seen = found.record(record.sha256)._replace(offset_bytes=record.offset_bytes)
+    fields = [name for name, one, two in zip(record._fields, record, seen) if one != two]
+    if fields:
+        return f"its headers are not what was written, they differ in {', '.join(fields)}"
+    try:
+        if not has_own_headers(found):
+            return "its headers are not as a backup writes them"
+        # the headers may say a name more than once; whichever tar believes must be harmless
+        for key in (b"path", b"GNU.sparse.name"):
+            if key in found.pax:
+                check_member_name(found.pax[key])
+        check_names(found.name, found.kind, found.linkname)
+    except ArchiveError as exc:
+        return exc.message.rstrip(".")
+    return None
+
+
+def _because(what: str, error: SplitMirrorError) -> str:
+    return f"{what} ({error.message.rstrip('.')})"
