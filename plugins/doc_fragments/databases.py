@@ -147,4 +147,15 @@ options:
     type: list
     elements: str
     default: []
+  on_unreadable:
+    description:
+      - What to do about what is there and cannot be backed up, such as a file system of a kind that cannot be mapped,
+        a FUSE mount of a user that keeps even root out, a file that its file system encrypts, or a path of more than
+        16384 bytes.
+      - With V(fail) the backup fails and names it. With V(leave_out) it is left out with all that is below it, and
+        named in the result, in the report and in the catalog. A path that is itself asked for is never left out.
+    type: str
+    choices: [fail, leave_out]
+    default: fail
+    version_added: 0.2.0
 """

@@ -178,6 +178,23 @@ bytes_archive:
   returned: when O(phase=discovery)
   sample: 87818240
   version_added: 0.2.0
+left_out:
+  description: What was left out because it cannot be backed up, with O(on_unreadable=leave_out).
+  type: dict
+  returned: when O(phase=discovery)
+  version_added: 0.2.0
+  contains:
+    count:
+      description: How many paths. What is below a folder that is left out is not counted.
+      type: int
+      sample: 1
+    paths:
+      description: The first 100 of them, each with C(path) and C(why).
+      type: list
+      elements: dict
+      sample:
+        - path: /srv/files/home/joe/photos
+          why: holds a file system (fuse.sshfs) that cannot be mapped
 plan:
   description: Where the session will be written.
   type: dict
@@ -227,6 +244,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import FAIL, ON_UNREADABLE
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.mapping import (
     HostMapping,
     layout_changes,
@@ -245,6 +263,7 @@ SPEC = {
     "databases": databases_spec(),
     "paths": {"type": "list", "elements": "path", "default": []},
     "exclude": {"type": "list", "elements": "str", "default": []},
+    "on_unreadable": {"type": "str", "choices": list(ON_UNREADABLE), "default": FAIL},
     "pairs": {**PAIRS_SPEC["pairs"], "required": False},
     **DRIVE_SPEC,
     "drive_type": {"type": "str"},
@@ -283,6 +302,7 @@ def discover(module: AnsibleModule) -> dict[str, Any]:
         exclude=params["exclude"],
         luns=lun_specs(params["pairs"]),
         needed=ansible_folders(module._remote_tmp),
+        on_unreadable=params["on_unreadable"],
     ) as mapping:
         before, layout = mapping.known_scopes(), mapping.known_layout()
         plan = mapping.plan()
@@ -291,7 +311,7 @@ def discover(module: AnsibleModule) -> dict[str, Any]:
         changed = bool(added or removed or moved)
         if changed and not module.check_mode:
             mapping.make(plan)
-        counts = mapping.counts()
+        counts, left_out = mapping.counts(), mapping.left_out()
         archive_bytes = mapping.archive_bytes()
     return {
         "changed": changed,
@@ -302,6 +322,7 @@ def discover(module: AnsibleModule) -> dict[str, Any]:
         "files": counts.files,
         "bytes": counts.bytes,
         "bytes_archive": archive_bytes,
+        "left_out": left_out,
         "diff": {
             "before": {"scopes": [scope.root for scope in before], "mounts": list(layout)},
             "after": {"scopes": [scope.root for scope in plan.scopes], "mounts": plan.mounts},

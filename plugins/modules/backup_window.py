@@ -41,7 +41,10 @@ options:
     elements: path
     required: true
   deadline_s:
-    description: Seconds after which everything is thawed whatever happens. The window is broken then.
+    description:
+      - Seconds after which everything is thawed whatever happens. The window is broken then.
+      - The check of the map may take a third of it. When so much changes just before the freeze that it would take
+        longer, nothing is frozen; when it does take longer, it is given up and everything is thawed.
     type: float
     default: 30
   turn_timeout_s:

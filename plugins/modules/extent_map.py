@@ -172,6 +172,23 @@ counts:
       description: Files that cannot be read by their extents, and are read through a mount of the mirror.
       type: int
       sample: 0
+left_out:
+  description: What was left out because it cannot be backed up, with O(on_unreadable=leave_out).
+  type: dict
+  returned: when O(state=mapped) and not in check mode
+  version_added: 0.2.0
+  contains:
+    count:
+      description: How many paths. What is below a folder that is left out is not counted.
+      type: int
+      sample: 1
+    paths:
+      description: The first 100 of them, each with C(path) and C(why).
+      type: list
+      elements: dict
+      sample:
+        - path: /srv/files/home/joe/photos
+          why: holds a file system (fuse.sshfs) that cannot be mapped
 tracker:
   description:
     - How changes are tracked. V(fanotify) tells what has changed. With V(sweep) the kernel cannot tell, and all files
@@ -207,6 +224,10 @@ check:
     tracker:
       description: V(some) when it was known what may have changed, V(all) when everything was looked at.
       type: str
+    left_out:
+      description: As RV(left_out), with what came since.
+      type: dict
+      version_added: 0.2.0
     pre_check:
       description:
         - The same counts of what was mapped again just before the freeze, so that less was left for the check.
@@ -220,6 +241,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import FAIL, ON_UNREADABLE
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.mapping import HostMapping, lun_specs
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol import MAP, ask
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import (
@@ -234,6 +256,7 @@ SPEC = {
     "databases": databases_spec(),
     "paths": {"type": "list", "elements": "path", "default": []},
     "exclude": {"type": "list", "elements": "str", "default": []},
+    "on_unreadable": {"type": "str", "choices": list(ON_UNREADABLE), "default": FAIL},
     "pairs": {**PAIRS_SPEC["pairs"], "required": False},
     "lifetime_s": {"type": "float", "default": DEFAULT_LIFETIME_S},
 }
@@ -258,6 +281,7 @@ def make(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
         exclude=params["exclude"],
         luns=lun_specs(params["pairs"]),
         needed=ansible_folders(module._remote_tmp),
+        on_unreadable=params["on_unreadable"],
     ) as mapping:
         plan = mapping.plan()
         result: dict[str, Any] = {
@@ -269,7 +293,7 @@ def make(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
         }
         if not module.check_mode:
             mapped = mapping.make(plan, params["lifetime_s"])
-            result.update(counts=mapped.counts._asdict(), tracker=mapped.tracker)
+            result.update(counts=mapped.counts._asdict(), tracker=mapped.tracker, left_out=mapping.left_out())
             if mapped.tracker != "fanotify":
                 module.warn(
                     "this kernel cannot tell what changes on these file systems, so all files are looked at again "

@@ -14,8 +14,8 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
+from ..extents.rules import Rule
 from ..extents.scope import Scope
-from ..extents.walk import Rule
 from .base import DatabaseError
 
 

@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Optional
 
 from .compare import ADDED, ATTRIBUTES, REMAPPED, REMOVED, SAME, Finding, compare, difference
 from .filemap import FileMapper
+from .leaveout import LEAVE_OUT, LeftOut
 from .mapfile import MapFile
 from .mapper import group_names, map_scopes_of, sync_filesystem, translations, user_names
-from .maprows import ExtentRow, FileEntry, MappedFields, sort_key
+from .maprows import ExtentRow, FileEntry, MapError, MappedFields, sort_key
 from .openfiles import writable_files
+from .rules import Rule
 from .stack import is_below
+from .survey import check_mounts
 from .tracker import SWEEP, Changes, Tracker
 from .walk import Places, Run, single, walk
 
@@ -45,17 +49,21 @@ class CheckCounts(NamedTuple):
     tracker: str
 
 
-def pre_check(map_file: MapFile, tracker: Tracker) -> CheckCounts:
+def pre_check(map_file: MapFile, tracker: Tracker, budget_s: Optional[float] = None) -> CheckCounts:
     """Do most of the check's work just before the freeze, so that little is left for it.
 
     :param tracker: the one that was started before the map was made.
-    :raises MapError: when something of the scopes cannot be mapped any more.
+    :param budget_s: what the check in the window may take.
+    :raises MapError: when something of the scopes cannot be mapped any more, something else is mounted there, or so
+        much changes all the time that the check would not end within its budget.
     """
     check = _Check(map_file, None, None)
     # From here on files that are opened are told; with those open now, these are all that may be open later.
     tracker.watch_opens(True)
     held: Optional[set[tuple[int, int]]] = None
     kind = "some"
+    few = False
+    took_s = 0.0
     for _round in range(_MOST_ROUNDS):
         changes = tracker.collect()
         # What was written before its event was collected must be on the device before it is mapped.
@@ -66,22 +74,32 @@ def pre_check(map_file: MapFile, tracker: Tracker) -> CheckCounts:
             held = writable_files(check.devices)
             changes.inodes.update(held)
         held.update(changes.opened)
+        began = time.monotonic()
         check.follow(changes)
-        if tracker.kind == SWEEP or len(changes.names) + len(changes.inodes) <= _FEW_CHANGES + len(held):
+        took_s = time.monotonic() - began
+        few = tracker.kind != SWEEP and len(changes.names) + len(changes.inodes) <= _FEW_CHANGES + len(held)
+        if few or tracker.kind == SWEEP:
             break
+    if budget_s is not None and took_s > budget_s and not few:
+        raise _too_slow(f"took {took_s:.1f} s for what changed just before", budget_s, "so nothing is frozen")
+    check.check_mounts()
     tracker.held = held
     map_file.set_owners(*check.new_owners())
     map_file.commit()
     return check.counts(kind)
 
 
-def check_map(map_file: MapFile, tracker: Tracker, unclosed: Optional[list[int]] = None) -> CheckCounts:
+def check_map(
+    map_file: MapFile, tracker: Tracker, unclosed: Optional[list[int]] = None, budget_s: Optional[float] = None
+) -> CheckCounts:
     """Make the map what the file systems are, while they are frozen, and set its state to ``checked``.
 
     :param unclosed: takes descriptors that the caller closes after the thaw; to close them here could wait for it.
-    :raises MapError: when something of the scopes cannot be mapped any more.
+    :param budget_s: after which it gives up: whoever froze must not wait for it.
+    :raises MapError: when something of the scopes cannot be mapped any more, something else is mounted there, or the
+        budget is spent.
     """
-    check = _Check(map_file, LAYER, unclosed)
+    check = _Check(map_file, LAYER, unclosed, budget_s)
     changes = tracker.collect()
     if changes.kind == "some":
         if tracker.held is None:
@@ -95,16 +113,34 @@ def check_map(map_file: MapFile, tracker: Tracker, unclosed: Optional[list[int]]
     return check.counts(changes.kind)
 
 
+def _too_slow(what: str, budget_s: float, result: str) -> MapError:
+    return MapError(
+        f"deadline_s: the check of the map {what}, more than the {budget_s:g} s that it may take, a third of "
+        f"deadline_s, {result}; too much changes at once, so take the backup when less does, or set deadline_s "
+        "(splitmirror_window_deadline_s) higher.",
+        option="deadline_s",
+    )
+
+
 class _Check:
     """One check of a map; ``layer`` is what its changes are recorded as, None for not at all."""
 
-    def __init__(self, map_file: MapFile, layer: Optional[str], unclosed: Optional[list[int]]) -> None:
+    def __init__(
+        self,
+        map_file: MapFile,
+        layer: Optional[str],
+        unclosed: Optional[list[int]],
+        budget_s: Optional[float] = None,
+    ) -> None:
         filesystems = map_file.filesystems()
+        self._budget_s = budget_s
+        self._began = time.monotonic()
         self._map = map_file
         self._layer = layer
         self._tree = map_scopes_of(map_file)
         self._places = Places.live(filesystems)
-        self._mapper = FileMapper(self._places, translations(map_file), unclosed)
+        self._left_out = LeftOut(self._tree, map_file.meta("on_unreadable") == LEAVE_OUT)
+        self._mapper = FileMapper(self._places, translations(map_file), unclosed, self._left_out)
         self._counts = dict.fromkeys((REMAPPED, ADDED, REMOVED, ATTRIBUTES), 0)
         self._examined = 0
         self._uids: set[int] = set()
@@ -123,10 +159,25 @@ class _Check:
         users = user_names(self._uids - self._map.users().keys())
         return dict(users), dict(group_names(self._gids - self._map.groups().keys()))
 
+    def check_mounts(self) -> None:
+        """Prove that what is mounted is what was mapped. :raises MapError: it is not."""
+        check_mounts(self._tree, self._map.filesystems(), self._left_out)
+        self._map.leave_out(self._left_out.take())
+
     def follow(self, changes: Changes) -> None:
         """Look again at what changed, or at everything."""
+        self.check_mounts()
+        self._follow(changes)
+        self._map.leave_out(self._left_out.take())
+
+    def _spend(self) -> None:
+        """:raises MapError: the budget is spent."""
+        if self._budget_s is not None and time.monotonic() - self._began > self._budget_s:
+            raise _too_slow("was not done", self._budget_s, "so it was given up and the file systems were thawed")
+
+    def _follow(self, changes: Changes) -> None:
         if changes.kind == "all":
-            findings = compare(self._map.rows(), self._seen(walk(self._tree, self._places)))
+            findings = compare(self._map.rows(), self._seen(self._walk()))
             self._apply([finding for finding in findings if self._is_news(finding)])
             return
         deep, shallow = self._paths_of(changes)
@@ -137,6 +188,7 @@ class _Check:
                 path = run.prefix + name
                 if covered is not None and is_below(path, covered):
                     continue
+                self._spend()
                 self._examined += 1
                 if self._settle(path, seen.get(path), path in deep):
                     covered = path
@@ -150,20 +202,28 @@ class _Check:
             with contextlib.suppress(OSError):
                 found = os.stat(folder)
                 outer.setdefault((found.st_dev, found.st_ino), []).append(folder)
-        folders: dict[tuple[int, int], list[bytes]] = {}
+        folders: dict[tuple[int, int], list[tuple[bytes, Optional[Rule]]]] = {}
         deep = set()
         for dev, inode, name in changes.names:
+            self._spend()
             if (dev, inode) not in folders:
-                known = self._map.paths_of_inodes(dev, [inode])
-                folders[dev, inode] = known + outer.get((dev, inode), [])
-            for folder in folders[dev, inode]:
+                known = self._map.paths_of_inodes(dev, [inode]) + outer.get((dev, inode), [])
+                folders[dev, inode] = [(folder, self._rule_in(folder)) for folder in known]
+            for folder, rule in folders[dev, inode]:
                 path = folder.rstrip(b"/") + b"/" + name
-                if self._tree.rule_of(path) is not None:
+                if path in self._tree.rules or (rule is not None and not rule.excludes(path, name)):
                     deep.add(path)
+        deep = {path for path in deep if not self._tree.is_left_out(path)}
         shallow = set(self._tree.tops)
         for dev, inode in changes.inodes:
+            self._spend()
             shallow.update(self._map.paths_of_inodes(dev, [inode]))
         return deep, shallow
+
+    def _rule_in(self, folder: bytes) -> Optional[Rule]:
+        """The rule for what is in a folder; None when it is in no scope, or taken without what is in it."""
+        rule = self._tree.rule_of(folder)
+        return None if rule is None or rule.is_empty(folder) else rule
 
     def _runs(self, paths: set[bytes]) -> Iterator[Run]:
         """The paths in logical order, neighbours of one folder together."""
@@ -191,12 +251,10 @@ class _Check:
         replaced = stored is None or (stored[0].kind, stored[0].inode) != (seen[0][1], seen[0][3])
         if is_folder and replaced:
             self._remove(path)
-            for run in walk(self._tree, self._places, [path]):
-                for row in self._mapper.map_run(run):
-                    self._examined += 1
-                    self._put(ADDED, row)
+            for row in self._seen(self._walk([path])):
+                self._put(ADDED, row)
         elif is_folder and deep:
-            rows = self._seen(walk(self._tree, self._places, [path]))
+            rows = self._seen(self._walk([path]))
             findings = compare(self._map.rows(path), rows)
             self._apply([finding for finding in findings if self._is_news(finding)])
         elif stored is None:
@@ -211,9 +269,13 @@ class _Check:
             return False
         return True
 
+    def _walk(self, first: Optional[Iterable[bytes]] = None) -> Iterator[Run]:
+        return walk(self._tree, self._places, first, left_out=self._left_out)
+
     def _seen(self, runs: Iterator[Run]) -> Iterator[MappedFields]:
         for run in runs:
             for row in self._mapper.map_run(run):
+                self._spend()
                 self._examined += 1
                 yield row
 
@@ -223,6 +285,7 @@ class _Check:
 
     def _apply(self, findings: list[Finding]) -> None:
         for finding in findings:
+            self._spend()
             if finding.seen is None:
                 # What is below it has findings of its own, so nothing is counted twice.
                 self._remove(finding.path)

@@ -32,6 +32,7 @@ from .maprows import (
     SegmentRow,
     TableRow,
     mapped_fields,
+    shown,
     unpack_xattrs,
 )
 from .scope import Scope
@@ -194,6 +195,13 @@ def check_changes(changes: Iterable[tuple[Any, Any]]) -> None:
             raise wrong("a change that it notes is none")
 
 
+def check_left_out(rows: Iterable[tuple[Any, Any]]) -> None:
+    """Check what was left out, path and why. :raises MapError: one is not of that kind."""
+    for path, why in rows:
+        if not isinstance(path, bytes) or not is_plain(path) or not _is_text(why):
+            raise wrong("a path that it says is left out is none")
+
+
 def parse_scopes(text: str) -> list[Scope]:
     """The scopes in the head of a map. :raises MapError: they are none."""
     try:
@@ -220,14 +228,8 @@ def parse_seals(text: str) -> dict[str, str]:
 
 def wrong(what: str, path: bytes = b"") -> MapError:
     """The error for a map that nobody should believe. :param path: which entry it is."""
-    name = f" ({show(path)})" if path else ""
+    name = f" ({shown(path)})" if path else ""
     return MapError(f"map: {what}{name}; the map is damaged or was forged, map the session again.", option="map")
-
-
-def show(path: bytes) -> str:
-    """A path in a message, on one line and of one line's length."""
-    text = path[:200].decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def _is_text(value: Any) -> bool:

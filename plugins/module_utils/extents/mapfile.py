@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Callable, Optional
 
-from .mapcheck import DAMAGED, RowCheck, check_changes, check_head, check_owners, check_schema, wrong
+from .mapcheck import DAMAGED, RowCheck, check_changes, check_head, check_left_out, check_owners, check_schema, wrong
 from .maprows import (
     EXTENT_BYTES,
     ExtentRow,
@@ -36,7 +36,7 @@ from .maprows import (
     table_row,
 )
 
-FORMAT_VERSION = "3"
+FORMAT_VERSION = "4"
 
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);
@@ -51,6 +51,7 @@ CREATE TABLE files(sort_key BLOB PRIMARY KEY, kind TEXT, fs INTEGER, inode INTEG
 CREATE TABLE users(id INTEGER PRIMARY KEY, name BLOB);
 CREATE TABLE groups(id INTEGER PRIMARY KEY, name BLOB);
 CREATE TABLE changes(path BLOB, layer TEXT, what TEXT);
+CREATE TABLE left_out(path BLOB PRIMARY KEY, why TEXT) WITHOUT ROWID;
 """
 _INODE_INDEX = "CREATE INDEX files_inode ON files(inode)"
 
@@ -188,6 +189,7 @@ class MapFile:
             for table in ("users", "groups"):
                 check_owners(self._db.execute(f"SELECT id, name FROM {table}"))  # noqa: S608
             check_changes(self._db.execute("SELECT path, what FROM changes"))
+            check_left_out(self._db.execute("SELECT path, why FROM left_out"))
         self._take = RowCheck(segments).take
 
     def __enter__(self) -> MapFile:
@@ -402,6 +404,19 @@ class MapFile:
                 "total(source = 'mount') FROM files"
             ).fetchone()
             return MapCounts(entries, int(files), int(size), int(extents) // EXTENT_BYTES, int(fallback))
+
+    # -- what is not in it ---------------------------------------------------------------------------------------
+
+    def leave_out(self, rows: Iterable[tuple[bytes, str]]) -> None:
+        """Record (path, why) of what cannot be backed up, and take it out of the map with all that is below it."""
+        for path, why in rows:
+            self.remove_tree(path)
+            self._write("INSERT OR IGNORE INTO left_out VALUES(?, ?)", (path, why))
+
+    def left_out(self) -> list[tuple[bytes, str]]:
+        """(path, why) of what cannot be backed up, in logical order."""
+        rows = self._all("SELECT path, why FROM left_out")
+        return sorted(rows, key=lambda row: sort_key(row[0]))
 
     # -- what the check and the proof changed ----------------------------------------------------------------------
 

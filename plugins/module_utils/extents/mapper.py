@@ -24,13 +24,15 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Callable, Optional
 
 from .filemap import FileMapper, Translation
+from .leaveout import FAIL, LEAVE_OUT, LeftOut, without_inner
 from .mapcheck import parse_scopes
 from .mapfile import MapFile
 from .maprows import EXTENT_BYTES, SOURCE_MOUNT, FileEntry, MapCounts, MapError, SegmentRow, TableRow, table_row
+from .rules import ScopeTree
 from .scope import Scope
 from .stack import BlockStack, LunSpec
 from .survey import survey
-from .walk import Places, Run, ScopeTree, walk
+from .walk import Places, Run, walk
 from .worker import END, Send, Worker
 
 DEFAULT_WORKERS = 2
@@ -39,6 +41,8 @@ _BATCH_FILES = 1000
 _BATCH_EXTENT_BYTES = 8 << 20
 # More than a Run takes, whose names have at most 255 bytes each.
 _RUN_BYTES = 1 << 20
+#: Rows of the map, and (path, why) of what is left out.
+Batch = tuple[list[TableRow], list[tuple[bytes, str]]]
 
 
 def map_scopes(
@@ -47,6 +51,8 @@ def map_scopes(
     luns: Sequence[LunSpec],
     progress: Optional[Callable[[int], None]] = None,
     workers: int = DEFAULT_WORKERS,
+    *,
+    on_unreadable: str = FAIL,
 ) -> MapCounts:
     """Map everything that belongs to the scopes into an empty map, and set its state to ``mapped``.
 
@@ -55,11 +61,14 @@ def map_scopes(
 
     :param progress: called now and then with the number of files looked at so far.
     :param workers: how many processes look at files; 0 does all in this one.
+    :param on_unreadable: ``leave_out`` records what cannot be mapped in the map; the checks of the map do so, too.
     :raises MapError: for everything that cannot be mapped, see survey.
     """
     scopes = list(scopes)
     stack = BlockStack(luns)
-    found = survey(scopes, luns, stack)
+    tree = ScopeTree(scopes)
+    left_out = LeftOut(tree, on_unreadable == LEAVE_OUT)
+    found = survey(scopes, luns, stack, left_out=left_out)
     numbers = {lun.name: map_file.add_lun(lun.name, size, lun.serial, wwn) for lun, size, wwn in stack.luns()}
     for surveyed in found:
         map_file.add_filesystem(
@@ -72,22 +81,28 @@ def map_scopes(
             root=surveyed.mount.root,
         )
     map_file.set_meta("scopes", json.dumps([scope.as_dict() for scope in scopes]))
+    map_file.set_meta("on_unreadable", on_unreadable)
     filesystems = map_file.filesystems()
     for fs in filesystems:
         sync_filesystem(fs.mount_point)
     places = Places.live(filesystems)
-    tree = ScopeTree(scopes)
-    mapper = FileMapper(places, translations(map_file))
+    mapper = FileMapper(places, translations(map_file), left_out=left_out)
     tally = _Tally()
+    not_mapped = left_out.take()
     with contextlib.closing(_look(tree, places, mapper, workers)) as batches:
-        for rows in batches:
+        for rows, not_mapped_either in batches:
+            not_mapped += not_mapped_either
             map_file.add_rows(rows)
             tally.take(rows)
             if progress is not None:
                 progress(tally.entries)
+    # Who walked may have gone on below what who looked left out.
+    map_file.leave_out(without_inner(not_mapped))
     map_file.index_inodes()
     map_file.set_owners(user_names(tally.users), group_names(tally.groups))
     map_file.set_state("mapped")
+    if not_mapped:
+        return map_file.counts()
     return MapCounts(tally.entries, tally.files, tally.size_bytes, tally.extents, tally.fallback)
 
 
@@ -116,7 +131,8 @@ _KIND, _SIZE, _SOURCE, _UID, _GID = (FileEntry._fields.index(name) for name in (
 
 def map_scopes_of(map_file: MapFile) -> ScopeTree:
     """The scopes a map was made for."""
-    return ScopeTree(parse_scopes(map_file.meta("scopes") or "[]"))
+    left_out = (path for path, _why in map_file.left_out())
+    return ScopeTree(parse_scopes(map_file.meta("scopes") or "[]"), left_out)
 
 
 def translations(map_file: MapFile) -> dict[int, Translation]:
@@ -159,9 +175,9 @@ def group_names(ids: Iterable[int]) -> Mapping[int, str]:
     return names
 
 
-def _look(tree: ScopeTree, places: Places, mapper: FileMapper, workers: int) -> Generator[list[TableRow], None, None]:
+def _look(tree: ScopeTree, places: Places, mapper: FileMapper, workers: int) -> Generator[Batch, None, None]:
     if workers < 1:
-        yield from _rows(mapper, walk(tree, places))
+        yield from _rows(mapper, walk(tree, places, left_out=mapper.left_out))
         return
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
@@ -170,7 +186,8 @@ def _look(tree: ScopeTree, places: Places, mapper: FileMapper, workers: int) -> 
         with taken, given:
             given.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _RUN_BYTES)
             lookers = [functools.partial(_take, mapper, taken, given)] * workers
-            for work in (functools.partial(_hand_out, tree, places, taken, given), *lookers):
+            walker = functools.partial(_hand_out, tree, places, mapper.left_out, (taken, given))
+            for work in (walker, *lookers):
                 worker = Worker(work)
                 stack.callback(worker.close)
                 selector.register(worker, selectors.EVENT_READ)
@@ -184,12 +201,21 @@ def _look(tree: ScopeTree, places: Places, mapper: FileMapper, workers: int) -> 
                     yield batch
 
 
-def _hand_out(tree: ScopeTree, places: Places, taken: socket.socket, given: socket.socket, send: Send) -> None:
+def _hand_out(
+    tree: ScopeTree,
+    places: Places,
+    left_out: Optional[LeftOut],
+    ends: tuple[socket.socket, socket.socket],
+    send: Send,
+) -> None:
     """Walk, for the others."""
+    taken, given = ends
     taken.close()
-    for run in walk(tree, places):
+    for run in walk(tree, places, left_out=left_out):
         given.send(marshal.dumps((run.fs, run.prefix, run.local, run.names, run.kinds, {})))
     given.close()
+    if left_out is not None:
+        send(([], left_out.take()))
 
 
 def _take(mapper: FileMapper, taken: socket.socket, given: socket.socket, send: Send) -> None:
@@ -203,12 +229,13 @@ def _take(mapper: FileMapper, taken: socket.socket, given: socket.socket, send: 
                 return
             yield Run._make(marshal.loads(message))  # noqa: S302 - our own child wrote it
 
-    for rows in _rows(mapper, runs()):
-        send(rows)
+    for batch in _rows(mapper, runs()):
+        send(batch)
 
 
-def _rows(mapper: FileMapper, runs: Iterable[Run]) -> Iterator[list[TableRow]]:
+def _rows(mapper: FileMapper, runs: Iterable[Run]) -> Iterator[Batch]:
     """What is seen of the runs, in batches."""
+    left_out = mapper.left_out
     rows: list[TableRow] = []
     extent_bytes = 0
     for run in runs:
@@ -217,7 +244,6 @@ def _rows(mapper: FileMapper, runs: Iterable[Run]) -> Iterator[list[TableRow]]:
             rows.append(row)
             extent_bytes += len(row[-1] or b"")
             if len(rows) >= _BATCH_FILES or extent_bytes >= _BATCH_EXTENT_BYTES:
-                yield rows
+                yield rows, []
                 rows, extent_bytes = [], 0
-    if rows:
-        yield rows
+    yield rows, [] if left_out is None else left_out.take()

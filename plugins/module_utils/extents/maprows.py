@@ -65,6 +65,7 @@ class FileEntry(NamedTuple):
 
 _MTIME = FileEntry._fields.index("mtime_ns")
 _TOO_LARGE = 1 << 63
+_MOST_SHOWN = 200
 _ALL_64_BITS = 1 << 64
 _FIRST_NS = -(1 << 31) * 1_000_000_000
 
@@ -134,6 +135,14 @@ TableRow = tuple[Any, ...]
 def sort_key(path: bytes) -> bytes:
     """The key whose byte order is the logical order: by path component, a folder before what is in it."""
     return path[1:].replace(b"/", b"\0")
+
+
+def shown(path: bytes) -> str:
+    """A path for people, on one line; what is in the midst of a very long one is left away."""
+    text = path.decode("utf-8", "backslashreplace")
+    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    half = _MOST_SHOWN // 2
+    return text if len(text) <= _MOST_SHOWN else f"{text[:half]}...{text[-half:]}"
 
 
 def stored_time(time_ns: int) -> int:

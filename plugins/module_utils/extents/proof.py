@@ -238,7 +238,9 @@ class _Prover:
         return _parts(self._changed())
 
     def _changed(self) -> Iterator[Finding]:
-        paths = iter(dict.fromkeys(path for path, _what in self._map.changes("window")))
+        left_out = map_scopes_of(self._map).is_left_out
+        changed = dict.fromkeys(path for path, _what in self._map.changes("window"))
+        paths = iter([path for path in changed if not left_out(path)])
         path = next(paths, None)
         for row in self._map.rows():
             key = sort_key(row[0][0])

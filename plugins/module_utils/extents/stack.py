@@ -36,13 +36,18 @@ SUPPORTED_TYPES = ("xfs", "ext4")
 
 
 class Mount(NamedTuple):
-    """One line of /proc/self/mountinfo; ``root`` is the folder inside the file system that is mounted."""
+    """One line of /proc/self/mountinfo; ``root`` is the folder inside the file system that is mounted.
+
+    ``number`` is the mount's own, ``parent`` that of the mount that holds its mount point.
+    """
 
     mount_point: bytes
     source: str
     fs_type: str
     dev: int
     root: bytes = b"/"
+    number: int = 0
+    parent: int = 0
 
 
 class LunSpec(NamedTuple):
@@ -77,9 +82,41 @@ def read_mounts(mountinfo: str = "/proc/self/mountinfo") -> list[Mount]:
                     words[dash + 1].decode(),
                     os.makedev(int(major), int(minor)),
                     _unescape(words[3]),
+                    int(words[0]),
+                    int(words[1]),
                 )
             )
     return mounts
+
+
+def visible_mounts(mounts: Sequence[Mount]) -> list[Mount]:
+    """Those of all mounts that are seen at their mount points, not hidden by others.
+
+    It follows the table as the kernel follows a path. Nothing is asked of the mounted file systems: one that a user
+    serves himself (fuse(4)) may refuse even root, or not answer at all.
+    """
+    numbers = {mount.number for mount in mounts}
+    on_top: dict[tuple[int, bytes], Mount] = {}
+    for mount in mounts:
+        # What holds the root itself is not in the table of a process with a root of its own.
+        inside = mount.parent in numbers and mount.parent != mount.number
+        on_top[mount.parent if inside else -1, mount.mount_point] = mount
+
+    def seen_at(path: bytes) -> Optional[Mount]:
+        found: Optional[Mount] = None
+        number, end = -1, 0
+        while end >= 0:
+            folder = path[:end] or b"/"
+            while (number, folder) in on_top:
+                found = on_top[number, folder]
+                number = found.number
+            if end == len(path):
+                break
+            next_end = path.find(b"/", end + 1)
+            end = len(path) if next_end < 0 else next_end
+        return found
+
+    return [mount for mount in mounts if seen_at(mount.mount_point) is mount]
 
 
 def mount_of(path: str, mounts: Optional[Sequence[Mount]] = None) -> Mount:

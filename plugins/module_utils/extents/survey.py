@@ -11,10 +11,21 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Optional
 
 from .fsinfo import FsInfo, read_fs_info
-from .maprows import MapError
+from .leaveout import LeftOut, Unreadable
+from .maprows import FileSystem, MapError, shown
+from .rules import Rule, ScopeTree
 from .scope import Scope
-from .stack import BlockStack, LunSpec, Mount, Segment, check_fs_type, mount_of, read_mounts
-from .walk import Rule, ScopeTree
+from .stack import (
+    SUPPORTED_TYPES,
+    BlockStack,
+    LunSpec,
+    Mount,
+    Segment,
+    check_fs_type,
+    mount_of,
+    read_mounts,
+    visible_mounts,
+)
 
 
 class SurveyedFs(NamedTuple):
@@ -30,6 +41,7 @@ def survey(
     luns: Sequence[LunSpec],
     stack: Optional[BlockStack] = None,
     mounts: Optional[Sequence[Mount]] = None,
+    left_out: Optional[LeftOut] = None,
 ) -> list[SurveyedFs]:
     """The file systems below the scopes, nested ones included, in the order of their mount points.
 
@@ -37,25 +49,84 @@ def survey(
 
     :param stack: made from ``luns`` when not given.
     :param mounts: the mounts of this host when not given.
+    :param left_out: takes file systems below a scope that cannot be mapped.
     :raises MapError: for a path that does not exist, a file system or a layer that cannot be mapped, a path that
         lies on no declared LUN.
     """
-    scopes = list(scopes)
     tree = ScopeTree(scopes)
     mounts = read_mounts() if mounts is None else mounts
     stack = BlockStack(luns) if stack is None else stack
     devices = {lun.name: lun.device for lun in luns}
-    needed: dict[bytes, tuple[Mount, Rule, bytes]] = {}
-    for root, rule in tree.rules.items():
+    for rule in tree.rules.values():
         _check_root(rule)
+    found = []
+    for point, needed in sorted(needed_mounts(tree, mounts).items()):
+        try:
+            found.append(_examine(*needed, stack, devices))
+        except MapError as exc:
+            if left_out is None or needed.path != point:
+                raise
+            left_out.add(not_mappable(needed.mount, exc))
+    # What lies in a file system that is left out is left out with it.
+    return [fs for fs in found if left_out is None or not left_out.covers(fs.mount.mount_point)]
+
+
+class Needed(NamedTuple):
+    """A mount that holds something of a scope. ``path`` is the scope's root in it, or its mount point below one."""
+
+    mount: Mount
+    rule: Rule
+    path: bytes
+
+
+def needed_mounts(tree: ScopeTree, mounts: Sequence[Mount]) -> dict[bytes, Needed]:
+    """The mounts that hold what belongs to the scopes, by mount point."""
+    needed: dict[bytes, Needed] = {}
+    for root, rule in tree.rules.items():
         mount = mount_of(os.fsdecode(root), mounts)
-        needed.setdefault(mount.mount_point, (mount, rule, root))
-    for mount in mounts:
+        needed.setdefault(mount.mount_point, Needed(mount, rule, root))
+    for mount in visible_mounts(mounts):
         inside = tree.rule_of(mount.mount_point)
-        if inside is None or inside.is_empty(mount.mount_point) or not _is_visible(mount):
+        if inside is not None and not inside.is_empty(mount.mount_point):
+            needed[mount.mount_point] = Needed(mount, inside, mount.mount_point)
+    return needed
+
+
+def check_mounts(tree: ScopeTree, known: Iterable[FileSystem], left_out: LeftOut) -> None:
+    """Prove that what is mounted below the scopes is what was mapped; to be called again when all is ready.
+
+    :param known: the file systems of the map. :param left_out: takes what came and could never be mapped.
+    :raises MapError: one came, went or is another one, so the map does not say what belongs to the backup.
+    """
+    mapped = {fs.mount_point: fs for fs in known}
+    needed = needed_mounts(tree, read_mounts())
+    for point, (mount, rule, _path) in sorted(needed.items()):
+        fs = mapped.pop(point, None)
+        if fs is not None and (fs.dev, fs.root) == (mount.dev, mount.root):
             continue
-        needed[mount.mount_point] = (mount, inside, mount.mount_point)
-    return [_examine(*needed[point], stack, devices) for point in sorted(needed)]
+        if fs is None and mount.fs_type not in SUPPORTED_TYPES:
+            try:
+                check_fs_type(mount, f"{rule.label}: {shown(point)}")
+            except MapError as exc:
+                left_out.add(not_mappable(mount, exc))
+                continue
+        raise MapError(
+            f"paths: {shown(point)} ({mount.fs_type}, {rule.label}) was mounted after the files were mapped, so what "
+            "is in it is not in the backup; take it again while that stays mounted, or leave that out with exclude.",
+            option="paths",
+        )
+    for point in mapped:
+        raise MapError(
+            f"paths: {shown(point)} is not mounted any more, though its files were mapped; mount it and take the "
+            "backup again.",
+            option="paths",
+        )
+
+
+def not_mappable(mount: Mount, exc: MapError) -> Unreadable:
+    """The same error, as one of something that may be left out."""
+    why = f"holds a file system ({mount.fs_type}) that cannot be mapped"
+    return Unreadable(mount.mount_point, why, message=exc.message)
 
 
 def _check_root(rule: Rule) -> None:
@@ -68,14 +139,6 @@ def _check_root(rule: Rule) -> None:
             f"name {os.path.realpath(root)}.",
             option="paths",
         )
-
-
-def _is_visible(mount: Mount) -> bool:
-    """Whether a mount is what is seen at its folder, not hidden by a later one."""
-    try:
-        return os.lstat(mount.mount_point).st_dev == mount.dev
-    except OSError:
-        return False
 
 
 def _examine(mount: Mount, rule: Rule, path: bytes, stack: BlockStack, devices: dict[str, str]) -> SurveyedFs:

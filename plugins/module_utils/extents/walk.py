@@ -11,108 +11,22 @@ file system is reached through the folder on which the mirror is mounted).
 from __future__ import annotations
 
 import errno
-import fnmatch
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, NamedTuple, Optional
 
 from ..beneath import open_beneath
-from .maprows import FileSystem, MapError, sort_key
-from .scope import Scope
-from .stack import is_below
+from .leaveout import MOST_PATH_BYTES, LeftOut, Unreadable
+from .maprows import FileSystem, MapError, shown
+from .rules import Rule, ScopeTree
 
 #: What open and stat say of a file that went away or became something else since its folder was read.
 VANISHED = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE))
 _RUN_NAMES = 512
 _FOLDERS_AHEAD = 8
+_OUR_OWN = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+_MOST_NAME_BYTES = 255
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME | os.O_CLOEXEC
-
-
-class Rule:
-    """The exceptions of one scope, made ready for many questions."""
-
-    def __init__(self, scope: Scope) -> None:
-        self.root = os.fsencode(scope.root)
-        self.label = scope.label
-        self._base = self.root.rstrip(b"/") + b"/"
-        self._empty = frozenset(self._base + os.fsencode(name).strip(b"/") for name in scope.empty)
-        self._names = _pattern(pattern for pattern in scope.exclude if "/" not in pattern)
-        self._paths = _pattern(pattern.lstrip("/") for pattern in scope.exclude if "/" in pattern)
-
-    def excludes(self, path: bytes, name: bytes) -> bool:
-        """Whether a path below the root (its last component is ``name``) is left out, not looking at its parents."""
-        if self._names is not None and self._names.match(_text(name)):
-            return True
-        return self._paths is not None and self._paths.match(_text(path[len(self._base) :])) is not None
-
-    @property
-    def has_excludes(self) -> bool:
-        """Whether there is any pattern."""
-        return self._names is not None or self._paths is not None
-
-    def is_empty(self, path: bytes) -> bool:
-        """Whether a folder is backed up without what is in it."""
-        return path in self._empty
-
-    def allows(self, path: bytes) -> bool:
-        """Whether a path below the root belongs to the scope, looking at its parents too."""
-        if path == self.root:
-            return True
-        place = len(self._base)
-        while True:
-            end = path.find(b"/", place)
-            part = path if end < 0 else path[:end]
-            if self.excludes(part, part[place:]):
-                return False
-            if end < 0:
-                return True
-            if part in self._empty:
-                return False
-            place = end + 1
-
-
-class ScopeTree:
-    """Several scopes as one tree; where one scope lies inside another, the inner one rules its part."""
-
-    def __init__(self, scopes: Iterable[Scope]) -> None:
-        self.rules: dict[bytes, Rule] = {}
-        for scope in scopes:
-            rule = Rule(scope)
-            if rule.root in self.rules:
-                raise MapError(
-                    f"paths: {scope.root} is asked for twice ({self.rules[rule.root].label}, {scope.label}); "
-                    "name it once.",
-                    option="paths",
-                )
-            self.rules[rule.root] = rule
-        roots = sorted(self.rules, key=sort_key)
-        #: Roots inside no other scope, in logical order.
-        self.tops: list[bytes] = []
-        # Folders on the way from a scope to one inside it: these are passed even where the outer scope leaves them out.
-        self._on_the_way: dict[bytes, set[bytes]] = {}
-        for root in roots:
-            if not self.tops or not is_below(root, self.tops[-1]):
-                self.tops.append(root)
-                continue
-            path = root
-            while path != self.tops[-1]:
-                path, name = os.path.split(path)
-                self._on_the_way.setdefault(path, set()).add(name)
-
-    def rule_of(self, path: bytes) -> Optional[Rule]:
-        """The rule of the innermost scope that holds ``path``, None when no scope does or the rule leaves it out."""
-        root = path
-        while root not in self.rules:
-            if root == b"/":
-                return None
-            root = os.path.dirname(root)
-        rule = self.rules[root]
-        return rule if rule.allows(path) else None
-
-    def on_the_way(self, path: bytes) -> set[bytes]:
-        """Names in a folder that lead to scopes inside the scope that holds it."""
-        return self._on_the_way.get(path, set())
 
 
 class PlacedFs(NamedTuple):
@@ -159,7 +73,7 @@ class Places:
         folder = path
         while folder not in self.by_mount_point:
             if folder in (b"/", b""):
-                raise MapError(f"map: {os.fsdecode(path)} lies in no file system of the map; map again.")
+                raise MapError(f"map: {shown(path)} lies in no file system of the map; map again.")
             folder = os.path.dirname(folder)
         return self.by_mount_point[folder]
 
@@ -184,13 +98,18 @@ class _Frame:
     """A folder whose content is being walked."""
 
     def __init__(self, path: bytes, place: PlacedFs, rule: Optional[Rule], tree: ScopeTree) -> None:
+        if len(path) > MOST_PATH_BYTES - _MOST_NAME_BYTES:
+            raise Unreadable(path, f"lies too deep: it and what is in it have paths of over {len(path)} bytes")
         self.prefix = path.rstrip(b"/") + b"/"
         self.place = place
         self.rule = rule  # None in a folder that is only on the way
         self.local = place.local_path(path)
         self.next = 0
-        self.inodes, self.kinds = scan(place, self.local)
+        self.inodes, self.kinds = scan(path, place, self.local)
         found = list(self.inodes)
+        left_out = tree.left_out_names(path)
+        if left_out:
+            found = [name for name in found if name not in left_out]
         self.way = tree.on_the_way(path)
         if rule is None:
             found = [name for name in found if name in self.way]
@@ -216,19 +135,24 @@ Expect = Callable[[int, Sequence[int]], None]
 
 
 def walk(
-    tree: ScopeTree, places: Places, first: Optional[Iterable[bytes]] = None, expect: Optional[Expect] = None
+    tree: ScopeTree,
+    places: Places,
+    first: Optional[Iterable[bytes]] = None,
+    expect: Optional[Expect] = None,
+    left_out: Optional[LeftOut] = None,
 ) -> Iterator[Run]:
     """All that belongs to the scopes, in logical order; what vanishes meanwhile is passed over.
 
     :param first: walk only these paths and what is below them (they must belong to a scope).
     :param expect: is told of folders before they are read.
-    :raises MapError: when a folder cannot be read.
+    :param left_out: takes what cannot be read, made for the same tree.
+    :raises Unreadable: when a folder cannot be read and is not left out.
     """
     for top in tree.tops if first is None else first:
         rule = tree.rule_of(top)
         place = places.of(top)
         yield single(top, place)
-        yield from _below(top, place, rule, _Setting(tree, places, expect))
+        yield from _below(top, place, rule, _Setting(tree, places, expect, left_out))
 
 
 def single(path: bytes, place: PlacedFs) -> Run:
@@ -245,15 +169,27 @@ class _Setting(NamedTuple):
     tree: ScopeTree
     places: Places
     expect: Optional[Expect]
+    left_out: Optional[LeftOut]
+
+    def enter(self, path: bytes, place: PlacedFs, rule: Optional[Rule]) -> Optional[_Frame]:
+        """A folder to walk; None when it is left out."""
+        try:
+            return _Frame(path, place, rule, self.tree)
+        except Unreadable as exc:
+            if self.left_out is None:
+                raise
+            self.left_out.add(exc)
+            return None
 
 
 def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], setting: _Setting) -> Iterator[Run]:
-    tree, places, expect = setting
+    tree, places, expect, _left_out = setting
     if rule is not None and rule.is_empty(top):
         rule = None
         if not tree.on_the_way(top):
             return
-    stack = [_Frame(top, place, rule, tree)]
+    outermost = setting.enter(top, place, rule)
+    stack = [] if outermost is None else [outermost]
     while stack:
         frame = stack[-1]
         names: list[bytes] = []
@@ -288,7 +224,13 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], setting: _Setting)
                 if child_rule is not None and child_rule.is_empty(path):
                     child_rule = None
                 if child_rule is not None or tree.on_the_way(path):
-                    inner = _Frame(path, mounted or frame.place, child_rule, tree)
+                    inner = setting.enter(path, mounted or frame.place, child_rule)
+                    if inner is None:
+                        # It goes with what is in it.
+                        mount_point = None
+                        if names and names[-1] == name:
+                            names.pop()
+                        continue
             if mount_point is not None:
                 break
         if names:
@@ -301,19 +243,18 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], setting: _Setting)
             stack.pop()
 
 
-def scan(place: PlacedFs, folder: bytes) -> tuple[dict[bytes, int], dict[bytes, str]]:
+def scan(path: bytes, place: PlacedFs, local: bytes) -> tuple[dict[bytes, int], dict[bytes, str]]:
     """Names in a folder with their inode numbers, and which of them are no regular files; nothing when it vanished.
 
-    :raises MapError: when it cannot be read.
+    :param path: of the database host. :param local: where it is reached in its place.
+    :raises Unreadable: when it cannot be read.
     """
     names: dict[bytes, int] = {}
     kinds: dict[bytes, str] = {}
     try:
-        fd = place.open_folder(folder)
-    except OSError as exc:
-        if exc.errno in VANISHED:
-            return names, kinds
-        raise unreadable(folder, exc) from exc
+        fd = enter_folder(path, place, local)
+    except FileNotFoundError:
+        return names, kinds
     try:
         # Through /proc: names come as bytes, and a folder that is swapped for a link is not followed.
         with os.scandir(b"/proc/self/fd/%d" % fd) as entries:
@@ -323,23 +264,39 @@ def scan(place: PlacedFs, folder: bytes) -> tuple[dict[bytes, int], dict[bytes, 
                     kinds[entry.name] = "d" if entry.is_dir(follow_symlinks=False) else "o"
     except OSError as exc:
         if exc.errno not in VANISHED:
-            raise unreadable(folder, exc) from exc
+            raise unreadable(path, exc) from exc
     finally:
         os.close(fd)
     return names, kinds
 
 
+def enter_folder(path: bytes, place: PlacedFs, local: bytes) -> int:
+    """Open a folder, see scan; the caller closes it.
+
+    :raises FileNotFoundError: it vanished or became something else. :raises Unreadable: it cannot be opened.
+    """
+    try:
+        fd = place.open_folder(local)
+    except OSError as exc:
+        if exc.errno in VANISHED:
+            raise FileNotFoundError(exc.errno, exc.strerror) from exc
+        raise unreadable(path, exc) from exc
+    if os.fstat(fd).st_dev != place.local_dev:
+        os.close(fd)
+        raise elsewhere(path)
+    return fd
+
+
 def unreadable(path: bytes, exc: OSError) -> MapError:
-    """The error for something that is there and cannot be looked at."""
-    advice = "root (become) is needed" if exc.errno in (errno.EACCES, errno.EPERM) else "look at its file system"
-    return MapError(f"paths: {os.fsdecode(path)} cannot be mapped ({exc.strerror}); {advice}.", option="paths")
+    """The error for something that is there and cannot be looked at; Unreadable unless the fault is not its own."""
+    if exc.errno in _OUR_OWN:
+        return MapError(f"map: {shown(path)} cannot be looked at ({exc.strerror}); this host needs room for more.")
+    advice = "look at its file system"
+    if exc.errno in (errno.EACCES, errno.EPERM):
+        advice = "root (become) is needed, and no FUSE mount that keeps even root out"
+    return Unreadable(path, f"cannot be mapped ({exc.strerror})", advice)
 
 
-def _pattern(globs: Iterable[str]) -> Optional[re.Pattern[str]]:
-    parts = [f"(?:{fnmatch.translate(glob)})" for glob in globs]
-    return re.compile("|".join(parts)) if parts else None
-
-
-def _text(name: bytes) -> str:
-    """A name as characters, whatever the locale; a byte that is no UTF-8 is one of its own, as in os.fsdecode."""
-    return name.decode("utf-8", "surrogateescape")
+def elsewhere(path: bytes) -> Unreadable:
+    """The error for what lies in another file system than the folder that holds it."""
+    return Unreadable(path, "lies in another file system than the folder that holds it")

@@ -12,6 +12,7 @@ from typing import AbstractSet, Optional, Sequence
 
 from ..errors import SplitMirrorError
 from ..extents.check import CheckCounts, check_map, pre_check
+from ..extents.leaveout import told
 from ..extents.mapfile import MapFile
 from ..extents.seal import seal
 from ..extents.tracker import Tracker
@@ -55,26 +56,28 @@ class MapChecker:
         self._log.add("tracking_started", tracker=kind)
         return {"tracker": kind}
 
-    def pre_check(self, devices: AbstractSet[int]) -> None:
+    def pre_check(self, devices: AbstractSet[int], budget_s: Optional[float] = None) -> None:
         """Do what can be done of the check before the window, and make the map ready to be used in it.
 
         Nothing happens when nothing was mapped in this session: then there is only a freeze.
 
-        :param devices: numbers of the devices that will be frozen.
-        :raises SplitMirrorError: a file system of the map is not among them; something cannot be mapped any more.
+        :param devices: numbers of the devices that will be frozen. :param budget_s: what check() will be given.
+        :raises SplitMirrorError: a file system of the map is not among them; something cannot be mapped any more, or
+            not in the time that there is.
         """
         if self._tracker is not None and os.path.exists(self._map_path):
             self.close_map()
             self._map = MapFile.open(self._map_path, self._session)
             _refuse_uncovered(self._map, devices)
-            self._before = pre_check(self._map, self._tracker)
+            self._before = pre_check(self._map, self._tracker, budget_s)
 
-    def check(self, frozen: AbstractSet[int]) -> Json:
-        """Check the map now; return counts, whether it was complete, and the counts of ``pre_check``.
+    def check(self, frozen: AbstractSet[int], budget_s: Optional[float] = None) -> Json:
+        """Check the map now; return counts, whether it was complete, the counts of ``pre_check``, what is left out.
 
         :param frozen: numbers of the devices that are. The check is complete, and the map sealed, only when all file
             systems of the map are among them; ``error`` names one that is not.
-        :raises SplitMirrorError: there is no map, or something cannot be mapped any more.
+        :param budget_s: after which the check gives up.
+        :raises SplitMirrorError: there is no map, something cannot be mapped any more, or the budget is spent.
         """
         if self._tracker is None or not os.path.exists(self._map_path):
             raise CheckError("session: nothing is mapped in this session; extent_map with state mapped does it.")
@@ -88,19 +91,24 @@ class MapChecker:
             if frozen:
                 # Files of a frozen file system may have to stay open until the thaw.
                 resource.setrlimit(resource.RLIMIT_NOFILE, (self._limits[1], self._limits[1]))
-            counts = check_map(self._map, self._tracker, self._unclosed if frozen else None)
+            counts = check_map(self._map, self._tracker, self._unclosed if frozen else None, budget_s)
         except BaseException:
             self._log.add("check_failed")
             raise
         self._log.add("check_done")
         before = None if self._before is None else self._before._asdict()
-        checked = {"complete": missing is None, **counts._asdict(), "pre_check": before}
+        checked = {
+            "complete": missing is None,
+            **counts._asdict(),
+            "pre_check": before,
+            "left_out": told(self._map.left_out()),
+        }
         return checked if missing is None else {**checked, "error": missing}
 
-    def checked_or_why_not(self, frozen: AbstractSet[int]) -> Json:
+    def checked_or_why_not(self, frozen: AbstractSet[int], budget_s: Optional[float] = None) -> Json:
         """As check, but an error becomes ``complete: false`` with ``error``: the thaw comes anyway."""
         try:
-            return self.check(frozen)
+            return self.check(frozen, budget_s)
         except SplitMirrorError as exc:
             return {"complete": False, "error": exc.message}
         except Exception as exc:

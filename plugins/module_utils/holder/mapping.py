@@ -14,16 +14,18 @@ from ..archive.estimate import estimate
 from ..database.base import DatabaseDriver
 from ..database.registry import make_drivers
 from ..database.scopes import host_scopes
+from ..extents.leaveout import FAIL, LEAVE_OUT, LeftOut, told
 from ..extents.mapcheck import parse_scopes
 from ..extents.mapfile import MapFile
 from ..extents.mapper import map_scopes
 from ..extents.maprows import MapCounts, MapError
+from ..extents.rules import ScopeTree
 from ..extents.scope import Scope
 from ..extents.stack import LunSpec, Segment
 from ..extents.survey import survey
 from ..session import StateDir
 from .freeze import Needed, check_mounts
-from .protocol import MAP, ask
+from .protocol import MAP, Json, ask
 from .recovery import recover
 from .spawn import DEFAULT_LIFETIME_S, ensure_holder, state_needed
 
@@ -66,6 +68,7 @@ class HostMapping:
 
     :param databases: descriptions of the databases. :param paths: folders and files besides them. :param exclude: glob
         patterns for the paths. :param luns: the declared LUNs. :param needed: folders that are never frozen.
+    :param on_unreadable: ``fail`` or ``leave_out``.
     :raises SplitMirrorError: a description that cannot be used.
     """
 
@@ -79,8 +82,10 @@ class HostMapping:
         exclude: Sequence[str],
         luns: Sequence[LunSpec],
         needed: Sequence[Needed],
+        on_unreadable: str = FAIL,
     ) -> None:
         self._state = state
+        self._on_unreadable = on_unreadable
         self._session = session
         self._drivers: list[DatabaseDriver] = make_drivers(databases)
         self._paths = paths
@@ -103,7 +108,7 @@ class HostMapping:
         """
         facts = {driver.label: driver.preflight() for driver in self._drivers}
         scopes = host_scopes(self._drivers, self._paths, self._exclude)
-        found = survey(scopes, self._luns)
+        found = survey(scopes, self._luns, left_out=LeftOut(ScopeTree(scopes), self._on_unreadable == LEAVE_OUT))
         layout = {
             os.fsdecode(mount.mount_point): (mount.root, mount.dev, info.fs_uuid, segments)
             for mount, info, segments in found
@@ -125,7 +130,7 @@ class HostMapping:
                 driver.files()
             tracker = ask(self._state, self._session, "track", TRACK_S, mounts=plan.mounts)["result"]["tracker"]
             with MapFile.create(self.path, self._session, os.uname().nodename) as map_file:
-                counts = map_scopes(map_file, plan.scopes, self._luns)
+                counts = map_scopes(map_file, plan.scopes, self._luns, on_unreadable=self._on_unreadable)
         except BaseException:
             if started:
                 recover(self._state, self._session)
@@ -154,6 +159,11 @@ class HostMapping:
                 )
                 for fs in map_file.filesystems()
             }
+
+    def left_out(self) -> Json:
+        """What was left out of the map because it cannot be backed up. :raises MapError: as known_scopes."""
+        with MapFile.open(self.path, self._session, read_only=True) as map_file:
+            return told(map_file.left_out())
 
     def counts(self) -> MapCounts:
         """What the map holds. :raises MapError: as known_scopes."""

@@ -27,7 +27,7 @@ from .freeze import FreezeError, Needed
 from .guard import End, Guards
 from .process import harden
 from .protocol import EXTRAS, FROZEN, MAP, SOCKET, EventLog
-from .window import Closed, Window
+from .window import CHECK_SHARE, Closed, Window
 
 #: How often it looks whether the databases still answer, and whether it can still be reached itself.
 LOOK_S = 30.0
@@ -173,7 +173,8 @@ class Holder(Service):
             raise HolderError(f"hot backup is lost already, so nothing is frozen: {reason}")
         self._databases.pause()
         try:
-            self._window.open(mounts, self._databases.freezing, deadline_s, self._checker.pre_check)
+            before = functools.partial(self._checker.pre_check, budget_s=deadline_s * CHECK_SHARE)
+            self._window.open(mounts, self._databases.freezing, deadline_s, before)
         except BaseException:
             if not self._window.is_open:
                 self._databases.resume()
@@ -182,7 +183,7 @@ class Holder(Service):
 
     def _check(self) -> Json:
         try:
-            return self._checker.check(self._window.devices)
+            return self._checker.check(self._window.devices, self._window.check_budget_s())
         finally:
             self._checker.close_map()
 
@@ -190,7 +191,7 @@ class Holder(Service):
         """Check the map, then thaw, whatever became of the check."""
         if self._window.is_open:
             try:
-                check = self._checker.checked_or_why_not(self._window.devices)
+                check = self._checker.checked_or_why_not(self._window.devices, self._window.check_budget_s())
             finally:
                 closed = self._close_window()
                 self._checker.close_map()

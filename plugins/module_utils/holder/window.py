@@ -22,6 +22,8 @@ from .protocol import EventLog
 from .rescue import COMMAND_PAUSE_S
 
 MAX_DEADLINE_S = 3600.0
+#: The part of the deadline that the check of the map may take.
+CHECK_SHARE = 1 / 3
 #: A thaw gets many more tries than a freeze, which gets one.
 THAW_TRIES = 50
 _THAW_PAUSE_S = 0.02
@@ -77,6 +79,13 @@ class Window:
     def own_deadline(self) -> Optional[float]:
         """When the holder thaws by itself, if nothing comes: a little before the guard would do it, and kill."""
         return None if self.deadline is None else self._guards.holders_time
+
+    def check_budget_s(self) -> Optional[float]:
+        """How long a check may take that begins now."""
+        deadline = self.own_deadline()
+        if deadline is None or self.deadline is None:
+            return None
+        return min(deadline - time.monotonic(), (self.deadline - self._sent) * CHECK_SHARE)
 
     def open(
         self,

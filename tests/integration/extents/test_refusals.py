@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import LEAVE_OUT
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import MapError
@@ -177,6 +178,14 @@ def test_encrypted_files(scratch: Path) -> None:
         with pytest.raises(MapError, match=f"^paths: {mount}/outside is encrypted .*; leave it out with exclude"):
             mapping("a-file", "secret")
         mapping("neither", "secret", "outside")
+        with MapFile.create(str(scratch / "left-out"), "s1", "host") as made:
+            counts = map_scopes(made, [Scope(str(mount))], luns, on_unreadable=LEAVE_OUT)
+            assert [path for path, _why in made.left_out()] == [
+                os.fsencode(mount / name) for name in ("outside", "secret")
+            ]
+            assert counts == made.counts()
+            assert made.get(os.fsencode(mount / "plain")) is not None
+            assert made.get(os.fsencode(mount / "secret")) is None
 
 
 def test_nothing_is_left_of_a_map_that_was_refused(lun: tuple[Path, str], scratch: Path) -> None:

@@ -26,10 +26,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
     SegmentRow,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.proof import Proof
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.rules import ScopeTree
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scanner import Scanner
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.walk import Places, Run, ScopeTree, walk
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.walk import Places, Run, walk
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
 from ansible_collections.splitmirror.backup.tests.support.fsload import (
     FALLOC_KEEP_SIZE,

@@ -20,6 +20,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack i
     check_fs_type,
     mount_of,
     read_mounts,
+    visible_mounts,
 )
 
 SDB, SDC, SDB1, DM0, DM1, MD0, LOOP0 = (
@@ -163,18 +164,36 @@ def test_wrong_declarations_are_refused(machine: Machine, tmp_path: Path) -> Non
         BlockStack([LunSpec("data", str(tmp_path))])
 
 
+@pytest.mark.parametrize(
+    ("table", "seen"),
+    [
+        ("1 0 /|2 1 /a|3 2 /a/b|4 1 /a/c", "1 2 3"),  # what was mounted below /a before /a is hidden by it
+        ("1 0 /|2 1 /a|3 2 /a|4 3 /a/b", "1 3 4"),  # one over the other
+        ("1 0 /|2 1 /a/b|3 1 /a", "1 3"),
+        ("1 0 /|2 1 /", "2"),  # over the root itself
+        ("7 5 /a|8 7 /a/b", "7 8"),  # a root of its own that is no mount
+        ("1 1 /|2 1 /a|9 2 /a/b/c", "1 2 9"),
+    ],
+)
+def test_a_mount_is_visible_where_a_path_leads_to_it(table: str, seen: str) -> None:
+    rows = [line.split() for line in table.split("|")]
+    mounts = [Mount(point.encode(), "x", "xfs", 1, b"/", int(number), int(over)) for number, over, point in rows]
+    assert [str(mount.number) for mount in visible_mounts(mounts)] == seen.split()
+
+
 def test_mounts_are_read_as_the_kernel_writes_them(tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
     table.write_bytes(
         b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
         b"30 22 8:17 / /a\\040b\\134 rw - xfs /dev/sdb1 rw,noquota\n"
-        b"31 30 8:17 /in/side /bound rw,nosuid shared:3 master:4 - xfs /dev/sdb1 rw\n"
-        b"32 22 0:44 / /a\\040b\\134/over rw - tmpfs tmpfs rw\n"
-        b"33 22 8:32 / /a\\040b\\134/over rw - ext4 /dev/sdc rw\n"
+        b"31 22 8:17 /in/side /bound rw,nosuid shared:3 master:4 - xfs /dev/sdb1 rw\n"
+        b"32 30 0:44 / /a\\040b\\134/over rw - tmpfs tmpfs rw\n"
+        b"33 32 8:32 / /a\\040b\\134/over rw - ext4 /dev/sdc rw\n"
     )
     mounts = read_mounts(str(table))
-    assert mounts[1] == Mount(b"/a b\\", "/dev/sdb1", "xfs", SDB1, b"/")
+    assert mounts[1] == Mount(b"/a b\\", "/dev/sdb1", "xfs", SDB1, b"/", 30, 22)
     assert mounts[2].root == b"/in/side"
+    assert visible_mounts(mounts) == [mounts[0], mounts[1], mounts[2], mounts[4]]
     assert mount_of("/a b\\/deep/er", mounts) == mounts[1]
     assert mount_of("/a b\\extra", mounts) == mounts[0]
     assert mount_of("/a b\\/over/x", mounts) == mounts[4]

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileSystem, MapError, sort_key
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.rules import Rule, ScopeTree
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.walk import Places, Rule, ScopeTree, walk
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.walk import Places, walk
 
 NAMES = st.sampled_from(["a", "b", "c.log", "a b", "ü", "temp"])
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
@@ -89,7 +90,7 @@ def test_what_vanishes_or_becomes_a_link_is_passed_over(tmp_path: Path) -> None:
     for name in ("a/file", "b/file", "c/file"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    fs = FileSystem(1, os.fsencode(tmp_path), "xfs", "u", 4096, 1, 1, 0, b"/")
+    fs = FileSystem(1, os.fsencode(tmp_path), "xfs", "u", 4096, os.stat(tmp_path).st_dev, 1, 0, b"/")
     runs = walk(ScopeTree([Scope(str(tmp_path))]), Places.live([fs]))
     found = [next(runs), next(runs)]
     (tmp_path / "b").rename(tmp_path / "moved")
