@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pwd
 from typing import Any, Callable, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ._python import MINIMUM as _MINIMUM  # noqa: F401 - it comes first, for it refuses a Python that cannot go on
 from .errors import SplitMirrorError
 from .session import DEFAULT_STATE_DIR
 
@@ -38,24 +42,94 @@ PAIRS_SPEC: Spec = {
 }
 
 
+#: What ansible-core takes for its own in a task's result (task_executor.py, the strategies, "Common Return Values").
+#: A module may return changed, diff, failed, msg, rc and the two of output, with just their meaning.
+RESERVED = frozenset(
+    {
+        "add_group", "add_host", "ansible_facts", "ansible_included_var_files", "ansible_job_id", "ansible_notify",
+        "ansible_stats", "attempts", "backup_file", "cleanup_async", "delegated_vars", "deprecations", "exception",
+        "finished", "include", "include_args", "invocation", "item", "results", "results_file", "retries",
+        "skip_reason", "skipped", "skipped_reason", "started", "unreachable", "warnings",
+    }
+)  # fmt: skip
+
+
 def run_module(
     work: Callable[[AnsibleModule], dict[str, Any]],
     spec: Spec,
+    *,
+    needs_root: bool = False,
     **module_options: Any,
 ) -> None:
     """Build the AnsibleModule, let ``work`` do the task, and leave by exit_json or fail_json.
 
     :param work: gets the module, returns what exit_json is to return; raises SplitMirrorError to fail.
     :param spec: the argument spec.
+    :param needs_root: whether nothing can be done as another user. Else who may use the state folder may try.
     :param module_options: further arguments of AnsibleModule (required_if and the like).
     """
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True, **module_options)
+    # Of an ordinary user who became root (su, some sudo) it may lack them; AnsibleModule.get_bin_path adds them too.
+    path = os.environ.get("PATH", os.defpath).split(":")
+    os.environ["PATH"] = ":".join([*path, *(folder for folder in ("/usr/sbin", "/sbin") if folder not in path)])
     failure: Optional[SplitMirrorError] = None
     result: dict[str, Any] = {}
     try:
+        _check_rights(module.params.get("state_dir"), needs_root)
         result = work(module)
     except SplitMirrorError as exc:
         failure = exc
+        if not _may(exc):
+            failure.message += f" {_advice()}"
+    except PermissionError as exc:
+        if os.geteuid() == 0:
+            raise
+        failure = SplitMirrorError(f"{exc.filename or module._name}: {exc.strerror}. {_advice()}")
     if failure is not None:
         module.fail_json(msg=failure.message, option=failure.option, **failure.facts)
+    if not RESERVED.isdisjoint(result):
+        raise AssertionError(f"{module._name} returns what Ansible reserves: {sorted(RESERVED.intersection(result))}")
     module.exit_json(**result)
+
+
+def _check_rights(state_dir: Optional[str], needs_root: bool) -> None:
+    """Refuse a user who can do nothing here. :raises SplitMirrorError: that user is not root, and has to be."""
+    if os.geteuid() == 0:
+        return
+    if needs_root:
+        raise SplitMirrorError(f"become: this module needs root, and ran as {_user()}; set become: true.", "become")
+    if state_dir is None:
+        return
+    folder = state_dir
+    while not os.path.lexists(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    # One that is missing has to be made.
+    if not os.access(folder, os.R_OK | os.X_OK if folder == state_dir else os.W_OK | os.X_OK):
+        raise SplitMirrorError(
+            f"state_dir: {_user()}, as whom this module ran, cannot use {state_dir}; set become: true to be root.",
+            "state_dir",
+        )
+
+
+def _may(exc: SplitMirrorError) -> bool:
+    """Whether an error has nothing to do with what the user may."""
+    if os.geteuid() == 0:
+        return True
+    cause: Optional[BaseException] = exc
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM):
+            return False
+        cause = cause.__cause__ or cause.__context__
+    return not any(os.strerror(number) in exc.message for number in (errno.EACCES, errno.EPERM))
+
+
+def _advice() -> str:
+    return f"The module ran as {_user()}; set become: true to be root."
+
+
+def _user() -> str:
+    """Who we are, by name where there is one."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user {os.geteuid()}"

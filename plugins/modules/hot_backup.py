@@ -227,7 +227,7 @@ def clean_up(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
 def main() -> None:
     """Run the module."""
     required = [("state", "begun", ["session"]), ("state", "ended", ["session"])]
-    run_module(work, SPEC, required_if=required)
+    run_module(work, SPEC, needs_root=True, required_if=required)
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ def needed(params: dict[str, Any], option: str) -> Any:
 
 def main() -> None:
     """Run the module."""
-    run_module(work, SPEC)
+    run_module(work, SPEC, needs_root=True)
 
 
 if __name__ == "__main__":

@@ -146,14 +146,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.splitmirror.backup.plugins.module_utils import presenting
-from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, SESSION_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils import _module, presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
 
 SPEC = {
-    **PAIRS_SPEC,
-    **SESSION_SPEC,
+    **_module.PAIRS_SPEC,
+    **_module.SESSION_SPEC,
     "state": {"type": "str", "choices": ["presented", "withdrawn", "checked"], "default": "presented"},
     "transport": {"type": "str", "choices": ["local", "tgt", "lio", "static"], "default": "local"},
     "initiator": {"type": "str"},
@@ -239,7 +238,7 @@ def seen(provider: MirrorProvider) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    run_module(work, SPEC)
+    _module.run_module(work, SPEC)
 
 
 if __name__ == "__main__":

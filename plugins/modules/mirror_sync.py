@@ -133,12 +133,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.splitmirror.backup.plugins.module_utils import presenting
-from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
-    PAIRS_SPEC,
-    STATE_DIR_SPEC,
-    run_module,
-)
+from ansible_collections.splitmirror.backup.plugins.module_utils import _module, presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import (
     MirrorError,
@@ -150,8 +145,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base 
 #: A production host is to be disturbed for about a second.
 LONG_SPLIT_S = 1.0
 SPEC = {
-    **PAIRS_SPEC,
-    **STATE_DIR_SPEC,
+    **_module.PAIRS_SPEC,
+    **_module.STATE_DIR_SPEC,
     "state": {"type": "str", "choices": ["synced", "recovered"], "default": "synced"},
     "session": {"type": "str"},
     "wait": {"type": "bool", "default": True},
@@ -238,7 +233,7 @@ def holders(states: list[PairState]) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """Run the module."""
-    run_module(work, SPEC)
+    _module.run_module(work, SPEC)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def main() -> None:
             "bin_dir": {"type": "path", "required": True},
             "os_user": {"type": "str", "default": "postgres"},
         },
+        needs_root=True,
     )
 
 

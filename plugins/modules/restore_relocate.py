@@ -65,6 +65,8 @@ moves:
       type: str
 """
 
+import contextlib
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +84,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Relocate every data directory below the target."""
     target = module.params["target"]
     only = module.params["data_directory"]
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.listdir(target)  # a user who may not is told so, and does not find nothing
     directories = [only] if only else find_data_directories(target)
     # All or nothing: what cannot be relocated is refused before the first link changes.
     moves = [move for found in directories for move in relocate(target, found, dry_run=True)]

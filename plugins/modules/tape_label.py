@@ -193,10 +193,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if not module.check_mode:
         options = DriveOptions.of(params)
     writable = not module.check_mode
-    with (
-        use_drive(options, volume, who=f"tape_label of volume {volume}", writable=writable) as drive,
-        Catalog.open_for(catalog_path, writable=writable) as catalog,
-    ):
+    used = use_drive(options, volume, who=f"tape_label of volume {volume}", writable=writable)
+    with used as drive, Catalog.open_for(catalog_path, writable=writable) as catalog:
         check_record_bytes(drive, record_bytes)
         label = new_label(volume, pool, record_bytes)
         names = drive.volumes()

@@ -220,8 +220,8 @@ inline:
   description: Files whose content came with the map.
   returned: success, not in check mode
   type: int
-skipped:
-  description: Sockets, which a tar archive cannot hold.
+sockets:
+  description: Sockets that were left out, which a tar archive cannot hold.
   returned: success, not in check mode
   type: int
 proof:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import urllib.parse
@@ -71,6 +72,10 @@ class CatalogDatabase:
             uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={'rw' if writable else 'ro'}"
             db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
         except (OSError, sqlite3.Error) as exc:
+            if not os.access(path, os.R_OK) and (os.path.exists(path) or not os.access(os.path.dirname(path), os.X_OK)):
+                raise CatalogError(
+                    f"state_dir: the catalog {path} may not be read ({os.strerror(errno.EACCES)}).", option="state_dir"
+                ) from exc
             raise CatalogError(
                 f"state_dir: there is no catalog that can be opened at {path} ({exc}); rebuild it from the volumes "
                 "with tape_verify, or name the state folder of the media server.",

@@ -183,7 +183,7 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
         "records": done.records,
         "fallback": done.fallback,
         "inline": done.inline,
-        "skipped": done.skipped,
+        "sockets": done.skipped,
         "proof": facts["proof"],
         "seconds": round(seconds, 3),
         "bytes_per_s": round(done.bytes_archive / seconds),
