@@ -49,7 +49,9 @@ options:
     description: The LUNs of the target, as returned by M(splitmirror.backup.mirror_present).
     type: dict
   pairs:
-    description: The mirror set of the database host. Needed with O(transport=static).
+    description:
+      - The mirror set of the database host. Needed with O(transport=static).
+      - Otherwise, when it is given, O(luns) must be those of its pairs.
     type: list
     elements: dict
     suboptions:
@@ -169,7 +171,7 @@ def make_attached(module: AnsibleModule) -> dict[str, Any]:
         attacher, wanted = attach.StaticAttacher(), attach.wanted_from_pairs(params["pairs"] or [])
     else:
         attacher = attach.IscsiAttacher(needed(params, "session"), Portal.parse(needed(params, "portal")))
-        wanted = wanted_luns(needed(params, "luns"))
+        wanted = attach.wanted_from_luns(params["session"], needed(params, "luns"), params["pairs"])
     before = attacher.look(wanted)
     if module.check_mode:
         devices, changed = before, len(before) < len(wanted)
@@ -190,17 +192,6 @@ def make_detached(module: AnsibleModule) -> dict[str, Any]:
     for target in targets:
         (attach.refuse_busy_target if module.check_mode else attach.detach_target)(target)
     return {"changed": bool(targets), "targets": targets, "diff": {"before": targets, "after": []}}
-
-
-def wanted_luns(luns: dict[str, Any]) -> list[attach.Wanted]:
-    """The LUNs as mirror_present returned them."""
-    try:
-        return [
-            attach.Wanted(name, lun["serial"], int(lun["lun"]), lun["wwn"], int(lun["size_bytes"]))
-            for name, lun in luns.items()
-        ]
-    except (KeyError, TypeError, ValueError) as exc:
-        raise TransportError("luns: give what mirror_present returned as luns, unchanged.", option="luns") from exc
 
 
 def needed(params: dict[str, Any], option: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os.path
+import re
 from dataclasses import dataclass
 from typing import Optional
 
@@ -37,7 +38,10 @@ def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: b
     :param dry_run: only find out whether it would be sent.
     :raises AnsibleError: when a command fails, or what arrived is not what was sent.
     """
-    size = int(_must(source, ["stat", "--format=%s", "--", src], f"src: {src} cannot be read").out)
+    told = _must(source, ["stat", "--format=%s", "--", src], f"src: {src} cannot be read").out.strip()
+    if not re.fullmatch(rb"[0-9]{1,18}", told):
+        raise AnsibleError(f"{source.host}: src: {src} has no size that could be read ({told[:40]!r}).")
+    size = int(told)
     sha256 = _sha256(source, src)
     if sha256 is None:
         raise AnsibleError(f"{source.host}: src: {src} vanished while it was read.")
@@ -48,11 +52,17 @@ def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: b
 
     part = dest + ".part"
     cannot = f"dest: {dest} cannot be written"
-    _must(target, ["mkdir", "--parents", "--mode=0700", "--", os.path.dirname(dest)], cannot)
+    # With --parents the mode is that of the last folder alone.
+    missing = _missing_folders(target, os.path.dirname(dest))
+    if missing:
+        _must(target, ["mkdir", "--mode=0700", "--", *missing], cannot)
     _must(target, ["install", "--mode=0600", "--", "/dev/null", part], cannot)
     digest = hashlib.sha256()
     for number in range((size + PIECE_BYTES - 1) // PIECE_BYTES):
         piece = _must(source, _dd(number, f"if={src}", "count=1", skip=True), f"src: {src} cannot be read").out
+        if len(piece) != min(PIECE_BYTES, size - number * PIECE_BYTES):
+            _must(target, ["rm", "--force", "--", part], cannot)
+            raise AnsibleError(f"{source.host}: src: {src} has another length than before; run the task again.")
         digest.update(piece)
         _must(target, _dd(number, f"of={part}", "conv=notrunc", skip=False), cannot, stdin=piece)
     if digest.hexdigest() != sha256 or _sha256(target, part) != sha256:
@@ -60,6 +70,15 @@ def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: b
         raise AnsibleError(f"{target.host}: dest: {dest} did not arrive as {source.host} holds it; run the task again.")
     _must(target, ["mv", "--no-target-directory", "--", part, dest], cannot)
     return Relayed(size, sha256, changed=True)
+
+
+def _missing_folders(target: Channel, folder: str) -> list[str]:
+    """Those of a path that are not there, the uppermost first."""
+    missing: list[str] = []
+    while folder not in ("", "/") and target.run(["test", "-d", folder]).code:
+        missing.insert(0, folder)
+        folder = os.path.dirname(folder)
+    return missing
 
 
 def _dd(number: int, file: str, extra: str, skip: bool) -> list[str]:
@@ -70,7 +89,8 @@ def _dd(number: int, file: str, extra: str, skip: bool) -> list[str]:
 def _sha256(channel: Channel, path: str) -> Optional[str]:
     """SHA-256 of a file on a host, or None where there is no such file to read."""
     answer = channel.run(["sha256sum", "--", path])
-    return answer.out.split()[0].decode().lstrip("\\") if answer.code == 0 else None
+    found = re.match(rb"\\?([0-9a-f]{64}) ", answer.out)
+    return found[1].decode() if found and answer.code == 0 else None
 
 
 def _must(channel: Channel, argv: list[str], trouble: str, stdin: Optional[bytes] = None) -> Answer:

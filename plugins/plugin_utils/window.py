@@ -103,16 +103,48 @@ class LinePeer:
             out, reason = answer.out, answer.err.strip().rpartition("\n")[2] or f"exit code {answer.code}"
         try:
             reply: Json = json.loads(out)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._unreachable(op, reason) from None
+        if not is_answer(reply):
+            raise self._unreachable(op, "its answer is not of the kind that it should be")
         if not reply["ok"]:
-            raise PeerRefused(f"{self.channel.host}: {reply['error']}", reply.get("events", []))
+            raise PeerRefused(f"{self.channel.host}: {reply['error']}", reply["events"])
         return reply
 
     def _unreachable(self, op: str, reason: str) -> PeerRefused:
         return PeerRefused(
             f"{self.channel.host}: the {self.name} of session {self._session} cannot be asked to {op}: {reason}", []
         )
+
+
+def is_answer(reply: Any) -> bool:
+    """Whether this is what a holder or a splitter answers; its host may be anybody's by now."""
+    if not isinstance(reply, dict) or not isinstance(reply.get("ok"), bool):
+        return False
+    told = isinstance(reply.get("result"), dict) if reply["ok"] else isinstance(reply.get("error"), str)
+    events = reply.setdefault("events", [])
+    kinds: dict[str, Any] = {"seq": int, "name": str, "mono_s": (int, float)}
+    return (
+        told
+        and isinstance(events, list)
+        and all(
+            isinstance(event, dict) and all(isinstance(event.get(key), kind) for key, kind in kinds.items())
+            for event in events
+        )
+    )
+
+
+def _result(peer: LinePeer, answer: Json, **kinds: Any) -> Json:
+    """The result of an answer. :raises PeerRefused: something is missing in it, or has a wrong type."""
+    result: Json = answer["result"]
+    for key, kind in kinds.items():
+        if not isinstance(result.get(key), kind):
+            raise PeerRefused(
+                f"{peer.channel.host}: the {peer.name} does not say what it did ({key}); update the collection on all "
+                "hosts at once, and look at that host.",
+                answer["events"],
+            )
+    return result
 
 
 class EventLog:
@@ -169,9 +201,10 @@ def run_window(
         split_sent = True
         log.note("split_sent")
         # After the deadline there is nothing to wait for any more.
-        split = splitter.call("split", timeout_s=deadline_s)["result"]
+        split = _result(splitter, splitter.call("split", timeout_s=deadline_s), split_s=(int, float))
         log.note("split_returned")
         closing = holder.call("check_thaw", timeout_s=deadline_s + ANSWER_TIMEOUT_S)
+        result = _result(holder, closing, window_s=(int, float), intact=bool, check=dict)
     except AnsibleError as exc:
         if isinstance(exc, PeerRefused):
             log.take(exc.events)
@@ -186,7 +219,6 @@ def run_window(
         raise WindowFailed(message, evidence, split_sent) from exc
 
     log.take(closing["events"])
-    result: Json = closing["result"]
     window = {
         "events": log.entries,
         "window_s": result["window_s"],
@@ -195,7 +227,7 @@ def run_window(
         "intact": result["intact"],
     }
     evidence = {"window": window, "check": result["check"], "split": split}
-    if not (result["intact"] and result["check"]["complete"]):
+    if not (result["intact"] and result["check"].get("complete") is True):
         raise WindowFailed(
             result.get("error") or "The window was broken: something thawed a file system before the check was done.",
             evidence,
@@ -209,7 +241,7 @@ def _await_turn(splitter: LinePeer, deadline_s: float, timeout_s: float) -> None
     give_up = time.monotonic() + timeout_s
     # It must last for what the freeze takes and then for the split.
     hold_s = 2 * deadline_s + ANSWER_TIMEOUT_S
-    while not splitter.call("turn", hold_s=hold_s)["result"]["granted"]:
+    while splitter.call("turn", hold_s=hold_s)["result"].get("granted") is not True:
         if time.monotonic() > give_up:
             raise AnsibleError(
                 f"{splitter.channel.host}: other sessions have split their mirrors there for {timeout_s:g} s, and it "
@@ -228,7 +260,8 @@ def _thaw(holder: LinePeer, log: EventLog) -> Optional[str]:
             reason = str(exc)
             continue
         log.take(answer["events"])
-        reason = answer["result"]["error"] if answer["result"]["frozen"] else None
+        result = answer["result"]
+        reason = None if result.get("frozen") is False else str(result.get("error") or "it does not say so")
         if reason is None:
             break
     return reason

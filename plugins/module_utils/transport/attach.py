@@ -14,18 +14,21 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 from .. import blockdev
 from ..session import host_part
 from ..tools import ToolError, run_tool
 from . import initiator
 from .disks import Disk, all_disks, check_size, foreign_holders, read_disk, stable_name
-from .names import Portal, TransportError, session_of, target_of
+from .names import Portal, TransportError, serial_of, session_of, target_of
 
 #: How long the LUNs of a session may take to appear.
 FIND_TIMEOUT_S = 30.0
 _POLL_S = 0.2
+_WWN = re.compile("[0-9a-f]{16}|[0-9a-f]{32}")
+# What a SCSI host of this kernel takes at most (SAM, 14 bits of flat addressing).
+_MOST_LUNS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,37 @@ def wanted_from_pairs(pairs: Sequence[Mapping[str, Optional[str]]]) -> list[Want
         if any(one.serial == serial for one in wanted):
             raise TransportError(f"pairs: two pairs have the mirror_serial {serial}.", option="pairs")
         wanted.append(Wanted(str(pair["name"]), serial))
+    return wanted
+
+
+def wanted_from_luns(
+    session: str, luns: Mapping[str, Any], pairs: Optional[Sequence[Mapping[str, Any]]] = None
+) -> list[Wanted]:
+    """What is looked for in a session's target: what the array says of it, as far as that can be.
+
+    :param luns: as mirror_present returned them. :param pairs: the mirror set they must be of, None for any.
+    :raises TransportError: they are of another session or other pairs, or something in them has a wrong type.
+    """
+    if pairs is not None and set(luns) != {pair["name"] for pair in pairs}:
+        raise TransportError(
+            f"luns: the array presents {', '.join(map(str, luns)) or 'nothing'}, and the pairs are "
+            f"{', '.join(pair['name'] for pair in pairs)}; present these.",
+            option="luns",
+        )
+    wanted = []
+    for name, lun in luns.items():
+        try:
+            one = Wanted(name, lun["serial"], int(lun["lun"]), lun["wwn"], int(lun["size_bytes"]))
+            proper = _WWN.fullmatch(one.wwn) is not None and 0 <= one.lun < _MOST_LUNS and (one.size_bytes or 0) > 0
+        except (KeyError, TypeError, ValueError, OverflowError):
+            proper = False
+        if not proper or one.serial != serial_of(session, name):
+            raise TransportError(
+                f"luns: what is given of pair {name} is no LUN of session {session}; give what mirror_present returned "
+                "as luns, unchanged.",
+                option="luns",
+            )
+        wanted.append(one)
     return wanted
 
 

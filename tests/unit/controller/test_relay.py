@@ -9,6 +9,7 @@ import random
 import stat
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from ansible.errors import AnsibleError
@@ -16,7 +17,7 @@ from ansible.playbook.play_context import PlayContext
 from ansible.plugins.loader import connection_loader, init_plugin_loader
 
 from ansible_collections.splitmirror.backup.plugins.plugin_utils import relay
-from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Answer, Channel
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,3 +94,24 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(AnsibleError, match=r"^b: dest: .* cannot be written"):
         relay.relay_file(local("a"), str(tmp_path / "source"), local("b"), str(tmp_path / "file" / "dest"))
     assert (tmp_path / "file").read_bytes() == b"no folder"
+
+
+class Hostile:
+    """A host that answers what it wants. :param size: what it says of the file; :param piece: what it sends."""
+
+    host = "hostile"
+
+    def __init__(self, size: bytes, piece: bytes, sha256: bytes) -> None:
+        self.answers = {"stat": size, "dd": piece, "sha256sum": sha256}
+
+    def run(self, argv: list[str], stdin: bytes | None = None) -> Answer:
+        return Answer(0, self.answers[argv[0]], "")
+
+
+@pytest.mark.parametrize("size", [b"", b"-1", b"nan", b"1e3", b"9" * 400, b"10", b"\xff"])
+@pytest.mark.parametrize("sha256", [b"", b"\xff", b"0" * 64 + b"  x\n"])
+def test_a_hostile_answer_is_a_sentence_and_leaves_nothing(tmp_path: Path, size: bytes, sha256: bytes) -> None:
+    source = cast(Channel, Hostile(size, b"more than was said", sha256))
+    with pytest.raises(AnsibleError, match="hostile"):
+        relay.relay_file(source, "src", local("b"), str(tmp_path / "to" / "file"))
+    assert not (tmp_path / "to").exists() or list((tmp_path / "to").iterdir()) == []

@@ -27,6 +27,7 @@ from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import (
     LinePeer,
     PeerRefused,
     WindowFailed,
+    is_answer,
     run_window,
 )
 
@@ -239,3 +240,37 @@ def test_a_program_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -
 def test_what_the_program_said_last_is_the_reason() -> None:
     with pytest.raises(AnsibleError, match="far: the line to it is lost: no such thing"):
         StandingLine(shell("echo no such thing >&2; exit 1"), "far", b"hello", 20)
+
+
+JUNK: list[Json] = [{}, {"split_s": "0.1"}, {"window_s": None, "intact": 1, "check": []}, {"intact": True, "check": {}}]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_an_answer_of_a_wrong_kind_is_a_sentence_and_the_thaw_follows(peers: Peers, junk: Json) -> None:
+    holder = peers.serve("holder", check_thaw=lambda: junk)
+    for split in (lambda: junk, lambda: {"split_s": 0.1}):
+        peers.asked.clear()
+        splitter = peers.serve("splitter", turn=lambda: {"granted": True}, split=split)
+        with pytest.raises(WindowFailed, match=r"here: the (holder|splitter) does not say what it did"):
+            run_window(holder, splitter, ["/"], 5, 5)
+        assert "holder thaw" in peers.asked
+        (peers.folder / "splitter.sock").unlink()
+
+
+NO_EVENTS: list[Any] = [None, {}, "x", [1], [{"seq": "1", "name": "n"}]]
+NO_ANSWERS: list[Any] = [
+    None,
+    [],
+    7,
+    {},
+    {"ok": 1},
+    {"ok": True},
+    {"ok": True, "result": []},
+    {"ok": False, "error": 1},
+]
+
+
+@pytest.mark.parametrize("reply", NO_ANSWERS + [{"ok": True, "result": {}, "events": events} for events in NO_EVENTS])
+def test_what_is_no_answer_is_not_taken_for_one(reply: Any) -> None:
+    assert not is_answer(reply)
+    assert is_answer({"ok": True, "result": {}, "events": [{"seq": 1, "name": "n", "mono_s": 0.5}]})

@@ -1,0 +1,52 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Session ids that a host returns are used for its own sessions alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROLE = Path(__file__).resolve().parents[3] / "roles/mirrored_backup"
+OWN = "20260131T020000Z-db1-9f3c"
+OTHERS: list[Any] = [
+    "20260131T020000Z-db2-9f3c",
+    "20260131T020000Z-db1-9f3c-x",
+    "../../etc",
+    "",
+    7,
+    None,
+    ["x"],
+    {"a": 1},
+]
+
+
+def test_sessions_of_other_hosts_are_never_taken_over(tmp_path: Path) -> None:
+    tasks = yaml.safe_load((ROLE / "tasks/recover_mirror.yml").read_text())
+    loop = next(task["loop"] for task in tasks if task["name"].startswith("Take over"))
+    told = {
+        "splitmirror_recovered_host": {"recovered": [{"session": one} for one in (OWN, *OTHERS)] + [{}]},
+        "splitmirror_left_on_array": {"files": [{"path": f"/x/{OWN}"}, {"path": "/x/20260131T020000Z-db3-9f3c"}]},
+        "splitmirror_session": "20260201T020000Z-db1-0001",
+        "asked": loop,
+    }
+    (tmp_path / "told.json").write_text(json.dumps(told))
+    words = ["--module-name=debug", "--args=msg=<{{ asked | to_json | b64encode }}>"]
+    more = [f"--extra-vars=@{ROLE / 'vars/main.yml'}", f"--extra-vars=@{tmp_path / 'told.json'}"]
+    ansible = Path(sys.executable).with_name("ansible")
+    done = subprocess.run(
+        [ansible, "db1", "--inventory=db1,", *words, *more], text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search("<(.*)>", done.stdout)
+    assert found is not None
+    taken = subprocess.run(["base64", "-d"], input=found[1], text=True, capture_output=True, check=True).stdout
+    assert json.loads(taken) == [OWN, "20260201T020000Z-db1-0001"]
