@@ -15,14 +15,18 @@ One state folder a host (default ``/var/lib/splitmirror``), 0700 and owned by ro
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import stat
 from dataclasses import dataclass
 
 from .errors import SplitMirrorError
 
 DEFAULT_STATE_DIR = "/var/lib/splitmirror"
+#: What stands in a state folder.
+_OURS = frozenset(("sessions", "mirrors", "drives", "mounts", "library", "lost+found"))
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -51,6 +55,70 @@ def host_part(host: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", host)[:41] + "-" + hashlib.sha256(host.encode()).hexdigest()[:8]
 
 
+def make_private(path: str, root: str, option: str = "state_dir") -> None:
+    """Make a folder, all folders from ``root`` on that lead to it, and those above that are missing, all 0700.
+
+    What is there already from ``root`` on is mended: another version, a copy or a umask may have left it open. What is
+    above belongs to others and stays as it is.
+
+    :param root: the first folder that is ours; ``path`` is it, or lies below it.
+    :param option: what names the folder.
+    :raises SessionError: one cannot be made, or belongs to others.
+    """
+    current = os.path.abspath(root)
+    try:
+        above = os.path.dirname(current)
+        missing = []
+        while not os.path.isdir(above):
+            missing.append(above)
+            above = os.path.dirname(above)
+        # os.makedirs gives its mode to the last one only.
+        for folder in reversed(missing):
+            _make_one(folder, option)
+        if os.path.isdir(current):
+            _refuse_shared(current, option)
+        _make_one(current, option)
+        for part in os.path.relpath(path, root).split(os.sep):
+            if part != os.curdir:
+                current = os.path.join(current, part)
+                _make_one(current, option)
+    except OSError as exc:
+        raise SessionError(
+            f"{option}: {path} cannot be made ({exc.strerror}); name a folder that root may write.", option=option
+        ) from exc
+
+
+def _refuse_shared(root: str, option: str) -> None:
+    """:raises SessionError: others may enter the folder, and it is not ours alone, so nobody may close it to them."""
+    foreign = [name for name in os.listdir(root) if name not in _OURS and not name.startswith("catalog.sqlite")]
+    if foreign and stat.S_IMODE(os.stat(root).st_mode) & 0o077:
+        raise SessionError(
+            f"{option}: {root} is open to other users and holds other things ({min(foreign)}); give it mode 0700 if it "
+            "is for this collection alone, or name a folder of its own.",
+            option=option,
+        )
+
+
+def _make_one(folder: str, option: str) -> None:
+    """Make one folder, or mend its mode. :raises OSError: as mkdir, open, chmod."""
+    # The umask can only take rights away, and 0700 has none to spare.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(handle)
+        if found.st_uid != os.geteuid():
+            raise SessionError(
+                f"{option}: {folder} belongs to another user (uid {found.st_uid}); give it to the user who runs the "
+                "modules, or name another folder.",
+                option=option,
+            )
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            os.fchmod(handle, 0o700)
+    finally:
+        os.close(handle)
+
+
 @dataclass(frozen=True)
 class StateDir:
     """The state folder of one host. :param root: absolute path of the folder."""
@@ -72,26 +140,21 @@ class StateDir:
         return path
 
     def make_private_dir(self, path: str) -> None:
-        """Make ``path`` and its missing parents under the root, all 0700.
+        """Make ``path``, the root, and what lies between them, all 0700; those that are there already become so.
 
-        :raises SessionError: when a folder cannot be made.
+        :raises SessionError: when a folder cannot be made, or belongs to another user.
         """
-        try:
-            os.makedirs(self.root, mode=0o700, exist_ok=True)
-            current = self.root
-            for part in os.path.relpath(path, self.root).split(os.sep):
-                if part == os.curdir:
-                    continue
-                current = os.path.join(current, part)
-                try:
-                    os.mkdir(current, 0o700)
-                except FileExistsError:
-                    pass
-        except OSError as exc:
-            raise SessionError(
-                f"state_dir: {path} cannot be made ({exc.strerror}); name a folder that root may write.",
-                option="state_dir",
-            ) from exc
+        make_private(path, self.root)
+
+    def make(self) -> str:
+        """Make the folder itself as make_private_dir does, and return its path."""
+        self.make_private_dir(self.root)
+        return self.root
+
+    @property
+    def mounts_dir(self) -> str:
+        """Where the media server mounts mirrors unless it is told otherwise; it need not exist."""
+        return os.path.join(self.root, "mounts")
 
     def sessions(self) -> list[str]:
         """Ids of all sessions that left a folder here, oldest name first."""

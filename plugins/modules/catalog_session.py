@@ -202,7 +202,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     check_session_id(module.params["session"])
     state_dir = StateDir(module.params["state_dir"])
     if not module.check_mode:
-        state_dir.make_private_dir(state_dir.root)
+        state_dir.make()
     with Catalog.open_for(os.path.join(state_dir.root, FILE_NAME), writable=not module.check_mode) as catalog:
         if module.params["state"] == "recovered":
             return recover(catalog, module.params, only_look=module.check_mode)

@@ -236,7 +236,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     state_dir = StateDir(params["state_dir"])
     writable = params["rebuild"] and not module.check_mode
     if writable:
-        state_dir.make_private_dir(state_dir.root)
+        state_dir.make()
     options = DriveOptions.of(params, only_look=module.check_mode)
     path = os.path.join(state_dir.root, FILE_NAME)
     with Catalog.open_for(path, writable=writable) as catalog:

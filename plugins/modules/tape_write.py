@@ -346,7 +346,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         state_dir=state_dir.root,
         map_path=params["map"] or state_dir.session_file(params["session"], "map.sqlite"),
         devices=params["devices"],
-        mounts_dir=params["mounts_dir"] or os.path.join(state_dir.root, "mounts"),
+        mounts_dir=params["mounts_dir"] or state_dir.mounts_dir,
         volume=params["volume"],
         extras=params["extras"] or "",
         host=params["host"],

@@ -23,6 +23,7 @@ from ..extents.fsinfo import read_fs_info
 from ..extents.mapfile import MapFile
 from ..extents.maprows import FileEntry, FileSystem
 from ..extents.seal import broken_seal
+from ..session import make_private
 from ..tools import own_environment
 
 #: linux/sched.h, for unshare(2).
@@ -159,7 +160,7 @@ class ReadOnlyMounts:
         device = self._devices[fs.lun]
         folder = os.path.join(self._folder, str(fs.id))
         _drop_cache(device)
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make_private(folder, self._folder, "mounts_dir")
         self._stack.callback(_remove_folders, folder, self._folder)
         options = _MOUNT_OPTIONS[fs.fs_type]
         if segments[0].lun_offset:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, Optional
 
+from ..session import make_private
 from .base import TapeDrive, TapeError
 from .library import Bay
 from .st import StTape
@@ -53,18 +54,13 @@ def make_library(drive_type: str, drive: str, *, only_look: bool = False) -> boo
 
     :param only_look: make nothing.
     :returns: whether the drive can be opened now.
-    :raises TapeError: the type is unknown, or the folder cannot be made.
+    :raises SplitMirrorError: the type is unknown, or the folder cannot be made.
     """
     if not drive_class(drive_type).makes_volumes or os.path.exists(drive):
         return True
     if only_look:
         return False
-    try:
-        os.makedirs(drive, mode=0o700)
-    except OSError as exc:
-        raise TapeError(
-            f"drive: {drive} cannot be made ({exc.strerror}); name a folder that root may write.", option="drive"
-        ) from exc
+    make_private(drive, drive, "drive")
     return True
 
 

@@ -115,6 +115,8 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
     begun = time.monotonic()
     state = StateDir(job.state_dir)
     folder = state.make_session_dir(job.session)
+    if job.mounts_dir == state.mounts_dir:
+        state.make_private_dir(state.mounts_dir)
     with ExitStack() as stack:
         stack.enter_context(_alone(folder, job.session))
         catalog = stack.enter_context(Catalog.open(os.path.join(state.root, FILE_NAME), writable=True))
