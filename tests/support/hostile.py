@@ -34,8 +34,8 @@ _F_SETLEASE = 1024
 _MNT_DETACH = 2
 _USER = 65534
 _LIBC = ctypes.CDLL(None, use_errno=True)
-#: The largest files: ext4 with blocks of 4096 ends there, XFS at 8 EiB.
-LARGEST = {"ext4": (1 << 44) - 4096, "xfs": (1 << 63) - 1}
+#: The largest files: 2**32 - 1 blocks on ext4, of 1024 bytes as mkfs makes them on small devices; 8 EiB on XFS.
+LARGEST = {"ext4": (1 << 42) - 1024, "xfs": (1 << 63) - 1}
 
 
 class Hostile:
@@ -73,6 +73,11 @@ class Hostile:
             folder = self.root / f"{self._number}{deed.__name__}"
             folder.mkdir()
             deed(folder)
+
+    def make_sparse_only(self) -> None:
+        """Make large sparse files alone."""
+        self.root.mkdir()
+        self._sparse(self.root)
 
     def let_go(self) -> None:
         """Give up leases and mounts."""
@@ -392,7 +397,7 @@ def _see(folder: int, name: bytes) -> Seen:
         size = status.st_size
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
         try:
-            data = _without_zeros((place, os.pread(fd, length, place)) for place, length in _stored(fd, size))
+            data = without_zeros((place, os.pread(fd, length, place)) for place, length in _stored(fd, size))
         finally:
             os.close(fd)
     mode = stat.S_IMODE(status.st_mode)
@@ -413,7 +418,7 @@ def _stored(fd: int, size: int) -> Iterator[tuple[int, int]]:
         place = end
 
 
-def _without_zeros(parts: Iterator[tuple[int, bytes]]) -> dict[int, bytes]:
+def without_zeros(parts: Iterator[tuple[int, bytes]]) -> dict[int, bytes]:
     """By place, pieces of 512 bytes that are not all zeros: these are the same wherever a hole is told to begin."""
     found = {}
     for place, data in parts:
@@ -449,7 +454,7 @@ def read_archive(path: Path) -> dict[bytes, Seen]:
                 stream.seek(member.offset_data)
                 sparse: Any = member.sparse
                 parts = [(0, member.size)] if sparse is None else sparse
-                data = _without_zeros((place, stream.read(length)) for place, length in parts)
+                data = without_zeros((place, stream.read(length)) for place, length in parts)
             mtime = Decimal(member.pax_headers.get("mtime", member.mtime))
             size = member.size if kind == "f" else 0
             found[name] = Seen(kind, member.mode, member.uid, member.gid, int(mtime * 10**9), size, target, data)

@@ -36,6 +36,8 @@ LAYER = "window"
 # Before the freeze, go round again only while more than this changed meanwhile.
 _FEW_CHANGES = 50
 _MOST_ROUNDS = 3
+# After how many paths it is known how long one takes.
+_ENOUGH_FOR_A_PACE = 1000
 
 
 class CheckCounts(NamedTuple):
@@ -74,9 +76,11 @@ def pre_check(map_file: MapFile, tracker: Tracker, budget_s: Optional[float] = N
             held = writable_files(check.devices)
             changes.inodes.update(held)
         held.update(changes.opened)
-        began = time.monotonic()
+        began, before = time.monotonic(), check.examined
         check.follow(changes)
         took_s = time.monotonic() - began
+        if check.examined - before >= _ENOUGH_FOR_A_PACE:
+            tracker.pace_s = took_s / (check.examined - before)
         few = tracker.kind != SWEEP and len(changes.names) + len(changes.inodes) <= _FEW_CHANGES + len(held)
         if few or tracker.kind == SWEEP:
             break
@@ -99,7 +103,7 @@ def check_map(
     :raises MapError: when something of the scopes cannot be mapped any more, something else is mounted there, or the
         budget is spent.
     """
-    check = _Check(map_file, LAYER, unclosed, budget_s)
+    check = _Check(map_file, LAYER, unclosed, budget_s=budget_s, pace_s=tracker.pace_s)
     changes = tracker.collect()
     if changes.kind == "some":
         if tracker.held is None:
@@ -130,10 +134,13 @@ class _Check:
         map_file: MapFile,
         layer: Optional[str],
         unclosed: Optional[list[int]],
+        *,
         budget_s: Optional[float] = None,
+        pace_s: Optional[float] = None,
     ) -> None:
         filesystems = map_file.filesystems()
         self._budget_s = budget_s
+        self._pace_s = pace_s
         self._began = time.monotonic()
         self._map = map_file
         self._layer = layer
@@ -142,7 +149,7 @@ class _Check:
         self._left_out = LeftOut(self._tree, map_file.meta("on_unreadable") == LEAVE_OUT)
         self._mapper = FileMapper(self._places, translations(map_file), unclosed, self._left_out)
         self._counts = dict.fromkeys((REMAPPED, ADDED, REMOVED, ATTRIBUTES), 0)
-        self._examined = 0
+        self.examined = 0
         self._uids: set[int] = set()
         self._gids: set[int] = set()
         self.devices = {fs.dev for fs in filesystems}
@@ -150,9 +157,7 @@ class _Check:
     def counts(self, tracker: str) -> CheckCounts:
         """What was done so far."""
         counts = self._counts
-        return CheckCounts(
-            counts[REMAPPED], counts[ADDED], counts[REMOVED], counts[ATTRIBUTES], self._examined, tracker
-        )
+        return CheckCounts(counts[REMAPPED], counts[ADDED], counts[REMOVED], counts[ATTRIBUTES], self.examined, tracker)
 
     def new_owners(self) -> tuple[dict[int, str], dict[int, str]]:
         """Names of owners that the map does not know yet. Not while frozen: a name service may have to write."""
@@ -175,21 +180,32 @@ class _Check:
         if self._budget_s is not None and time.monotonic() - self._began > self._budget_s:
             raise _too_slow("was not done", self._budget_s, "so it was given up and the file systems were thawed")
 
+    def _foresee(self, paths: int) -> None:
+        """:raises MapError: so many paths would take longer than the budget, even at twice the pace."""
+        if self._budget_s is not None and self._pace_s is not None and paths * self._pace_s / 2 > self._budget_s:
+            what = f"would take about {paths * self._pace_s:.0f} s for {paths} paths"
+            raise _too_slow(what, self._budget_s, "so it was not begun and the file systems were thawed")
+
     def _follow(self, changes: Changes) -> None:
         if changes.kind == "all":
+            self._foresee(int(self._map.meta("entries") or 0))
             findings = compare(self._map.rows(), self._seen(self._walk()))
             self._apply([finding for finding in findings if self._is_news(finding)])
             return
         deep, shallow = self._paths_of(changes)
+        self._foresee(len(deep) + len(shallow))
         covered: Optional[bytes] = None
         for run in self._runs(deep | shallow):
-            seen = {row[0][0]: row for row in self._mapper.map_run(run)}
+            seen = {}
+            for row in self._mapper.map_run(run):
+                self._spend()
+                seen[row[0][0]] = row
             for name in run.names:
                 path = run.prefix + name
                 if covered is not None and is_below(path, covered):
                     continue
                 self._spend()
-                self._examined += 1
+                self.examined += 1
                 if self._settle(path, seen.get(path), path in deep):
                     covered = path
 
@@ -276,7 +292,7 @@ class _Check:
         for run in runs:
             for row in self._mapper.map_run(run):
                 self._spend()
-                self._examined += 1
+                self.examined += 1
                 yield row
 
     @staticmethod

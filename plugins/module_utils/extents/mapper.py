@@ -101,6 +101,7 @@ def map_scopes(
     map_file.index_inodes()
     map_file.set_owners(user_names(tally.users), group_names(tally.groups))
     map_file.set_state("mapped")
+    map_file.set_meta("entries", str(tally.entries))
     if not_mapped:
         return map_file.counts()
     return MapCounts(tally.entries, tally.files, tally.size_bytes, tally.extents, tally.fallback)

@@ -80,12 +80,14 @@ class Tracker:
     :param mounts: mount points.
     :ivar kind: ``fanotify``, or ``sweep`` when this kernel or these file systems have none.
     :ivar held: what pre_check found open for writing or mapped, None before; for check_map.
+    :ivar pace_s: how many seconds a path took pre_check, None when it looked at too few to tell; for check_map.
     """
 
     def __init__(self, mounts: Sequence[str]) -> None:
         self.mounts = tuple(mounts)
         self.kind = SWEEP
         self.held: Optional[set[tuple[int, int]]] = None
+        self.pace_s: Optional[float] = None
         self._fd = -1
         self._wake: tuple[int, int] = (-1, -1)
         self._thread: Optional[threading.Thread] = None

@@ -18,6 +18,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents import 
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import check_map, pre_check
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import MapError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
@@ -296,3 +297,46 @@ def test_where_the_kernel_has_no_fanotify_all_is_looked_at(scratch: Path, monkey
         pre_check(mapped.map_file, mapped.tracker)
         (mapped.root / "late").write_bytes(b"x" * 5000)
         assert (mapped.check().tracker, mapped.map_file.meta("tracker")) == ("all", "sweep")
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_check_that_cannot_end_in_its_budget_is_given_up(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    with mapped_tree(scratch, "ext4", make_some) as mapped:
+        pre_check(mapped.map_file, mapped.tracker)
+        if lost:
+            monkeypatch.setattr(tracker_module, "_MOST_EVENTS", 20)
+        for number in range(300):
+            (mapped.root / f"f{number}").write_bytes(b"x")
+        with frozen(mapped.mount), pytest.raises(MapError, match=r"deadline_s: .* was not done, .* were thawed"):
+            check_map(mapped.map_file, mapped.tracker, budget_s=0.0)
+        assert mapped.map_file.meta("state") == "mapped"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_check_that_would_not_end_in_its_budget_is_not_begun(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    with mapped_tree(scratch, "ext4", make_some) as mapped:
+        for number in range(1500):
+            (mapped.root / f"before-{number}").write_bytes(b"x")
+        pre_check(mapped.map_file, mapped.tracker)
+        assert mapped.tracker.pace_s is not None
+        mapped.tracker.pace_s = 1000.0
+        if lost:
+            monkeypatch.setattr(tracker_module, "_MOST_EVENTS", 20)
+        for number in range(300):
+            (mapped.root / f"f{number}").write_bytes(b"x")
+        counts = mapped.map_file.counts()
+        with frozen(mapped.mount), pytest.raises(MapError, match=r"deadline_s: .* would take about .* was not begun"):
+            check_map(mapped.map_file, mapped.tracker, budget_s=100.0)
+        assert (mapped.map_file.meta("state"), mapped.map_file.counts()) == ("mapped", counts)
+
+
+def test_nothing_is_frozen_for_a_check_that_is_too_slow_already(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker_module, "_INIT_FLAGS", 1 << 30)
+    with mapped_tree(scratch, "ext4", make_some) as mapped:
+        pre_check(mapped.map_file, mapped.tracker, 100.0)
+        with pytest.raises(MapError, match=r"deadline_s: .* so nothing is frozen"):
+            pre_check(mapped.map_file, mapped.tracker, 0.0)

@@ -4,14 +4,17 @@
 
 """Whatever a user puts into a scope: the archive is what the mirror shows, and what cannot be backed up is named.
 
-SPLITMIRROR_ROUNDS says how many trees are made on each kind of file system, SPLITMIRROR_SEED which is the first.
+SPLITMIRROR_ROUNDS says how many trees are made on each kind of file system, SPLITMIRROR_SEED which is the first, and
+SPLITMIRROR_SPARSE_BYTES how large the largest files in them are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -21,20 +24,23 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check i
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import FAIL, LEAVE_OUT
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import MapError
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import MapError, Mapped
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.proof import FULL, NONE, Proof
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec, is_below
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import ReadOnlyMounts
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device
-from ansible_collections.splitmirror.backup.tests.support.fsload import file_system, frozen, mirror, split
+from ansible_collections.splitmirror.backup.tests.support.fsload import file_system, frozen, mirror, read_direct, split
 from ansible_collections.splitmirror.backup.tests.support.hostile import (
+    LARGEST,
+    Hostile,
     Seen,
     hostile_tree,
     look,
     mutating,
     read_archive,
+    without_zeros,
 )
 from ansible_collections.splitmirror.backup.tests.support.restoring import FileSink
 
@@ -43,6 +49,7 @@ pytestmark = pytest.mark.root
 OPTIONS = WriterOptions(record_bytes=64 << 10, window_bytes=2 << 20, queue_depth=8)
 ROUNDS = int(os.environ.get("SPLITMIRROR_ROUNDS", "2"))
 FIRST = int(os.environ.get("SPLITMIRROR_SEED", "0"))
+SPARSE_BYTES = int(os.environ.get("SPLITMIRROR_SPARSE_BYTES", str(64 << 20)))
 
 
 def write(folder: Path, device: str, mode: str) -> dict[bytes, Seen]:
@@ -58,12 +65,48 @@ def write(folder: Path, device: str, mode: str) -> dict[bytes, Seen]:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_the_largest_sparse_files_are_mapped_and_proved(scratch: Path, kind: str) -> None:
+    def compare(rows: Iterable[Mapped], device: str) -> None:
+        found = {entry.path: (entry, extents) for entry, extents in rows}
+        assert found.keys() == expected.keys()
+        for path, seen in expected.items():
+            entry, extents = found[path]
+            assert (entry.kind, entry.size) == (seen.kind, seen.size)
+            parts = ((row.logical, read_direct(device, row.physical, row.length)) for row in extents)
+            assert without_zeros(parts) == (seen.data or {}), path
+
+    with file_system(scratch, kind) as (mount, device):
+        root = mount / "data"
+        Hostile(root, kind, Random(kind), LARGEST[kind]).make_sparse_only()
+        tracker = Tracker([str(mount)])
+        tracker.start()
+        with contextlib.closing(tracker):
+            with MapFile.create(str(scratch / "map"), "s1", "host") as map_file:
+                map_scopes(map_file, [Scope(str(root))], [LunSpec("lun", device)])
+            with MapFile.open(str(scratch / "map"), "s1") as map_file:
+                pre_check(map_file, tracker)
+                unclosed: list[int] = []
+                with frozen(mount):
+                    split(scratch, kind)
+                    check_map(map_file, tracker, unclosed)
+                for fd in unclosed:
+                    os.close(fd)
+        with mirror(scratch, kind) as (mirrored, mirror_device):
+            expected = look(mirrored / "data", os.fsencode(root))
+            assert max(seen.size for seen in expected.values()) == LARGEST[kind]
+            with Proof(str(scratch / "map"), {1: str(mirrored)}) as proof:
+                compare(proof.entries(), mirror_device)
+            with MapFile.open(str(scratch / "map"), read_only=True) as map_file:
+                compare(map_file.entries(), mirror_device)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + ROUNDS))
 def test_the_archive_is_the_mirror_or_names_the_file(scratch: Path, kind: str, seed: int) -> None:
     with file_system(scratch, kind) as (mount, device), contextlib.ExitStack() as stack:
         root = mount / "data"
         scopes, luns = [Scope(str(root))], [LunSpec("lun", device)]
-        made = stack.enter_context(hostile_tree(root, kind, seed, most_sparse_bytes=64 << 20))
+        made = stack.enter_context(hostile_tree(root, kind, seed, SPARSE_BYTES))
         if made.unreadable:
             with pytest.raises(MapError) as refused, MapFile.create(str(scratch / "refused"), "s1", "host") as map_file:
                 map_scopes(map_file, scopes, luns, on_unreadable=FAIL)

@@ -21,6 +21,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.checking import MapChecker
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol import EventLog
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
 from ansible_collections.splitmirror.backup.tests.support.fsload import file_system, frozen
 from ansible_collections.splitmirror.backup.tests.support.hostile import fuse_mount
@@ -127,3 +129,31 @@ def test_what_can_never_be_mapped_is_left_out_and_named(scratch: Path, when: str
 def test_a_file_system_that_went_after_the_map_is_refused(scratch: Path) -> None:
     with mapped_case(scratch, with_inner=True) as case, pytest.raises(MapError, match="is not mounted any more"):
         pre_check(case.map_file, case.tracker)
+
+
+def test_the_holder_says_what_is_left_out_and_why_a_check_is_not_complete(scratch: Path) -> None:
+    with mapped_case(scratch, LEAVE_OUT) as case:
+        case.map_file.close()
+        checker = MapChecker(case.map_file.path, "s1", EventLog())
+        checker.track([str(case.mount)])
+        try:
+            devices = {os.stat(case.mount).st_dev}
+            with case.mounting("fuse"):
+                checker.pre_check(devices)
+                with frozen(case.mount):
+                    checked = checker.checked_or_why_not(devices, 100.0)
+                checker.thawed()
+            assert checked["complete"]
+            assert checked["left_out"]["count"] == 1
+            assert checked["left_out"]["paths"][0]["path"] == str(case.folder)
+            with case.mounting("ext4"), frozen(case.mount):
+                # It is left out already, and stays so in this session.
+                assert checker.checked_or_why_not(devices, 100.0)["complete"]
+            checker.thawed()
+            with case.mounting("over the scope"), frozen(case.mount):
+                checked = checker.checked_or_why_not(devices, 100.0)
+            checker.thawed()
+            assert not checked["complete"]
+            assert "was mounted after" in checked["error"]
+        finally:
+            checker.close()
