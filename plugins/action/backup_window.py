@@ -35,11 +35,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         _validation, args = self.validate_argument_spec(ARGUMENT_SPEC)
         if args["deadline_s"] <= 0:
             raise AnsibleError("deadline_s: a freeze needs a deadline above 0 seconds; 30 is usual.")
+        own, array = own_channel(self, variables), open_channel(args["array"], self, variables)
         if self._task.check_mode:
+            for channel in (own, array):
+                channel.must_be_root()
             result.update(changed=True, msg=f"would freeze {', '.join(args['mounts'])}, split the mirror and thaw")
             return result
 
-        own, array = own_channel(self, variables), open_channel(args["array"], self, variables)
         holder = LinePeer(own, args["state_dir"], args["session"], "holder")
         splitter = LinePeer(array, args["array_state_dir"], args["session"], "splitter")
         try:

@@ -65,7 +65,9 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    details: Tells what would be frozen; nothing is.
+    details:
+      - Tells what would be frozen; nothing is.
+      - Both hosts are reached in the way of the window, root included.
   diff_mode:
     support: none
 seealso:

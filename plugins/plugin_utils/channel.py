@@ -167,6 +167,20 @@ class Channel:
                 raise
             return None  # there is no connection that stays, over which ssh could go without the password
 
+    def must_be_root(self) -> None:
+        """Go the whole way once: over the connection, by the privilege escalation, to a program that stays.
+
+        :raises AnsibleError: it ends before, or with another user than root.
+        """
+        try:
+            uid = self.run(["id", "-u"]).out.decode().strip()
+        finally:
+            self.close()
+        if uid != "0":
+            raise AnsibleError(
+                f"{self.host}: what is asked there is done as user {uid}, and needs root; set become: true."
+            )
+
     def close(self) -> None:
         """Close the connection (a persistent ssh master stays, as with every other task)."""
         if self._runner is not None:

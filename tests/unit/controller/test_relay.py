@@ -8,6 +8,7 @@ import hashlib
 import random
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -19,17 +20,27 @@ from ansible.plugins.loader import connection_loader, init_plugin_loader
 from ansible_collections.splitmirror.backup.plugins.plugin_utils import relay
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Answer, Channel
 
+_OPEN: list[Channel] = []
+
 
 @pytest.fixture(scope="module", autouse=True)
 def plugins() -> None:
     init_plugin_loader()
 
 
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while _OPEN:
+        _OPEN.pop().close()
+
+
 def local(host: str) -> Channel:
     """A channel over the real local connection."""
     connection = connection_loader.get("local", PlayContext(), new_stdin=None)
     connection.set_options()
-    return Channel(host, connection, sys.executable)
+    _OPEN.append(Channel(host, connection, sys.executable))
+    return _OPEN[-1]
 
 
 @pytest.fixture

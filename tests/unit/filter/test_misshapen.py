@@ -1,0 +1,65 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A list that is given as a string is refused in one sentence, by every playbook and for every list."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.filter.misshapen import FilterModule, shapes
+from ansible_collections.splitmirror.backup.tests.support.demo import playbook_command, run_playbook
+
+misshapen = FilterModule().filters()["misshapen"]
+
+HOSTS = {
+    "db1": {
+        "splitmirror_array": "db1",
+        "splitmirror_media_server": "db1",
+        "splitmirror_provider": "image",
+        "splitmirror_pairs": [{"name": "data"}],
+        "splitmirror_volume": "V1",
+        "splitmirror_restore_target": "/no/such/folder",
+    }
+}
+
+
+def run(folder: Path, playbook: str, extra: str) -> tuple[int, str]:
+    """Run a playbook with one more variable from its command line."""
+    groups: dict[str, Any] = {
+        f"splitmirror_{name}": {"hosts": HOSTS} for name in ("database_hosts", "arrays", "media_servers")
+    }
+    inventory = {"all": {"vars": {"ansible_connection": "local"}, "children": groups}}
+    (folder / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
+    command = playbook_command(folder / "hosts.json", playbook, "--check", f"--extra-vars={extra}")
+    done = run_playbook(command, folder)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(shapes()))
+def test_each_list_that_is_a_string_is_told(name: str) -> None:
+    assert len(misshapen({name: "/y", "other": "/y"})) == 1
+    assert misshapen({name: "/y"})[0].startswith(f"{name}: '/y' is a string")
+    assert misshapen({name: [] if shapes()[name] == "list" else {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("playbook", "extra"),
+    [
+        ("backup", "splitmirror_paths=/y"),
+        ("backup", "splitmirror_exclude=*.tmp"),
+        ("label", "splitmirror_volumes=V1"),
+        ("restore", "splitmirror_restore_paths=/y"),
+    ],
+)
+def test_the_playbooks_say_so_and_do_nothing(tmp_path: Path, playbook: str, extra: str) -> None:
+    code, said = run(tmp_path, playbook, extra)
+    name = extra.partition("=")[0]
+    assert code != 0
+    assert f"{name}: " in said, said[-3000:]
+    assert "is a string, and it has to be a list" in said
