@@ -215,6 +215,18 @@ def parse_scopes(text: str) -> list[Scope]:
     return scopes
 
 
+def parse_names(text: str) -> dict[str, str]:
+    """Other names of scopes in the head of a map, and what they stand for. :raises MapError: they are none."""
+    try:
+        names = dict(json.loads(text).items())
+        plain = all(is_plain(path.encode("utf-8", "surrogateescape")) for pair in names.items() for path in pair)
+    except (AttributeError, TypeError, ValueError, RecursionError) as exc:
+        raise wrong("the other names of its scopes cannot be read") from exc
+    if not plain:
+        raise wrong("the other names of its scopes are no plain paths")
+    return names
+
+
 def parse_seals(text: str) -> dict[str, str]:
     """The seals in the head of a map, by number of the file system. :raises MapError: they are none."""
     try:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Mapping, Optional, Sequence
 from ..archive.estimate import estimate
 from ..database.base import DatabaseDriver
 from ..database.registry import make_drivers
-from ..database.scopes import host_scopes
+from ..database.scopes import host_scopes, other_names
 from ..extents.leaveout import FAIL, LEAVE_OUT, LeftOut, told
 from ..extents.mapcheck import parse_scopes
 from ..extents.mapfile import MapFile
@@ -130,6 +131,7 @@ class HostMapping:
                 driver.files()
             tracker = ask(self._state, self._session, "track", TRACK_S, mounts=plan.mounts)["result"]["tracker"]
             with MapFile.create(self.path, self._session, os.uname().nodename) as map_file:
+                map_file.set_meta("names", json.dumps(other_names(self._drivers, self._paths)))
                 counts = map_scopes(map_file, plan.scopes, self._luns, on_unreadable=self._on_unreadable)
         except BaseException:
             if started:

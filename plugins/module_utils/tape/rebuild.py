@@ -96,7 +96,7 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
     if known is not None and any(_same_place(part, other) for other in catalog.parts(known.number)):
         result["known"].append({"session": session, "state": known.state, "file_number": part.file_number})
         return False
-    proof = read.head.get("proof")
+    proof, names = read.head.get("proof"), read.head.get("names")
     write = {
         "complete": True,
         "filemark": True,
@@ -108,6 +108,7 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
         "volume": part.volume,
         "file_number": part.file_number,
         "headers_sha256": read.headers_sha256,
+        "names": names if isinstance(names, dict) else {},
         # an archive gets its index only when the proof came to its end
         "proof": {**proof, "complete": True} if isinstance(proof, dict) else None,
     }

@@ -236,16 +236,29 @@ def _checked(job: RestoreJob, catalog: Catalog) -> Session:
             raise RestoreError(
                 f"paths: {path} is not absolute; give the path that it has on the database host.", option="paths"
             )
-        if not catalog.has_path(session.number, member_name(path)):
+        if not catalog.has_path(session.number, _name_of(catalog, session, path)):
             raise _no_such_file(catalog, session, path)
     return session
+
+
+def _name_of(catalog: Catalog, session: Session, path: str) -> bytes:
+    """The name of the member for a path on the database host, which may be written less than plainly (``//``, ``/./``),
+    or lead over a symbolic link by which the user called what was backed up.
+    """
+    plain = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    name = member_name(plain)
+    if not catalog.has_path(session.number, name):
+        for other, real in session.write.get("names", {}).items():
+            if plain == other or plain.startswith(f"{other}/"):
+                return member_name(f"{real}{plain[len(other) :]}")
+    return name
 
 
 def _no_such_file(catalog: Catalog, session: Session, path: str) -> CatalogError:
     others = [
         found.id
         for found in catalog.sessions(host=session.host, state=GOOD)
-        if catalog.has_path(found.number, member_name(path))
+        if catalog.has_path(found.number, _name_of(catalog, found, path))
     ]
     where = f"session {others[-1]} holds it" if others else f"no good session of {session.host} holds it"
     return CatalogError(f"paths: {path} is not in session {session.id}; {where}.", option="paths")
@@ -271,7 +284,7 @@ def _check_target(target: str) -> None:
 def _wanted(job: RestoreJob, catalog: Catalog, session: Session) -> Iterator[Located]:
     """The members to restore in the order in which they lie on tape; the index of the session only if it is named."""
     parts = complete_parts(catalog, session)
-    names = [member_name(path) for path in job.paths] or None
+    names = [_name_of(catalog, session, path) for path in job.paths] or None
     index = index_name(session.id)
     for number, member in catalog.members(session.number, names):
         if names is not None or member.path != index:

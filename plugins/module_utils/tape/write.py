@@ -27,6 +27,7 @@ from ..catalog.database import FILE_NAME
 from ..catalog.records import Part
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
+from ..extents.mapcheck import parse_names
 from ..extents.mapfile import MapFile
 from ..extents.proof import FULL, NONE
 from ..session import StateDir
@@ -122,6 +123,7 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
         catalog = stack.enter_context(Catalog.open(os.path.join(state.root, FILE_NAME), writable=True))
         map_file = stack.enter_context(MapFile.open(job.map_path, job.session, read_only=True, foreign=True))
         ready = _prove_ready(job, drive, catalog, map_file)
+        names = parse_names(map_file.meta("names") or "{}")
         mounts = None
         if job.proof != NONE or map_file.counts().fallback:
             mounts = stack.enter_context(
@@ -160,6 +162,7 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
                     "volume": job.volume,
                     "evidence": dict(job.evidence or {}),
                     "proof": {"mode": job.proof},
+                    "names": names,
                 },
             )
             # A mirror that went on while it was read gave no backup.
@@ -169,7 +172,7 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
         except BaseException:
             _give_back(drive, catalog, place, part)
             raise
-        facts = _facts(done, entered.members, sink.records, place, proving)
+        facts = {**_facts(done, entered.members, sink.records, place, proving), "names": names}
         catalog.finish_part(
             part._replace(records=sink.records), files=done.files, size_bytes=done.bytes_data, write=facts
         )

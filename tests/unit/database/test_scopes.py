@@ -17,7 +17,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.database.base i
     DatabaseDriver,
     DatabaseError,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.database.scopes import host_scopes
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.scopes import host_scopes, other_names
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 
 
@@ -55,6 +55,17 @@ def test_links_in_a_path_are_resolved(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     (scope,) = host_scopes([], [str(tmp_path / "link")], [])
     assert scope.root == str(tmp_path / "real")
+
+
+def test_names_over_links_are_remembered_with_what_they_stand_for(tmp_path: Path) -> None:
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    real, linked = str(tmp_path / "real"), str(tmp_path / "link")
+    database = Folders("d", {"roots": [], "pgdata": f"{linked}/sub"}, "freeze")
+    assert other_names([database], [f"/{linked}/", real, f"{real}//sub"]) == {
+        linked: real,
+        f"{linked}/sub": f"{real}/sub",
+    }
 
 
 def test_a_part_of_a_database_named_again_keeps_the_databases_rules(tmp_path: Path) -> None:

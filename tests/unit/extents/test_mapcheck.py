@@ -18,7 +18,11 @@ import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.estimate import estimate
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapcheck import parse_scopes, parse_seals
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapcheck import (
+    parse_names,
+    parse_scopes,
+    parse_seals,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     ExtentRow,
@@ -65,6 +69,7 @@ def honest(path: Path) -> None:
         made.add_changes("window", [(b"/srv/f", "added")])
         made.set_meta("scopes", '[{"root": "/srv", "empty": [], "exclude": ["*.tmp"], "label": "paths"}]')
         made.set_meta("seals", '{"1": "00"}')
+        made.set_meta("names", '{"/data": "/srv"}')
         made.set_state("checked")
 
 
@@ -75,6 +80,7 @@ def read_all(path: Path) -> list[Any]:
         read += [opened.segments(fs.id) for fs in opened.filesystems()]
         read += [opened.changes("window"), opened.get(b"/srv/f"), opened.meta("state"), opened.meta("host")]
         read += [parse_scopes(opened.meta("scopes") or "[]"), parse_seals(opened.meta("seals") or "{}")]
+        read += [parse_names(opened.meta("names") or "{}")]
         for entry, extents in opened.entries():
             assert entry.path.startswith(b"/")
             assert b".." not in entry.path.split(b"/")
@@ -94,7 +100,7 @@ def columns(path: Path) -> list[tuple[str, str]]:
 
 def test_an_honest_map_is_read(tmp_path: Path) -> None:
     honest(tmp_path / "map")
-    assert len(read_all(tmp_path / "map")) == 20
+    assert len(read_all(tmp_path / "map")) == 21
 
 
 def test_a_wrong_value_in_any_column_is_a_sentence_or_harmless(tmp_path: Path) -> None:
@@ -177,3 +183,11 @@ def test_a_wrong_value_never_reaches_a_volume_as_a_traceback(tmp_path: Path) -> 
             with contextlib.suppress(SplitMirrorError), library.drive() as drive:
                 write_session(job, drive)
     library.catalog.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "1", "{", '{"/a": 1}', '{"/a": "b"}', '{"a": "/b"}', '{"/a": "/b/../c"}', "[" * 9999]
+)
+def test_other_names_must_be_plain_paths(text: str) -> None:
+    with pytest.raises(MapError, match="other names"):
+        parse_names(text)

@@ -38,6 +38,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import Part
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import pack_xattrs
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import (
@@ -62,6 +63,7 @@ from ansible_collections.splitmirror.backup.tests.support.tape import (
     Library,
     folder,
     inline,
+    judge,
     link,
     window_evidence,
 )
@@ -213,6 +215,25 @@ def test_folders_and_links_bring_what_belongs_to_them(labelled: Library, tmp_pat
     assert contents(tmp_path / "one") == {name: data for name, data in FILES.items() if name.startswith("srv/b/")}
     labelled.restore("s1", tmp_path / "two", "/srv/b/two", "/srv/c")
     assert set(contents(tmp_path / "two")) == {"srv/b/one", "srv/b/two", "srv/c"}
+
+
+@pytest.mark.parametrize("path", ["//srv//b", "/srv/./b/", "/srv/b//", "/data//b", "/data/./b/", "//data/b"])
+def test_a_path_may_be_written_otherwise(labelled: Library, tmp_path: Path, path: str) -> None:
+    job = labelled.job("s1", TREE)
+    with MapFile.open(job.map_path) as map_file:
+        map_file.set_meta("names", json.dumps({"/data": "/srv", "/other": "/nowhere"}))
+    with labelled.drive() as drive:
+        judge(labelled, "s1", write_session(job, drive))
+    labelled.restore("s1", tmp_path / "t", path)
+    expected = {name: data for name, data in FILES.items() if name.startswith("srv/b/")}
+    assert contents(tmp_path / "t") == expected
+    for wrong in ("/database/b", "/other/b", "/srv/../srv/b"):
+        refused(lambda wrong=wrong: labelled.restore("s1", tmp_path / "u", wrong), "paths")  # type: ignore[misc]
+    lose_catalog(labelled)
+    with labelled.drive(writable=False) as drive:
+        rebuild("V1", labelled.catalog, drive)
+    labelled.restore("s1", tmp_path / "v", path)
+    assert contents(tmp_path / "v") == expected
 
 
 def test_the_latest_good_session_of_the_host_is_taken(labelled: Library, tmp_path: Path) -> None:
