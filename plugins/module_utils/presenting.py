@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 from .mirror.base import MirrorError, MirrorProvider, PairState, Recovered
@@ -21,6 +21,7 @@ from .mirror.journal import Journal
 from .transport.base import Export, Exported, Exporter, Initiator, Lun, Unit
 from .transport.names import Portal, TransportError, check_address, check_initiator, serial_of, target_of
 from .transport.registry import all_exporters, make_exporter
+from .transport.secret import Chap, chap_of
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,20 @@ class Way:
     exporter: Exporter
     initiator: Optional[Initiator] = None
     portal: Optional[Portal] = None
+    secret: Optional[str] = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, transport: str, initiator: Optional[str], address: Optional[str], portal: Optional[str]) -> Way:
+    def of(
+        cls,
+        transport: str,
+        initiator: Optional[str],
+        address: Optional[str],
+        portal: Optional[str],
+        secret: Optional[str] = None,
+    ) -> Way:
         """From the options of the modules.
+
+        :param secret: None where nothing is exported, or nothing yet.
 
         :raises TransportError: one is missing, or cannot be understood.
         """
@@ -44,7 +55,13 @@ class Way:
             if not value:
                 raise TransportError(f"{option}: transport {transport} needs it.", option=option)
         who = Initiator(check_initiator(str(initiator)), check_address(str(address), "initiator_address"))
-        return cls(exporter, who, Portal.parse(str(portal)))
+        return cls(exporter, who, Portal.parse(str(portal)), secret)
+
+    def chap(self, session: str) -> Chap:
+        """The account of the session. :raises TransportError: there is no secret for it."""
+        if not self.secret:
+            raise TransportError(f"chap_secret: transport {self.exporter.name} needs it.", option="chap_secret")
+        return chap_of(session, self.secret)
 
 
 @dataclass(frozen=True)
@@ -86,11 +103,12 @@ def units_of(session: str, devices: dict[str, str]) -> list[Unit]:
 def _export(session: str, units: Sequence[Unit], way: Way) -> Export:
     if way.initiator is None or way.portal is None:
         return Export("", "", {}, False)
+    chap = way.chap(session)
     luns = way.exporter.luns(units)
-    if way.exporter.matches(session, units, way.initiator, way.portal):
+    if way.exporter.matches(session, units, way.initiator, way.portal, chap):
         return Export(str(way.portal), target_of(session), luns, False)
     _remove(found for found in _exports() if found[1].session == session)
-    way.exporter.make(session, units, way.initiator, way.portal)
+    way.exporter.make(session, units, way.initiator, way.portal, chap)
     return Export(str(way.portal), target_of(session), luns, True)
 
 
@@ -109,7 +127,8 @@ def foretell(provider: MirrorProvider, session: str, way: Way) -> Presented:
     if way.initiator is not None and way.portal is not None:
         names = {pair.name: devices.get(pair.name, "") for pair in provider.pairs}
         luns = way.exporter.luns(units_of(session, names))
-        exported = not missing and way.exporter.matches(session, units_of(session, names), way.initiator, way.portal)
+        units, chap = units_of(session, names), way.chap(session)
+        exported = not missing and way.exporter.matches(session, units, way.initiator, way.portal, chap)
     export = Export(str(way.portal or ""), target_of(session) if luns else "", luns, not exported)
     return Presented(devices, export, missing or not exported)
 

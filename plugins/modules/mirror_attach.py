@@ -48,6 +48,13 @@ options:
   luns:
     description: The LUNs of the target, as returned by M(splitmirror.backup.mirror_present).
     type: dict
+  chap_secret:
+    description:
+      - The secret by which the media server is let in to the session's target, 22 to 255 letters and digits. Make a
+        random one for each session, and give the same to M(splitmirror.backup.mirror_present).
+      - Needed for V(tgt) and V(lio) with O(state=attached).
+    type: str
+    version_added: 0.3.0
   pairs:
     description:
       - The mirror set of the database host. Needed with O(transport=static).
@@ -91,6 +98,7 @@ EXAMPLES = r"""
     session: "{{ splitmirror_session }}"
     portal: "{{ mirror.portal }}"
     luns: "{{ mirror.luns }}"
+    chap_secret: "{{ secret }}"
   delegate_to: media1
   register: attached
 
@@ -144,6 +152,7 @@ SPEC: Spec = {
     "session": {"type": "str"},
     "host": {"type": "str"},
     "portal": {"type": "str"},
+    "chap_secret": {"type": "str", "no_log": True},
     "luns": {"type": "dict"},
     "pairs": {**PAIRS_SPEC["pairs"], "required": False},
 }
@@ -170,7 +179,8 @@ def make_attached(module: AnsibleModule) -> dict[str, Any]:
     if params["transport"] == "static":
         attacher, wanted = attach.StaticAttacher(), attach.wanted_from_pairs(params["pairs"] or [])
     else:
-        attacher = attach.IscsiAttacher(needed(params, "session"), Portal.parse(needed(params, "portal")))
+        portal = Portal.parse(needed(params, "portal"))
+        attacher = attach.IscsiAttacher(needed(params, "session"), portal, needed(params, "chap_secret"))
         wanted = attach.wanted_from_luns(params["session"], needed(params, "luns"), params["pairs"])
     before = attacher.look(wanted)
     if module.check_mode:

@@ -35,9 +35,10 @@ options:
     description:
       - How the media server gets to the mirrors.
       - With V(local) it is the array itself, and reads the devices.
-      - With V(tgt) the daemon tgtd exports them over iSCSI. It lets in who comes from O(initiator_address), and must
-        answer at O(portal) already.
-      - With V(lio) the kernel's own target exports them. It lets in O(initiator), at O(portal) only.
+      - With V(tgt) the daemon tgtd exports them over iSCSI. It lets in who comes from O(initiator_address) and knows
+        O(chap_secret), and must answer at O(portal) already.
+      - With V(lio) the kernel's own target exports them. It lets in O(initiator) when it knows O(chap_secret),
+        at O(portal) only.
       - With V(static) the array shows the mirror's LUN to the media server once and for all. Nothing is exported.
     type: str
     version_added: 0.2.0
@@ -59,6 +60,13 @@ options:
       - The kernel's target cannot listen on a port that tgtd or another program has.
     type: str
     version_added: 0.2.0
+  chap_secret:
+    description:
+      - The secret by which the media server is let in to the session's target, 22 to 255 letters and digits. Make a
+        random one for each session, and give the same to M(splitmirror.backup.mirror_attach).
+      - Needed for V(tgt) and V(lio) with O(state=presented).
+    type: str
+    version_added: 0.3.0
 attributes:
   check_mode:
     support: full
@@ -88,6 +96,7 @@ EXAMPLES = r"""
     initiator: iqn.2004-10.com.ubuntu:01:media1
     initiator_address: 10.20.0.50
     portal: 10.20.0.11
+    chap_secret: "{{ secret }}"
   delegate_to: array1
   register: mirror
 
@@ -158,6 +167,7 @@ SPEC = {
     "initiator": {"type": "str"},
     "initiator_address": {"type": "str"},
     "portal": {"type": "str"},
+    "chap_secret": {"type": "str", "no_log": True},
 }
 
 
@@ -167,7 +177,13 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     provider = make_provider(params["provider"], params["pairs"], params["state_dir"])
     if params["state"] == "withdrawn":
         return make_withdrawn(module, provider)
-    way = presenting.Way.of(params["transport"], params["initiator"], params["initiator_address"], params["portal"])
+    way = presenting.Way.of(
+        params["transport"],
+        params["initiator"],
+        params["initiator_address"],
+        params["portal"],
+        params["chap_secret"],
+    )
     if params["state"] == "checked":
         way.exporter.preflight(way.portal)
         return {"changed": False}

@@ -22,6 +22,7 @@ from ..tools import ToolError, run_tool
 from . import initiator
 from .disks import Disk, all_disks, check_size, foreign_holders, read_disk, stable_name
 from .names import Portal, TransportError, serial_of, session_of, target_of
+from .secret import chap_of
 
 #: How long the LUNs of a session may take to appear.
 FIND_TIMEOUT_S = 30.0
@@ -66,9 +67,10 @@ class Attacher(ABC):
 
 
 class IscsiAttacher(Attacher):
-    """A session's own target. :param portal: where it is."""
+    """A session's own target. :param portal: where it is. :param secret: that the session was presented with."""
 
-    def __init__(self, session: str, portal: Portal) -> None:
+    def __init__(self, session: str, portal: Portal, secret: str) -> None:
+        self._chap = chap_of(session, secret)
         self._target = target_of(session)
         self._portal = portal
 
@@ -90,7 +92,7 @@ class IscsiAttacher(Attacher):
             # What is left of an array that went away and came back.
             detach_target(self._target)
             before = None
-        found = before or initiator.log_in(self._target, self._portal)
+        found = before or initiator.log_in(self._target, self._portal, self._chap)
         disks = self._wait(found, wanted)
         for one in wanted:
             check_size(one.name, disks[one.name], one.size_bytes)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
 from .names import Portal, TransportError
+from .secret import Chap
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,12 @@ class Exporter(ABC):
         """As what the units will be found by the initiator, by name of the pair."""
 
     @abstractmethod
-    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> bool:
+    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
         """Whether the session's export is there and just like this."""
 
     @abstractmethod
-    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> None:
-        """Export the units read-only to this initiator; there is no export of this session.
+    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> None:
+        """Export the units read-only to this initiator when it knows the secret; there is no export of this session.
 
         :raises TransportError: it failed; what was made of it is found by exported.
         """
@@ -151,11 +152,11 @@ class NoExporter(Exporter):
         """See Exporter."""
         return {}
 
-    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> bool:
+    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
         """See Exporter."""
         return True
 
-    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> None:
+    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> None:
         """See Exporter."""
         raise TransportError(f"transport: {self.name} exports nothing.", option="transport")
 

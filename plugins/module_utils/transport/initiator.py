@@ -11,11 +11,13 @@ import glob
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..tools import ToolError, run_tool
 from .disks import SYSFS
 from .names import Portal, TransportError, check_initiator
+from .secret import Chap
 
 NAME_FILE = "/etc/iscsi/initiatorname.iscsi"
 #: An array that is gone shall not hold the backup for iSCSI's usual two minutes.
@@ -25,6 +27,8 @@ _LOGIN_TRIES = 2
 _LOGOUT_TIMEOUT_S = 60.0
 _RETRY_S = 2.0
 _POLL_S = 0.1
+#: Where iscsiadm keeps its records of nodes: Debian 12 and 13, and others.
+RECORDS = ("/etc/iscsi/nodes", "/var/lib/iscsi/nodes")
 #: Exit codes of iscsiadm(8): its records cannot be read; the session is there already; nothing of what was asked for is
 #: there.
 _DATABASE, _EXISTS, _NOT_FOUND = 6, 15, 21
@@ -92,8 +96,10 @@ def preflight() -> None:
     known_targets()
 
 
-def log_in(target: str, portal: Portal) -> Session:
+def log_in(target: str, portal: Portal, chap: Chap) -> Session:
     """Log in to a target at a portal, without discovery: nothing else of the array is asked for or kept.
+
+    The record with the secret stays until log_out: iscsid needs it when it comes back to a connection that was lost.
 
     :raises TransportError: the target does not let this host in, or does not answer.
     """
@@ -108,6 +114,7 @@ def log_in(target: str, portal: Portal) -> Session:
     for name, value in settings.items():
         _admin(*where, "-o", "update", "-n", name, "-v", str(value))
     try:
+        keep_secret(target, chap)
         _admin(*where, "--login", allowed=_EXISTS)
     except TransportError as exc:
         _admin(*where, "-o", "delete", allowed=_NOT_FOUND)
@@ -118,6 +125,35 @@ def log_in(target: str, portal: Portal) -> Session:
     if found is None:
         raise TransportError(f"target {target}: the media server logged in, and its session is gone already.")
     return found
+
+
+def keep_secret(target: str, chap: Chap, folders: Sequence[str] = RECORDS) -> None:
+    """Write the account into the records of a target, and close these to other users; iscsiadm takes it as an argument.
+
+    :raises TransportError: there is no record, or it cannot be written.
+    """
+    settings = {"authmethod": "CHAP", "username": chap.user, "password": chap.secret}
+    files = [
+        os.path.join(folder, name)
+        for top in folders
+        for folder, _folders, names in os.walk(os.path.join(top, target))
+        for name in names
+    ]
+    if not files:
+        raise TransportError(f"target {target}: iscsiadm keeps no record of it in {' or '.join(folders)}.")
+    try:
+        for path in files:
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with open(fd, "r+", encoding="utf-8", errors="surrogateescape") as stream:
+                os.fchmod(fd, 0o600)
+                lines = [line for line in stream if not line.startswith("node.session.auth.")]
+                end = next((place for place, line in enumerate(lines) if line.startswith("# END")), len(lines))
+                lines[end:end] = [f"node.session.auth.{name} = {value}\n" for name, value in settings.items()]
+                stream.seek(0)
+                stream.write("".join(lines))
+                stream.truncate()
+    except OSError as exc:
+        raise TransportError(f"target {target}: its record {path} cannot be written ({exc.strerror}).") from exc
 
 
 def log_out(target: str) -> None:

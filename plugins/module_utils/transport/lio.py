@@ -4,8 +4,9 @@
 
 """Transport ``lio``: iSCSI by the kernel's own target, set up through its folders in configfs.
 
-The kernel knows names only: an initiator is let in by its name, at the one portal of the target. That portal is bound
-to the array's storage address, so who cannot reach that network cannot log in.
+An initiator is let in by its name and the session's secret (CHAP), at the one portal of the target, which is bound to
+the array's storage address. Discovery shows a target to the initiators on its list only. The kernel shows the secret in
+configfs to nobody but root (iscsi_target_configfs.c).
 
 The folders are those that Documentation/target in the kernel's source and targetcli make; nothing is saved, so after a
 boot there is no export. The target is made first and removed last: it carries the session's name, and whatever belongs
@@ -24,6 +25,7 @@ from typing import Optional
 from ..tools import ToolError, run_tool
 from .base import Exported, Exporter, ExporterCapabilities, Initiator, Lun, Unit
 from .names import Portal, TransportError, is_taken, refuse_foreign_address, session_of, target_of
+from .secret import Chap
 
 CONFIGFS = "/sys/kernel/config"
 _MODULES = ("target_core_mod", "target_core_iblock", "iscsi_target_mod")
@@ -88,11 +90,16 @@ class LioExporter(Exporter):
             for number, unit in enumerate(units)
         }
 
-    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> bool:
+    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
         """See Exporter."""
         group = f"{self._fabric}/{target_of(session)}/tpgt_1"
         # It is enabled last of all.
         if _read(f"{group}/enable") != "1" or _names(f"{group}/acls") != [initiator.name]:
+            return False
+        if _read(f"{group}/attrib/authentication") != "1" or self._account(group, initiator) != (
+            chap.user,
+            chap.secret,
+        ):
             return False
         if _names(f"{group}/np") != [str(portal)] or len(_names(f"{group}/lun")) != len(units):
             return False
@@ -104,7 +111,7 @@ class LioExporter(Exporter):
                 return False
         return True
 
-    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> None:
+    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> None:
         """See Exporter."""
         self.preflight(portal)
         self._load()
@@ -113,7 +120,7 @@ class LioExporter(Exporter):
         _mkdir(target)
         _mkdir(group)
         for name, text in (
-            ("attrib/authentication", "0"),
+            ("attrib/authentication", "1"),
             ("attrib/generate_node_acls", "0"),
             ("attrib/demo_mode_write_protect", "1"),
             ("attrib/demo_mode_discovery", "0"),
@@ -122,6 +129,8 @@ class LioExporter(Exporter):
             _write(f"{group}/{name}", text)
         acl = f"{group}/acls/{initiator.name}"
         _mkdir(acl)
+        _write(f"{acl}/auth/userid", chap.user)
+        _write(f"{acl}/auth/password", chap.secret, secret=True)
         adapter = self._new_adapter()
         for number, unit in enumerate(units):
             store = f"{adapter}/{_BACKSTORE_PREFIX}{session}:{number}"
@@ -164,6 +173,11 @@ class LioExporter(Exporter):
         for folder in (group, target):
             if os.path.isdir(folder):
                 _rmdir(folder)
+
+    @staticmethod
+    def _account(group: str, initiator: Initiator) -> tuple[str, str]:
+        auth = f"{group}/acls/{initiator.name}/auth"
+        return _read(f"{auth}/userid"), _read(f"{auth}/password")
 
     def _load(self) -> None:
         for module in _MODULES:
@@ -213,7 +227,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, text: str, secret: bool = False) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -221,7 +235,9 @@ def _write(path: str, text: str) -> None:
         finally:
             os.close(fd)
     except OSError as exc:
-        raise TransportError(f"{path}: the kernel takes no {text!r} there ({exc.strerror}).") from exc
+        raise TransportError(
+            f"{path}: the kernel takes no {'such value' if secret else repr(text)} there ({exc.strerror})."
+        ) from exc
 
 
 def _mkdir(path: str) -> None:

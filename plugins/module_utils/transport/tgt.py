@@ -2,11 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Transport ``tgt``: iSCSI by the daemon tgtd, through tgtadm(8).
+"""Transport ``tgt``: iSCSI by the daemon tgtd, through tgtadm(8) and, for the secret, through the socket behind it.
 
-tgtd lets in who comes from an address on the target's list, and finds no target for others. It has a list of names too;
-but who is on either one gets in (seen with 1.0.85), so names would add a way in and close none. Its portals are for all
-of its targets, so ours is only checked. LUN 0 is tgtd's own; ours begin at 1.
+tgtd lets in who comes from an address on the target's list and knows the session's secret (CHAP). Others find no
+target, discovery included. It has a list of names too; but who is on either one gets in (seen with 1.0.85), so names
+would add a way in and close none. Its portals are for all of its targets, so ours is only checked. LUN 0 is tgtd's own;
+ours begin at 1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +26,7 @@ from ..blockdev import sector_bytes
 from ..tools import ToolError, run_tool
 from .base import Exported, Exporter, ExporterCapabilities, Initiator, Lun, Unit
 from .names import Portal, TransportError, refuse_foreign_address, session_of, target_of
+from .secret import Chap, user_prefix
 
 _FIRST_LUN = 1
 #: What tgt puts in front of the 16 digits of a unit's identifier to make its WWN of NAA type 6 (seen with 1.0.85).
@@ -31,6 +35,13 @@ _ID_DIGITS = 16
 #: How long commands of initiators that are sent away may take.
 _CLOSE_S = 30.0
 _POLL_S = 0.1
+#: Where tgtd takes what tgtadm asks for; ``.0`` is added for its first control port.
+_SOCKET = "/var/run/tgtd/socket"
+# struct tgtadm_req: mode, op, lld, len, tid, sid, lun, cid, host_no, device_type, ac_dir, pack, force; struct
+# tgtadm_rsp: err, len (usr/tgtadm.h in the source of tgt; as tgtadm 1.0.85 sends them).
+_REQUEST = struct.Struct("=ii64sIiQQIIIIII")
+_RESPONSE = struct.Struct("=II")
+_MODE_ACCOUNT, _OP_NEW, _NO_LUN = 7, 0, (1 << 64) - 1
 
 
 @dataclass
@@ -43,6 +54,7 @@ class _Target:
     nexuses: list[tuple[str, str]] = field(default_factory=list)
     initiators: list[str] = field(default_factory=list)
     acl: list[str] = field(default_factory=list)
+    accounts: list[str] = field(default_factory=list)
 
 
 class TgtExporter(Exporter):
@@ -86,10 +98,10 @@ class TgtExporter(Exporter):
             for number, unit in enumerate(units, start=_FIRST_LUN)
         }
 
-    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> bool:
+    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
         """See Exporter."""
         target = _find(target_of(session))
-        if target is None or target.acl != [initiator.address]:
+        if target is None or target.acl != [initiator.address] or target.accounts != [chap.user]:
             return False
         keys = ("LUN", "SCSI SN", "Backing store path", "Readonly", "Online")
         return [tuple(unit.get(key) for key in keys) for unit in _disks(target)] == [
@@ -97,12 +109,15 @@ class TgtExporter(Exporter):
             for number, unit in enumerate(units, start=_FIRST_LUN)
         ]
 
-    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal) -> None:
-        """See Exporter. The list of who may come in is made last, when all is read-only."""
+    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> None:
+        """See Exporter. The list of who may come in is made last, when all is read-only and asks for the secret."""
         self.preflight(portal)
+        self._remove_accounts(session)
         used = {int(target.tid) for target in read_targets(_show("target"))}
         tid = f"--tid={next(number for number in range(1, len(used) + 2) if number not in used)}"
         _admin("new", "target", tid, f"--targetname={target_of(session)}")
+        add_account(chap)
+        _admin("bind", "account", tid, f"--user={chap.user}")
         for number, unit in enumerate(units, start=_FIRST_LUN):
             where = (tid, f"--lun={number}")
             # Direct: what tgtd's host caches of a mirror may be of the split before. It opens a device that takes no
@@ -134,6 +149,13 @@ class TgtExporter(Exporter):
             time.sleep(_POLL_S)
         if _find(export.target) is not None:
             raise TransportError(f"target {export.target}: tgtd does not let go of it; see tgtadm --op show.")
+        self._remove_accounts(export.session)
+
+    @staticmethod
+    def _remove_accounts(session: str) -> None:
+        for user in read_accounts(_show("account")):
+            if user.startswith(user_prefix(session)):
+                _admin("delete", "account", f"--user={user}")
 
 
 def read_targets(shown: str) -> list[_Target]:
@@ -153,9 +175,36 @@ def read_targets(shown: str) -> list[_Target]:
             if key == "LUN":
                 targets[-1].units.append({})
             targets[-1].units[-1][key] = value
+        elif section == "Account information":
+            targets[-1].accounts.append(f"{key}:{value.strip()}" if value else key)
         elif section == "ACL information":
             targets[-1].acl.append(f"{key}:{value.strip()}" if value else key)
     return targets
+
+
+def read_accounts(shown: str) -> list[str]:
+    """Read what ``tgtadm --op show --mode account`` prints."""
+    return [line.strip() for line in shown.splitlines() if line.startswith(" ") and line.strip()]
+
+
+def add_account(chap: Chap) -> None:
+    """Tell tgtd of an account as tgtadm would, which takes the secret as an argument that all users see.
+
+    :raises TransportError: tgtd does not take it.
+    """
+    parameters = f"user={chap.user},password={chap.secret}".encode() + b"\0"
+    length = _REQUEST.size + len(parameters)
+    request = _REQUEST.pack(_MODE_ACCOUNT, _OP_NEW, b"iscsi", length, -1, 0, _NO_LUN, 0, 0, 0, 0, 0, 0)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            line.connect(f"{os.environ.get('TGT_IPC_SOCKET', _SOCKET)}.0")
+            line.sendall(request + parameters)
+            answer = line.recv(_RESPONSE.size, socket.MSG_WAITALL)
+    except OSError as exc:
+        raise TransportError("transport: tgtd does not run on the array; start it.", option="transport") from exc
+    error = _RESPONSE.unpack(answer)[0] if len(answer) == _RESPONSE.size else "none"
+    if error:
+        raise TransportError(f"transport: tgtd takes no account for user {chap.user} (answer {error}).", "transport")
 
 
 def _lines(shown: str) -> Iterator[tuple[int, str, str]]:

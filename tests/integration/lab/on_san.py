@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils import presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator, names, secret
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import Unit
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import Portal
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import all_exporters, make_exporter
@@ -42,7 +42,7 @@ class Bench(on_array.Bench):
 
 def way(step: Step) -> presenting.Way:
     """As the module mirror_present gets it."""
-    return presenting.Way.of(step["transport"], step["initiator"], step["address"], step["portal"])
+    return presenting.Way.of(step["transport"], step["initiator"], step["address"], step["portal"], step["secret"])
 
 
 # ---- on the array ----
@@ -79,7 +79,7 @@ def present_half(step: Step) -> object:
     how = way(step)
     assert how.initiator is not None
     assert how.portal is not None
-    how.exporter.make(step["session"], units, how.initiator, how.portal)
+    how.exporter.make(step["session"], units, how.initiator, how.portal, how.chap(step["session"]))
     return None
 
 
@@ -120,7 +120,7 @@ def attacher(step: Step) -> tuple[attach.IscsiAttacher, list[attach.Wanted]]:
         attach.Wanted(name, lun["serial"], lun["lun"], lun["wwn"], lun["size_bytes"])
         for name, lun in step["luns"].items()
     ]
-    return attach.IscsiAttacher(step["session"], Portal.parse(step["portal"])), luns
+    return attach.IscsiAttacher(step["session"], Portal.parse(step["portal"]), step["secret"]), luns
 
 
 def look(step: Step) -> object:
@@ -176,14 +176,53 @@ def attach_static(step: Step) -> object:
     return {"devices": result.devices, "changed": result.changed}
 
 
+def discover(step: Step) -> object:
+    """The targets of ours that an array shows to whoever asks."""
+    words = ["iscsiadm", "-m", "discoverydb", "-t", "st", "-p", step["portal"], "--discover", "-o", "nonpersistent"]
+    return names.TARGET_PREFIX in subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+
+def find_secret(step: Step) -> object:
+    """Where on this host the secret can be read: records of iscsiadm, and modes that are open to others."""
+    found = subprocess.run(
+        ["grep", "-rlF", step["secret"], "/etc", "/var/lib", "/run", STATE_DIR],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [[path, os.stat(path).st_mode & 0o077] for path in found.stdout.splitlines()]
+
+
+def watch_arguments(step: Step) -> object:
+    """Do a step, and say whether any program that it started had the secret in its arguments."""
+    seen: list[str] = []
+    before = subprocess.Popen.__init__
+
+    def started(self: Any, words: Any, *args: Any, **more: Any) -> None:
+        seen.append(repr(words) + repr(more.get("env")))
+        before(self, words, *args, **more)
+
+    subprocess.Popen.__init__ = started  # type: ignore[method-assign, assignment]
+    try:
+        STEPS[step["inner"]](step)
+    finally:
+        subprocess.Popen.__init__ = before  # type: ignore[method-assign]
+    return [len(seen) > 0, any(step["secret"] in words for words in seen)]
+
+
 def log_in_as(step: Step) -> object:
-    """Log in to the target under a name that need not be this host's own; whether that worked."""
+    """Log in to the target under a name, and with a secret, that need not be this host's own; whether that worked."""
     face, where = ["iscsiadm", "-m", "iface", "-I", "test"], ["-T", step["target"], "-p", step["portal"]]
     on_array.run(*face, "-o", "new")
     on_array.run(*face, "-o", "update", "-n", "iface.initiatorname", "-v", step["initiator"])
     try:
         on_array.run("iscsiadm", "-m", "node", *where, "-I", "test", "-o", "new")
-        for name, value in (("node.session.initial_login_retry_max", "1"), ("node.startup", "manual")):
+        settings = {"node.session.initial_login_retry_max": "1", "node.startup": "manual"}
+        if step.get("known_secret"):
+            user = secret.chap_of(step["session"], step["secret"]).user
+            words = {"authmethod": "CHAP", "username": user, "password": step["known_secret"]}
+            settings.update({f"node.session.auth.{name}": value for name, value in words.items()})
+        for name, value in settings.items():
             on_array.run("iscsiadm", "-m", "node", *where, "-I", "test", "-o", "update", "-n", name, "-v", value)
         login = ["iscsiadm", "-m", "node", *where, "-I", "test"]
         done = subprocess.run([*login, "--login"], capture_output=True, check=False)
@@ -220,6 +259,9 @@ STEPS: dict[str, Callable[[Step], object]] = {
         sessions,
         attach_static,
         log_in_as,
+        discover,
+        find_secret,
+        watch_arguments,
     )
 }
 

@@ -26,6 +26,7 @@ COLLECTION = Path(__file__).resolve().parents[3]
 HOME, SCRIPTS = "opt/ansible_collections/splitmirror/backup", "tests/integration/lab"
 S1, S2 = "20260131T020000Z-db1-9f3c", "20260201T020000Z-db1-00aa"
 #: tgtd of the lab's array has iSCSI's own port.
+SECRET = "ThisOneIsOnlyForTheTestsOfTheLab"
 PORTS = {"tgt": 3260, "lio": 3261}
 #: Each mirror and each transport; that all four pairs work alike was seen, and takes twice the time.
 EACH_ONCE = [("lvm", "tgt"), ("md", "lio")]
@@ -98,6 +99,7 @@ def steps(hands: Hands, mirror: str, transport: str) -> Do:
         "initiator": media.initiator,
         "address": media.storage_address,
         "portal": f"{array.storage_address}:{PORTS[transport]}",
+        "secret": SECRET,
     }
 
     def do(name: str, step: str, **more: Any) -> Any:
@@ -187,22 +189,53 @@ def test_nobody_else_is_let_in(do: Do, lab: RunningLab) -> None:
     do("array1", "split", byte=0xB1)
     target = do("array1", "present")["target"]
     media, other = lab.lab().host("media1").initiator, lab.lab().host("db1").initiator
-    assert do("media1", "log_in_as", target=target, initiator=media) is True
-    assert do("db1", "log_in_as", target=target, initiator=other) is False
+    assert do("media1", "log_in_as", target=target, initiator=media, known_secret=SECRET) is True
+    assert do("db1", "log_in_as", target=target, initiator=other, known_secret=SECRET) is False
+
+
+@ways(BOTH_TRANSPORTS)
+def test_nobody_is_let_in_without_the_secret_of_the_session(do: Do, lab: RunningLab) -> None:
+    """Any user of the media server may open a connection from its address, and say its name."""
+    do("array1", "split", byte=0xB4)
+    assert do("array1", "watch_arguments", inner="present")[1] is False
+    presented = do("array1", "present")
+    media = lab.lab().host("media1").initiator
+    for known in (None, SECRET[::-1], SECRET[:-1]):
+        answer = do("media1", "log_in_as", target=presented["target"], initiator=media, known_secret=known)
+        assert answer is False, known
+    assert do("db1", "discover") is False
+    luns = presented["luns"]
+    assert do("media1", "watch_arguments", inner="attached", luns=luns) == [True, False]
+    assert [mode for _path, mode in do("media1", "find_secret")] == [0]
+    assert do("media1", "detach") == 1
+    assert do("media1", "find_secret") == []
+    # Another secret is another export.
+    other = "AnotherSecretOfThisSessionIsUsed"
+    assert do("array1", "present", secret=other)["changed"] is True
+    assert "cannot log in" in do("media1", "attached", luns=luns)["refused"]
+    assert do("media1", "find_secret") == []
+    assert len(do("media1", "attached", luns=luns, secret=other)["devices"]) == 2
+    do("media1", "detach")
 
 
 @ways([("md", "tgt")])
 def test_tgtd_lets_nobody_in_from_another_address(do: Do, lab: RunningLab) -> None:
     do("array1", "split", byte=0xB2)
     target = do("array1", "present")["target"]
-    assert do("db1", "log_in_as", target=target, initiator=lab.lab().host("media1").initiator) is False
+    assert (
+        do("db1", "log_in_as", target=target, initiator=lab.lab().host("media1").initiator, known_secret=SECRET)
+        is False
+    )
 
 
 @ways([("md", "lio")])
 def test_the_kernels_target_lets_nobody_in_under_another_name(do: Do, lab: RunningLab) -> None:
     do("array1", "split", byte=0xB2)
     target = do("array1", "present")["target"]
-    assert do("media1", "log_in_as", target=target, initiator=lab.lab().host("db1").initiator) is False
+    assert (
+        do("media1", "log_in_as", target=target, initiator=lab.lab().host("db1").initiator, known_secret=SECRET)
+        is False
+    )
 
 
 @ways([("md", "lio")])
@@ -211,7 +244,7 @@ def test_the_kernels_target_answers_in_the_storage_network_only(do: Do, lab: Run
     target = do("array1", "present")["target"]
     media, array = lab.lab().host("media1"), lab.lab().host("array1")
     elsewhere = {"portal": f"{array.address}:{PORTS['lio']}", "target": target}
-    assert do("media1", "log_in_as", initiator=media.initiator, **elsewhere) is False
+    assert do("media1", "log_in_as", initiator=media.initiator, known_secret=SECRET, **elsewhere) is False
 
 
 @ways(EACH_ONCE)

@@ -36,6 +36,7 @@ SHOWN = """Target 1: iqn.2026-01.test.splitmirror:array1.db1
             Backing store path: /dev/dm-3
             Backing store flags: direct
     Account information:
+        20260131T020000Z-db1-9f3c:0123456789abcdef
     ACL information:
         10.213.1.50
         fd00::50
@@ -59,5 +60,6 @@ def test_targets_as_tgtadm_shows_them() -> None:
     assert (whole.units[1]["SCSI SN"], whole.units[1]["Readonly"]) == ("db1_data", "Yes")
     assert whole.units[1]["Backing store path"] == "/dev/dm-3"
     assert whole.acl == ["10.213.1.50", "fd00::50", "iqn.2026-01.test.splitmirror:db1"]
+    assert whole.accounts == ["20260131T020000Z-db1-9f3c:0123456789abcdef"]
     assert (half.tid, half.units, half.initiators, half.acl) == ("7", [], [], [])
     assert read_targets("") == []
