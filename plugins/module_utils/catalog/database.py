@@ -186,8 +186,10 @@ class CatalogDatabase:
         """Errors of SQLite as one sentence. :raises CatalogError: it is none, or cannot be used now."""
         try:
             yield
-        except sqlite3.Error as exc:
-            if isinstance(exc, sqlite3.DatabaseError) and not isinstance(exc, _OTHER_ERRORS):
+        except (sqlite3.Error, UnicodeDecodeError) as exc:
+            # Python fails on SQLite's own message when that quotes damaged bytes.
+            damaged = isinstance(exc, UnicodeDecodeError) or "decode to UTF-8" in str(exc)
+            if damaged or (isinstance(exc, sqlite3.DatabaseError) and not isinstance(exc, _OTHER_ERRORS)):
                 said = f"{self.path} is no catalog ({exc}); move it away and rebuild it with tape_verify."
             else:
                 said = (

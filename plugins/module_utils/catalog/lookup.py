@@ -15,6 +15,7 @@ from typing import Any, Optional
 from ..archive.model import MemberRecord
 from .closing import failed_in
 from .records import DAMAGED, FAILED, GOOD, CatalogError, Part, Session
+from .rowcheck import part_named
 from .store import Catalog
 
 LATEST = "latest"
@@ -170,4 +171,4 @@ def find_files(catalog: Catalog, session: Session, pattern: str) -> Iterator[dic
     parts = {part.part: part for part in catalog.parts(session.number)}
     for number, member in catalog.members(session.number):
         if wanted.match(b"/" + member.path):
-            yield member_facts(session.id, parts[number], member)
+            yield member_facts(session.id, part_named(parts, number), member)

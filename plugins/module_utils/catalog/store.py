@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from ..archive.model import MemberRecord
-from ..extents.maprows import stored_time, time_of
+from ..extents.maprows import stored_time
 from .database import CatalogDatabase
 from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume
+from .rowcheck import member_of, part_of, session_of, volume_of
 from .verdict import Verdict
 
 _SESSION = "number, id, host, state, reason, created_s, closed_s, expires_s, files, bytes, members, write, evidence"
@@ -39,12 +40,12 @@ class Catalog(CatalogDatabase):
     def volumes(self) -> list[Volume]:
         """All volumes by name."""
         rows = self._rows(f"SELECT {', '.join(Volume._fields)} FROM volumes ORDER BY name")  # noqa: S608
-        return [Volume(*row) for row in rows]
+        return [volume_of(row) for row in rows]
 
     def volume(self, name: str) -> Optional[Volume]:
         """One volume, None when the catalog does not know it."""
         row = self._one(f"SELECT {', '.join(Volume._fields)} FROM volumes WHERE name = ?", name)  # noqa: S608
-        return None if row is None else Volume(*row)
+        return None if row is None else volume_of(row)
 
     def replace_volume(self, volume: Volume, *, allow_last: bool = False) -> None:
         """Enter a volume that was labelled anew; what the catalog knew of its name is forgotten.
@@ -240,7 +241,7 @@ class Catalog(CatalogDatabase):
     def parts(self, number: int) -> list[Part]:
         """The pieces of a session's archive, in order."""
         rows = self._rows(f"SELECT {_PART} FROM parts WHERE session = ? ORDER BY part", number)  # noqa: S608
-        return [Part._make((*row[:-1], bool(row[-1]))) for row in rows]
+        return [part_of(row) for row in rows]
 
     def unfinished(self, volume: str, file_number: int) -> bool:
         """A writer died, or failed, in this tape file: what is in it is no backup and may be overwritten."""
@@ -323,9 +324,7 @@ class Catalog(CatalogDatabase):
                 "ON m.session = ? AND m.offset_bytes = w.offset_bytes ORDER BY w.offset_bytes",
                 number,
             )
-        for row in rows:
-            sha256 = row[6].hex() if row[6] else None
-            yield row[0], MemberRecord._make((*row[1:6], sha256, time_of(row[7]), *row[8:]))
+        yield from map(member_of, rows)
 
     def has_path(self, number: int, path: bytes) -> bool:
         """The session holds this member, or members below it."""
@@ -356,7 +355,7 @@ class Catalog(CatalogDatabase):
             f"SELECT {_SESSION} FROM sessions WHERE {condition} ORDER BY created_s, number",  # noqa: S608
             *values,
         )
-        return [Session._make((*row[:-2], json.loads(row[-2]), json.loads(row[-1]))) for row in rows]
+        return [session_of(row) for row in rows]
 
     def _forget_dead(self, session: str) -> None:
         """Forget what a dead run of a session left, but not where on a volume it did.

@@ -25,6 +25,7 @@ from ..archive.index import index_name
 from ..archive.model import MemberRecord
 from ..catalog.lookup import complete_parts, find_good_session, member_facts, member_name
 from ..catalog.records import GOOD, CatalogError, Part, Session
+from ..catalog.rowcheck import part_named
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from .arrival import NotThere, what_differs
@@ -288,7 +289,7 @@ def _wanted(job: RestoreJob, catalog: Catalog, session: Session) -> Iterator[Loc
     index = index_name(session.id)
     for number, member in catalog.members(session.number, names):
         if names is not None or member.path != index:
-            yield parts[number], member
+            yield part_named(parts, number), member
 
 
 def _is_lost_found(entry: os.DirEntry[str]) -> bool:

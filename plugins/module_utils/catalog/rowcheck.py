@@ -1,0 +1,107 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Rows of a catalog as records: a value of a wrong type or out of range is a damaged catalog, told in a sentence."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from ..archive.model import MemberRecord
+from ..extents.maprows import time_of
+from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume
+
+_TEXT, _COUNT, _TIME, _MAYBE_TIME = "text", "count", "time", "maybe a time"
+_VOLUME = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _COUNT, _COUNT)
+_SESSION = (_COUNT, _TEXT, _TEXT, _TEXT, _TEXT, _TIME, _MAYBE_TIME, _MAYBE_TIME, _COUNT, _COUNT, _COUNT, _TEXT, _TEXT)
+_PART = (_COUNT, _COUNT, _TEXT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT)
+_STATES = (OPEN, GOOD, FAILED, DAMAGED)
+_MAYBE: tuple[type, ...] = (bytes, type(None))
+# part, path, kind, size, offset, header bytes, sha256, mtime, mode, uid, gid, linkname
+_MEMBER_TYPES = frozenset(
+    (int, bytes, str, int, int, int, sha256, int, int, int, int, linkname)
+    for sha256, linkname in itertools.product(_MAYBE, _MAYBE)
+)
+_SHA256_BYTES = 32
+
+
+def volume_of(row: Sequence[Any]) -> Volume:
+    """A row of volumes. :raises CatalogError: it is damaged."""
+    _check(row, _VOLUME, "volumes")
+    found = Volume._make(row)
+    if not found.record_bytes:
+        raise damaged("volumes")
+    return found
+
+
+def session_of(row: Sequence[Any]) -> Session:
+    """A row of sessions. :raises CatalogError: it is damaged."""
+    _check(row, _SESSION, "sessions")
+    try:
+        write, evidence = (json.loads(text) for text in row[-2:])
+    except (ValueError, RecursionError) as exc:
+        raise damaged("sessions") from exc
+    found = Session._make((*row[:-2], write, evidence))
+    if found.state not in _STATES or not isinstance(write, dict) or not isinstance(evidence, dict):
+        raise damaged("sessions")
+    return found
+
+
+def part_of(row: Sequence[Any]) -> Part:
+    """A row of parts. :raises CatalogError: it is damaged."""
+    _check(row, _PART, "parts")
+    found = Part._make((*row[:-1], bool(row[-1])))
+    if not found.record_bytes or row[-1] not in (0, 1):
+        raise damaged("parts")
+    return found
+
+
+def member_of(row: Sequence[Any]) -> tuple[int, MemberRecord]:
+    """A row of members, with the number of its part first. :raises CatalogError: it is damaged."""
+    if tuple(map(type, row)) not in _MEMBER_TYPES:
+        raise damaged("members")
+    part, path, kind, size, offset, header, sha256, mtime, mode, uid, gid, linkname = row
+    if part | size | offset | header | mode | uid | gid < 0 or (sha256 and len(sha256) != _SHA256_BYTES):
+        raise damaged("members")
+    digest = sha256.hex() if sha256 else None
+    return part, MemberRecord(path, kind, size, offset, header, digest, time_of(mtime), mode, uid, gid, linkname)
+
+
+def part_named(parts: dict[int, Part], number: int) -> Part:
+    """The part that a member is said to lie in. :raises CatalogError: there is none."""
+    found = parts.get(number)
+    if found is None:
+        raise damaged("members")
+    return found
+
+
+def damaged(table: str) -> CatalogError:
+    """The error for a catalog that cannot be believed."""
+    return CatalogError(
+        f"state_dir: the catalog is damaged (a row of its table {table} has values that nobody entered); move it away "
+        "and rebuild it from the volumes with tape_verify.",
+        option="state_dir",
+    )
+
+
+def _check(row: Sequence[Any], kinds: Sequence[str], table: str) -> None:
+    for value, kind in zip(row, kinds):
+        if not _is_of(value, kind):
+            raise damaged(table)
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    if kind == _TEXT:
+        return isinstance(value, str)
+    if kind == _COUNT:
+        return isinstance(value, int) and value >= 0
+    return _is_time(value) or (kind == _MAYBE_TIME and value is None)
+
+
+def _is_time(value: Optional[Any]) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
