@@ -9,13 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+from contextlib import nullcontext
 from typing import Any, Callable, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ._python import MINIMUM as _MINIMUM  # noqa: F401 - it comes first, for it refuses a Python that cannot go on
 from .errors import SplitMirrorError
-from .session import DEFAULT_STATE_DIR
+from .lease import working_for
+from .session import DEFAULT_STATE_DIR, StateDir
 
 Spec = dict[str, dict[str, Any]]
 
@@ -59,6 +61,7 @@ def run_module(
     spec: Spec,
     *,
     needs_root: bool = False,
+    for_session: bool = False,
     **module_options: Any,
 ) -> None:
     """Build the AnsibleModule, let ``work`` do the task, and leave by exit_json or fail_json.
@@ -66,6 +69,7 @@ def run_module(
     :param work: gets the module, returns what exit_json is to return; raises SplitMirrorError to fail.
     :param spec: the argument spec.
     :param needs_root: whether nothing can be done as another user. Else who may use the state folder may try.
+    :param for_session: it works for the session that it names, which must not have lost its lease meanwhile.
     :param module_options: further arguments of AnsibleModule (required_if and the like).
     """
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True, **module_options)
@@ -76,7 +80,9 @@ def run_module(
     result: dict[str, Any] = {}
     try:
         _check_rights(module.params.get("state_dir"), needs_root)
-        result = work(module)
+        named = for_session and module.params["session"] and not module.check_mode
+        with working_for(StateDir(module.params["state_dir"]), module.params["session"]) if named else nullcontext():
+            result = work(module)
     except SplitMirrorError as exc:
         failure = exc
         if not _may(exc):

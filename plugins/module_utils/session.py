@@ -9,6 +9,7 @@ One state folder a host (default ``/var/lib/splitmirror``), 0700 and owned by ro
     sessions/<id>/map.sqlite     extent map (database host makes it, media server gets a copy)
     sessions/<id>/holder.sock    socket of the holder (database host) or of the armed splitter (array)
     sessions/<id>/extras.tar     label files and logs that belong to the session
+    leases/<host>.json           which run is at work for a database host
     mirrors/                     what the array knows of its split mirrors
     catalog.sqlite               media server
 """
@@ -21,12 +22,13 @@ import os
 import re
 import stat
 from dataclasses import dataclass
+from typing import Optional
 
 from .errors import SplitMirrorError
 
 DEFAULT_STATE_DIR = "/var/lib/splitmirror"
 #: What stands in a state folder.
-_OURS = frozenset(("sessions", "mirrors", "drives", "mounts", "library", "lost+found"))
+_OURS = frozenset(("sessions", "leases", "mirrors", "drives", "mounts", "library", "lost+found"))
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -53,6 +55,17 @@ def host_part(host: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9._-]{1,50}", host):
         return host
     return re.sub(r"[^A-Za-z0-9._-]", "-", host)[:41] + "-" + hashlib.sha256(host.encode()).hexdigest()[:8]
+
+
+def host_of(session: str) -> Optional[str]:
+    """What stands for the database host in a session's id; None when the role did not name it."""
+    named = re.fullmatch(r"\d{8}T\d{6}Z-(.+)-[0-9a-f]{4}", session)
+    return named[1] if named else None
+
+
+def is_of_host(session: str, host: str) -> bool:
+    """Whether a session is one of this database host. :param host: its inventory name."""
+    return host_of(session) == host_part(host)
 
 
 def make_private(path: str, root: str, option: str = "state_dir") -> None:

@@ -337,7 +337,13 @@ def main() -> None:
         ("phase", "prepare", ["drive_type", "volume"]),
         ("phase", "prepare", ["drive", "drives"], True),
     ]
-    run_module(work, SPEC, required_if=required, mutually_exclusive=DRIVE_RULES["mutually_exclusive"])
+    run_module(
+        work,
+        SPEC,
+        for_session=True,
+        required_if=required,
+        mutually_exclusive=DRIVE_RULES["mutually_exclusive"],
+    )
 
 
 if __name__ == "__main__":

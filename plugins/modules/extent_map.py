@@ -319,7 +319,7 @@ def check(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    run_module(work, SPEC, needs_root=True, required_if=[("state", "mapped", ["pairs"])])
+    run_module(work, SPEC, needs_root=True, for_session=True, required_if=[("state", "mapped", ["pairs"])])
 
 
 if __name__ == "__main__":

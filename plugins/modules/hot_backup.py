@@ -27,17 +27,25 @@ options:
       - V(begun) begins hot backup. Databases that cannot be backed up are refused; nothing has begun then.
       - V(ended) ends it, keeps its label files and logs for the backup, and ends the holder. It fails when the end is
         not clean, or the holder has no hot backup of one of O(databases); O(ignore:evidence) is returned all the same.
-      - V(recovered) gives up whatever any session has left on this host. Frozen file systems are thawed, hot backups
-        ended, holders stopped. It waits up to two minutes for a database whose C(thaw) command fails. Run it only when
-        no backup of this host is under way.
+      - V(recovered) gives up whatever any session, or any of O(host), has left on this host. Frozen file systems are
+        thawed, hot backups ended, holders stopped. It waits up to two minutes for a database whose C(thaw) command
+        fails. Run it only when no backup of this host is under way.
     type: str
     choices: [begun, ended, recovered]
     required: true
   session:
     description:
       - The id of the backup session, required unless O(state=recovered).
+      - With O(state=recovered) the session of the run that cleans up; it is refused when it has lost its lease.
       - 1 to 80 letters, digits, dots, dashes or underscores; it begins with a letter or digit.
     type: str
+  host:
+    description:
+      - The inventory name of the database host. With O(state=recovered) only its sessions are given up, and only the
+        databases that no living session of another name has quiesced.
+      - When it is left out, those of all names that share this state folder.
+    type: str
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: full
@@ -159,7 +167,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder import quiesce
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import leftovers, recover
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import (
+    leftovers,
+    quiesced_by_others,
+    recover,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
@@ -167,6 +179,7 @@ SPEC = {
     **STATE_DIR_SPEC,
     "state": {"type": "str", "choices": ["begun", "ended", "recovered"], "required": True},
     "session": {"type": "str"},
+    "host": {"type": "str"},
     "databases": databases_spec(),
 }
 
@@ -210,13 +223,15 @@ def end(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
 
 def clean_up(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
     """Give up what any session left."""
-    sessions = leftovers(state)
+    host, databases_of_host = module.params["host"], module.params["databases"]
+    sessions = leftovers(state, host)
     if module.check_mode:
         recovered = [{"session": session} for session in sessions]
         databases = False
     else:
         recovered = [asdict(recover(state, session)) for session in sessions]
-        databases = quiesce.recover_databases(module.params["databases"])
+        spared = quiesced_by_others(state, host)
+        databases = quiesce.recover_databases([one for one in databases_of_host if one["name"] not in spared])
     return {
         "changed": bool(recovered) or databases,
         "recovered": recovered,
@@ -227,7 +242,7 @@ def clean_up(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
 def main() -> None:
     """Run the module."""
     required = [("state", "begun", ["session"]), ("state", "ended", ["session"])]
-    run_module(work, SPEC, needs_root=True, required_if=required)
+    run_module(work, SPEC, needs_root=True, for_session=True, required_if=required)
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def seen(provider: MirrorProvider) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    _module.run_module(work, SPEC)
+    _module.run_module(work, SPEC, for_session=True)
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ def phases(provider: MirrorProvider) -> dict[str, str]:
 
 def main() -> None:
     """Run the module."""
-    run_module(work, SPEC)
+    run_module(work, SPEC, for_session=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,13 @@ options:
       - The id of the backup session whose hold on the mirror set is to end.
       - Leave it out before a backup begins.
     type: str
+  host:
+    description:
+      - The inventory name of the database host. With O(state=recovered) the module fails when a session of another name
+        holds one of the pairs, which is not touched.
+      - When it is left out, sessions of all names are cleaned up.
+    type: str
+    version_added: 0.2.0
   wait:
     description: Whether to wait until all pairs are in sync; otherwise the module fails at once when they are not.
     type: bool
@@ -129,17 +136,20 @@ targets:
   sample: ["iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c"]
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils import _module, presenting
+from ansible_collections.splitmirror.backup.plugins.module_utils.lease import Leases
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import (
     MirrorError,
     PairState,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, host_part, is_of_host
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import Exported
 
 #: A production host is to be disturbed for about a second.
@@ -149,17 +159,28 @@ SPEC = {
     **_module.STATE_DIR_SPEC,
     "state": {"type": "str", "choices": ["synced", "recovered"], "default": "synced"},
     "session": {"type": "str"},
+    "host": {"type": "str"},
     "wait": {"type": "bool", "default": True},
     "timeout_s": {"type": "int", "default": 14400},
 }
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
+    """Do it, as a task of the host's run that is at work."""
+    host = module.params["host"]
+    leases = Leases(StateDir(module.params["state_dir"]))
+    with leases.at_work(host_part(host)) if host and not module.check_mode else nullcontext():
+        return bring_in_sync(module)
+
+
+def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
     """Free what is to be freed, then wait until all is in sync."""
     params = module.params
     provider = make_provider(params["provider"], params["pairs"], params["state_dir"])
     session, recovering = params["session"], params["state"] == "recovered"
     before = provider.state()
+    if recovering and params["host"]:
+        refuse_others(before, params["host"])
     if module.check_mode:
         exports = presenting.exports_of(provider, before) if session or recovering else []
         return predict(before, session, recovering, exports)
@@ -207,6 +228,17 @@ def predict(states: list[PairState], session: Any, recovering: bool, exports: li
         "targets": [export.target for export in exports],
         "diff": {"before": holders(states), "after": {**holders(states), **free}},
     }
+
+
+def refuse_others(states: list[PairState], host: str) -> None:
+    """Refuse to clean up sessions of another inventory name."""
+    for state in states:
+        if state.session and not is_of_host(state.session, host):
+            raise MirrorError(
+                f"pairs: pair {state.name} is held by session {state.session}, which is none of {host}; nothing of it "
+                "is touched. Wait for its end, or clean it up by mirror_sync with state: recovered and without host.",
+                option="pairs",
+            )
 
 
 def warn_of_a_long_split(module: AnsibleModule, states: list[PairState]) -> None:

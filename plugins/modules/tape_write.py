@@ -390,6 +390,7 @@ def main() -> None:
             **SESSION_SPEC,
             **DRIVE_SPEC,
         },
+        for_session=True,
         **DRIVE_RULES,
     )
 

@@ -171,7 +171,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    run_module(work, SPEC, needs_root=True)
+    run_module(work, SPEC, needs_root=True, for_session=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ..daemon import is_alive, read_record, terminate, wait_gone
 from ..errors import SplitMirrorError
 from ..extents.stack import read_mounts
 from ..lineserver import LineError
-from ..session import StateDir
+from ..session import StateDir, is_of_host
 from . import freeze
 from .protocol import BACKSTOP, FROZEN, GUARD, NAME, SOCKET, ask
 from .rescue import COMMANDS_S
@@ -39,9 +39,26 @@ class Recovered:
     holder: Optional[str]
 
 
-def leftovers(state: StateDir) -> list[str]:
-    """Ids of the sessions that have a holder, a guard, a backstop, or a freeze that nobody ended."""
-    return [session for session in state.sessions() if _is_left(state, session)]
+def leftovers(state: StateDir, host: Optional[str] = None) -> list[str]:
+    """Ids of the sessions that have a holder, a guard, a backstop, or a freeze that nobody ended.
+
+    :param host: inventory name of the database host; only its sessions.
+    """
+    mine = [session for session in state.sessions() if host is None or is_of_host(session, host)]
+    return [session for session in mine if _is_left(state, session)]
+
+
+def quiesced_by_others(state: StateDir, host: Optional[str]) -> set[str]:
+    """Names of the databases that a holder keeps quiesced whose session is not one of this database host.
+
+    :param host: its inventory name; None when all sessions here are meant, so that there are no others.
+    """
+    found: set[str] = set()
+    for session in state.sessions() if host is not None else []:
+        if not is_of_host(session, str(host)):
+            with contextlib.suppress(LineError):  # none lives
+                found.update(ask(state, session, "status", ANSWER_S)["result"]["databases"])
+    return found
 
 
 def recover(state: StateDir, session: str) -> Recovered:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from .. import blockdev
-from ..session import host_part
+from ..session import is_of_host
 from ..tools import ToolError, run_tool
 from . import initiator
 from .disks import Disk, all_disks, check_size, foreign_holders, read_disk, stable_name
@@ -266,8 +266,7 @@ def _is_meant(found: Optional[str], session: Optional[str], host: Optional[str])
         return False
     if session is not None:
         return found == session
-    part = re.fullmatch(r"\d{8}T\d{6}Z-(.+)-[0-9a-f]{4}", found)
-    return host is not None and part is not None and part[1] == host_part(host)
+    return host is not None and is_of_host(found, host)
 
 
 def refuse_busy_target(target: str) -> None:

@@ -21,8 +21,14 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import is_alive
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted
-from ansible_collections.splitmirror.backup.tests.support.demo import Demo, playbook_environment
+from ansible_collections.splitmirror.backup.tests.support.demo import (
+    Demo,
+    playbook_command,
+    playbook_environment,
+    run_playbook,
+)
 from ansible_collections.splitmirror.backup.tests.support.restoring import restore, tree
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -229,7 +235,7 @@ def test_an_array_that_dies_before_the_split_fails_the_session_and_thaws(bench: 
 def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(bench: Demo) -> None:
     # The name of another host may end like this one's.
     other = bench.folder / "state/db1/sessions/20260101T000000Z-prod-db1-0a1b"
-    other.mkdir()
+    other.mkdir(parents=True)
     bench.must(HOOKS / "again.yml")
     report = bench.report()
     assert (report["state"], report["reason"]) == ("good", "")
@@ -253,8 +259,12 @@ def test_a_database_host_that_is_lost_leaves_its_mirror_free(bench: Demo) -> Non
     takes_writes(bench)
 
 
-def kill_after(bench: Demo, phase: str, tmp_path: Path) -> None:
-    """Begin a backup and kill its controller after a phase: a hook tells that the phase is over, and then waits."""
+@contextlib.contextmanager
+def paused_after(bench: Demo, phase: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Begin a backup that pauses after a phase until the block is over: a hook tells of the phase, and then waits.
+
+    Afterwards the controller is killed, unless it has come to its end.
+    """
     told, waits = tmp_path / "told", tmp_path / "waits"
     os.mkfifo(told)
     os.mkfifo(waits)
@@ -276,10 +286,50 @@ def kill_after(bench: Demo, phase: str, tmp_path: Path) -> None:
     ) as run:
         try:
             wait_for_end(told, run)
+            yield run
         finally:
-            os.killpg(run.pid, signal.SIGKILL)
-    with open(waits, "rb+", buffering=0):  # whoever still waits reads its end
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+    let_go(waits)
+
+
+def let_go(waits: Path) -> None:
+    """Whoever waits reads the end."""
+    with open(waits, "rb+", buffering=0):
         pass
+
+
+def kill_after(bench: Demo, phase: str, tmp_path: Path) -> None:
+    """Begin a backup and kill its controller after a phase."""
+    with paused_after(bench, phase, tmp_path):
+        pass
+
+
+def test_a_second_run_of_a_host_and_another_name_of_it_leave_the_first_alone(bench: Demo, tmp_path: Path) -> None:
+    alias = tmp_path / "alias.yml"
+    alias.write_text(
+        bench.inventory.read_text(encoding="utf-8").replace("        db1:\n", "        db2:\n"), encoding="utf-8"
+    )
+    with paused_after(bench, "plan", tmp_path) as run:
+        ((first, _state),) = catalog(bench, "SELECT id, state FROM sessions WHERE state = 'open'")
+        processes = [bench.daemon("db1", "holder"), bench.daemon("array1", "splitter")]
+        for words in (["--check"], []):
+            done = bench.play("backup", *words)
+            assert done.returncode != 0
+            assert f"session {first} of db1 is at work since" in done.stdout
+        assert f"session {first} of db1 is at work since" in bench.report()["reason"]
+        second = catalog(bench, "SELECT id, state, reason FROM sessions ORDER BY rowid")[-1]
+        assert second[1:] == ("failed", bench.report()["reason"])
+        assert second[0] == bench.report()["session"] != first
+        done = run_playbook(playbook_command(alias, "backup"), bench.folder)
+        assert done.returncode != 0
+        assert f"{first}, which is none of db2" in json.loads((bench.reports / "db2.json").read_text())["reason"]
+        assert [bench.daemon("db1", "holder"), bench.daemon("array1", "splitter")] == processes
+        assert all(record is not None and is_alive(record) for record in processes)
+        let_go(tmp_path / "waits")
+        assert run.wait(300) == 0
+    assert catalog(bench, "SELECT state FROM sessions WHERE id = '" + first + "'") == [("good",)]
+    nothing_is_left(bench)
 
 
 @pytest.mark.parametrize("phase", ["plan", "window", "present"])

@@ -1,0 +1,279 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which run is at work for a database host: one run at a time, or each would clean up the other's living session.
+
+A lease is a file ``leases/<host>.json`` in the state folder of each machine of the host (database host, array, media
+server), by the host's inventory name. Whether the run that owns it still lives is known in three ways:
+
+- A task of it works on this machine now: it holds a lock on the file (flock(2)), which the kernel lets go of when it
+  dies. Such a lease stands however long the task takes.
+- Its controller is this one: there the process of ansible-playbook lives, or does not.
+- Otherwise by time: each task of the run that ends here gives the lease a new time, and it lapses LAPSES_S after that.
+
+A run whose lease was taken over is refused in all that it does for its session from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Optional
+
+from .errors import SplitMirrorError
+from .session import StateDir, host_of, host_part
+
+LAPSES_S = 3600.0
+_FOLDER = "leases"
+
+
+class LeaseError(SplitMirrorError):
+    """Another run is at work for the host. :ivar other: its lease."""
+
+    def __init__(self, message: str, other: Lease) -> None:
+        super().__init__(message, option="host")
+        self.other = other
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process on the controller that runs the play, told from all others.
+
+    :param boot_id: of the controller's kernel, see random(4); empty where it has none, so that nobody can ask.
+    :param pid_namespace: in which ``pid`` counts, see namespaces(7).
+    :param start_ticks: field 22 of /proc/PID/stat, see proc(5).
+    """
+
+    controller: str
+    user: str
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Owner:
+        """From JSON. :raises ValueError: it is none."""
+        try:
+            controller, user, boot_id, namespace = (
+                str(told[name]) for name in ("controller", "user", "boot_id", "pid_namespace")
+            )
+            return cls(controller, user, boot_id, namespace, int(told["pid"]), int(told["start_ticks"]))
+        except (KeyError, TypeError) as exc:
+            raise ValueError("no owner of a lease") from exc
+
+
+@dataclass(frozen=True)
+class Lease:
+    """:param since_s: when the run took it; :param seen_s: its last sign of life; seconds since 1970.
+
+    :param busy: a task of the run is at work on this machine now.
+    """
+
+    session: str
+    host: str
+    owner: Owner
+    since_s: float
+    seen_s: float
+    busy: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """A dict for JSON."""
+        return asdict(self)
+
+    @property
+    def lapsed(self) -> bool:
+        """No sign of life for so long, or a clock that was changed by as much."""
+        return abs(time.time() - self.seen_s) > LAPSES_S
+
+
+def _refusal(lease: Lease, session: str, owner: Owner, alive: Optional[bool], *, is_judged: bool) -> str:
+    """Why a lease cannot be had; empty when it can.
+
+    :param alive: whether its owner lives, as its own controller tells; None when that is another one.
+    :param is_judged: whether anybody asked.
+    """
+    if lease.session == session:
+        return ""
+    who = (
+        f"session {lease.session} of {lease.host} is at work since {_shown(lease.since_s)}, begun by "
+        f"{lease.owner.user} on {lease.owner.controller} (process {lease.owner.pid})"
+    )
+    if lease.busy:
+        return f"host: {who}, and a task of it runs on this machine now; wait for its end."
+    # A process goes through the sessions of a host one after another.
+    if alive is False or (owner == lease.owner and owner.boot_id):
+        return ""
+    if alive or not is_judged:
+        return f"host: {who}; wait for its end."
+    if lease.lapsed:
+        return ""
+    return (
+        f"host: {who}, and gave its last sign of life at {_shown(lease.seen_s)}; wait for its end. If it is dead, its "
+        f"lease lapses at {_shown(lease.seen_s + LAPSES_S)}, and splitmirror_break_lease: true (break_lease) ends it "
+        "now."
+    )
+
+
+class Leases:
+    """The leases in one state folder."""
+
+    def __init__(self, state: StateDir) -> None:
+        self._state = state
+        self._folder = os.path.join(state.root, _FOLDER)
+
+    def find(self, host: str) -> Optional[Lease]:
+        """The lease of a database host, whether its owner lives or not. :param host: its inventory name."""
+        with self._alone():
+            return self._read(self._path(host_part(host)))
+
+    def take(
+        self,
+        host: str,
+        session: str,
+        owner: Owner,
+        *,
+        judged: Optional[str] = None,
+        alive: Optional[bool] = None,
+        break_lease: bool = False,
+        only_look: bool = False,
+    ) -> Optional[Lease]:
+        """Take the lease of a database host, and return the one that was there before.
+
+        :param judged: the session whose owner ``alive`` tells of.
+        :param break_lease: whoever has it.
+        :param only_look: change nothing.
+        :raises LeaseError: another run is at work.
+        """
+        path = self._path(host_part(host))
+        if not only_look:
+            self._state.make_private_dir(self._folder)
+        with self._alone():
+            before = self._read(path)
+            self._refuse(before, session, owner, judged, alive, break_lease=break_lease)
+            if only_look:
+                return before
+            if before is not None and before.session == session:
+                os.utime(path)
+                return before
+            told = {"session": session, "host": host, "owner": asdict(owner), "since_s": time.time()}
+            handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(told, stream)
+            os.replace(path + ".new", path)
+            return before
+
+    def release(self, host: str, session: str, *, only_look: bool = False) -> bool:
+        """Give the lease back if it is that of a session; return whether it was."""
+        path = self._path(host_part(host))
+        with self._alone():
+            before = self._read(path)
+            if before is None or before.session != session:
+                return False
+            if not only_look:
+                os.unlink(path)
+            return True
+
+    @contextlib.contextmanager
+    def at_work(self, part: str, session: Optional[str] = None) -> Iterator[None]:
+        """A task of the run works meanwhile; where there is no lease, as in plays without the role, nothing is asked.
+
+        :param part: of the host, see host_part. :param session: for which it works; None when it is not known.
+        :raises LeaseError: another run has taken over.
+        """
+        handle = self._join(part, session)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                os.utime(handle)
+                os.close(handle)
+
+    def _join(self, part: str, session: Optional[str]) -> Optional[int]:
+        path = self._path(part)
+        with self._alone():
+            lease = self._read(path)
+            if lease is None:
+                return None
+            if session is not None and lease.session != session:
+                raise LeaseError(
+                    f"session: {session} has lost its lease to session {lease.session} of {lease.host}, which is at "
+                    f"work since {_shown(lease.since_s)}; nothing is done for it any more.",
+                    lease,
+                )
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            os.utime(handle)
+            return handle
+
+    def _refuse(
+        self,
+        lease: Optional[Lease],
+        session: str,
+        owner: Owner,
+        judged: Optional[str],
+        alive: Optional[bool],
+        *,
+        break_lease: bool,
+    ) -> None:
+        if lease is None or break_lease:
+            return
+        is_judged = judged == lease.session
+        reason = _refusal(lease, session, owner, alive if is_judged else None, is_judged=is_judged)
+        if reason:
+            raise LeaseError(reason, lease)
+
+    def _read(self, path: str) -> Optional[Lease]:
+        """A lease, or None when there is none, or what a power failure made of one."""
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(handle, encoding="utf-8") as stream:
+            try:
+                told = json.load(stream)
+                owner = Owner.of(told["owner"])
+                session, host, since_s = str(told["session"]), str(told["host"]), float(told["since_s"])
+            except (ValueError, KeyError, TypeError):
+                return None
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                busy = False
+            except BlockingIOError:
+                busy = True
+            return Lease(session, host, owner, since_s, os.fstat(handle).st_mtime, busy)
+
+    def _path(self, part: str) -> str:
+        return os.path.join(self._folder, part + ".json")
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else looks at a lease, takes it or gives it back meanwhile; that never takes long."""
+        try:
+            lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # nobody has ever taken one
+            yield
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def working_for(state: StateDir, session: str) -> Iterator[None]:
+    """A task works for a session meanwhile. :raises LeaseError: another run of its host has taken over."""
+    part = host_of(session)
+    with contextlib.nullcontext() if part is None else Leases(state).at_work(part, session):
+        yield
+
+
+def _shown(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(0.0, min(seconds, 253402300799.0))))

@@ -1,0 +1,197 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One run at a time for each database host: a living one is never robbed, a dead one is in nobody's way."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord
+from ansible_collections.splitmirror.backup.plugins.module_utils.lease import (
+    LAPSES_S,
+    LeaseError,
+    Leases,
+    Owner,
+    working_for,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, PairState
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.modules import hot_backup, mirror_sync
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.controller import is_running, this_run
+from ansible_collections.splitmirror.backup.tests.support.mirrors import run_module
+
+FIRST, SECOND, OTHER = (f"20260131T020000Z-{name}" for name in ("db1-0001", "db1-0002", "db2-0001"))
+HERE = Owner("here", "root", "boot", "pid:[1]", 1, 1)
+ELSEWHERE = replace(HERE, controller="there", boot_id="another boot")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDir:
+    return StateDir(str(tmp_path / "state"))
+
+
+def age(state: StateDir, seconds: float) -> None:
+    """Let all leases be so much older."""
+    for path in Path(state.root, "leases").iterdir():
+        before = path.stat().st_mtime
+        os.utime(path, (before - seconds, before - seconds))
+
+
+@contextmanager
+def task(state: StateDir, session: str = FIRST) -> Iterator[Callable[[], None]]:
+    """A task of a session that works in a process of its own until it is killed."""
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with working_for(state, session):
+                os.write(told, b"+")
+                time.sleep(600)
+        finally:
+            os._exit(1)
+    os.close(told)
+
+    def kill() -> None:
+        nonlocal child
+        if child:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            child = 0
+
+    try:
+        assert os.read(ready, 1) == b"+"
+        yield kill
+    finally:
+        kill()
+        os.close(ready)
+
+
+@pytest.mark.parametrize(
+    ("alive", "old", "busy", "broken", "same"), list(itertools.product((True, False, None), *[(True, False)] * 4))
+)
+def test_only_a_dead_run_is_robbed(
+    state: StateDir, alive: bool | None, *, old: bool, busy: bool, broken: bool, same: bool
+) -> None:
+    leases = Leases(state)
+    assert leases.take("db1", FIRST, ELSEWHERE) is None
+    with task(state) as kill:
+        if not busy:
+            kill()
+        if old:
+            age(state, LAPSES_S + 60)
+        free = broken or (not busy and (same or alive is False or (alive is None and old)))
+        asked: dict[str, Any] = {"judged": FIRST, "alive": alive, "break_lease": broken}
+        owner = ELSEWHERE if same else HERE
+        for only_look in (True, False):
+            if free:
+                before = leases.take("db1", SECOND, owner, only_look=only_look, **asked)
+                assert before is not None
+                assert before.session == FIRST
+            else:
+                with pytest.raises(LeaseError, match=f"{FIRST} of db1 is at work since") as caught:
+                    leases.take("db1", SECOND, owner, only_look=only_look, **asked)
+                assert (caught.value.other.session, caught.value.other.busy) == (FIRST, busy)
+            now = leases.find("db1")
+            assert now is not None
+            assert now.session == (SECOND if free and not only_look else FIRST)
+
+
+def test_nobody_is_robbed_unasked(state: StateDir) -> None:
+    leases = Leases(state)
+    leases.take("db1", FIRST, ELSEWHERE)
+    age(state, LAPSES_S + 60)
+    for judged in (None, SECOND):
+        with pytest.raises(LeaseError):
+            leases.take("db1", SECOND, HERE, judged=judged, alive=False)
+
+
+def test_a_run_that_lost_its_lease_does_nothing_more(state: StateDir) -> None:
+    leases = Leases(state)
+    leases.take("db1", FIRST, ELSEWHERE)
+    with working_for(state, FIRST):
+        leases.take("db1", SECOND, HERE, break_lease=True)
+    with pytest.raises(LeaseError, match=f"{FIRST} has lost its lease to session {SECOND}"), working_for(state, FIRST):
+        pytest.fail("it went on")
+    assert not leases.release("db1", FIRST)
+    options = {"session": FIRST, "host": "db1", "state": "recovered", "state_dir": state.root}
+    assert "has lost its lease" in run_module(hot_backup.main, options)["msg"]
+    with working_for(state, SECOND):
+        assert not leases.release("db1", FIRST)
+    assert leases.release("db1", SECOND)
+    assert leases.find("db1") is None
+    with working_for(state, FIRST):  # as in plays that take no lease
+        pass
+
+
+def test_each_task_is_a_sign_of_life(state: StateDir) -> None:
+    leases = Leases(state)
+    leases.take("db1", FIRST, ELSEWHERE)
+    for session in (FIRST, None):
+        age(state, LAPSES_S + 60)
+        with leases.at_work("db1", session):
+            pass
+        with pytest.raises(LeaseError):
+            leases.take("db1", SECOND, HERE, judged=FIRST)
+
+
+def test_hosts_do_not_wait_for_each_other(state: StateDir) -> None:
+    leases = Leases(state)
+    leases.take("db1", FIRST, HERE)
+    leases.take("db2", OTHER, ELSEWHERE)
+    assert {lease.session for host in ("db1", "db2") if (lease := leases.find(host))} == {FIRST, OTHER}
+
+
+def test_looking_makes_nothing(state: StateDir) -> None:
+    leases = Leases(state)
+    assert leases.take("db1", FIRST, HERE, only_look=True) is None
+    assert not leases.release("db1", FIRST)
+    assert leases.find("db1") is None
+    assert not os.path.exists(state.root)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"[]", b'{"session": "x"}', b"\xff"])
+def test_what_a_power_failure_made_of_a_lease_is_none(state: StateDir, content: bytes) -> None:
+    leases = Leases(state)
+    leases.take("db1", FIRST, HERE)
+    Path(state.root, "leases/db1.json").write_bytes(content)
+    assert leases.find("db1") is None
+    with working_for(state, FIRST):
+        pass
+    assert leases.take("db1", SECOND, HERE) is None
+
+
+def test_whether_a_run_lives_is_known_where_it_was_begun() -> None:
+    owner = this_run()
+    assert is_running(owner) is True
+    assert is_running(replace(owner, boot_id="another")) is None
+    assert is_running(replace(owner, pid_namespace="another")) is None
+    assert is_running(replace(owner, boot_id="")) is None
+    assert is_running(replace(owner, start_ticks=owner.start_ticks + 1)) is False
+    with subprocess.Popen(["sleep", "600"]) as run:
+        record = DaemonRecord.of(run.pid)
+        assert record is not None
+        of_it = replace(owner, pid=run.pid, start_ticks=record.start_ticks)
+        assert is_running(of_it) is True
+        run.kill()
+        while is_running(of_it):  # its end takes a moment
+            time.sleep(0.001)
+    assert is_running(of_it) is False
+
+
+def test_a_session_of_another_name_is_not_touched() -> None:
+    states = [PairState("data", "p", "m", 1, True, 100.0, "split", OTHER, (), (), 0.0, "it is split")]
+    with pytest.raises(MirrorError, match=f"session {OTHER}, which is none of db1"):
+        mirror_sync.refuse_others(states, "db1")
+    mirror_sync.refuse_others(states, "db2")
