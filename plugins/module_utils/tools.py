@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
-from typing import Optional
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
 from .errors import SplitMirrorError
 
@@ -41,6 +41,40 @@ def own_environment(more: Optional[Mapping[str, str]] = None) -> dict[str, str]:
     return {**kept, "LC_ALL": "C", "PATH": path, **(more or {})}
 
 
+def run_program(
+    command: Sequence[str], *, environment: Optional[Mapping[str, str]] = None, timeout_s: Optional[float] = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end without input, whatever its exit code.
+
+    :param environment: variables besides those of own_environment. :param timeout_s: kill it after this time.
+    :raises OSError: it cannot be started. :raises subprocess.TimeoutExpired: it was killed.
+    """
+    # run_command belongs to a module, and these packages do not know Ansible.
+    return subprocess.run(  # pylint: disable=ansible-bad-function
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        timeout=timeout_s,
+        env=own_environment(environment),
+    )
+
+
+def start_program(
+    command: Sequence[str], *, environment: Optional[Mapping[str, str]] = None, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a program and return at once.
+
+    :param environment: see run_program. :param options: of subprocess.Popen. :raises OSError: it cannot be started.
+    """
+    # run_command would wait for its end.
+    return subprocess.Popen(  # pylint: disable=ansible-bad-function
+        list(command), env=own_environment(environment), **options
+    )
+
+
 def run_tool(*command: str, environment: Optional[Mapping[str, str]] = None) -> str:
     """Run a program to its end and return its output. It is never killed: that could leave I/O suspended.
 
@@ -48,15 +82,7 @@ def run_tool(*command: str, environment: Optional[Mapping[str, str]] = None) -> 
     :raises ToolError: it is not there, or it failed; with its own words.
     """
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-            env=own_environment(environment),
-        )
+        done = run_program(command, environment=environment)
     except FileNotFoundError as exc:
         raise ToolError(f"{command[0]}: it is not installed on this host.", None) from exc
     if done.returncode:

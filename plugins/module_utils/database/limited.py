@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Callable, Mapping, Optional, Sequence
 
 from ..lifeline import die_with
-from ..tools import own_environment
+from ..tools import start_program
 
 # After SIGKILL a process is gone at once, unless it hangs in the kernel; then nobody waits for it.
 _KILLED_S = 1.0
@@ -51,15 +51,15 @@ def run_limited(
     us = os.getpid()
     out, err = os.memfd_create("out"), os.memfd_create("err")
     try:
-        process = subprocess.Popen(
-            list(argv),
+        process = start_program(
+            argv,
+            environment=environment,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
-            env=own_environment(environment),
             cwd="/",
             start_new_session=True,
-            preexec_fn=(lambda: die_with(us)) if dies_with_us else None,  # noqa: PLW1509 - one system call, no lock
+            preexec_fn=(lambda: die_with(us)) if dies_with_us else None,  # one system call, no lock
         )
         code: Optional[int] = None
         try:

@@ -12,11 +12,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Sequence
 from typing import Callable, NamedTuple, Optional
 
-from ..tools import own_environment
+from ..tools import run_program
 from .maprows import MapError
 
 _SECTOR_BYTES = 512
@@ -352,9 +351,7 @@ def lun_device_number(lun: LunSpec) -> int:
 def read_dm_table(name: str) -> str:
     """``dmsetup table`` of one device. :raises MapError: when it cannot be asked."""
     try:
-        done = subprocess.run(
-            ["dmsetup", "table", name], capture_output=True, text=True, check=False, env=own_environment()
-        )
+        done = run_program(["dmsetup", "table", name])
     except OSError as exc:
         raise MapError(f"pairs: dmsetup, needed to translate {name}, cannot be started ({exc.strerror}).") from exc
     if done.returncode:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from dataclasses import dataclass
 
 from ..blockdev import SETTLE_S, users
-from ..tools import own_environment
+from ..tools import run_program
 from .base import MirrorError
 
 
@@ -92,7 +91,7 @@ def detach(device: str, path: str) -> None:
 
 def _losetup(*words: str) -> str:
     try:
-        done = subprocess.run(["losetup", *words], capture_output=True, text=True, check=False, env=own_environment())
+        done = run_program(["losetup", *words])
     except FileNotFoundError as exc:
         raise MirrorError("losetup: it is not installed; install util-linux.") from exc
     if done.returncode:

@@ -15,7 +15,7 @@ from typing import BinaryIO, Optional, cast
 
 from ..archive.model import BLOCK_BYTES
 from ..errors import SplitMirrorError
-from ..tools import own_environment
+from ..tools import start_program
 
 _COMMAND = (
     "tar",
@@ -70,14 +70,13 @@ class TarExtractor:
             command.append("--numeric-owner")
         self._said = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  closed in __exit__
         try:
-            self._tar = subprocess.Popen(
+            self._tar = start_program(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
                 bufsize=1 << 20,
                 umask=0o022,
-                env=own_environment(),
             )
         except OSError as exc:
             self._said.close()

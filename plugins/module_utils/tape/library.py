@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from ..tools import own_environment
+from ..tools import run_program
 from .base import TapeError
 from .scsi import drive_serials, tape_serial
 
@@ -185,16 +185,7 @@ class MtxLibrary(Library):
 
     def _mtx(self, *words: str) -> str:
         try:
-            done = subprocess.run(
-                ["mtx", "-f", self._changer, *words],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=_MOVE_S,
-                env=own_environment(),
-            )
+            done = run_program(["mtx", "-f", self._changer, *words], timeout_s=_MOVE_S)
         except subprocess.TimeoutExpired as exc:
             raise TapeError(
                 f"changer: mtx {words[0]} on {self._changer} did not end in {_MOVE_S} s; look at the library.",

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import os
 import stat
-import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -24,7 +23,7 @@ from ..extents.mapfile import MapFile
 from ..extents.maprows import FileEntry, FileSystem
 from ..extents.seal import broken_seal
 from ..session import make_private
-from ..tools import own_environment
+from ..tools import run_program
 
 #: linux/sched.h, for unshare(2).
 _CLONE_NEWNS = 0x00020000
@@ -97,7 +96,7 @@ def leave_mount_namespace() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) == 0:
         # What others unmount must go here too, or we would keep it busy.
-        subprocess.run(["mount", "--make-rslave", "/"], check=False, capture_output=True, env=own_environment())
+        run_program(["mount", "--make-rslave", "/"])
 
 
 class ReadOnlyMounts:
@@ -166,13 +165,7 @@ class ReadOnlyMounts:
         if segments[0].lun_offset:
             # mount(8) makes a loop device for the piece and frees it on umount
             options += f",loop,offset={segments[0].lun_offset},sizelimit={segments[0].length}"
-        done = subprocess.run(
-            ["mount", "-t", fs.fs_type, "-o", options, "--", device, folder],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=own_environment(),
-        )
+        done = run_program(["mount", "-t", fs.fs_type, "-o", options, "--", device, folder])
         if done.returncode:
             raise MirrorViewError(
                 f"devices: {device} cannot be mounted read-only ({done.stderr.strip()}); the media server needs a "
@@ -184,7 +177,7 @@ class ReadOnlyMounts:
 
 
 def _unmount(folder: str) -> None:
-    done = subprocess.run(["umount", "--", folder], check=False, capture_output=True, text=True, env=own_environment())
+    done = run_program(["umount", "--", folder])
     if done.returncode:
         raise MirrorViewError(f"mounts_dir: {folder} cannot be unmounted ({done.stderr.strip()}).", option="mounts_dir")
 
