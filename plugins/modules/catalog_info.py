@@ -304,7 +304,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if params["limit"] < 0:
         raise CatalogError(f"limit: {params['limit']} is below 0; give the number of files to list.", option="limit")
     files: list[dict[str, Any]] = []
-    with Catalog.open_for(os.path.join(params["state_dir"], FILE_NAME), writable=False) as catalog:
+    path = os.path.join(params["state_dir"], FILE_NAME)
+    with Catalog.open_for(path, writable=False, no_trace=module.check_mode) as catalog:
         sessions = find_sessions(catalog, params)
         if params["path"] is not None:
             found = itertools.chain.from_iterable(find_files(catalog, session, params["path"]) for session in sessions)

@@ -203,7 +203,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     state_dir = StateDir(module.params["state_dir"])
     if not module.check_mode:
         state_dir.make()
-    with Catalog.open_for(os.path.join(state_dir.root, FILE_NAME), writable=not module.check_mode) as catalog:
+    path, look = os.path.join(state_dir.root, FILE_NAME), module.check_mode
+    with Catalog.open_for(path, writable=not look, no_trace=look) as catalog:
         if module.params["state"] == "recovered":
             return recover(catalog, module.params, only_look=module.check_mode)
         result = (foreseen if module.check_mode else close)(catalog, module.params)

@@ -141,7 +141,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import Label, check_record_bytes, new_label
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import (
+    DriveOptions,
+    VolumeNotAtHand,
+    use_drive,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
     DRIVE_RULES,
     DRIVE_SPEC,
@@ -181,6 +185,21 @@ def outcome(changed: bool, before: Optional[Label], after: Label, made: bool, in
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
+    """Label a volume, or tell what would be done."""
+    try:
+        return label(module)
+    except VolumeNotAtHand:
+        # Check mode loads nothing; the catalog tells whether the volume has this label.
+        params = module.params
+        path = os.path.join(StateDir(params["state_dir"]).root, FILE_NAME)
+        asked = new_label(params["volume"], params["pool"], params["record_bytes"])
+        with Catalog.open_for(path, writable=False, no_trace=True) as catalog:
+            known = catalog.volume(params["volume"])
+        same = known is not None and (known.pool, known.record_bytes) == (asked.pool, asked.record_bytes)
+        return outcome(not same, None, asked, False, True)
+
+
+def label(module: AnsibleModule) -> dict[str, Any]:
     """Make the volume if it has to be made, and label it if it has no such label."""
     params = module.params
     volume, pool, record_bytes = params["volume"], params["pool"], params["record_bytes"]
@@ -194,14 +213,15 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         options = DriveOptions.of(params)
     writable = not module.check_mode
     used = use_drive(options, volume, who=f"tape_label of volume {volume}", writable=writable)
-    with used as drive, Catalog.open_for(catalog_path, writable=writable) as catalog:
+    look = module.check_mode
+    with used as drive, Catalog.open_for(catalog_path, writable=writable, no_trace=look) as catalog:
         check_record_bytes(drive, record_bytes)
-        label = new_label(volume, pool, record_bytes)
+        asked = new_label(volume, pool, record_bytes)
         names = drive.volumes()
         made = drive.makes_volumes and names is not None and volume not in names
         if made:
             if module.check_mode:
-                return outcome(True, None, label, True, True)
+                return outcome(True, None, asked, True, True)
             catalog.refuse_needed(volume, allow_last=params["allow_last"])
             drive.make_volume(volume, size_bytes)
         elif params["capacity"] is not None and not drive.makes_volumes:

@@ -205,7 +205,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Restore, or tell what would be restored."""
     params = module.params
     job = RestoreJob(params["session"], params["target"], params["host"], params["paths"], params["numeric_owner"])
-    with Catalog.open(os.path.join(params["state_dir"], FILE_NAME)) as catalog:
+    with Catalog.open(os.path.join(params["state_dir"], FILE_NAME), no_trace=module.check_mode) as catalog:
         if module.check_mode:
             return {"changed": True, **plan_restore(job, catalog)}
         volume = needed_volume(job, catalog)

@@ -239,7 +239,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         state_dir.make()
     options = DriveOptions.of(params, only_look=module.check_mode)
     path = os.path.join(state_dir.root, FILE_NAME)
-    with Catalog.open_for(path, writable=writable) as catalog:
+    with Catalog.open_for(path, writable=writable, no_trace=module.check_mode) as catalog:
         if not params["rebuild"]:
             session = find_good_session(catalog, params["session"], params["host"])
             volume = needed_volume(session, catalog)

@@ -59,17 +59,23 @@ class CatalogDatabase:
         """Not for callers: use open."""
         self.path = path
         self._db = connection
+        self._stamp: Optional[tuple[int, int]] = None
 
     @classmethod
-    def open(cls: type[_Self], path: str, *, writable: bool = False) -> _Self:
+    def open(cls: type[_Self], path: str, *, writable: bool = False, no_trace: bool = False) -> _Self:
         """Open the catalog; for writing, make it when it is missing.
 
+        :param no_trace: make no file beside it, which SQLite does even for reading; for a quick look.
         :raises CatalogError: it is missing (for reading), damaged, of another format, or cannot be used now.
         """
         try:
             if writable and not os.path.exists(path):
                 cls._create(path)
-            uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={'rw' if writable else 'ro'}"
+            mode, stamp = "rw" if writable else "ro", None
+            if no_trace and not writable and not _has_log(path):
+                # Nobody writes now. If somebody begins to while we read, the file's stamp tells (sqlite.org/uri.html).
+                mode, stamp = "ro&immutable=1", _stamp_of(path)
+            uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}"
             db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
         except (OSError, sqlite3.Error) as exc:
             if not os.access(path, os.R_OK) and (os.path.exists(path) or not os.access(os.path.dirname(path), os.X_OK)):
@@ -82,6 +88,7 @@ class CatalogDatabase:
                 option="state_dir",
             ) from exc
         catalog = cls(path, db)
+        catalog._stamp = stamp
         try:
             if writable:
                 catalog._make()
@@ -92,13 +99,14 @@ class CatalogDatabase:
         return catalog
 
     @classmethod
-    def open_for(cls: type[_Self], path: str, *, writable: bool) -> _Self:
+    def open_for(cls: type[_Self], path: str, *, writable: bool, no_trace: bool = False) -> _Self:
         """Open the catalog, whether there is one yet or not; for reading, a missing one is an empty one in memory.
 
+        :param no_trace: as for open.
         :raises CatalogError: it is damaged, or of another format.
         """
         if writable or os.path.exists(path):
-            return cls.open(path, writable=writable)
+            return cls.open(path, writable=writable, no_trace=no_trace)
         catalog = cls(path, sqlite3.connect(":memory:", isolation_level=None))
         catalog._make()
         return catalog
@@ -152,6 +160,16 @@ class CatalogDatabase:
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.close()
+        if kind is None:
+            self._refuse_changed()
+
+    def _refuse_changed(self) -> None:
+        """:raises CatalogError: what was looked at without a lock was written meanwhile."""
+        if self._stamp is not None and _stamp_of(self.path) != self._stamp:
+            raise CatalogError(
+                f"state_dir: the catalog at {self.path} was written to while it was looked at; look again.",
+                option="state_dir",
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -187,6 +205,7 @@ class CatalogDatabase:
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as exc:
+            self._refuse_changed()
             # Python fails on SQLite's own message when that quotes damaged bytes.
             damaged = isinstance(exc, UnicodeDecodeError) or "decode to UTF-8" in str(exc)
             if damaged or (isinstance(exc, sqlite3.DatabaseError) and not isinstance(exc, _OTHER_ERRORS)):
@@ -197,3 +216,16 @@ class CatalogDatabase:
                     "other tasks have written to it."
                 )
             raise CatalogError(f"state_dir: {said}", option="state_dir") from exc
+
+
+def _stamp_of(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
+def _has_log(path: str) -> bool:
+    """Whether something is in the write-ahead log beside a catalog."""
+    try:
+        return os.stat(path + "-wal").st_size > 0
+    except FileNotFoundError:
+        return False

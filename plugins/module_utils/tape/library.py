@@ -243,6 +243,13 @@ class Bay:
                 contents = self._library.look()
             self._library.load(self._slot_of(contents, volume), self.number)
 
+    def holds(self, volume: str) -> bool:
+        """Whether a volume is in the drive; nothing moves. :raises TapeError: it is not in the library."""
+        with self._library.alone():
+            contents = self._library.look()
+        self._find(contents, volume)
+        return self._state(contents).barcode == volume
+
     def unload(self, eject: Callable[[], None]) -> None:
         """Put the volume in the drive back to its slot, if there is one."""
         with self._library.alone():

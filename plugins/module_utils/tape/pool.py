@@ -26,6 +26,10 @@ _FOLDER = "drives"
 Tell = Callable[[Optional[str]], None]
 
 
+class VolumeNotAtHand(TapeError):
+    """Whoever only looks cannot see the volume now: it is in no drive, or its drive is in use."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """One drive that a task may use. :param element: its number in the library, when it was given."""
@@ -38,20 +42,22 @@ class Choice:
 class DriveOptions:
     """The options of the documentation fragment splitmirror.backup.drive, checked.
 
-    :param folder: of the queue; None when there can be nobody else in it.
+    :param folder: of the queue.
+    :param only_look: nothing is changed: no place in the queue is taken, and no volume loaded.
     """
 
     drive_type: str
     choices: tuple[Choice, ...]
     changer: Optional[str]
     timeout_s: float
-    folder: Optional[str]
+    folder: str
+    only_look: bool = False
 
     @classmethod
     def of(cls, params: Mapping[str, Any], *, only_look: bool = False) -> DriveOptions:
         """Take a module's parameters.
 
-        :param only_look: make no state folder.
+        :param only_look: make no state folder, and change nothing later.
         :raises TapeError: they do not go together.
         """
         drives = params.get("drives") or [{"device": params["drive"], "element": params.get("drive_element")}]
@@ -70,12 +76,10 @@ class DriveOptions:
                 option="drives",
             )
         state = StateDir(params["state_dir"])
-        folder: Optional[str] = os.path.join(state.root, _FOLDER)
+        folder = os.path.join(state.root, _FOLDER)
         if not only_look:
-            state.make_private_dir(os.path.join(state.root, _FOLDER))
-        elif not os.path.isdir(os.path.join(state.root, _FOLDER)):
-            folder = None
-        return cls(params["drive_type"], choices, changer, params["drive_timeout_s"], folder)
+            state.make_private_dir(folder)
+        return cls(params["drive_type"], choices, changer, params["drive_timeout_s"], folder, only_look)
 
     def devices(self) -> dict[str, Choice]:
         """The drives by the paths that all their other names lead to."""
@@ -94,11 +98,11 @@ def use_drive(
 
     :param who: the task, for those who wait for it.
     :param tell: gets the reason for waiting whenever that changes, and None when it is over.
+    :raises VolumeNotAtHand: whoever only looks would have to wait or to load the volume.
     :raises TapeError: nothing became free in time, or the drive or the library failed.
     """
-    if options.folder is None:
-        with _open(options, options.choices[0], writable) as drive:
-            drive.fetch(volume)
+    if options.only_look:
+        with _at_hand(options, volume) as drive:
             yield drive
         return
     with Place(options.folder, who, volume, list(options.devices())) as place:
@@ -177,6 +181,22 @@ class _Search:
 
 def _open(options: DriveOptions, choice: Choice, writable: bool) -> TapeDrive:
     return open_drive(options.drive_type, choice.device, writable=writable, bay=_bay(options, choice))
+
+
+def _at_hand(options: DriveOptions, volume: str) -> TapeDrive:
+    """A drive with the volume in it as it is now; a drive without a library shows what is in it when it is asked."""
+    for choice in options.choices:
+        bay = _bay(options, choice)
+        if bay is None or bay.holds(volume):
+            try:
+                # without its library it loads nothing
+                return open_drive(options.drive_type, choice.device, writable=False, bay=None)
+            except DriveBusy as exc:
+                raise VolumeNotAtHand(exc.message, option="drive") from exc
+    raise VolumeNotAtHand(
+        f"volume: {volume} is in none of the drives, and check mode loads nothing; load it, or run without check mode.",
+        option="volume",
+    )
 
 
 def _bay(options: DriveOptions, choice: Choice) -> Optional[Bay]:

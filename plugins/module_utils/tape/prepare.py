@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Optional
 
 from ..catalog.database import FILE_NAME
 from ..catalog.store import Catalog
 from ..session import StateDir, check_session_id
-from .pool import DriveOptions, use_drive
-from .volumes import APPEND, check_room, place_for
+from .pool import DriveOptions, VolumeNotAtHand, use_drive
+from .volumes import APPEND, check_room, foretold_place, place_for
 
 
 def prepare(
@@ -31,6 +31,8 @@ def prepare(
     tape_write proves all of it again, so that nothing is lost if somebody changes the tape in between.
 
     :param allow_last: overwrite also the last good session of a host.
+    Whoever only looks loads nothing; of a volume that is not at hand the catalog tells, and ``drive`` is None.
+
     :param expected_bytes: how much the session will hold, as far as it is known; 0 when it is not.
     :returns: ``session``, ``drive_type``, ``drive``, ``volume``, ``pool``, ``record_bytes``, ``mode``,
         ``file_number``, ``block``, ``remaining_bytes`` (None when the drive does not tell) and ``expected_bytes``.
@@ -38,22 +40,24 @@ def prepare(
     """
     check_session_id(session)
     catalog_path = os.path.join(StateDir(state_dir).root, FILE_NAME)
-    with (
-        use_drive(drives, volume, who=f"backup_plan of session {session}") as opened,
-        Catalog.open(catalog_path) as catalog,
-    ):
-        place = place_for(opened, catalog, volume, mode, allow_last=allow_last)
-        check_room(place, expected_bytes + place.label.record_bytes if expected_bytes else 0)
-        return {
-            "session": session,
-            "drive_type": drives.drive_type,
-            "drive": opened.device,
-            "volume": volume,
-            "pool": place.label.pool,
-            "record_bytes": place.label.record_bytes,
-            "mode": mode,
-            "file_number": place.file_number,
-            "block": place.block,
-            "remaining_bytes": place.remaining_bytes,
-            "expected_bytes": expected_bytes,
-        }
+    with Catalog.open(catalog_path, no_trace=drives.only_look) as catalog:
+        try:
+            with use_drive(drives, volume, who=f"backup_plan of session {session}") as opened:
+                device: Optional[str] = opened.device
+                place = place_for(opened, catalog, volume, mode, allow_last=allow_last)
+        except VolumeNotAtHand:
+            device, place = None, foretold_place(catalog, volume, mode, allow_last=allow_last)
+    check_room(place, expected_bytes + place.label.record_bytes if expected_bytes else 0)
+    return {
+        "session": session,
+        "drive_type": drives.drive_type,
+        "drive": device,
+        "volume": volume,
+        "pool": place.label.pool,
+        "record_bytes": place.label.record_bytes,
+        "mode": mode,
+        "file_number": place.file_number,
+        "block": place.block,
+        "remaining_bytes": place.remaining_bytes,
+        "expected_bytes": expected_bytes,
+    }

@@ -104,6 +104,25 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, all
     return replace(place, remaining_bytes=drive.status().remaining_bytes)
 
 
+def foretold_place(catalog: Catalog, volume: str, mode: str, *, allow_last: bool = False) -> Place:
+    """Where the next archive would go by what the catalog has of a volume that cannot be looked at now.
+
+    :raises SplitMirrorError: the catalog does not know it, or what is on it is needed.
+    """
+    known = catalog.volume(volume)
+    if known is None:
+        raise TapeError(
+            f"volume: {volume} is not in the catalog; label it with tape_label, or enter it with tape_verify and "
+            "rebuild.",
+            option="volume",
+        )
+    label = Label(known.name, known.pool, known.record_bytes, known.uuid, known.created)
+    if mode == OVERWRITE:
+        catalog.refuse_needed(volume, allow_last=allow_last)
+        return Place(label, 1, 2, None)
+    return Place(label, known.files, known.blocks, None)
+
+
 def check_room(place: Place, needed_bytes: int) -> None:
     """:raises TapeError: the volume is too small for so much."""
     if place.remaining_bytes is not None and needed_bytes > place.remaining_bytes:

@@ -91,7 +91,7 @@ def plan_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
     In check mode the tasks before made no map, so a missing one is passed over.
     """
     state = StateDir(job.state_dir)
-    with Catalog.open_for(os.path.join(state.root, FILE_NAME), writable=False) as catalog:
+    with Catalog.open_for(os.path.join(state.root, FILE_NAME), writable=False, no_trace=True) as catalog:
         if not os.path.exists(job.map_path):
             place = place_for(drive, catalog, job.volume, job.mode, allow_last=job.allow_last)
             _prove_options(job, place)
