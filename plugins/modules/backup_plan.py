@@ -91,7 +91,9 @@ options:
 attributes:
   check_mode:
     support: full
-    details: A host whose databases have new folders, or whose file systems lie elsewhere, is not mapped again.
+    details: >-
+      A host whose databases have new folders, or whose file systems lie elsewhere, is not mapped again. No volume is
+      loaded.
   diff_mode:
     support: full
 seealso:
@@ -207,7 +209,9 @@ plan:
       description: The type of the drive.
       type: str
     drive:
-      description: The drive that was used. C(tape_write) takes one again, which may be another of O(drives).
+      description:
+        - The drive that was used. C(tape_write) takes one again, which may be another of O(drives).
+        - V(null) in check mode, which loads nothing, when the volume is in no free drive; the catalog tells the rest.
       type: str
     volume:
       description: The volume.

@@ -208,17 +208,52 @@ def test_a_target_that_is_not_empty_is_refused(bench: Demo) -> None:
     occupied.unlink()
 
 
-def test_check_mode_changes_nothing(bench: Demo) -> None:
-    def state() -> tuple[Any, ...]:
-        files = tree(bench.folder / "state", lambda name: name.endswith((b"-wal", b"-shm")))
-        # Times tell nothing here: to look at a catalog or to take a lock touches folders.
-        return catalog(bench, "SELECT * FROM sessions"), {
-            name: (*entry[:4], *entry[5:]) for name, entry in files.items()
-        }
+def fingerprint(bench: Demo) -> dict[bytes, tuple[Any, ...]]:
+    """The state folders of all three hosts, the virtual library, the mirrors, and where a restore goes."""
+    found: dict[bytes, tuple[Any, ...]] = {}
+    for part in ("state", "array/mirrors", "restore"):
+        folder = bench.folder / part
+        if folder.exists():
+            found.update({part.encode() + b"/" + name: entry for name, entry in tree(folder).items()})
+    return found
 
-    before = state()
-    bench.must("backup", "--check")
-    assert state() == before
+
+@pytest.mark.parametrize("playbook", ["preflight", "backup", "label", "verify", "restore"])
+def test_check_mode_changes_nothing(bench: Demo, report: dict[str, Any], playbook: str) -> None:
+    assert report["state"] == "good"
+    before = fingerprint(bench)
+    target = bench.folder / "restore" / "dry"
+    bench.must(playbook, "--check", splitmirror_restore_target=str(target), splitmirror_verify_host="db1")
+    assert fingerprint(bench) == before
+    nothing_is_left(bench)
+
+
+def test_preflight_tells_all_that_is_wrong_at_once_and_changes_nothing(
+    bench: Demo, report: dict[str, Any], tmp_path: Path
+) -> None:
+    assert report["state"] == "good"
+    before = fingerprint(bench)
+    assert "WRONG" not in bench.must("preflight")
+    wrong = {
+        "splitmirror_databases": [{"name": "demo", "driver": "postgresql", "options": {"unix_socket": str(tmp_path)}}],
+        "splitmirror_paths": ["/usr/share/doc"],
+        "splitmirror_provider": "magic",
+        "splitmirror_volume": "OTHER1",
+        "splitmirror_transport": "tgt",
+        "splitmirror_report_dir": "/proc/version/reports",
+    }
+    done = bench.play("preflight", **wrong)
+    assert done.returncode != 0
+    table = [line for line in done.stdout.splitlines() if "WRONG" in line]
+    for question in ("report folder", "LUNs", "database demo", "mirrors", "volume", "transport"):
+        assert any(f" {question} " in line for line in table), done.stdout
+    assert fingerprint(bench) == before
+
+    done = bench.play("backup", **{**wrong, "splitmirror_report_dir": str(bench.reports)})
+    assert done.returncode != 0
+    assert bench.report()["reason"].startswith("preflight: ")
+    for sentence in ("/usr/share/doc", "magic", "OTHER1", "database demo"):
+        assert sentence in bench.report()["reason"]
     nothing_is_left(bench)
 
 
@@ -389,3 +424,29 @@ def test_a_demo_goes_away_with_what_a_killed_run_left(bench: Demo, tmp_path: Pat
     bench.folder.mkdir(mode=0o755)
     bench.bring("present")
     bench.must("label")
+
+
+@pytest.mark.parametrize("volume", ["DEMO01", "OTHER1"])
+def test_hooks_lie_beside_the_users_playbook_and_are_told_of_the_failure_and_the_end(bench: Demo, volume: str) -> None:
+    told = bench.folder / "state/db1/told.json"
+    done = bench.play(HOOKS / "hooked.yml", splitmirror_volume=volume)
+    good = volume == "DEMO01"
+    assert (done.returncode == 0) == good, done.stdout[-6000:]
+    phases = PHASES if good else ["failed"]
+    state = "good" if good else "failed"
+    assert json.loads(told.read_text(encoding="utf-8")) == {"told": [*phases, "end"], "state": state}
+    told.unlink()
+    nothing_is_left(bench)
+
+
+def test_a_hook_that_is_not_there_is_refused_before_anything_begins(bench: Demo) -> None:
+    assert bench.play("backup", splitmirror_after_phase_tasks="nowhere.yml").returncode != 0
+    assert "splitmirror_after_phase_tasks: there is no file nowhere.yml" in bench.report()["reason"]
+
+
+def test_a_failure_is_told_once_and_the_report_folder_is_made(bench: Demo, tmp_path: Path) -> None:
+    folder = tmp_path / "new/reports"
+    done = bench.play("backup", splitmirror_volume="OTHER1", splitmirror_report_dir=str(folder))
+    reason = json.loads((folder / "db1.json").read_text(encoding="utf-8"))["reason"].partition(": ")[2]
+    told = [line for line in done.stdout.splitlines() if line.startswith("fatal: ") and reason in line]
+    assert len(told) == 1, done.stdout

@@ -1,0 +1,41 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What an array is asked before a backup begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ..preflight import Preflight, folder_ready
+from ..session import StateDir
+from .base import MirrorError, PairState
+from .registry import make_provider
+
+
+def ask_array(preflight: Preflight, state: StateDir, provider: str, pairs: Sequence[Mapping[str, Any]]) -> None:
+    """Ask for the state folder and each pair."""
+    preflight.ask("state folder", lambda: folder_ready(state.root, "state_dir"))
+    states: list[PairState] = []
+
+    def look() -> str:
+        states.extend(make_provider(provider, pairs, state.root).state())
+        return f"Provider {provider} answers."
+
+    preflight.ask("mirrors", look)
+    for found in states:
+        preflight.ask(f"pair {found.name}", partial(_pair, found))
+
+
+def _pair(state: PairState) -> str:
+    """:raises MirrorError: neither the synchronization nor the clean-up of dead sessions will make it right."""
+    if state.problem is None:
+        return "It is in sync and free."
+    if state.phase != "none":
+        return f"It is {state.phase} by session {state.session}; a backup cleans up behind dead sessions first."
+    if state.sync_percent is not None and state.sync_percent < 100:
+        return f"It is {state.sync_percent:g} % in sync; a backup waits until it is all."
+    raise MirrorError(state.problem, option="pairs")

@@ -1,0 +1,80 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a media server is asked before a backup begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from ..catalog.database import FILE_NAME
+from ..catalog.store import Catalog
+from ..preflight import Preflight, folder_ready
+from ..session import StateDir
+from .base import TapeError
+from .pool import DriveOptions
+from .prepare import prepare
+
+_SESSION = "preflight"
+
+
+def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str, Any]) -> None:
+    """Ask for the state folder, the catalog, the drive with its volume, and the room on it.
+
+    :param params: those of the module: the drive's, ``volume``, ``mode``, ``allow_last`` and ``host``.
+    """
+    preflight.ask("state folder", lambda: folder_ready(state.root, "state_dir"))
+    path = os.path.join(state.root, FILE_NAME)
+    last_bytes: Optional[int] = None
+
+    def catalog() -> str:
+        nonlocal last_bytes
+        with Catalog.open_for(path, writable=False, no_trace=True) as opened:
+            good = opened.sessions(params["host"], "good")
+        if not good:
+            return f"It has no good session of {params['host']} yet."
+        last_bytes = good[-1].bytes
+        return f"The last good session of {params['host']} is {good[-1].id}, of {last_bytes} bytes."
+
+    readable = preflight.ask("catalog", catalog)
+    plan: dict[str, Any] = {}
+
+    def volume() -> str:
+        if not os.path.exists(path):
+            raise TapeError(
+                f"volume: {params['volume']} is unlabelled, there is no catalog yet; run the playbook label.",
+                option="volume",
+            )
+        plan.update(
+            prepare(
+                state.root,
+                _SESSION,
+                drives=DriveOptions.of(params, only_look=True),
+                volume=params["volume"],
+                mode=params["mode"],
+                allow_last=params["allow_last"],
+            )
+        )
+        seen = f"in {plan['drive']}" if plan["drive"] else "by the catalog; it is in no drive that is free now"
+        return f"{plan['volume']} is labelled, and tape file {plan['file_number']} comes next ({seen})."
+
+    if readable and preflight.ask("volume", volume):
+        preflight.ask("room", lambda: _room(plan, last_bytes))
+
+
+def _room(plan: Mapping[str, Any], last_bytes: Optional[int]) -> str:
+    """Whether a session as large as the last good one, logs included, has room. :raises TapeError: it has none."""
+    room = plan["remaining_bytes"]
+    if room is None:
+        return "The drive does not tell how much room is left."
+    needed = (last_bytes or 0) + plan["record_bytes"]
+    if needed > room:
+        raise TapeError(
+            f"volume: {plan['volume']} has {room} bytes left, and a session as large as the last one needs {needed}; "
+            "name a volume with more room.",
+            option="volume",
+        )
+    return f"{room} bytes are left" + ("." if last_bytes is None else f", and the last session took {last_bytes}.")

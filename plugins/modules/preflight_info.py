@@ -1,0 +1,234 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: preflight_info
+short_description: Tell whether a host is ready for a backup
+version_added: 0.3.0
+description:
+  - Asks one of the hosts of a backup all that can be known before it begins. Changes nothing, and loads no volume.
+  - What is wrong is an answer, not a failure, so that all of it is told at once.
+author:
+  - splitmirror.backup contributors (@splitmirror)
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.session.state_dir
+  - splitmirror.backup.databases
+  - splitmirror.backup.databases.paths
+  - splitmirror.backup.drive
+options:
+  ask:
+    description:
+      - Which host this is. V(controller) is asked for O(report_dir) only.
+      - All hosts are asked for their Python, and all but V(controller) for root, clock and state folder.
+      - V(database_host) is asked for its LUNs and databases, and whether all that is to be backed up can be mapped.
+      - V(array) is asked for the mirrors, V(media_server) for catalog, drive, volume, and the room on it.
+    type: str
+    choices: [controller, database_host, array, media_server]
+    required: true
+  controller_time_s:
+    description: The controller's clock, in seconds since 1970; without it the clock is not asked for.
+    type: float
+  clock_tolerance_s:
+    description: How many seconds the clock may differ from O(controller_time_s).
+    type: float
+    default: 120
+  report_dir:
+    description: The folder of the reports. For O(ask=controller).
+    type: path
+  provider:
+    description: The mirror provider. Required for O(ask=array).
+    type: str
+  pairs:
+    description: The mirror set of the database host. Required for O(ask=database_host) and O(ask=array).
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description: The name of the pair.
+        type: str
+        required: true
+      device:
+        description: The block device of the primary on the database host.
+        type: path
+      serial:
+        description: Serial number or WWN of the primary as the database host sees it.
+        type: str
+      primary:
+        description: The primary as the array calls it.
+        type: str
+      mirror:
+        description: The mirror as the array calls it.
+        type: str
+      mirror_serial:
+        description: Not used here.
+        type: str
+  host:
+    description: The database host, whose last session tells how much room is needed. For O(ask=media_server).
+    type: str
+  drive_type:
+    description: The type of the drive, required for O(ask=media_server).
+    type: str
+    required: false
+  volume:
+    description: The volume to write to, required for O(ask=media_server).
+    type: str
+  mode:
+    description: As for M(splitmirror.backup.tape_write).
+    type: str
+    choices: [append, overwrite]
+    default: append
+  allow_last:
+    description: As for M(splitmirror.backup.tape_write).
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: N/A
+    description: This module changes nothing.
+seealso:
+  - module: splitmirror.backup.lun_info
+  - module: splitmirror.backup.mirror_info
+  - module: splitmirror.backup.catalog_info
+"""
+
+EXAMPLES = r"""
+- name: Ask the array
+  splitmirror.backup.preflight_info:
+    ask: array
+    provider: image
+    pairs: "{{ splitmirror_pairs }}"
+  delegate_to: array1
+  register: array
+
+- name: Stop here unless it is ready
+  ansible.builtin.assert:
+    that: array.ready
+    fail_msg: "{{ array.findings | rejectattr('right') | map(attribute='answer') | join(' ') }}"
+"""
+
+RETURN = r"""
+ready:
+  description: Whether all answers are right.
+  type: bool
+  returned: always
+  sample: true
+findings:
+  description: The questions and their answers.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    question:
+      description: What was asked for.
+      type: str
+      sample: volume
+    right:
+      description: Whether a backup can begin as far as this is concerned.
+      type: bool
+      sample: true
+    answer:
+      description: What was found, in one sentence.
+      type: str
+      sample: VOL001 is labelled, and tape file 3 comes next (in /srv/library).
+"""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    PAIRS_SPEC,
+    STATE_DIR_SPEC,
+    run_module,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.preflight import ask_database_host
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.preflight import ask_array
+from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Preflight, folder_ready
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.preflight import ask_media_server
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Ask everything."""
+    params = module.params
+    state = StateDir(params["state_dir"])
+    preflight = Preflight()
+    preflight.ask_common(
+        root=params["ask"] != "controller",
+        controller_time_s=params["controller_time_s"],
+        clock_tolerance_s=params["clock_tolerance_s"],
+    )
+    if params["ask"] == "controller":
+        if params["report_dir"]:
+            preflight.ask("report folder", lambda: folder_ready(params["report_dir"], "splitmirror_report_dir", 0))
+    elif params["ask"] == "database_host":
+        ask_database_host(
+            preflight,
+            state,
+            databases=params["databases"],
+            paths=params["paths"],
+            exclude=params["exclude"],
+            pairs=params["pairs"],
+            needed=ansible_folders(module._remote_tmp),
+        )
+    elif params["ask"] == "array":
+        ask_array(preflight, state, params["provider"], params["pairs"])
+    else:
+        ask_media_server(preflight, state, params)
+    return {
+        "changed": False,
+        "ready": all(finding.right for finding in preflight.findings),
+        "findings": [asdict(finding) for finding in preflight.findings],
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(
+        work,
+        {
+            "ask": {
+                "type": "str",
+                "choices": ["controller", "database_host", "array", "media_server"],
+                "required": True,
+            },
+            "controller_time_s": {"type": "float"},
+            "clock_tolerance_s": {"type": "float", "default": 120},
+            "report_dir": {"type": "path"},
+            "provider": {"type": "str"},
+            "pairs": {**PAIRS_SPEC["pairs"], "required": False},
+            "host": {"type": "str"},
+            "databases": databases_spec(),
+            "paths": {"type": "list", "elements": "path", "default": []},
+            "exclude": {"type": "list", "elements": "str", "default": []},
+            **DRIVE_SPEC,
+            "drive_type": {"type": "str"},
+            "volume": {"type": "str"},
+            "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
+            "allow_last": {"type": "bool", "default": False},
+            **STATE_DIR_SPEC,
+        },
+        required_if=[
+            ("ask", "database_host", ["pairs"]),
+            ("ask", "array", ["provider", "pairs"]),
+            ("ask", "media_server", ["drive_type", "volume", "host"]),
+            ("ask", "media_server", ["drive", "drives"], True),
+        ],
+        mutually_exclusive=DRIVE_RULES["mutually_exclusive"],
+    )
+
+
+if __name__ == "__main__":
+    main()

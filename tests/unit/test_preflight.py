@@ -1,0 +1,95 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Questions before a backup: each has an answer, whatever is raised, and nothing is made."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Finding, Preflight, folder_ready
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.preflight import ask_media_server
+from ansible_collections.splitmirror.backup.tests.support.tape import Library, inline
+
+
+def wrong(preflight: Preflight) -> dict[str, str]:
+    return {finding.question: finding.answer for finding in preflight.findings if not finding.right}
+
+
+def test_what_goes_wrong_is_an_answer_and_the_next_question_is_asked() -> None:
+    preflight = Preflight()
+
+    def fails(exc: Exception) -> str:
+        raise exc
+
+    assert not preflight.ask("a", lambda: fails(SplitMirrorError("a: it is wrong.")))
+    assert not preflight.ask("b", lambda: fails(OSError(13, "Permission denied", "/b")))
+    assert preflight.ask("c", lambda: "It is right.")
+    assert preflight.findings == [
+        Finding("a", False, "a: it is wrong."),
+        Finding("b", False, "/b: Permission denied"),
+        Finding("c", True, "It is right."),
+    ]
+
+
+@pytest.mark.parametrize("ahead_s", [-7200.0, -1.0, 1.0, 7200.0])
+def test_a_clock_that_goes_wrong_is_found(ahead_s: float) -> None:
+    preflight = Preflight()
+    preflight.ask_common(root=False, controller_time_s=time.time() - ahead_s, clock_tolerance_s=600)
+    assert set(wrong(preflight)) == ({"clock"} if abs(ahead_s) > 600 else set())
+
+
+def test_a_folder_is_found_ready_without_being_made(tmp_path: Path) -> None:
+    assert "can be made" in folder_ready(str(tmp_path / "a/b"), "state_dir", 0)
+    assert "is there" in folder_ready(str(tmp_path), "state_dir", 0)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path, room_bytes in ((tmp_path / "file/a", 0), (tmp_path, 1 << 62)):
+        with pytest.raises(SplitMirrorError, match="state_dir"):
+            folder_ready(str(path), "state_dir", room_bytes)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    """A library whose volume V1 holds a session, with room for no other one as large."""
+    library = Library(tmp_path)
+    library.make(capacity_bytes=2 << 20)
+    library.label()
+    library.back_up("s1", [inline("/srv/a", bytes(1200000))])
+    return library
+
+
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [
+        ({}, {"room"}),
+        ({"host": "db9"}, set()),
+        ({"volume": "V9"}, {"volume"}),
+        ({"drive_type": "wax"}, {"volume"}),
+        ({"drive": "/nowhere"}, {"volume"}),
+        ({"mode": "overwrite"}, {"volume"}),
+    ],
+)
+def test_a_media_server_tells_what_is_wrong_with_the_volume(
+    library: Library, params: dict[str, str], found: set[str]
+) -> None:
+    preflight = Preflight()
+    asked = {
+        "drive_type": "virtual",
+        "drive": str(library.folder),
+        "drive_timeout_s": 0,
+        "state_dir": str(library.state_dir),
+        "volume": "V1",
+        "mode": "append",
+        "allow_last": False,
+        "host": "db1",
+        **params,
+    }
+    ask_media_server(preflight, StateDir(str(library.state_dir)), asked)
+    assert set(wrong(preflight)) == found, preflight.findings
