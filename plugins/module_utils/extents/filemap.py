@@ -252,7 +252,7 @@ class FileMapper:
         """
         link = b"/proc/self/fd/%d/%s" % (folder, name or b".")
         path, place = run.prefix + name, self._places.by_id[run.fs]
-        target, source, reason, size = None, SOURCE_NONE, None, 0
+        kind, target, source, reason, size = "", None, SOURCE_NONE, None, 0
         try:
             found = os.lstat(link)
             kind = _KINDS[stat.S_IFMT(found.st_mode)]
@@ -274,6 +274,9 @@ class FileMapper:
         except OSError as exc:
             if exc.errno in VANISHED:
                 return None
+            if exc.errno == errno.EINVAL and kind == "l":
+                # It is no link any more (readlink(2)).
+                raise _OtherKind from exc
             raise unreadable(path, exc) from exc
         major, minor = (os.major(found.st_rdev), os.minor(found.st_rdev)) if kind in "cb" else (0, 0)
         # fmt: off
