@@ -244,8 +244,17 @@ files:
       description: Its group.
       type: int
     sha256:
-      description: The checksum of its content.
+      description:
+        - The checksum of what the archive holds behind its headers, for a file. That is its content; for a sparse
+          file, the map of its data and the data.
+        - For a sparse file of a session that version 0.1 wrote, it is that of the content with holes read as zeros.
       type: str
+    header_digest:
+      description:
+        - The first 32 digits of the sha256 of all its headers in the archive, which hold its name, times, owners,
+          extended attributes, ACLs and link target. Null for sessions that version 0.1 wrote.
+      type: str
+      sample: 5f0c1f2a9f4f6a3f8f0e5b1c7d2a9e44
     target:
       description: Where a link leads.
       type: str

@@ -295,9 +295,6 @@ evidence:
     records:
       description: Number of records.
       type: int
-    headers_sha256:
-      description: Checksum of the headers of all members but the index.
-      type: str
     fallback:
       description: Files read through the mount.
       type: int

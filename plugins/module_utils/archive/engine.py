@@ -54,11 +54,9 @@ FAULT_BODY = struct.Struct("<QQI")
 # Contents: stream offset, length, flags.
 FIRST = 1
 LAST = 2
-HOLE = 4
 WHOLE = FIRST | LAST
 
 _INTEGER = array("q").itemsize
-_ZEROS = bytes(1 << 20)
 # How long a thread may keep the interpreter while another one waits for it. The default (5 ms) would hold reads up.
 SWITCH_INTERVAL_S = 0.0005
 
@@ -247,7 +245,7 @@ class Engine:
             digests = []
             while contents:
                 start, length, flags = contents[0]
-                if start + length > ready and not flags & HOLE:
+                if start + length > ready:
                     break
                 contents.popleft()
                 place = start % window
@@ -256,10 +254,7 @@ class Engine:
                     continue
                 if flags & FIRST:
                     current = sha256()
-                if flags & HOLE:
-                    for zeros in range(0, length, len(_ZEROS)):
-                        current.update(_ZEROS[: length - zeros])
-                elif length:
+                if length:
                     current.update(ring[place : place + length])
                 if flags & LAST:
                     digests.append(current.digest())

@@ -17,7 +17,9 @@ from typing import Any, Optional
 
 from .model import ArchiveError, MemberRecord
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+#: Of version 0.1: no digests of headers, and checksums of sparse files with their holes read as zeros.
+FORMAT_WITHOUT_HEADERS = 1
 
 
 def index_name(session: str) -> bytes:
@@ -32,9 +34,9 @@ def head_line(meta: Mapping[str, Any]) -> bytes:
 
 def member_line(member: MemberRecord) -> bytes:
     """The line of one member. A name that is no UTF-8 is ``path_b64``, a link target ``linkname_b64``."""
-    path, kind, size, offset, header, sha256, mtime, mode, uid, gid, linkname = member
+    path, kind, size, offset, header, sha256, mtime, mode, uid, gid, linkname, digest = member
     return (
-        b'{%b,"kind":"%b","size":%d,"offset_bytes":%d,"header_bytes":%d,%b"mtime_ns":%d,"mode":%d,"uid":%d,"gid":%d%b}\n'
+        b'{%b,"kind":"%b","size":%d,"offset_bytes":%d,"header_bytes":%d,%b"mtime_ns":%d,"mode":%d,"uid":%d,"gid":%d%b%b}\n'
         % (
             _text(b"path", path),
             kind.encode(),
@@ -47,6 +49,7 @@ def member_line(member: MemberRecord) -> bytes:
             uid,
             gid,
             b"" if linkname is None else b"," + _text(b"linkname", linkname),
+            b"" if digest is None else b',"header_digest":"%b"' % digest.hex().encode(),
         )
     )
 
@@ -54,9 +57,9 @@ def member_line(member: MemberRecord) -> bytes:
 def read_head(line: bytes) -> dict[str, Any]:
     """The inverse of head_line. :raises ArchiveError: it is none, or of another format."""
     head = _parse(line)
-    if head.get("format_version") != FORMAT_VERSION:
+    if head.get("format_version") not in (FORMAT_VERSION, FORMAT_WITHOUT_HEADERS):
         raise ArchiveError(
-            f"the index has format {head.get('format_version')}, this version reads {FORMAT_VERSION}; "
+            f"the index has format {head.get('format_version')}, this version reads {FORMAT_VERSION} and older; "
             "use the version of the collection that wrote it."
         )
     return head
@@ -81,6 +84,7 @@ def read_member(line: bytes) -> MemberRecord:
             int(data["uid"]),
             int(data["gid"]),
             _bytes(data, "linkname"),
+            bytes.fromhex(data["header_digest"]) if "header_digest" in data else None,
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise ArchiveError("a line of the index is damaged; the archive itself may still be read with tar.") from exc

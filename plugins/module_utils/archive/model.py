@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Callable, NamedTuple, Optional, Protocol
@@ -15,6 +16,8 @@ from ..extents.maprows import FileEntry
 
 #: A tar archive is a row of blocks of this size.
 BLOCK_BYTES = 512
+#: Enough of a sha256 to tell headers apart, also those that somebody made up; there is one for each member.
+_HEADER_DIGEST_BYTES = 16
 
 
 class ArchiveError(SplitMirrorError):
@@ -29,8 +32,11 @@ class MemberRecord(NamedTuple):
     :param size: logical size in bytes of a file's content; 0 for everything else.
     :param offset_bytes: where its first header (the pax header, if it has one) begins in the archive.
     :param header_bytes: length of all its headers; the map of a sparse file and the data follow them.
-    :param sha256: hex digest of the logical content of a file, holes read as zeros; None for everything else.
+    :param sha256: hex digest of what stands behind the headers of a file, without the zeros that fill the last block:
+        its content, or the map and the data of a sparse one. None for everything else. In sessions of version 0.1 it
+        is that of the content with holes read as zeros.
     :param linkname: target of a symbolic link as it is, or the name of the member that a hard link points to.
+    :param header_digest: of all headers, see header_digest(); None in sessions of version 0.1.
     """
 
     path: bytes
@@ -44,6 +50,12 @@ class MemberRecord(NamedTuple):
     uid: int
     gid: int
     linkname: Optional[bytes]
+    header_digest: Optional[bytes] = None
+
+
+def header_digest(header: bytes) -> bytes:
+    """The first 16 bytes of the sha256 of all header blocks of a member."""
+    return hashlib.sha256(header).digest()[:_HEADER_DIGEST_BYTES]
 
 
 class RecordSink(Protocol):
@@ -119,8 +131,6 @@ class ArchiveResult:
     :param bytes_data: their logical sizes added up.
     :param bytes_archive: length of the archive, a multiple of the record size.
     :param records: how many records that is.
-    :param headers_sha256: hex digest of the headers of all members but the index, in order. With the checksums of the
-        contents it covers all that a member is.
     :param sha256: hex digest of the archive's bytes, from the first to the last record; None if it was not wanted.
     :param fallback: files that were read through the mount.
     :param inline: files whose content came out of the map.
@@ -132,7 +142,6 @@ class ArchiveResult:
     bytes_data: int
     bytes_archive: int
     records: int
-    headers_sha256: str
     sha256: Optional[str]
     fallback: int
     inline: int

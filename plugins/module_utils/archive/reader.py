@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Optional, Protocol
 
-from .model import BLOCK_BYTES, ArchiveError, MemberRecord
+from .model import BLOCK_BYTES, ArchiveError, MemberRecord, header_digest
 from .pax import pad
 from .unpack import (
     Header,
@@ -104,24 +104,31 @@ class Member:
             self.uid,
             self.gid,
             self.linkname if self.kind in "hl" else None,
+            header_digest(self.header),
         )
 
-    def raw(self, hasher: Optional[Hasher] = None) -> Iterator[bytes]:
+    def raw(self, hasher: Optional[Hasher] = None, *, logical: bool = False) -> Iterator[bytes]:
         """All blocks behind the headers as they stand in the archive: sparse map, data, padding.
 
-        :param hasher: gets the logical content meanwhile, holes as zeros.
+        :param hasher: gets the map and the data meanwhile.
+        :param logical: it gets the content instead, holes as zeros.
         :raises ArchiveError: the archive ends inside the member.
         """
         if self._lead:
+            if hasher is not None and not logical:
+                hasher.update(self._lead)
             yield self._lead
         content = _Expander(self.sparse, self.real_size)
         while self._left:
             data = self._take(min(self._left, PIECE_BYTES))
             if hasher is not None:
-                for piece in content.expand(data):
-                    hasher.update(piece)
+                if logical:
+                    for piece in content.expand(data):
+                        hasher.update(piece)
+                else:
+                    hasher.update(data)
             yield data
-        if hasher is not None:
+        if hasher is not None and logical:
             for piece in content.rest():
                 hasher.update(piece)
         if self._fill:
@@ -136,10 +143,10 @@ class Member:
             yield from content.expand(self._take(min(self._left, PIECE_BYTES)))
         yield from content.rest()
 
-    def sha256(self) -> str:
-        """Read the data and return the hex digest of the logical content."""
+    def sha256(self, *, logical: bool = False) -> str:
+        """Read the data and return their hex digest. :param logical: as raw() has it."""
         total = hashlib.sha256()
-        for _dummy in self.raw(total):
+        for _dummy in self.raw(total, logical=logical):
             pass
         return total.hexdigest()
 

@@ -200,10 +200,6 @@ class ArchiveStream:
             self._lay(room)
             length -= room
 
-    def hole(self, length: int) -> None:
-        """Content that is zeros and is not written."""
-        self._contents += (self.position, length, engine.HOLE)
-
     def fill_block(self) -> None:
         """Zeros up to the end of the block; they are no content."""
         self.put(_ZEROS[: -self.position % BLOCK_BYTES])

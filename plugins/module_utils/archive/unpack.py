@@ -96,10 +96,10 @@ def parse_records(body: bytes) -> list[tuple[bytes, bytes]]:
     place = 0
     while place < len(body) and body[place] != 0:
         space = body.find(b" ", place, place + 20)
-        length = parse_decimal(body[place:space], b"an extended header") if space > 0 else 0
+        length = parse_decimal(body[place:space], b"an extended header") if space >= 0 else 0
         text = body[space + 1 : place + length]
         key, equals, value = text.partition(b"=")
-        if not equals or not value.endswith(b"\n") or place + length > len(body):
+        if not 0 <= space - place < length <= len(body) - place or not equals or not value.endswith(b"\n"):
             raise ArchiveError("a record of an extended header is damaged.")
         found.append((key, value[:-1]))
         place += length

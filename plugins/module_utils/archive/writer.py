@@ -12,7 +12,6 @@ it is reported here and goes into the index. Memory is bounded by the window.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
 from collections import deque
@@ -30,7 +29,17 @@ from .members import (
     shorter_on_mirror,
     unreadable_on_mirror,
 )
-from .model import ArchiveError, ArchiveResult, Fallback, MemberRecord, MemberSink, Owners, RecordSink, WriterOptions
+from .model import (
+    ArchiveError,
+    ArchiveResult,
+    Fallback,
+    MemberRecord,
+    MemberSink,
+    Owners,
+    RecordSink,
+    WriterOptions,
+    header_digest,
+)
 from .ours import has_own_headers
 from .pax import REGULAR, HeaderMaker
 from .reader import iterate_members
@@ -40,7 +49,7 @@ from .unpack import show
 _EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 # A member whose checksum is not known yet: MemberRecord without the checksum, and whether one will come.
-_Pending = tuple[bytes, str, int, int, int, int, int, int, int, Optional[bytes], bool]
+_Pending = tuple[bytes, str, int, int, int, int, int, int, int, Optional[bytes], bytes, bool]
 
 
 def write_archive(
@@ -68,7 +77,7 @@ def write_archive(
     :param fallback: opens files that have to be read through the mount.
     :param extras: path of a tar whose members come behind the files (label files, logs).
     :param index_meta: goes into the first line of the index; ``session`` must be in it.
-    :param spool_dir: folder on a disk where the index grows, about 300 bytes a member; None for the usual one.
+    :param spool_dir: folder on a disk where the index grows, about 350 bytes a member; None for the usual one.
     :raises ArchiveError: something cannot be read, the map contradicts itself, or the disk of the index is full.
     """
     if "session" not in index_meta:
@@ -121,7 +130,7 @@ class _Spool:
         except OSError as exc:
             folder = self._folder or "the folder for temporary files"
             raise ArchiveError(
-                f"the index of the archive cannot be kept in {folder} ({exc.strerror}); make room there, about 300 "
+                f"the index of the archive cannot be kept in {folder} ({exc.strerror}); make room there, about 350 "
                 "bytes for each file."
             ) from exc
 
@@ -144,8 +153,6 @@ class _Writer:
         self._spool = spool
         self._record_bytes = options.record_bytes
         self._pending: deque[_Pending] = deque()
-        self._headers_sum = hashlib.sha256()
-        self._headers_sha256 = ""
         self._members = self._files = self._bytes = self._fallbacks = self._inline = self._skipped = 0
         self.stream = ArchiveStream(devices, sink, options, on_turn=self.report, name_at=self._name_at)
 
@@ -155,7 +162,7 @@ class _Writer:
         """Lay out all files."""
         stream = self.stream
         file_header, small_file = self._headers.file_header, stream.small_file
-        pending, take_header = self._pending, self._headers_sum.update
+        pending = self._pending
         for entry, extents in entries:
             path, kind, _fs, _inode, _dev, nlink, mode, uid, gid, size, mtime_ns = entry[:11]
             xattrs, source = entry[14:16]
@@ -169,9 +176,21 @@ class _Writer:
                     offset = stream.position
                     if small_file(header, lun, physical, size):
                         pending.append(
-                            (name, "f", size, offset, len(header), mtime_ns, permissions, uid, gid, None, True)
+                            (
+                                name,
+                                "f",
+                                size,
+                                offset,
+                                len(header),
+                                mtime_ns,
+                                permissions,
+                                uid,
+                                gid,
+                                None,
+                                header_digest(header),
+                                True,
+                            )
                         )
-                        take_header(header)
                         self._files += 1
                         self._bytes += size
                         continue
@@ -200,13 +219,12 @@ class _Writer:
 
     def _put_content(self, entry: FileEntry, plan: MemberPlan) -> None:
         stream = self.stream
-        gap = stream.hole if plan.sparse else stream.zeros
-        stream.put(plan.lead)
         stream.begin_content()
+        stream.content(_filler(plan.lead), len(plan.lead))
         place = 0
         for piece in plan.pieces:
-            if piece.logical > place:
-                gap(piece.logical - place)
+            if piece.logical > place and not plan.sparse:
+                stream.zeros(piece.logical - place)
             if isinstance(piece, DevicePiece):
                 stream.device(piece.lun, piece.physical, piece.length)
             elif isinstance(piece, InlinePiece):
@@ -214,8 +232,8 @@ class _Writer:
             else:
                 self._put_stream(entry, piece)
             place = piece.logical + piece.length
-        if plan.size > place:
-            gap(plan.size - place)
+        if plan.size > place and not plan.sparse:
+            stream.zeros(plan.size - place)
         stream.end_content()
         stream.fill_block()
 
@@ -271,7 +289,6 @@ class _Writer:
         size, written_ns = self._spool.rewind()
         ownership = (0o600, 0, 0)
         header = self._headers.header(name, REGULAR, ownership, size, written_ns)
-        self._headers_sha256 = self._headers_sum.hexdigest()
         self._expect(MemberPlan(name, "f", size, None, header), written_ns, ownership, True)
         self.stream.put(header)
         self.stream.begin_content()
@@ -287,7 +304,6 @@ class _Writer:
         :raises ArchiveError: it does not begin or its header does not end with a block.
         """
         self.stream.check_place(len(plan.header))
-        self._headers_sum.update(plan.header)
         self._pending.append(
             (
                 plan.name,
@@ -298,6 +314,7 @@ class _Writer:
                 mtime_ns,
                 *ownership,
                 plan.linkname,
+                header_digest(plan.header),
                 has_content,
             )
         )
@@ -307,7 +324,7 @@ class _Writer:
         pending, digests = self._pending, self.stream.digests
         lines = []
         while pending:
-            path, kind, size, offset, header, mtime_ns, mode, uid, gid, linkname, has_content = pending[0]
+            path, kind, size, offset, header, mtime_ns, mode, uid, gid, link, digest, has_content = pending[0]
             if has_content:
                 if not digests:
                     break
@@ -315,7 +332,7 @@ class _Writer:
             else:
                 sha256 = _EMPTY_SHA256 if kind == "f" else None
             pending.popleft()
-            record = MemberRecord(path, kind, size, offset, header, sha256, mtime_ns, mode, uid, gid, linkname)
+            record = MemberRecord(path, kind, size, offset, header, sha256, mtime_ns, mode, uid, gid, link, digest)
             lines.append(member_line(record))
             self._members += 1
             if self._member is not None:
@@ -339,7 +356,6 @@ class _Writer:
             bytes_data=self._bytes,
             bytes_archive=self.stream.position,
             records=self.stream.position // self._record_bytes,
-            headers_sha256=self._headers_sha256,
             sha256=sha256,
             fallback=self._fallbacks,
             inline=self._inline,

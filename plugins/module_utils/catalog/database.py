@@ -17,7 +17,9 @@ from typing import Any, Optional, TypeVar
 
 from .records import CatalogError
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
+#: Of version 0.1: without digests of headers.
+_FORMAT_WITHOUT_HEADERS = "1"
 FILE_NAME = "catalog.sqlite"
 
 #: The catalog is written by several sessions at once; what takes longest is to forget a volume with millions of files,
@@ -45,7 +47,7 @@ CREATE TABLE parts(session INTEGER, part INTEGER, volume TEXT, file_number INTEG
   record_bytes INTEGER, offset_bytes INTEGER, records INTEGER, complete INTEGER, PRIMARY KEY(session, part));
 CREATE TABLE members(session INTEGER, offset_bytes INTEGER, part INTEGER, path BLOB, kind TEXT, size INTEGER,
   header_bytes INTEGER, sha256 BLOB, mtime_ns INTEGER, mode INTEGER, uid INTEGER, gid INTEGER, linkname BLOB,
-  PRIMARY KEY(session, offset_bytes)) WITHOUT ROWID;
+  header_digest BLOB, PRIMARY KEY(session, offset_bytes)) WITHOUT ROWID;
 CREATE INDEX members_path ON members(session, path);
 """
 
@@ -136,19 +138,30 @@ class CatalogDatabase:
                 for statement in _SCHEMA.split(";\n"):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO meta VALUES('format_version', ?)", (FORMAT_VERSION,))
+            elif self._format() == _FORMAT_WITHOUT_HEADERS:
+                self._db.execute("ALTER TABLE members ADD COLUMN header_digest BLOB")
+                self._db.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,))
 
     def _check(self) -> None:
         """:raises CatalogError: it is no catalog, or one of another format."""
         with self._in_words():
             if not self._has_meta():
                 raise sqlite3.DatabaseError("it is a database of something else")
-            found = self._one("SELECT value FROM meta WHERE key = 'format_version'")
-        if found is None or found[0] != FORMAT_VERSION:
+            found = self._format()
+            if found == _FORMAT_WITHOUT_HEADERS:
+                # Who may only read takes the old table for a new one; the next writer makes it one.
+                self._db.execute("CREATE TEMP VIEW members AS SELECT *, NULL AS header_digest FROM main.members")
+                return
+        if found != FORMAT_VERSION:
             raise CatalogError(
                 f"state_dir: {self.path} is a catalog of another format; use the version of this collection that made "
                 "it.",
                 option="state_dir",
             )
+
+    def _format(self) -> Optional[str]:
+        row = self._one("SELECT value FROM meta WHERE key = 'format_version'")
+        return None if row is None else str(row[0])
 
     def _has_meta(self) -> bool:
         return self._one("SELECT 1 FROM sqlite_master WHERE name = 'meta'") is not None

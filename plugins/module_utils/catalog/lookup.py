@@ -157,6 +157,7 @@ def member_facts(session: str, part: Part, member: MemberRecord) -> dict[str, An
         "uid": member.uid,
         "gid": member.gid,
         "sha256": member.sha256,
+        "header_digest": None if member.header_digest is None else member.header_digest.hex(),
         "target": None if member.linkname is None else member.linkname.decode("utf-8", "backslashreplace"),
         "volume": part.volume,
         "file_number": part.file_number,

@@ -15,6 +15,8 @@ GOOD = "good"
 FAILED = "failed"
 #: No session that can be restored, but what stands on the volume is kept like one.
 DAMAGED = "damaged"
+#: What SQLite can hold. Two sparse files can have more, when nobody meant them to be filled.
+MOST_BYTES = 2**63 - 1
 
 
 class CatalogError(SplitMirrorError):
@@ -41,7 +43,8 @@ class Volume(NamedTuple):
 class Session(NamedTuple):
     """One session. Times are seconds since 1970; ``expires_s`` is None when it is kept for ever.
 
-    :param files: regular files in it; :param bytes: the length of their contents; :param members: all members.
+    :param files: regular files in it; :param members: all members.
+    :param bytes: the length of the contents of files, up to MOST_BYTES.
     :param write: what tape_write found proved.
     :param evidence: what it was judged by.
     """

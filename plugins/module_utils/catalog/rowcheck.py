@@ -22,10 +22,10 @@ _SESSION = (_COUNT, _TEXT, _TEXT, _TEXT, _TEXT, _TIME, _MAYBE_TIME, _MAYBE_TIME,
 _PART = (_COUNT, _COUNT, _TEXT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT)
 _STATES = (OPEN, GOOD, FAILED, DAMAGED)
 _MAYBE: tuple[type, ...] = (bytes, type(None))
-# part, path, kind, size, offset, header bytes, sha256, mtime, mode, uid, gid, linkname
+# part, path, kind, size, offset, header bytes, sha256, mtime, mode, uid, gid, linkname, header digest
 _MEMBER_TYPES = frozenset(
-    (int, bytes, str, int, int, int, sha256, int, int, int, int, linkname)
-    for sha256, linkname in itertools.product(_MAYBE, _MAYBE)
+    (int, bytes, str, int, int, int, sha256, int, int, int, int, linkname, header_digest)
+    for sha256, linkname, header_digest in itertools.product(_MAYBE, _MAYBE, _MAYBE)
 )
 _SHA256_BYTES = 32
 
@@ -65,11 +65,13 @@ def member_of(row: Sequence[Any]) -> tuple[int, MemberRecord]:
     """A row of members, with the number of its part first. :raises CatalogError: it is damaged."""
     if tuple(map(type, row)) not in _MEMBER_TYPES:
         raise damaged("members")
-    part, path, kind, size, offset, header, sha256, mtime, mode, uid, gid, linkname = row
+    part, path, kind, size, offset, header, sha256, mtime, mode, uid, gid, linkname, header_digest = row
     if part | size | offset | header | mode | uid | gid < 0 or (sha256 and len(sha256) != _SHA256_BYTES):
         raise damaged("members")
     digest = sha256.hex() if sha256 else None
-    return part, MemberRecord(path, kind, size, offset, header, digest, time_of(mtime), mode, uid, gid, linkname)
+    return part, MemberRecord(
+        path, kind, size, offset, header, digest, time_of(mtime), mode, uid, gid, linkname, header_digest
+    )
 
 
 def part_named(parts: dict[int, Part], number: int) -> Part:

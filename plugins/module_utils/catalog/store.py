@@ -18,13 +18,13 @@ from typing import Any, Optional
 from ..archive.model import MemberRecord
 from ..extents.maprows import stored_time
 from .database import CatalogDatabase
-from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume
+from .records import DAMAGED, FAILED, GOOD, MOST_BYTES, OPEN, CatalogError, Part, Session, Volume
 from .rowcheck import member_of, part_of, session_of, volume_of
 from .verdict import Verdict
 
 _SESSION = "number, id, host, state, reason, created_s, closed_s, expires_s, files, bytes, members, write, evidence"
 _PART = "session, part, volume, file_number, block, record_bytes, offset_bytes, records, complete"
-_MEMBER = "path, kind, size, offset_bytes, header_bytes, sha256, mtime_ns, mode, uid, gid, linkname"
+_MEMBER = "path, kind, size, offset_bytes, header_bytes, sha256, mtime_ns, mode, uid, gid, linkname, header_digest"
 #: Of the sessions of a host the good one that began last.
 _NEWEST_GOOD = (
     "state = 'good' AND NOT EXISTS (SELECT 1 FROM sessions newer WHERE newer.host = sessions.host "
@@ -300,7 +300,7 @@ class Catalog(CatalogDatabase):
             self._db.execute(
                 "UPDATE sessions SET files = ?, bytes = ?, write = ?, "
                 "members = (SELECT count(*) FROM members WHERE session = number) WHERE number = ?",
-                (files, size_bytes, json.dumps(write), part.session),
+                (files, min(size_bytes, MOST_BYTES), json.dumps(write), part.session),
             )
 
     # -- members -------------------------------------------------------------------------------------------------
@@ -384,9 +384,10 @@ class Catalog(CatalogDatabase):
             self._db.execute("DELETE FROM sessions WHERE number = ?", (known.number,))
 
     def _insert_session(self, session: Session) -> int:
+        told = session._replace(bytes=min(session.bytes, MOST_BYTES))
         cursor = self._db.execute(
             f"INSERT INTO sessions({_SESSION}) VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*session[1:-2], json.dumps(session.write), json.dumps(session.evidence)),
+            (*told[1:-2], json.dumps(session.write), json.dumps(session.evidence)),
         )
         return int(cursor.lastrowid or 0)
 
@@ -416,7 +417,7 @@ class Catalog(CatalogDatabase):
             (number, m[3], part, *m[:3], m[4], bytes.fromhex(m[5]) if m[5] else None, stored_time(m[6]), *m[7:])
             for m in members
         )
-        self._db.executemany("INSERT INTO members VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._db.executemany("INSERT INTO members VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _below(path: bytes) -> tuple[bytes, bytes]:

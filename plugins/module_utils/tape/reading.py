@@ -17,7 +17,7 @@ from typing import Optional
 from ..archive.model import ArchiveError, MemberRecord
 from ..archive.ours import has_own_headers
 from ..archive.pax import pad
-from ..archive.reader import Member, check_member_name, iterate_members
+from ..archive.reader import ByteStream, Member, check_member_name, iterate_members
 from ..catalog.lookup import show_path
 from ..catalog.records import Part
 from ..catalog.store import Catalog
@@ -55,7 +55,7 @@ class FoundMember:
         content = hashlib.sha256()
         missing = self.length
         try:
-            for piece in self.header.raw(content):
+            for piece in self.header.raw(content, logical=self.record.header_digest is None):
                 missing -= len(piece)
                 yield piece
         except (TapeError, ArchiveError) as exc:
@@ -124,22 +124,34 @@ class SessionReader:
         stream.seek(start - start % part.record_bytes)
         try:
             stream.seek(start)
-            found = next(iterate_members(stream), None)
-        except (TapeError, ArchiveError) as exc:
-            lost = FoundMember(part, record, None, _because("its headers cannot be read", exc))
-            lost.read_fault = isinstance(exc, TapeError)
-            return lost
-        reason = _difference(found, record)
-        if reason is not None:
-            return FoundMember(part, record, None, reason)
-        is_doubtful = record.kind == "h" and record.linkname in self._doubtful
-        return FoundMember(part, record, found, "it is a link to a file that is doubtful" if is_doubtful else None)
+        except TapeError as exc:
+            return _without_headers(part, record, exc)
+        found = look_at(stream, part, record)
+        if found.header is not None and record.kind == "h" and record.linkname in self._doubtful:
+            found.reason = "it is a link to a file that is doubtful"
+        return found
 
     def _note(self, found: FoundMember) -> None:
         if found.reason is not None:
             (self.lost if found.header is None else self._doubtful).add(found.record.path)
         if found.read_fault:
             self._renew(found.part)
+
+
+def look_at(stream: ByteStream, part: Part, record: MemberRecord) -> FoundMember:
+    """Read the headers of a member and compare them with the catalog. :param stream: stands where it begins."""
+    try:
+        found = next(iterate_members(stream), None)
+    except (TapeError, ArchiveError) as exc:
+        return _without_headers(part, record, exc)
+    reason = _difference(found, record)
+    return FoundMember(part, record, found if reason is None else None, reason)
+
+
+def _without_headers(part: Part, record: MemberRecord, error: SplitMirrorError) -> FoundMember:
+    lost = FoundMember(part, record, None, _because("its headers cannot be read", error))
+    lost.read_fault = isinstance(error, TapeError)
+    return lost
 
 
 def check_names(name: bytes, kind: str, linkname: Optional[bytes]) -> None:
@@ -156,6 +168,9 @@ def _difference(found: Optional[Member], record: MemberRecord) -> Optional[str]:
     if found.name != record.path:
         return f"{show_path(found.name)} stands in its place"
     seen = found.record(record.sha256)._replace(offset_bytes=record.offset_bytes)
+    if record.header_digest is None:
+        # version 0.1 took none
+        seen = seen._replace(header_digest=None)
     fields = [name for name, one, two in zip(record._fields, record, seen) if one != two]
     if fields:
         return f"its headers are not what was written, they differ in {', '.join(fields)}"

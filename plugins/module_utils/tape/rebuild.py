@@ -107,11 +107,12 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
         "records": read.records,
         "volume": part.volume,
         "file_number": part.file_number,
-        "headers_sha256": read.headers_sha256,
         "names": names if isinstance(names, dict) else {},
         # an archive gets its index only when the proof came to its end
         "proof": {**proof, "complete": True} if isinstance(proof, dict) else None,
     }
+    if read.is_old:
+        write["headers_sha256"] = read.headers_sha256
     told = read.head.get("evidence")
     evidence = {**(told if isinstance(told, Mapping) else {}), "session": session, "write": write}
     verdict = judge(evidence, session)

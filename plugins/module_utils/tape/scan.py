@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, BinaryIO, Optional, cast
 
-from ..archive.index import index_name, member_line, read_head, read_member
+from ..archive.index import FORMAT_WITHOUT_HEADERS, index_name, member_line, read_head, read_member
 from ..archive.model import ArchiveError, MemberRecord
-from ..archive.reader import Hasher, Member, iterate_members
+from ..archive.reader import Member, iterate_members
 from ..catalog.lookup import show_path
 from ..errors import SplitMirrorError
 from .base import TapeDrive
@@ -42,6 +42,8 @@ class Scan:
     :param index: spool of the index as it stands on the tape.
     :param head: the first line of the index; None when there is no index at the end.
     :param end: the index itself, as a member.
+    :param sparse: there are sparse files in it.
+    :param headers_sha256: of all headers but that of the index; sessions of version 0.1 have no other proof of them.
     """
 
     observed: BinaryIO
@@ -52,12 +54,19 @@ class Scan:
     members: int = 0
     files: int = 0
     size_bytes: int = 0
+    sparse: bool = False
     headers_sha256: str = ""
 
+    @property
+    def is_old(self) -> bool:
+        """Version 0.1 wrote it."""
+        return self.head is not None and self.head["format_version"] == FORMAT_WITHOUT_HEADERS
+
     def observed_members(self) -> Iterator[MemberRecord]:
-        """What was found on the tape, in order."""
+        """What was found on the tape, in order; as much of it as its index can prove."""
         self.observed.seek(0)
-        return (read_member(line) for line in self.observed)
+        members = (read_member(line) for line in self.observed)
+        return (member._replace(header_digest=None) for member in members) if self.is_old else members
 
     def index_members(self) -> Iterator[MemberRecord]:
         """What the index on the tape says, in order."""
@@ -69,7 +78,7 @@ class Scan:
         """What was found on the tape, and the index itself behind it."""
         yield from self.observed_members()
         if self.end is not None:
-            yield self.end
+            yield self.end._replace(header_digest=None) if self.is_old else self.end
 
 
 @dataclass
@@ -92,18 +101,18 @@ def scan(drive: TapeDrive, file_number: int, block: int, record_bytes: int, spoo
     :param spool_dir: folder for the spools, which grow with the files.
     :raises SplitMirrorError: a record is bad, it is no archive, it has no filemark, or the spools have no room.
     """
-    headers = hashlib.sha256()
-    stream = TapeStream(drive, file_number, block, record_bytes)
     with (
         keeping(file_number, spool_dir),
         spool("observed", spool_dir) as observed,
         spool("index", spool_dir) as index,
     ):
-        read = Scan(observed, index)
-        for member in iterate_members(stream):
-            _take(read, member, headers)
-        read.records = stream.skip_to_filemark()
-        read.headers_sha256 = headers.hexdigest()
+        read = _scan(TapeStream(drive, file_number, block, record_bytes), Scan(observed, index), logical=False)
+        if read.is_old and read.sparse:
+            # What the checksums of its sparse files cover is known only now, behind them.
+            for spooled in (observed, index):
+                spooled.seek(0)
+                spooled.truncate()
+            read = _scan(TapeStream(drive, file_number, block, record_bytes), Scan(observed, index), logical=True)
         yield read
 
 
@@ -120,8 +129,19 @@ def keeping(file_number: int, spool_dir: str) -> Iterator[None]:
         ) from exc
 
 
-def _take(read: Scan, member: Member, headers: Hasher) -> None:
-    """Take in one member, and its header unless it is the index."""
+def _scan(stream: TapeStream, read: Scan, *, logical: bool) -> Scan:
+    headers = hashlib.sha256()
+    for member in iterate_members(stream):
+        _take(read, member, logical=logical)
+        if read.end is None:
+            headers.update(member.header)
+    read.headers_sha256 = headers.hexdigest()
+    read.records = stream.skip_to_filemark()
+    return read
+
+
+def _take(read: Scan, member: Member, *, logical: bool) -> None:
+    """Take in one member. :param logical: take checksums of contents with holes as zeros, as version 0.1 did."""
     if read.end is not None:
         raise ArchiveError(
             f"{show_path(member.name)} stands behind the index of the session; it is no archive of ours."
@@ -139,10 +159,10 @@ def _take(read: Scan, member: Member, headers: Hasher) -> None:
             raise ArchiveError("the index of the session has the name of another one; it is no archive of ours.")
         read.end = member.record(content.hexdigest())
         return
-    headers.update(member.header)
     sha256 = None
     if member.kind == "f":
-        sha256 = member.sha256()
+        sha256 = member.sha256(logical=logical)
+        read.sparse = read.sparse or member.sparse is not None
         read.files += 1
         read.size_bytes += member.real_size
     read.observed.write(member_line(member.record(sha256)))

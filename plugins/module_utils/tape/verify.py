@@ -76,7 +76,8 @@ def verify_session(session: Session, catalog: Catalog, drive: TapeDrive, *, repo
             _note_missing(catalog, session, read.members, losses, differences)
         finally:
             losses.close()
-        if headers.hexdigest() != session.write.get("headers_sha256"):
+        # Sessions of version 0.1 have no digests of their own for each header.
+        if session.write.get("headers_sha256") not in (None, headers.hexdigest()):
             differences.add("the checksum of all headers differs")
         _compare_index(kept, session, catalog, index, differences)
     seconds = time.monotonic() - begun

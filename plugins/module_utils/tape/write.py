@@ -258,7 +258,6 @@ def _facts(done: ArchiveResult, entered: int, records: int, place: Place, provin
         "records": records,
         "volume": place.label.volume,
         "file_number": place.file_number,
-        "headers_sha256": done.headers_sha256,
         "fallback": done.fallback,
         "proof": proving.result(),
     }

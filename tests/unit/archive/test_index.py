@@ -40,6 +40,7 @@ MEMBERS = st.builds(
     uid=st.integers(0, 2**32),
     gid=st.integers(0, 2**32),
     linkname=st.one_of(st.none(), NAMES),
+    header_digest=st.one_of(st.none(), st.binary(min_size=16, max_size=16)),
 )
 
 
@@ -54,7 +55,7 @@ def test_a_member_comes_back(member: MemberRecord) -> None:
 
 def test_the_head_comes_back() -> None:
     head = read_head(head_line({"session": "s", "host": "hörst"}))
-    assert head == {"format_version": 1, "session": "s", "host": "hörst"}
+    assert head == {"format_version": 2, "session": "s", "host": "hörst"}
     assert index_name("s") == b".splitmirror/s/index.jsonl"
 
 
@@ -65,5 +66,5 @@ def test_a_damaged_line_is_refused(line: bytes) -> None:
 
 
 def test_another_format_is_refused() -> None:
-    with pytest.raises(ArchiveError, match="format 2"):
-        read_head(b'{"format_version": 2}')
+    with pytest.raises(ArchiveError, match="format 3"):
+        read_head(b'{"format_version": 3}')

@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import record
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import (
     check_member_name,
     iterate_members,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.unpack import parse_records
 
 NAMES = (
     st.lists(st.text("abcö /", min_size=1, max_size=70), min_size=1, max_size=3)
@@ -150,3 +152,10 @@ def test_members_that_are_not_read_are_skipped() -> None:
         (b"b", 4608),
         (b"c", 9216),
     ]
+
+
+@pytest.mark.parametrize("second", [b"1!" + b"x" * 30, b"0 a=b\n", b"1 a=b\n", b"9999 a=b\n", b" a=b\n", b"6 a=b"])
+def test_a_damaged_record_behind_a_sound_one_ends_the_reading(second: bytes) -> None:
+    """A record without a length was once taken for the one before it, again and again."""
+    with pytest.raises(ArchiveError):
+        parse_records(record(b"mtime", b"1.5") + second)

@@ -84,10 +84,14 @@ def test_raw_blocks_and_content_come_in_one_pass(layout: tuple[list[tuple[int, i
         def update(self, data: bytes, /) -> None:
             found.write(data)
 
-    for member in iterate_members(io.BytesIO(archive)):
-        blocks = member.header + b"".join(member.raw(Collector()))
-    assert blocks + bytes(1024) == archive
-    assert found.getvalue() == content
+    for logical in (True, False):
+        found.seek(0)
+        found.truncate()
+        for member in iterate_members(io.BytesIO(archive)):
+            blocks = member.header + b"".join(member.raw(Collector(), logical=logical))
+            stored = blocks[len(member.header) :][: member.size]
+        assert blocks + bytes(1024) == archive
+        assert found.getvalue() == (content if logical else stored)
 
 
 @pytest.mark.parametrize("tar", ["tar", "bsdtar"])

@@ -788,7 +788,11 @@ def test_a_sound_session_verifies(labelled: Library) -> None:
         (b"a" * 3000, b"a" * 2999 + b"b", "/srv/a: its content is not what was written"),
         (b'"path":"srv/a"', b'"path":"srv/x"', "/srv/a is on the tape where its index has /srv/x"),
         (b'"mode":416', b'"mode":511', "differs from its index in mode"),
-        (b"user.note=kept", b"user.note=lost", "the checksum of all headers differs"),
+        (
+            b"user.note=kept",
+            b"user.note=lost",
+            "/srv/c: its headers are not what was written, they differ in header_digest",
+        ),
     ],
 )
 def test_any_change_on_the_tape_is_found(labelled: Library, old: bytes, new: bytes, told: str) -> None:
