@@ -118,7 +118,8 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path, raised: dict[str, Any], 
 
 def test_a_host_that_is_not_there(tmp_path: Path) -> None:
     with ssh_host(ASKS) as host:
-        login = host.login_of(USER)
+        # The folder of the sockets would be made anew, for nobody to take away.
+        login = {**host.login_of(USER), "ansible_control_path_dir": str(tmp_path)}
     channel = opened(tmp_path, {**login, **SUDO})
     with pytest.raises(AnsibleError, match=r"^array1: .*refused"):
         channel.run(["id"])
