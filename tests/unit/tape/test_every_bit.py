@@ -202,7 +202,7 @@ def written_by_version_0_1(library: Library, where: Path) -> Library:
         made += json.dumps(row).encode() + b"\n"
     header = HeaderMaker(Owners()).header(index.path, REGULAR, (0o600, 0, 0), len(made), index.mtime_ns)
     data = archive[: index.offset_bytes] + header + made + bytes(pad(len(made))) + bytes(1024)
-    where.mkdir()
+    where.mkdir(mode=0o700)
     old = Library(where)
     old.make()
     old.label()
