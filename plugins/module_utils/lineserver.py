@@ -6,7 +6,8 @@
 
 A request is one line ``{"op": "freeze", "args": {...}}``. Its answer is one line, either
 ``{"ok": true, "result": {...}, "events": [...]}`` or ``{"ok": false, "error": "one sentence", "events": [...]}``.
-A connection may carry any number of requests, one after the other.
+A connection may carry any number of requests, one after the other. Every request has an owner, the client that waits
+for its answer: when that is gone before its turn has come, nothing is done. Closing one direction counts as gone.
 
 The server is one thread with one select loop. Timers of its service (a freeze's deadline) run in that loop, so a
 silent, slow or dead client never holds them up; only the service's own work does.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import selectors
 import socket
 import stat
@@ -61,6 +63,12 @@ class Service:
         """What goes with every answer, also with a refusal, as ``events``."""
         return []
 
+    def orphaned(self, op: str, *, done: bool) -> None:
+        """Called when the client of a request is gone.
+
+        :param done: it was carried out, but nobody knows; False: it was dropped.
+        """
+
     def next_wakeup(self) -> Optional[float]:
         """The instant (time.monotonic, seconds) at which on_wakeup is due, or None."""
         return None
@@ -96,6 +104,7 @@ class LineServer:
         # stop() may come from another thread while close() is under way, and from a signal handler in the midst of it.
         self._ending = threading.RLock()
         self._connections: set[_Connection] = set()
+        self._answering: Optional[_Connection] = None
         _check_private(os.path.dirname(path))
         self._listener = _listen(path)
         self._inode = os.stat(path).st_ino
@@ -112,6 +121,10 @@ class LineServer:
         """Undo watch, if there is anything to undo; the fd stays open."""
         with contextlib.suppress(KeyError):
             self._selector.unregister(fd)
+
+    def client_is_gone(self) -> bool:
+        """Whether nobody waits any more for the request that is being handled; False when none is."""
+        return self._answering is not None and _is_gone(self._answering.sock)
 
     def stop(self) -> None:
         """End serve() once the answers under way are sent; safe from a signal handler and from another thread."""
@@ -202,7 +215,11 @@ class LineServer:
         else:
             line = bytes(connection.inbox[:end])
             del connection.inbox[: end + 1]
-            reply = self._answer(line)
+            self._answering = connection
+            try:
+                reply = self._answer(line)
+            finally:
+                self._answering = None
         connection.outbox += json.dumps(reply, separators=(",", ":")).encode() + b"\n"
 
     def _answer(self, line: bytes) -> Json:
@@ -213,12 +230,17 @@ class LineServer:
                 raise TypeError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return self._error('the request is no JSON line of the form {"op": "name", "args": {}}.')
+        if self.client_is_gone():
+            self._service.orphaned(op, done=False)
+            return self._error(f"{op}: who asked for it is gone.")
         try:
             result = self._service.handle(op, args)
         except SplitMirrorError as exc:
             return self._error(exc.message)
         except Exception as exc:
             return self._error(f"{op}: {type(exc).__name__}: {exc}")
+        if self.client_is_gone():
+            self._service.orphaned(op, done=True)
         return {"ok": True, "result": result, "events": self._service.events()}
 
     def _error(self, message: str) -> Json:
@@ -256,6 +278,12 @@ class LineServer:
         except (KeyError, ValueError):
             pass
         connection.sock.close()
+
+
+def _is_gone(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def call(socket_path: str, op: str, timeout_s: float, **args: Any) -> Json:
@@ -383,10 +411,11 @@ CLIENT_GREETING = "splitmirror: connected"
 
 #: The client as a program. ``python3 -I -S -c CLIENT_SOURCE SOCKET LINE`` is one exchange: it prints the answer line
 #: and leaves with exit code 0: ok, 1: the service refused, 2: no answer (a sentence goes to stderr). Without LINE it
-#: greets (CLIENT_GREETING) and then answers each line of its input with one line. It imports built-in parts of
-#: Python only (``_socket`` instead of ``socket``), because every millisecond of start-up counts.
+#: greets (CLIENT_GREETING) and then answers each line of its input with one line; when its input ends, it is gone, also
+#: while it waits for an answer: whoever asked is gone, too. It imports small parts of Python only (``_socket`` instead
+#: of ``socket``), because every millisecond of start-up counts.
 CLIENT_SOURCE = f"""\
-import sys, posix, _socket
+import sys, posix, select, _socket
 path, lines = sys.argv[1], [line.encode() + b"\\n" for line in sys.argv[2:]]
 out = sys.stdout.buffer
 try:
@@ -397,19 +426,32 @@ try:
     if not lines:
         out.write(b"{CLIENT_GREETING}\\n")
         out.flush()
-    reply = b""
-    for line in lines or iter(sys.stdin.buffer.readline, b""):
-        sock.sendall(line)
+    poll, inbox, reply = select.poll(), b"".join(lines), b""
+    if not lines:
+        poll.register(0, select.POLLIN)
+    while True:
+        while b"\\n" not in inbox:
+            part = b"" if lines else posix.read(0, 65536)
+            if not part:
+                sys.exit(0 if not lines or reply.startswith(b'{{"ok":true') else 1)
+            inbox += part
+        line, _, inbox = inbox.partition(b"\\n")
+        sock.sendall(line + b"\\n")
+        poll.register(sock.fileno(), select.POLLIN)
         reply = b""
         while not reply.endswith(b"\\n"):
-            part = sock.recv(65536)
-            if not part:
-                raise OSError(0, "it ended before it answered")
-            reply += part
+            for fd, _ in poll.poll():
+                part = sock.recv(65536) if fd else posix.read(0, 65536)
+                if not part:
+                    raise OSError(0, "it ended before it answered" if fd else "nobody waits for it any more")
+                if fd:
+                    reply += part
+                else:
+                    inbox += part
+        poll.unregister(sock.fileno())
         out.write(reply)
         out.flush()
 except OSError as exc:
     sys.stderr.write("%s: no answer (%s).\\n" % (path, exc.strerror))
     sys.exit(2)
-sys.exit(0 if not lines or reply.startswith(b'{{"ok":true') else 1)
 """

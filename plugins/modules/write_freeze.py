@@ -32,6 +32,8 @@ options:
     description:
       - V(frozen) writes out what is in memory, then stops writes. It fails, with nothing frozen, when anything cannot
         be frozen, or is frozen already by someone else.
+      - A freeze that is still writing out memory cannot be ended. So it is not begun unless a round of writing out
+        before it takes no more than a tenth of O(deadline_s).
       - V(thawed) lets writes go on. It tries O(mounts) also when the session has no holder any more.
     type: str
     choices: [frozen, thawed]

@@ -42,12 +42,22 @@ class Echo(Service):
         self.server: Optional[LineServer] = None
         self.due: Optional[float] = None
         self.woken = threading.Event()
+        self.entered, self.leave = threading.Event(), threading.Event()
+        self.done: list[str] = []
+        self.orphans: list[tuple[str, bool]] = []
+
+    def orphaned(self, op: str, *, done: bool) -> None:
+        self.orphans.append((op, done))
 
     def handle(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
         if op == "refuse":
             raise SplitMirrorError("volume: it is full; load another one.")
         if op == "break":
             raise ZeroDivisionError("by zero")
+        if op == "busy":
+            self.entered.set()
+            assert self.leave.wait(20)
+        self.done.append(op)
         if op == "timer":
             self.due = time.monotonic() + args["after_s"]
         if op == "big":
@@ -317,3 +327,63 @@ def test_stop_from_a_signal_handler_ends_the_loop(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGALRM, before)
     assert not (folder / "x.sock").exists()
+
+
+def test_what_a_dead_client_has_asked_is_dropped(running: Running) -> None:
+    service = running.service
+    with running.connect() as patient, running.connect() as dead, running.connect() as half:
+        patient.sendall(b'{"op": "busy"}\n')
+        assert service.entered.wait(20)
+        dead.sendall(b'{"op": "dead"}\n')
+        dead.close()
+        half.sendall(b'{"op": "half"}\n')
+        half.shutdown(socket.SHUT_WR)
+        service.leave.set()
+        assert read_line(patient)["ok"]
+        assert not read_line(half)["ok"]
+    assert call(running.path, "echo", 10)["ok"]
+
+    assert service.done == ["busy", "echo"]
+    assert sorted(service.orphans) == [("dead", False), ("half", False)]
+
+
+def test_what_was_done_for_a_client_that_died_meanwhile_is_told_to_the_service(running: Running) -> None:
+    service = running.service
+    with running.connect() as sock:
+        sock.sendall(b'{"op": "busy"}\n')
+        assert service.entered.wait(20)
+    service.leave.set()
+    assert call(running.path, "echo", 10)["ok"]
+
+    assert service.orphans == [("busy", True)]
+
+
+def test_client_program_is_gone_with_its_input_while_it_waits(running: Running) -> None:
+    """The ssh of a controller that dies leaves nothing but the end of its input."""
+    command = [sys.executable, "-I", "-S", "-c", CLIENT_SOURCE, running.path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdin is not None
+        program.stdin.write(b'{"op": "busy"}\n')
+        program.stdin.flush()
+        assert running.service.entered.wait(20)
+
+        program.stdin.close()
+
+        assert program.wait(20) == 2
+    running.service.leave.set()
+    assert call(running.path, "echo", 10)["ok"]
+    assert running.service.orphans == [("busy", True)]
+
+
+def test_client_program_answers_lines_that_come_at_once(running: Running) -> None:
+    command = [sys.executable, "-I", "-S", "-c", CLIENT_SOURCE, running.path]
+    lines = "".join(json.dumps({"op": "echo", "args": {"n": number}}) + "\n" for number in range(3))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(lines.encode())
+        program.stdin.flush()
+        answers = [program.stdout.readline() for _line in range(4)][1:]
+        program.stdin.close()
+        assert program.wait(20) == 0
+    assert [json.loads(answer)["result"]["args"]["n"] for answer in answers] == [0, 1, 2]

@@ -100,6 +100,15 @@ class Holder(Service):
     def events(self) -> list[Json]:
         return self._log.entries
 
+    def orphaned(self, op: str, *, done: bool) -> None:
+        """A freeze that nobody knows of ends, and what ends one is done although nobody waits for it."""
+        if done and op == "freeze":
+            self._close_window("orphan_thaw")
+        elif not done and op in ("thaw", "check_thaw"):
+            self._close_window()
+        elif not done and op == "stop":
+            self._stop()
+
     def next_wakeup(self) -> Optional[float]:
         deadline = self._window.own_deadline()
         return min(self._ends, self._next_look if deadline is None else deadline)
@@ -174,7 +183,13 @@ class Holder(Service):
         self._databases.pause()
         try:
             before = functools.partial(self._checker.pre_check, budget_s=deadline_s * CHECK_SHARE)
-            self._window.open(mounts, self._databases.freezing, deadline_s, before)
+            self._window.open(
+                mounts,
+                self._databases.freezing,
+                deadline_s,
+                before=before,
+                unwanted=self._server.client_is_gone,
+            )
         except BaseException:
             if not self._window.is_open:
                 self._databases.resume()

@@ -20,6 +20,7 @@ from .freeze import FreezeError, FrozenBySomeoneElse, Needed
 from .guard import GuardError, Guards
 from .protocol import EventLog
 from .rescue import COMMAND_PAUSE_S
+from .writes import Written, write_out
 
 MAX_DEADLINE_S = 3600.0
 #: The part of the deadline that the check of the map may take.
@@ -55,6 +56,7 @@ class Window:
         self._record = record
         self._opened: list[tuple[str, int]] = []
         self._touched: list[int] = []
+        self._written: list[Written] = []
         self._drivers: list[DatabaseDriver] = []
         self._errors: list[str] = []
         self._sent = 0.0
@@ -92,7 +94,9 @@ class Window:
         mounts: Sequence[str],
         drivers: Sequence[DatabaseDriver],
         deadline_s: float,
+        *,
         before: Callable[[set[int]], None],
+        unwanted: Callable[[], bool],
     ) -> None:
         """Freeze.
 
@@ -100,6 +104,7 @@ class Window:
         :param deadline_s: from the freeze until the guard ends it.
         :param before: work that makes the window short; done when the files are written out a first time, and given
             the numbers of the devices that will be frozen.
+        :param unwanted: whether who asked for the freeze is gone.
         :raises SplitMirrorError: nothing is frozen then but what could not be thawed.
         """
         if self.is_open:
@@ -115,7 +120,9 @@ class Window:
         try:
             for mount in checked:
                 self._opened.append((os.fsdecode(mount.mount_point), freeze.open_mount(mount)))
-            self._prepare(drivers, lambda: before({mount.dev for mount in checked}))
+            self._prepare(drivers, deadline_s, lambda: before({mount.dev for mount in checked}))
+            if unwanted():
+                raise FreezeError("session: the task that asked for the freeze is gone, so nothing is frozen.")
             self._freeze(drivers, deadline_s)
         except BaseException:
             if not self.is_open:
@@ -140,14 +147,14 @@ class Window:
         self.last = Closed(round(acknowledged - self._sent, 6), error is None, error)
         return self.last
 
-    def _prepare(self, drivers: Sequence[DatabaseDriver], before: Callable[[], None]) -> None:
+    def _prepare(self, drivers: Sequence[DatabaseDriver], deadline_s: float, before: Callable[[], None]) -> None:
         for driver in drivers:
             driver.prepare_freeze()
         for _name, fd in self._opened:
             freeze.sync(fd)
         before()
-        for _name, fd in self._opened:
-            freeze.sync(fd)
+        write_out(self._opened, deadline_s)
+        self._written = [Written(os.fstat(fd).st_dev) for _name, fd in self._opened]
         with open(self._record, "w", encoding="utf-8") as stream:
             json.dump([name for name, _fd in self._opened], stream)
         gc.collect()
@@ -182,6 +189,7 @@ class Window:
         self._touched.append(index)
         try:
             freeze.freeze(fd, name)
+            self._written[index].begin()
         except FrozenBySomeoneElse:
             self._touched.remove(index)
             with contextlib.suppress(GuardError):
@@ -193,12 +201,17 @@ class Window:
         stuck: list[int] = []
         for index in reversed(self._touched):
             name, fd = self._opened[index]
+            went_on = self._written[index].went_on()
             problem, frozen = _thaw_one(fd)
             if problem is not None:
                 stuck.insert(0, index)
                 self._errors.append(f"mounts: {name} could not be thawed: {problem}.")
             elif not frozen:
                 self._errors.append(f"mounts: {name} was thawed before its time by someone else.")
+            elif went_on:
+                self._errors.append(
+                    f"mounts: {name} was written to while it was frozen: someone else thawed it and froze it again."
+                )
         failed = _thaw_drivers(reversed(self._drivers))
         for _attempt in range(_COMMAND_TRIES - 1):
             if failed:
@@ -221,7 +234,9 @@ class Window:
     def _release(self) -> None:
         for _name, fd in self._opened:
             os.close(fd)
-        self._opened, self._touched = [], []
+        for written in self._written:
+            written.close()
+        self._opened, self._touched, self._written = [], [], []
         self.deadline = None
         gc.enable()
         with contextlib.suppress(FileNotFoundError):

@@ -149,6 +149,33 @@ def test_a_thaw_by_someone_else_breaks_the_window(ext4: Path, held: HolderUnderT
     assert "thawed before its time" in result["error"]
 
 
+def test_a_thaw_and_freeze_by_someone_else_is_noticed(mount: Path, held: HolderUnderTest) -> None:
+    held.ask("freeze", mounts=[str(mount)], deadline_s=60)
+    run("fsfreeze", "--unfreeze", mount)
+    (mount / "file").write_bytes(b"written in the window")
+    run("fsfreeze", "--freeze", mount)
+
+    result = held.ask("check_thaw")
+
+    assert not result["intact"]
+    assert f"{mount} was written to while it was frozen" in result["error"]
+    Writer(mount / "file after").wait_done()
+
+
+def test_a_thaw_and_freeze_is_noticed_also_where_the_kernel_counts_nothing(ext4: Path, held: HolderUnderTest) -> None:
+    device = Path(run("findmnt", "--noheadings", "--output=SOURCE", ext4).stdout.strip()).name
+    Path(f"/sys/block/{device}/queue/iostats").write_text("0")
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+    run("fsfreeze", "--unfreeze", ext4)
+    (ext4 / "file").write_bytes(os.urandom(1 << 20))
+    run("fsfreeze", "--freeze", ext4)
+
+    assert not held.ask("thaw")["intact"]
+
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+    assert held.ask("thaw")["intact"]
+
+
 def test_a_second_freeze_of_the_session_is_refused_and_harmless(ext4: Path, held: HolderUnderTest) -> None:
     held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
 

@@ -220,6 +220,52 @@ def test_the_client_vanishes(mount: Path, held: HolderUnderTest) -> None:
     assert held.events()[-2:] == ["deadline_thaw", "thaw_acknowledged"]
 
 
+def sleeps_in_poll(pid: int) -> bool:
+    """Whether a client has asked, and waits."""
+    with contextlib.suppress(FileNotFoundError):
+        return "poll" in Path(f"/proc/{pid}/wchan").read_text()
+    return False
+
+
+def dying_client(held: HolderUnderTest, **args: Any) -> subprocess.Popen[bytes]:
+    """A client that asks for a freeze, for the test to kill."""
+    line = json.dumps({"op": "freeze", "args": args})
+    socket_path = held.state.session_file(held.session, "holder.sock")
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", CLIENT_SOURCE, socket_path, line], stdout=subprocess.DEVNULL
+    )
+
+
+def test_a_freeze_whose_client_died_in_the_queue_never_comes(ext4: Path, held: HolderUnderTest, gate: Gate) -> None:
+    begin = ["/bin/sh", "-c", '"$@"; exit 0', "begin", *gate.command]
+    options = {"begin": begin, "end": ["/bin/true"]}
+    with asking(held, "begin", databases=[{"name": "d", "driver": "commands", "options": options}]):
+        wait_for(gate.has_come, "the holder is busy")
+        client = dying_client(held, mounts=[str(ext4)], deadline_s=FAR_S)
+        wait_for(lambda: sleeps_in_poll(client.pid), "the client waits for its answer")
+        client.kill()
+        client.wait()
+        gate.close()
+
+    assert held.ask("status")["hot_backup"]
+    assert "freeze_sent" not in held.events()
+
+
+def test_a_freeze_whose_client_dies_in_the_midst_of_it_ends(ext4: Path, held: HolderUnderTest, gate: Gate) -> None:
+    freeze = ["/bin/sh", "-c", '"$@"; exit 0', "freeze", *gate.command]
+    database = {"name": "d", "driver": "commands", "options": {"freeze": freeze, "thaw": ["/bin/true"]}}
+    held.ask("begin", databases=[database])
+    client = dying_client(held, mounts=[str(ext4)], deadline_s=FAR_S)
+    wait_for(gate.has_come, "the database is being frozen")
+    client.kill()
+    client.wait()
+    gate.close()
+
+    Writer(ext4 / "file").wait_done()
+    assert not held.ask("status")["frozen"]
+    assert held.events()[-2:] == ["orphan_thaw", "thaw_acknowledged"]
+
+
 def test_the_holder_is_told_to_end(ext4: Path, held: HolderUnderTest) -> None:
     writer = frozen_writer(held, ext4, FAR_S)
 

@@ -1,0 +1,107 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is written around a freeze: all that can be before it, so that it is short, and nothing while it lasts."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Optional, Sequence
+
+from ..extents.fsinfo import read_superblock
+from ..extents.maprows import MapError
+from ..extents.seal import device_path
+from . import freeze
+from .freeze import FreezeError
+
+#: A round of writing out is short when it takes no more than this part of the deadline: the freeze writes out once more
+#: what has come since, and nobody can end it meanwhile (fs/super.c: thaw_super refuses until freeze_super is done).
+SHORT_PART = 0.1
+MAX_ROUNDS = 10
+_WRITE_SECTORS = 6
+
+
+def write_out(opened: Sequence[tuple[str, int]], deadline_s: float) -> float:
+    """Write out what is in memory, in rounds, until one is short against the deadline.
+
+    :param opened: mount points and their descriptors.
+    :returns: how many seconds the last round took.
+    :raises FreezeError: no round was short; a freeze could last longer than its deadline.
+    """
+    for _round in range(MAX_ROUNDS):
+        took = [(_sync(fd), name) for name, fd in opened]
+        round_s = sum(seconds for seconds, _name in took)
+        if round_s <= deadline_s * SHORT_PART:
+            return round_s
+    slowest = max(took)[1]
+    raise FreezeError(
+        f"deadline_s: {deadline_s:g} s is too short for what is written now: after {MAX_ROUNDS} rounds of writing out "
+        f"memory, one still took {round_s:.2f} s, most of it for {slowest}, and a freeze cannot be ended while it "
+        f"writes; begin when less is written, or set a deadline of at least {round_s / SHORT_PART:.0f} s.",
+        option="deadline_s",
+    )
+
+
+def _sync(fd: int) -> float:
+    began = time.monotonic()
+    freeze.sync(fd)
+    return time.monotonic() - began
+
+
+class Written:
+    """Whether anything was written to a device between begin() and now.
+
+    A file system that is thawed and frozen again writes out what has come meanwhile, so its device tells. The kernel
+    counts the sectors that were written to it (Documentation/ABI/stable/sysfs-block, stat); of a device that does not
+    count (queue/iostats), the superblock is compared, which ext4 writes at each thaw and freeze.
+
+    :param dev: number of the device.
+    """
+
+    def __init__(self, dev: int) -> None:
+        self._fd: Optional[int] = None
+        folder = f"/sys/dev/block/{os.major(dev)}:{os.minor(dev)}"
+        self._device: Optional[str] = None
+        self._before: object = None
+        try:
+            if _counts(folder):
+                self._fd = os.open(f"{folder}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            else:
+                self._device = device_path(dev)
+        except (OSError, MapError):  # such a device could not have been mapped
+            pass
+
+    def begin(self) -> None:
+        """Nothing may be written from now on."""
+        self._before = self._now()
+
+    def went_on(self) -> bool:
+        """Whether something was, or that cannot be told any more; the thaw comes anyway."""
+        try:
+            return self._before is not None and self._now() != self._before
+        except (OSError, MapError):
+            return True
+
+    def close(self) -> None:
+        """Let go of the device."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _now(self) -> object:
+        if self._fd is not None:
+            return os.pread(self._fd, 4096, 0).split()[_WRITE_SECTORS]
+        return None if self._device is None else read_superblock(self._device)
+
+
+def _counts(folder: str) -> bool:
+    """Whether the kernel counts what is written to a device; a partition asks its disk."""
+    for place in (folder, os.path.join(os.path.realpath(folder), os.pardir)):
+        try:
+            with open(os.path.join(place, "queue", "iostats"), encoding="ascii") as stream:
+                return stream.read().strip() != "0"
+        except OSError:
+            continue
+    return False
