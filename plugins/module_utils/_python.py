@@ -17,7 +17,7 @@ MINIMUM = (3, 9)
 
 # As ansible.module_utils.basic does it: there is no AnsibleModule yet that could tell.
 if sys.version_info < MINIMUM:
-    print(
+    sys.stdout.write(
         json.dumps(
             {
                 "failed": True,
@@ -26,5 +26,6 @@ if sys.version_info < MINIMUM:
                 "install one beside it, and name it there.",
             }
         )
+        + "\n"
     )
-    sys.exit(1)
+    raise SystemExit(1)

@@ -73,9 +73,12 @@ def relocate(target: str, data_directory: str, dry_run: bool = False) -> list[Mo
         )
     moves: list[Move] = []
     folders = [data_directory]
+    looked_at = 0
     seen: set[str] = set()
-    for folder in folders:  # it grows meanwhile
-        for link in _links(folder):
+    while looked_at < len(folders):
+        links = _links(folders[looked_at])
+        looked_at += 1
+        for link in links:
             if link in seen:
                 continue
             seen.add(link)
