@@ -148,6 +148,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
     run_module,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import FAIL, ON_UNREADABLE
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.preflight import ask_database_host
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.preflight import ask_array
@@ -180,6 +181,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             databases=params["databases"],
             paths=params["paths"],
             exclude=params["exclude"],
+            on_unreadable=params["on_unreadable"],
             pairs=params["pairs"],
             needed=ansible_folders(module._remote_tmp),
         )
@@ -213,6 +215,7 @@ def main() -> None:
             "databases": databases_spec(),
             "paths": {"type": "list", "elements": "path", "default": []},
             "exclude": {"type": "list", "elements": "str", "default": []},
+            "on_unreadable": {"type": "str", "choices": list(ON_UNREADABLE), "default": FAIL},
             **DRIVE_SPEC,
             "drive_type": {"type": "str"},
             "volume": {"type": "str"},

@@ -130,7 +130,8 @@ class _Counter:
     def _plan(self, path: bytes, size: int, extents: Sequence[ExtentRow], attributes: _Attributes) -> MemberPlan:
         entry = FileEntry(path, "f", size=size, mtime_ns=_LONGEST_TIME, source=SOURCE_DEVICE, **attributes._asdict())
         plan = self._planner.plan(entry, extents)
-        assert plan is not None  # noqa: S101  for mypy: a regular file always has one
+        if plan is None:  # a regular file always has one
+            raise AssertionError(entry)
         return plan
 
 

@@ -28,6 +28,7 @@ def ask_database_host(
     databases: Sequence[Mapping[str, Any]],
     paths: Sequence[str],
     exclude: Sequence[str],
+    on_unreadable: str,
     pairs: Sequence[Mapping[str, Any]],
     needed: Sequence[Needed],
 ) -> None:
@@ -52,6 +53,7 @@ def ask_database_host(
             databases=databases,
             paths=paths,
             exclude=exclude,
+            on_unreadable=on_unreadable,
             luns=lun_specs(pairs),
             needed=needed,
         ) as mapping:
