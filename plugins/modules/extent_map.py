@@ -61,6 +61,14 @@ options:
         description: Not used on the database host; see M(splitmirror.backup.mirror_attach).
         type: str
         version_added: 0.2.0
+  split:
+    description:
+      - What M(splitmirror.backup.mirror_split) has returned, for O(state=checked) in plays without
+        M(splitmirror.backup.backup_window). It leaves the split with the holder, among the events of the window that
+        M(splitmirror.backup.write_freeze) returns with V(thawed); without it the session does not become good.
+      - It fails when the split was not made in the freeze that lasts now.
+    type: dict
+    version_added: 0.2.0
   lifetime_s:
     description:
       - After how many seconds the holder gives everything up by itself.
@@ -103,6 +111,7 @@ EXAMPLES = r"""
 - name: Check the map in a window of your own
   splitmirror.backup.extent_map:
     session: "{{ session }}"
+    split: "{{ split }}"
     state: checked
 """
 
@@ -258,6 +267,7 @@ SPEC = {
     "exclude": {"type": "list", "elements": "str", "default": []},
     "on_unreadable": {"type": "str", "choices": list(ON_UNREADABLE), "default": FAIL},
     "pairs": {**PAIRS_SPEC["pairs"], "required": False},
+    "split": {"type": "dict"},
     "lifetime_s": {"type": "float", "default": DEFAULT_LIFETIME_S},
 }
 
@@ -310,7 +320,9 @@ def check(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
     if module.check_mode:
         ask(state, session, "ping")
         return result
-    counts = ask(state, session, "check")["result"]
+    split = module.params["split"]
+    told: dict[str, Any] = {} if split is None else {"split": str(split.get("freeze"))}
+    counts = ask(state, session, "check", **told)["result"]
     kinds = ("remapped", "added", "removed", "attributes")
     result.update(check=counts, changed=any(counts[kind] for kind in kinds))
     result["diff"] = {"before": dict.fromkeys(kinds, 0), "after": {kind: counts[kind] for kind in kinds}}

@@ -33,6 +33,13 @@ options:
     description: How many seconds the splitter stands ready. For O(state=armed).
     type: int
     default: 600
+  freeze:
+    description:
+      - What M(splitmirror.backup.write_freeze) has returned of the freeze in which this split is made, in plays without
+        M(splitmirror.backup.backup_window). It is returned again by the task that splits, and proves to
+        M(splitmirror.backup.extent_map) that the split came after the freeze.
+    type: str
+    version_added: 0.2.0
   allow_copy:
     description:
       - Whether O(provider=image) may copy an image where the file system cannot share its blocks.
@@ -76,6 +83,11 @@ session:
   type: str
   returned: always
   sample: 20260131T020000Z-db1-9f3c
+freeze:
+  description: The freeze in which it was split, as O(freeze) told. A split that was there before is in none.
+  type: str
+  returned: when O(state=split), O(freeze) is given, and this task has split
+  sample: 5f1d7a84a2be19b1c3c0c4c2c4f9d0aa
 method:
   description: How the array splits; V(reflink) or V(copy) for provider V(image).
   type: str
@@ -147,6 +159,7 @@ SPEC = {
     **SESSION_SPEC,
     "state": {"type": "str", "choices": ["armed", "split"], "default": "split"},
     "arm_timeout_s": {"type": "int", "default": 600},
+    "freeze": {"type": "str"},
     "allow_copy": {"type": "bool", "default": False},
 }
 
@@ -197,7 +210,8 @@ def make_split(module: AnsibleModule, provider: MirrorProvider) -> dict[str, Any
         devices = {pair.name: pair.mirror for pair in provider.pairs}
         return {"changed": True, "before": before, "devices": devices}
     result = provider.split(session) if ready is None else arm.split(provider.state_dir, session)
-    return {"changed": True, "before": before, **result.as_dict()}
+    freeze = module.params["freeze"]
+    return {"changed": True, "before": before, **result.as_dict(), **({"freeze": freeze} if freeze else {})}
 
 
 def phases(provider: MirrorProvider) -> dict[str, str]:

@@ -71,6 +71,7 @@ EXAMPLES = r"""
         mounts: "{{ map.mounts }}"
         deadline_s: 20
         state: frozen
+      register: frozen
 
     - name: Split the mirror on the array
       splitmirror.backup.mirror_split:
@@ -78,12 +79,16 @@ EXAMPLES = r"""
         provider: image
         pairs: "{{ splitmirror_pairs }}"
         state: split
+        freeze: "{{ frozen.freeze }}"
       delegate_to: array1
+      register: split
 
     - name: Map again what has changed
       splitmirror.backup.extent_map:
         session: "{{ session }}"
+        split: "{{ split }}"
         state: checked
+      register: checked
   always:
     - name: Let writes go on
       splitmirror.backup.write_freeze:
@@ -92,9 +97,18 @@ EXAMPLES = r"""
         state: thawed
       register: window
 
-- name: Refuse what was not frozen all the time
-  ansible.builtin.assert:
-    that: window.intact
+# later, when everything is written
+- name: Judge the session and commit it to the catalog
+  splitmirror.backup.catalog_session:
+    session: "{{ session }}"
+    state: closed
+    evidence:
+      session: "{{ session }}"
+      window: "{{ window.window }}"
+      check: "{{ checked.check }}"
+      hot_backup: "{{ hot_backup.evidence }}"
+      write: "{{ written.evidence }}"
+  delegate_to: media1
 """
 
 RETURN = r"""
@@ -104,6 +118,28 @@ mounts:
   elements: str
   returned: always
   sample: [/srv/data]
+freeze:
+  description:
+    - What tells this freeze from all others. Nobody can know it before the freeze is complete, so a split that was told
+      it by O(splitmirror.backup.mirror_split#module:freeze) came after that.
+  type: str
+  returned: when O(state=frozen) and not in check mode
+  sample: 5f1d7a84a2be19b1c3c0c4c2c4f9d0aa
+window:
+  description: The evidence of the window for M(splitmirror.backup.catalog_session).
+  type: dict
+  returned: when O(state=thawed) and the holder of the session thawed
+  contains:
+    events:
+      description: What happened, in the order in which the holder learned of it.
+      type: list
+      elements: dict
+    window_s:
+      description: As RV(window_s).
+      type: float
+    intact:
+      description: As RV(intact).
+      type: bool
 window_s:
   description: How many seconds writes stood still, by the host's monotonic clock.
   type: float
@@ -152,7 +188,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             dry_run=module.check_mode,
         )
         diff = {"before": {"frozen": before}, "after": {"frozen": frozen.mounts}}
-        return {"changed": frozen.changed, "mounts": frozen.mounts, "diff": diff}
+        known = {} if frozen.freeze is None else {"freeze": frozen.freeze}
+        return {"changed": frozen.changed, "mounts": frozen.mounts, **known, "diff": diff}
     if module.check_mode:
         before = quiesce.frozen_mounts(state, session)
         return {
@@ -161,12 +198,16 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             "diff": {"before": {"frozen": before}, "after": {"frozen": []}},
         }
     thawed = quiesce.thaw(state, session, params["mounts"])
-    if thawed.window["error"]:
-        module.warn(thawed.window["error"])
+    window = dict(thawed.window)
+    events = window.pop("events", None)
+    if window["error"]:
+        module.warn(window["error"])
+    if events is not None:
+        window["window"] = {"events": events, "window_s": window["window_s"], "intact": window["intact"]}
     return {
         "changed": thawed.changed,
         "mounts": thawed.mounts,
-        **thawed.window,
+        **window,
         "diff": {"before": {"frozen": thawed.mounts}, "after": {"frozen": []}},
     }
 

@@ -62,12 +62,13 @@ class Ended:
 class Frozen:
     """A freeze or a thaw. :param mounts: what is frozen now, or was.
 
-    :param window: of a thaw: window_s, intact, error.
+    :param window: of a thaw: window_s, intact, error, events. :param freeze: of a freeze: what tells it from others.
     """
 
     changed: bool
     mounts: list[str]
     window: dict[str, Any] = field(default_factory=dict)
+    freeze: Optional[str] = None
 
 
 def databases_of(state: StateDir, session: str) -> Optional[dict[str, str]]:
@@ -164,7 +165,7 @@ def freeze(
     """
     status = question(state, session, "status")
     if status is not None and status["frozen"] and set(status["mounts"]) == {os.path.realpath(m) for m in mounts}:
-        return Frozen(False, status["mounts"])
+        return Frozen(False, status["mounts"], freeze=status["freeze"])
     if dry_run:
         checked = check_mounts(mounts, state_needed(state, needed))
         if status is not None and status["tracking"] is not None:
@@ -177,7 +178,7 @@ def freeze(
         if started:
             recover(state, session)
         raise
-    return Frozen(True, frozen["mounts"])
+    return Frozen(True, frozen["mounts"], freeze=frozen["freeze"])
 
 
 def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
@@ -198,7 +199,8 @@ def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
         thawed = sorted({*found, *thaw_mounts(list(mounts))})
         error = "The holder of the session was gone, and the freeze may have ended before." if thawed else None
         return Frozen(bool(thawed), thawed, {"intact": False, "error": error})
-    window = ask(state, session, "thaw")["result"]
+    answer = ask(state, session, "thaw")
+    window = {**answer["result"], "events": answer["events"]}
     if window.pop("frozen"):
         raise SplitMirrorError(
             "session: not everything is thawed; the guard goes on trying at the deadline of the freeze "

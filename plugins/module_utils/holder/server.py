@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import secrets
 import signal
 import time
 from dataclasses import dataclass, field
@@ -66,6 +67,8 @@ class Holder(Service):
         self._socket = os.path.join(config.folder, SOCKET)
         self._socket_inode = os.stat(self._socket).st_ino
         self._next_look = time.monotonic() + LOOK_S
+        #: What a split must know of the freeze to have been made in it.
+        self._token: Optional[str] = None
         self._ops: dict[str, Callable[..., Json]] = {
             "ping": self._ping,
             "status": self._status,
@@ -164,6 +167,7 @@ class Holder(Service):
             "hot_backup": self._databases.begun,
             "connection_lost": self._databases.lost(),
             "frozen": self._window.is_open,
+            "freeze": self._token if self._window.is_open else None,
             "mounts": self._window.mount_points,
             "deadline_left_s": None if deadline is None else round(deadline - now, 3),
             "lifetime_left_s": round(self._ends - now, 3),
@@ -194,9 +198,20 @@ class Holder(Service):
             if not self._window.is_open:
                 self._databases.resume()
             raise
-        return {"mounts": self._window.mount_points}
+        # Nobody can know it before the freeze is complete, so whoever knows it has acted after that.
+        self._token = secrets.token_hex(16)
+        return {"mounts": self._window.mount_points, "freeze": self._token}
 
-    def _check(self) -> Json:
+    def _check(self, split: Optional[str] = None) -> Json:
+        """:param split: the freeze that the split was told, when the task that asks knows of one."""
+        if split is not None:
+            if not self._window.is_open or split != self._token:
+                raise HolderError(
+                    "split: the mirror was not split in this freeze, so the session is no backup; split it between "
+                    "write_freeze and this check, with the freeze that write_freeze returned."
+                )
+            self._log.add("split_sent")
+            self._log.add("split_returned")
         try:
             return self._checker.check(self._window.devices, self._window.check_budget_s())
         finally:
