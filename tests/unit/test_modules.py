@@ -58,6 +58,13 @@ def minimal(module: str, root: Path) -> dict[str, Any]:
         "mirror_present": {**session, **array, "transport": "local"},
         "mirror_split": {**session, **array},
         "mirror_sync": array,
+        "preflight_info": {
+            "ask": "media_server",
+            "host": "db1",
+            "volume": "V1",
+            "state_dir": session["state_dir"],
+            **drive,
+        },
         "restore_check": {"target": str(root / "state"), "data_directory": str(root / "state"), "bin_dir": "/usr/bin"},
         "restore_relocate": {"target": str(root / "state"), "data_directory": str(root / "state/pg")},
         "tape_label": {"volume": "V1", "capacity": "64M", "state_dir": str(root / "state"), **drive},

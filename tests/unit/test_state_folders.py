@@ -36,6 +36,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "mirror_present": {"state": "withdrawn"},
     "mirror_split": {"state": "armed"},
     "mirror_sync": {"state": "recovered"},
+    "preflight_info": {"ask": "media_server", "host": "db1"},
+    "session_lease": {"state": "held", "host": "db1"},
     "tape_label": {"pool": "p", "capacity": "8M"},
     "tape_read": {},
     "tape_verify": {"rebuild": True},
