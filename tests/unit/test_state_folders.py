@@ -109,6 +109,31 @@ def test_whatever_a_module_makes_is_private(tmp_path: Path, module: str, old: bo
         assert found[str(base / "state")] == 0o700
 
 
+def contents(base: Path) -> dict[str, tuple[int, int, int]]:
+    """Every name below a folder, with its mode, its size and its time of change."""
+    found = {}
+    for folder, folders, files in os.walk(base):
+        for name in (".", *folders, *files):
+            status = os.lstat(os.path.join(folder, name))
+            found[os.path.join(folder, name)] = (status.st_mode, status.st_size, status.st_mtime_ns)
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(WAYS))
+@pytest.mark.parametrize("old", [False, True], ids=["fresh", "old"])
+def test_check_mode_makes_and_mends_nothing(tmp_path: Path, module: str, old: bool) -> None:
+    base = tmp_path / "var" / "lib"
+    if old:
+        for folder in ("", "state", "state/sessions", f"state/sessions/{SESSION}", "state/mirrors", "state/drives"):
+            (base / folder).mkdir(parents=True, exist_ok=True)
+            (base / folder).chmod(0o755)
+    main = importlib.import_module(f"{MODULES}.{module}").main
+    told = arguments(module, base)
+    before = contents(tmp_path)
+    run_module(main, told, check=True)
+    assert contents(tmp_path) == before
+
+
 def test_what_an_old_version_left_open_is_mended(tmp_path: Path) -> None:
     state = StateDir(str(tmp_path / "state"))
     path = Path(state.make_session_dir(SESSION))
