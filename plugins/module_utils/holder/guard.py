@@ -130,8 +130,12 @@ class Guards:
         message = {"op": "arm", "commands": [asdict(command) for command in commands]}
         earlier_s = min(_EARLIER_S, (deadline - time.monotonic()) * _EARLIER_PART)
         self._holders_time = deadline - 2 * earlier_s
-        self.guard.ask({**message, "deadline": deadline - earlier_s}, fds)
-        self.backstop.ask({**message, "deadline": deadline}, fds)
+        try:
+            self.guard.ask({**message, "deadline": deadline - earlier_s}, fds)
+            self.backstop.ask({**message, "deadline": deadline}, fds)
+        except BaseException:
+            self.disarm()  # one that stayed armed would kill us at a deadline of nothing
+            raise
 
     @property
     def holders_time(self) -> Optional[float]:

@@ -71,28 +71,60 @@ def rescue(armed: Armed, holder: DaemonRecord, before_databases: Callable[[], bo
     _kill_group(armed.group)
     holder_gone = threading.Event()
     thaws = [_Thaw(armed.fds[index], holder_gone) for index in sorted(armed.ours, reverse=True)]
+    by_hand = [thaw for thaw in thaws if not start(thaw.run)]
+    for thaw in by_hand:
+        thaw.turn()
     patience = time.monotonic() + PATIENCE_S
     for thaw in thaws:
         thaw.tried.wait(max(0.0, patience - time.monotonic()))
-    databases = threading.Thread(target=_databases, args=(armed, before_databases), daemon=True)
-    databases.start()
+    databases_over = threading.Event()
+
+    def databases() -> None:
+        try:
+            _databases(armed, before_databases)
+        finally:
+            databases_over.set()
+
+    under_way = start(databases)
     told = False
     while not kill(holder):
         if not told and time.monotonic() >= patience:
             told = True
             _tell(_hangs(holder))
+        for thaw in by_hand:
+            thaw.turn()
+        under_way = under_way or start(databases)
         time.sleep(_PAUSE_S)
     holder_gone.set()
+    for thaw in by_hand:
+        thaw.run()
     for thaw in thaws:
-        thaw.join()
+        thaw.over.wait()
     armed.close()
-    databases.join()
+    if not under_way:
+        databases()
+    databases_over.wait()
+
+
+def start(work: Callable[[], None]) -> bool:
+    """Let a thread of its own do it; return False when there can be none, for want of processes or of memory.
+
+    Where writes stand still, other programs may start processes until there can be no more.
+    """
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except (RuntimeError, MemoryError):
+        return False
+    return True
 
 
 def kill(victim: DaemonRecord) -> bool:
-    """Kill this process if it lives; return whether it is gone."""
-    if not is_alive(victim):
-        return True
+    """Kill this process if it lives; return whether it is gone for certain."""
+    try:
+        if not is_alive(victim):
+            return True
+    except OSError:  # /proc cannot be read now
+        return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(victim.pid, signal.SIGKILL)
     return False
@@ -133,7 +165,9 @@ def _run_thaws(commands: Iterable[ThawCommand]) -> dict[ThawCommand, str]:
 
 
 def _hangs(holder: DaemonRecord) -> str:
-    hanging = ", ".join(hanging_processes()) or "none that /proc tells of"
+    hanging = "none that /proc tells of"
+    with contextlib.suppress(OSError):
+        hanging = ", ".join(hanging_processes()) or hanging
     return (
         f"The freeze of the holder (process {holder.pid}) has not come to its end in the kernel, so it cannot be "
         f"thawed yet; it is as soon as it does. Processes that hang in the kernel: {hanging}."
@@ -157,24 +191,29 @@ def _kill_group(group: Optional[int]) -> bool:
     return False
 
 
-class _Thaw(threading.Thread):
+class _Thaw:
     """Thaws one file system until the holder is gone and the kernel has said that it is not frozen."""
 
     def __init__(self, fd: int, holder_gone: threading.Event) -> None:
-        super().__init__(daemon=True)
         self._fd = fd
         self._holder_gone = holder_gone
         self.tried = threading.Event()
-        self.start()
+        self.over = threading.Event()
 
     def run(self) -> None:
-        while True:
-            last = self._holder_gone.is_set()
-            done = False
-            with contextlib.suppress(OSError):
-                freeze.thaw(self._fd)
-                done = True
-            self.tried.set()
-            if done and last:
-                return
-            self._holder_gone.wait(_PAUSE_S)
+        """Go on to the end."""
+        try:
+            while not self.turn():
+                self._holder_gone.wait(_PAUSE_S)
+        finally:
+            self.over.set()
+
+    def turn(self) -> bool:
+        """Try once; return whether that was the last word."""
+        last = self._holder_gone.is_set()
+        done = False
+        with contextlib.suppress(OSError):
+            freeze.thaw(self._fd)
+            done = True
+        self.tried.set()
+        return done and last

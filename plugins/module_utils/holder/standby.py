@@ -23,7 +23,6 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from typing import Callable, NoReturn, Optional
@@ -33,7 +32,7 @@ from ..database.base import ThawCommand
 from . import freeze
 from .outside import leave_group
 from .process import harden
-from .rescue import Armed, kill, rescue
+from .rescue import Armed, kill, rescue, start
 
 #: How often a guard at work says so, and after what silence the backstop takes it for dead.
 BEAT_S = 0.1
@@ -141,7 +140,8 @@ def _guard(station: Station, link: socket.socket, holder: DaemonRecord) -> None:
 
     _whatever_happens(watch)
     if station.armed is not None:
-        threading.Thread(target=_beat, args=(link,), daemon=True).start()
+        # Without it the backstop takes over after a while, which does no harm.
+        start(lambda: _beat(link))
         rescue(station.armed, holder)
         _say(link, _DONE)
 
