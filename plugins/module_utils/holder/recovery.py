@@ -17,7 +17,7 @@ from ..extents.stack import read_mounts
 from ..lineserver import LineError
 from ..session import StateDir, is_of_host
 from . import freeze
-from .protocol import BACKSTOP, FROZEN, GUARD, NAME, SOCKET, ask
+from .protocol import BACKSTOP, FROZEN, GUARD, NAME, SOCKET, ask, question
 from .rescue import COMMANDS_S
 from .window import read_record as read_frozen
 
@@ -52,12 +52,13 @@ def quiesced_by_others(state: StateDir, host: Optional[str]) -> set[str]:
     """Names of the databases that a holder keeps quiesced whose session is not one of this database host.
 
     :param host: its inventory name; None when all sessions here are meant, so that there are no others.
+    :raises NoAnswer: one of these holders is busy, so that it is not known what it keeps.
     """
     found: set[str] = set()
     for session in state.sessions() if host is not None else []:
         if not is_of_host(session, str(host)):
-            with contextlib.suppress(LineError):  # none lives
-                found.update(ask(state, session, "status", ANSWER_S)["result"]["databases"])
+            status = question(state, session, "status")
+            found.update(status["databases"] if status is not None else ())
     return found
 
 
@@ -84,7 +85,8 @@ def recover(state: StateDir, session: str) -> Recovered:
         thawed = [*thawed, *frozen]  # by its guard, or below
     # A guard whose holder is dead thaws and ends; only a database may take it longer.
     _gone(folder, GUARD, GUARD_S)
-    thawed = sorted({*thawed, *_thaw_rest(frozen)})
+    spared = _frozen_by_others(state, session)
+    thawed = sorted({*thawed, *_thaw_rest([mount for mount in frozen if mount not in spared])})
     for name in (GUARD, BACKSTOP):  # the second one takes over when the first one fails
         if not _gone(folder, name, COMMANDS_S):
             record = read_record(folder, name)
@@ -111,6 +113,17 @@ def _is_left(state: StateDir, session: str) -> bool:
         if record is not None and is_alive(record):
             return True
     return bool(read_frozen(os.path.join(folder, FROZEN))) or os.path.exists(os.path.join(folder, SOCKET))
+
+
+def _frozen_by_others(state: StateDir, session: str) -> set[str]:
+    """Mount points that living holders of other sessions have frozen, which they can only when ours is thawed."""
+    found: set[str] = set()
+    for other in state.sessions():
+        folder = state.session_dir(other)
+        record = read_record(folder, NAME) if other != session else None
+        if record is not None and is_alive(record):
+            found.update(read_frozen(os.path.join(folder, FROZEN)))
+    return found
 
 
 def _gone(folder: str, name: str, patience_s: float) -> bool:

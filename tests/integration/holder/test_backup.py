@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import sys
 import tarfile
@@ -19,6 +20,7 @@ import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import is_alive
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import leftovers, recover
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
 from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import NotRunning, Refused
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
@@ -260,6 +262,24 @@ def test_recovery_after_everything_died_at_once(ext4: Path, held: HolderUnderTes
     assert (found.thawed, found.holder) == ([str(ext4)], None)
     writer.wait_done()
     assert leftovers(held.state) == []
+
+
+def test_recovery_leaves_alone_what_another_session_has_frozen_since(ext4: Path, held: HolderUnderTest) -> None:
+    """The record of a freeze that its guard has ended is still there when somebody else freezes."""
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+    guard, backstop = held.record("guard"), held.record("backstop")
+    os.kill(held.record().pid, signal.SIGKILL)
+    wait_for(lambda: not is_alive(guard) and not is_alive(backstop), "both have thawed")
+    try:
+        ensure_holder(held.state, "s2")
+        other = HolderUnderTest(held.state, "s2")
+        other.ask("freeze", mounts=[str(ext4)], deadline_s=60)
+
+        assert recover(held.state, held.session).thawed == []
+
+        assert other.ask("thaw")["intact"]
+    finally:
+        recover(held.state, "s2")
 
 
 def test_a_holder_whose_folder_is_removed_gives_up(

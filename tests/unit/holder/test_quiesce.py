@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord, is_alive, read_record
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder import quiesce
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder import protocol, quiesce, recovery
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import quiesced_by_others, recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.support.freezing import wait_for
@@ -81,3 +81,24 @@ def test_a_hot_backup_that_died_with_an_earlier_holder_has_no_clean_end(state: S
     ensure_holder(state, "s1")
 
     assert without_error(quiesce.end(state, "s1", HOT).evidence) == LOST
+
+
+def test_databases_of_another_host_are_not_taken_for_abandoned_while_their_holder_is_busy(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "20260131T020000Z-db2-9f3c"
+    quiesce.begin(state, other, HOT, [])
+    try:
+        assert quiesced_by_others(state, "db1") == {"d"}
+        holder = read_record(state.session_dir(other), "holder")
+        assert holder is not None
+        os.kill(holder.pid, signal.SIGSTOP)
+        monkeypatch.setattr(protocol, "BUSY_S", 0.1)
+        monkeypatch.setattr(recovery, "ANSWER_S", 0.1)
+        with pytest.raises(protocol.NoAnswer, match="has not answered"):
+            quiesced_by_others(state, "db1")
+        os.kill(holder.pid, signal.SIGKILL)
+        wait_for(lambda: not is_alive(holder), "it is dead")
+        assert quiesced_by_others(state, "db1") == set()
+    finally:
+        recover(state, other)
