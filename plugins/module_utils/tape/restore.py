@@ -17,7 +17,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -77,7 +78,7 @@ class _Run:
     losses: Losses
     tally: _Tally
 
-    def wanted(self) -> Iterator[Located]:
+    def wanted(self) -> Generator[Located, None, None]:
         return _wanted(self.job, self.catalog, self.session)
 
 
@@ -162,9 +163,10 @@ def _extract(run: _Run, drive: TapeDrive, folder: str) -> _Extracted:
     reader = SessionReader(drive, run.catalog)
     doubtful: set[bytes] = set()
     end = None
-    with TarExtractor(folder, numeric_owner=run.job.numeric_owner) as tar:
+    # Where the reading ends early, its selection would go on in the catalog, and no other could be made.
+    with TarExtractor(folder, numeric_owner=run.job.numeric_owner) as tar, closing(run.wanted()) as wanted:
         try:
-            for found in reader.read(run.wanted()):
+            for found in reader.read(wanted):
                 if found.header is None:
                     run.losses.add(MISSING, found.record.path, found.reason or "")
                     continue
@@ -213,7 +215,8 @@ def _damage(run: _Run, done: _Extracted, result: dict[str, Any]) -> RestoreError
         said.append(f"all members of {session} are restored, but not all that belongs to them")
     if done.said.status or done.said.lines:
         said.append(f"tar said {done.said.shown()!r}")
-    from_tape = bool(done.end or done.reader.lost or done.doubtful)
+    ended_by_tape = done.end is not None and done.end.option != "target"
+    from_tape = bool(ended_by_tape or done.reader.lost or done.doubtful)
     what, way_out = (
         ("session", "try these with another drive or from another session")
         if from_tape
@@ -282,7 +285,7 @@ def _check_target(target: str) -> None:
     raise RestoreError(f"target: {target} is not empty; name a folder that is empty or not there yet.", option="target")
 
 
-def _wanted(job: RestoreJob, catalog: Catalog, session: Session) -> Iterator[Located]:
+def _wanted(job: RestoreJob, catalog: Catalog, session: Session) -> Generator[Located, None, None]:
     """The members to restore in the order in which they lie on tape; the index of the session only if it is named."""
     parts = complete_parts(catalog, session)
     names = [_name_of(catalog, session, path) for path in job.paths] or None

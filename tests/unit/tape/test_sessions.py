@@ -481,12 +481,15 @@ def test_a_folder_that_cannot_be_read_takes_nothing_with_it(labelled: Library, t
     assert contents(tmp_path / "t") == FILES
 
 
-def test_a_drive_that_finds_no_place_any_more_ends_the_restore(labelled: Library, tmp_path: Path) -> None:
+@pytest.mark.parametrize("paths", [(), ("/srv",), ("/srv/a", "/srv", "/srv/c")])
+def test_a_drive_that_finds_no_place_any_more_ends_the_restore(
+    labelled: Library, tmp_path: Path, paths: tuple[str, ...]
+) -> None:
     labelled.back_up("s1", TREE)
     drive = worn(labelled, (b"srv/b/one", HEADERS))
     drive.stays_lost = True
     with drive:
-        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive))
+        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t"), paths=paths), labelled.catalog, drive))
     assert found == Named({"/srv/b/two", "/srv/b/way", "/srv/c"}, {"/srv/b/one"})
     assert contents(tmp_path / "t") == {**without("srv/b/two", "srv/c"), "srv/b/one": b"\0"}
 
@@ -583,6 +586,29 @@ def test_what_arrives_is_compared_whatever_tar_says(
     found = named(lambda: labelled.restore("s1", tmp_path / "t"), "target")
     assert found.missing == {"/srv/a"}
     assert contents(tmp_path / "t") == without("srv/a")
+
+
+@pytest.mark.parametrize("paths", [(), ("/srv",)])
+def test_a_tar_that_gives_up_is_no_fault_of_the_session(
+    labelled: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: tuple[str, ...]
+) -> None:
+    large = [inline(f"/srv/z{number:02}", bytes(40_000)) for number in range(30)]
+    labelled.back_up("s1", [*TREE, *large])
+    tar = tmp_path / "bin" / "tar"
+    tar.parent.mkdir()
+    tar.write_text(f'#!/bin/sh\nhead -c 50000 | {shutil.which("tar")} "$@"\n')
+    tar.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tar.parent), prepend=":")
+    found = named(lambda: labelled.restore("s1", tmp_path / "t", *paths), "target")
+    assert found == Named({f"/srv/z{number:02}" for number in range(1, 30)}, {"/srv/z00"})
+    assert contents(tmp_path / "t").items() >= FILES.items()
+
+
+def test_a_name_that_reads_like_an_error_is_none(labelled: Library, tmp_path: Path) -> None:
+    future = inline("/srv/x: Cannot y", b"1")._replace(mtime_ns=8_000_000_000 * 10**9)
+    labelled.back_up("s1", [*TREE, future])
+    labelled.restore("s1", tmp_path / "t")
+    assert contents(tmp_path / "t") == {**FILES, "srv/x: Cannot y": b"1"}
 
 
 def test_variables_for_tar_change_nothing(labelled: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
