@@ -27,7 +27,7 @@ from ..extents.mapfile import MapFile
 from ..extents.maprows import EXTENT_BYTES, SOURCE_DEVICE, ExtentRow, FileEntry, mapped_fields
 from .index import member_line
 from .members import MemberPlan, MemberPlanner
-from .model import BLOCK_BYTES, MemberRecord, Owners
+from .model import BLOCK_BYTES, MemberRecord, Owners, header_digest
 from .pax import HeaderMaker, pad
 
 _EXTENT = struct.Struct("<QIQQI")
@@ -170,6 +170,7 @@ def _line_bytes(name: bytes, linkname: Optional[bytes] = None) -> int:
         uid=(1 << 32) - 1,
         gid=(1 << 32) - 1,
         linkname=linkname,
+        header_digest=header_digest(b""),
     )
     return len(member_line(longest))
 

@@ -159,6 +159,16 @@ def test_the_estimate_is_never_too_small_and_near_what_is_written(disk: str, ent
     assert written <= told.archive_bytes <= written + members * MEMBER_BYTES + FIXED_BYTES
 
 
+def test_each_member_counts_with_its_whole_line_in_the_index(disk: str, tmp_path: Path) -> None:
+    last = 2**32 - 1
+    entry = FileEntry(b"", "f", nlink=1, mode=0o7777, uid=last, gid=last, size=1, mtime_ns=-(2**31) * 10**9 + 1)
+    names = [b"/srv/%04d" % number for number in range(3000)]
+    files = [(entry._replace(path=name, source="device"), [ExtentRow(0, 1, 0, BLOCK)]) for name in names]
+    none, many = make_map(tmp_path / "none", []), make_map(tmp_path / "many", files)
+    written = written_bytes(many, disk)[3] - written_bytes(none, disk)[3]
+    assert estimate(many).archive_bytes - estimate(none).archive_bytes >= written
+
+
 def test_label_files_and_logs_count_too(disk: str, tmp_path: Path) -> None:
     map_path = make_map(tmp_path / "map", [])
     extras = tmp_path / "extras.tar"
