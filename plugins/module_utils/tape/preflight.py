@@ -34,10 +34,10 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
         nonlocal last_bytes
         with Catalog.open_for(path, writable=False, no_trace=True) as opened:
             good = opened.sessions(params["host"], "good")
-        if not good:
-            return f"It has no good session of {params['host']} yet."
-        last_bytes = good[-1].bytes
-        return f"The last good session of {params['host']} is {good[-1].id}, of {last_bytes} bytes."
+            if not good:
+                return f"It has no good session of {params['host']} yet."
+            last_bytes = sum(part.records * part.record_bytes for part in opened.parts(good[-1].number))
+        return f"The last good session of {params['host']} is {good[-1].id}, of {last_bytes} bytes on tape."
 
     readable = preflight.ask("catalog", catalog)
     plan: dict[str, Any] = {}
