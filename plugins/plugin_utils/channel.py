@@ -28,7 +28,7 @@ from ansible.plugins.become import BecomeBase
 from ansible.plugins.connection import ConnectionBase
 from ansible.template import Templar
 
-from .line import NotEscalated, StandingLine
+from .line import MAX_ANSWER_BYTES, NotEscalated, StandingLine
 from .programs import RUNNER, RUNNER_GREETING, program
 
 # Without input the ssh plugin asks for a terminal, and a terminal would change the bytes on their way.
@@ -112,8 +112,17 @@ class Channel:
             return self.run_once(argv, stdin)
         asked = {"argv": argv, "stdin_bytes": None if stdin is None else len(stdin)}
         self._runner.send(json.dumps(asked).encode() + b"\n" + (stdin or b""))
-        answer = json.loads(self._runner.read_line())
-        return Answer(answer["code"], self._runner.read(answer["out_bytes"]), answer["err"])
+        try:
+            told = json.loads(self._runner.read_line())
+            code, err, size_bytes = told["code"], told["err"], told["out_bytes"]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            code = err = size_bytes = None
+        # The host may be anybody's by now.
+        if not (isinstance(code, int) and isinstance(err, str) and isinstance(size_bytes, int)):
+            raise AnsibleError(f"{self.host}: what it answers is not of the kind that it should be; look at that host.")
+        if not 0 <= size_bytes <= MAX_ANSWER_BYTES:
+            raise AnsibleError(f"{self.host}: it answers with {size_bytes} bytes, far from {MAX_ANSWER_BYTES} at most.")
+        return Answer(code, self._runner.read(size_bytes), err)
 
     def run_once(self, argv: list[str], stdin: Optional[bytes] = None) -> Answer:
         """Like run, by a process of its own on connections of every kind."""
@@ -173,7 +182,7 @@ class Channel:
         :raises AnsibleError: it ends before, or with another user than root.
         """
         try:
-            uid = self.run(["id", "-u"]).out.decode().strip()
+            uid = self.run(["id", "-u"]).out.decode("utf-8", "replace").strip()
         finally:
             self.close()
         if uid != "0":

@@ -25,6 +25,8 @@ MAX_ANSWER_BYTES = 16 << 20
 _END_S = 5.0
 #: How much of what the program says of errors is kept.
 _KEPT_ERRORS_BYTES = 65536
+#: What may come before the privileges are there: greetings, lectures, prompts.
+_MOST_BEFORE_BYTES = 1 << 20
 #: How long to wait for them once it has ended.
 _LAST_WORDS_S = 1.0
 
@@ -109,6 +111,7 @@ class StandingLine:
         """
         while len(self._inbox) < size_bytes:
             self._receive(None)
+            del self._errors[:-_KEPT_ERRORS_BYTES]
         data = bytes(self._inbox[:size_bytes])
         del self._inbox[:size_bytes]
         return data
@@ -153,6 +156,8 @@ class StandingLine:
                 self.send(str(become.get_option("become_pass")).encode() + b"\n")
             if not self._receive(deadline, ended_is_error=False):
                 raise NotEscalated(f"{self._host}: {become.name} failed: {self._last_words() or 'it ended'}")
+            if len(self._inbox) + len(self._errors) > _MOST_BEFORE_BYTES:
+                raise self._lost(f"it says more than {_MOST_BEFORE_BYTES} bytes before {become.name} is done")
 
     def _next_line(self, deadline: Optional[float]) -> bytes:
         while (end := self._inbox.find(b"\n")) < 0:
@@ -168,7 +173,8 @@ class StandingLine:
         """Take in what has come on either way, once something has; False when all has ended."""
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         ready = self._selector.select(left_s)
-        if not ready:
+        # What never stops talking says nothing in time either.
+        if not ready or left_s == 0.0:
             raise self._lost("no answer in time")
         for key, _events in ready:
             part = os.read(key.fd, 1 << 20)
@@ -183,11 +189,12 @@ class StandingLine:
         return False
 
     def _drain_errors(self, patience_s: float) -> None:
-        """Take in what is said of errors until that ends, or pauses: a persistent ssh keeps it open for long."""
+        """Take in what is said of errors until that ends, pauses or is enough; a persistent ssh keeps it open."""
         fd = cast(IO[bytes], self._program.stderr).fileno()
+        enough = len(self._errors) + _KEPT_ERRORS_BYTES
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_READ)
-            while selector.select(patience_s) and (part := os.read(fd, 65536)):
+            while len(self._errors) < enough and selector.select(patience_s) and (part := os.read(fd, 65536)):
                 self._errors += part
 
     def _last_words(self) -> str:

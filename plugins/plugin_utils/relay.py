@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os.path
 import re
@@ -56,18 +57,24 @@ def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: b
     missing = _missing_folders(target, os.path.dirname(dest))
     if missing:
         _must(target, ["mkdir", "--mode=0700", "--", *missing], cannot)
-    _must(target, ["install", "--mode=0600", "--", "/dev/null", part], cannot)
-    digest = hashlib.sha256()
-    for number in range((size + PIECE_BYTES - 1) // PIECE_BYTES):
-        piece = _must(source, _dd(number, f"if={src}", "count=1", skip=True), f"src: {src} cannot be read").out
-        if len(piece) != min(PIECE_BYTES, size - number * PIECE_BYTES):
-            _must(target, ["rm", "--force", "--", part], cannot)
-            raise AnsibleError(f"{source.host}: src: {src} has another length than before; run the task again.")
-        digest.update(piece)
-        _must(target, _dd(number, f"of={part}", "conv=notrunc", skip=False), cannot, stdin=piece)
-    if digest.hexdigest() != sha256 or _sha256(target, part) != sha256:
-        _must(target, ["rm", "--force", "--", part], cannot)
-        raise AnsibleError(f"{target.host}: dest: {dest} did not arrive as {source.host} holds it; run the task again.")
+    try:
+        _must(target, ["install", "--mode=0600", "--", "/dev/null", part], cannot)
+        digest = hashlib.sha256()
+        for number in range((size + PIECE_BYTES - 1) // PIECE_BYTES):
+            piece = _must(source, _dd(number, f"if={src}", "count=1", skip=True), f"src: {src} cannot be read").out
+            if len(piece) != min(PIECE_BYTES, size - number * PIECE_BYTES):
+                raise AnsibleError(f"{source.host}: src: {src} has another length than before; run the task again.")
+            digest.update(piece)
+            _must(target, _dd(number, f"of={part}", "conv=notrunc", skip=False), cannot, stdin=piece)
+        if digest.hexdigest() != sha256 or _sha256(target, part) != sha256:
+            raise AnsibleError(
+                f"{target.host}: dest: {dest} did not arrive as {source.host} holds it; run the task again."
+            )
+    except AnsibleError:
+        # What one host sends must not keep the room of all others.
+        with contextlib.suppress(AnsibleError):
+            target.run(["rm", "--force", "--", part])
+        raise
     _must(target, ["mv", "--no-target-directory", "--", part, dest], cannot)
     return Relayed(size, sha256, changed=True)
 

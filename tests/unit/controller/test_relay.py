@@ -126,3 +126,35 @@ def test_a_hostile_answer_is_a_sentence_and_leaves_nothing(tmp_path: Path, size:
     with pytest.raises(AnsibleError, match="hostile"):
         relay.relay_file(source, "src", local("b"), str(tmp_path / "to" / "file"))
     assert not (tmp_path / "to").exists() or list((tmp_path / "to").iterdir()) == []
+
+
+class Broken(Hostile):
+    """A host that is lost in the midst."""
+
+    def run(self, argv: list[str], stdin: bytes | None = None) -> Answer:
+        if argv[0] != "dd":
+            return super().run(argv, stdin)
+        if "skip=0" in argv:
+            return Answer(0, b"x" * relay.PIECE_BYTES, "")
+        raise AnsibleError("hostile: the line to it is lost")
+
+
+def test_a_host_that_is_lost_in_the_midst_keeps_no_room(tmp_path: Path, pieces: int) -> None:
+    source = cast(Channel, Broken(b"%d" % (2 * pieces), b"", b"0" * 64 + b"  x\n"))
+    with pytest.raises(AnsibleError, match="hostile"):
+        relay.relay_file(source, "src", local("b"), str(tmp_path / "file"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_keeps_no_part(tmp_path: Path, pieces: int) -> None:
+    (tmp_path / "source").write_bytes(b"x" * 2 * pieces)
+    target = local("b")
+    run = target.run
+
+    def full(argv: list[str], stdin: bytes | None = None) -> Answer:
+        return run(["sh", "-c", "echo no space >&2; exit 1"]) if "seek=1" in argv else run(argv, stdin)
+
+    target.run = full  # type: ignore[method-assign]
+    with pytest.raises(AnsibleError, match=r"^b: dest: .* no space"):
+        relay.relay_file(local("a"), str(tmp_path / "source"), target, str(tmp_path / "file"))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
