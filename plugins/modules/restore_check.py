@@ -13,7 +13,8 @@ author:
   - splitmirror.backup contributors (@splitmirror)
 description:
   - Fails when a link of the data directory, or recovery from its log, leads out of O(target), where the original
-    server may live.
+    server may live, or when its lock file (C(postmaster.pid)) names a living process that is no server on these files,
+    which the end of the drill would end.
   - Returns the settings that recovery needs, so that none of the restored settings has to be used.
   - Needs C(pg_controldata) and C(pg_waldump) of the version that made the backup.
 options:
@@ -52,7 +53,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 settings:
-  description: The settings that recovery needs, as the control file has them.
+  description:
+    - The settings that recovery needs, as the control file has them.
+    - For PostgreSQL 17 and later C(event_triggers) is off, so that nothing runs when somebody logs in.
   returned: success
   type: dict
   sample: {max_connections: "100", max_prepared_transactions: "0", wal_level: replica}

@@ -33,6 +33,11 @@ NEEDED = {
 SIGNALS = ("standby.signal", "recovery.signal", "recovery.conf")
 _LABEL_START = re.compile(r"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.MULTILINE)
 _LABEL_TIMELINE = re.compile(r"^START TIMELINE: (\d+)$", re.MULTILINE)
+_PID = re.compile(rb"\s*[-+]?(\d+)")
+#: The largest number that a process of Linux can have, and one (PID_MAX_LIMIT, proc_sys_kernel(5)).
+_NO_PID = 1 << 22
+#: The first version that runs triggers when somebody logs in; before 17 there is no setting that turns them off.
+_LOGIN_TRIGGERS = 17
 _CREATED = re.compile(r"desc: CREATE \d+ (.*)")
 
 
@@ -41,11 +46,13 @@ class StartError(SplitMirrorError):
 
 
 def settings_for_recovery(target: str, data_directory: str, bin_dir: str, os_user: str) -> dict[str, str]:
-    """Return the settings that recovery of a restored data directory needs, having looked at what it would open.
+    """Return the settings that a restored data directory needs to be recovered here, and alone.
+
+    It is looked at before: what recovery would open, and whom the end of the server would end.
 
     :param target: the folder that was restored to. :param data_directory: the restored data directory in it.
     :param bin_dir: folder of the server's programs. :param os_user: the user that the server is to run as.
-    :raises StartError: recovery would open something outside of the target, or the directory cannot be read.
+    :raises StartError: the server would reach something outside of the target, or the directory cannot be read.
     :raises RelocationError: a link leads to what was not restored.
     """
     moves = relocate(target, data_directory, dry_run=True)
@@ -61,9 +68,53 @@ def settings_for_recovery(target: str, data_directory: str, bin_dir: str, os_use
                 "remove the file first.",
                 option="data_directory",
             )
+    refuse_other_server(data_directory)
     control = _control_data(data_directory, bin_dir, os_user)
     _check_log(data_directory, bin_dir, os_user, control)
-    return {setting: control[name] for name, setting in NEEDED.items() if name in control}
+    settings = {setting: control[name] for name, setting in NEEDED.items() if name in control}
+    if _version(data_directory) >= _LOGIN_TRIGGERS:
+        settings["event_triggers"] = "off"
+    return settings
+
+
+def refuse_other_server(data_directory: str) -> None:
+    """Refuse a lock file that names a living process, unless that is a server on these very files.
+
+    pg_ctl stops the process that the file names, whose server that ever is: in a copy of the files of a living server
+    it names the original. A server has its data directory as working directory (postmaster.c, ChangeToDataDir).
+
+    :raises StartError: it does.
+    """
+    path = os.path.join(data_directory, "postmaster.pid")
+    try:
+        with open(path, "rb") as stream:
+            found = _PID.match(stream.read(4096))
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise StartError(
+            f"data_directory: {path} cannot be read ({exc.strerror}); remove it.", "data_directory"
+        ) from exc
+    pid = int(found[1]) if found else 0
+    if pid < _NO_PID and not os.path.exists(f"/proc/{pid}"):
+        return
+    try:
+        at_home = os.path.samefile(f"/proc/{pid}/cwd", data_directory)
+    except OSError:
+        at_home = False
+    if not at_home:
+        raise StartError(
+            f"data_directory: {path} names process {pid}, which is no server on these files; with it the end of the "
+            "drill would end that process, perhaps the original server; remove the file.",
+            option="data_directory",
+        )
+
+
+def _version(data_directory: str) -> int:
+    """The major version of the server that made the files."""
+    with open(os.path.join(data_directory, "PG_VERSION"), encoding="ascii", errors="replace") as stream:
+        found = re.match(r"\d+", stream.read(64))
+    return int(found[0]) if found else 0
 
 
 def _control_data(data_directory: str, bin_dir: str, os_user: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def relocate(target: str, data_directory: str, dry_run: bool = False) -> list[Mo
     :param data_directory: a folder below it, from find_data_directories.
     :param dry_run: only tell what would move.
     :returns: what was moved; empty when all was in place already.
-    :raises RelocationError: a link leads to a place that was not restored.
+    :raises RelocationError: a link leads to a place that was not restored, or there is a device among the files.
     """
     root = os.path.realpath(target)
     data_directory = os.path.realpath(data_directory)
@@ -102,12 +103,24 @@ def relocate(target: str, data_directory: str, dry_run: bool = False) -> list[Mo
 
 
 def _links(folder: str) -> Iterator[str]:
-    """Yield the paths of all links below a folder, in order; links are not followed."""
+    """Yield the paths of all links below a folder, in order; links are not followed.
+
+    :raises RelocationError: there is a device, which leads out of the target as a link would.
+    """
     for path, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(folders + files):
-            if os.path.islink(os.path.join(path, name)):
-                yield os.path.join(path, name)
+            found = os.path.join(path, name)
+            try:
+                mode = os.lstat(found).st_mode
+            except FileNotFoundError:
+                continue
+            if stat.S_ISLNK(mode):
+                yield found
+            elif stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
+                raise RelocationError(
+                    f"target: {found} is a device, which no server has among its files; remove it.", option="target"
+                )
 
 
 def _holds(folder: str, path: str) -> bool:

@@ -137,6 +137,7 @@ def test_no_setting_leads_a_drill_out_of_the_restored_files(tmp_path: Path) -> N
     with passable_folder() as folder, cluster(folder / "original", checksums=False) as server:
         outside = own(folder / "outside")
         server.sql("CREATE TABLE t AS SELECT 7 AS n")
+        server.sql("ALTER ROLE postgres SET session_preload_libraries = 'no_such_library'")
         server.stop()
         lines = [
             f"log_directory = '{outside}'",
@@ -177,3 +178,14 @@ def test_a_drill_refuses_what_recovery_would_create_at_the_originals_path(tmp_pa
             assert code != 0
             assert "recovery would create the tablespace" in said.replace("\n", " ")
             assert digest(space) == before
+
+
+def test_a_drill_does_not_stop_the_original_whose_lock_file_was_restored(tmp_path: Path) -> None:
+    with passable_folder() as folder, cluster(folder / "original", checksums=False) as server:
+        server.sql("CREATE TABLE t AS SELECT 7 AS n; CHECKPOINT")
+        copy = folder / "restore"
+        copy_tree(server.data, copy)
+        code, said = drill(tmp_path, copy, copy, {"n": "7"})
+        assert code != 0
+        assert "is no server on these files" in said.replace("\n", " ")
+        assert server.sql("SELECT n FROM t") == "7"

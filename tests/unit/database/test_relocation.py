@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,14 @@ def test_whatever_links_there_are_none_leads_out(
             if os.path.isdir(real) and real not in seen:
                 seen.add(real)
                 folders.append(real)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", [stat.S_IFBLK, stat.S_IFCHR])
+@pytest.mark.parametrize("place", ["var/lib/pg/base", "srv/space one/PG_15"])
+def test_a_device_among_the_files_is_refused(tmp_path: Path, kind: int, place: str) -> None:
+    data = restored(tmp_path)
+    (tmp_path / place).mkdir(parents=True)
+    os.mknod(tmp_path / place / "1259", 0o600 | kind, os.makedev(1, 3))
+    with pytest.raises(RelocationError, match="is a device"):
+        relocate(str(tmp_path), str(data))
