@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import getpass
+import multiprocessing
 import os
 import platform
 from pathlib import Path
@@ -17,10 +18,16 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.lease import Ow
 
 
 def this_run() -> Owner:
-    """The process that runs the play; called in a worker, which that has forked."""
-    pid = os.getppid()
+    """The process that runs the play; called in a worker, which that has forked.
+
+    A worker may outlive a play that is killed, and has another parent then, init for instance, which lives for ever.
+    """
+    forked_by = multiprocessing.parent_process()
+    pid = forked_by.pid if forked_by and forked_by.pid else os.getppid()
     boot_id, namespace = _place()
     record = DaemonRecord.of(pid) if boot_id else None
+    if boot_id and record is None and pid != os.getppid():
+        record = DaemonRecord(pid, 0, boot_id)  # it is dead, as everybody will find
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user without a name, in a container

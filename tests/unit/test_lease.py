@@ -7,12 +7,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+import multiprocessing
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.modules import hot_backup, mirror_sync
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.controller import is_running, this_run
+from ansible_collections.splitmirror.backup.tests.support.demo import playbook_command, run_playbook
 from ansible_collections.splitmirror.backup.tests.support.mirrors import run_module
 
 FIRST, SECOND, OTHER = (f"20260131T020000Z-{name}" for name in ("db1-0001", "db1-0002", "db2-0001"))
@@ -195,3 +199,73 @@ def test_a_session_of_another_name_is_not_touched() -> None:
     with pytest.raises(MirrorError, match=f"session {OTHER}, which is none of db1"):
         mirror_sync.refuse_others(states, "db1")
     mirror_sync.refuse_others(states, "db2")
+
+
+def _play(folder: Path, *, died: bool) -> Owner:
+    """What a worker takes for its run, while the process that forked it lives, or after that was killed."""
+    told, go = folder / "told", os.pipe()
+    fork = multiprocessing.get_context("fork")
+
+    def worker() -> None:
+        if died:
+            os.read(go[0], 1)  # until the play has died
+        told.with_suffix(".new").write_text(json.dumps(asdict(this_run())), encoding="utf-8")
+        told.with_suffix(".new").rename(told)
+
+    play = os.fork()
+    if play == 0:
+        process = fork.Process(target=worker)
+        process.start()
+        if not died:
+            process.join()
+        os._exit(0)
+    os.waitpid(play, 0)
+    os.write(go[1], b"+")
+    while not told.exists():
+        time.sleep(0.001)
+    for end in go:
+        os.close(end)
+    return Owner.of(json.loads(told.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_a_worker_that_outlives_its_play_takes_no_lease_for_ever(tmp_path: Path, *, died: bool) -> None:
+    owner = _play(tmp_path, died=died)
+    assert is_running(owner) is False  # and not init, which lives for ever
+    leases = Leases(StateDir(str(tmp_path / "state")))
+    leases.take("db1", FIRST, owner)
+    leases.take("db1", SECOND, this_run(), judged=FIRST, alive=is_running(owner))
+
+
+LEASE_PLAY = """
+- hosts: db1
+  gather_facts: false
+  tasks:
+    - ansible.builtin.set_fact: {splitmirror_session: %s}
+    - ansible.builtin.include_role: {name: splitmirror.backup.mirrored_backup, tasks_from: lease_taken}
+"""
+
+
+@pytest.mark.parametrize("held", ["db1", "array1"])
+def test_of_two_runs_at_the_same_moment_the_second_takes_nothing(tmp_path: Path, held: str) -> None:
+    inventory = {
+        "all": {
+            "vars": {
+                "ansible_connection": "local",
+                "ansible_python_interpreter": sys.executable,
+                "splitmirror_array": "array1",
+                "splitmirror_media_server": "media1",
+            },
+            "hosts": {name: {"splitmirror_state_dir": str(tmp_path / name)} for name in ("db1", "array1", "media1")},
+        }
+    }
+    (tmp_path / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
+    (tmp_path / "play.yml").write_text(LEASE_PLAY % SECOND, encoding="utf-8")
+    Leases(StateDir(str(tmp_path / held))).take("db1", FIRST, this_run())
+    done = run_playbook(playbook_command(tmp_path / "hosts.json", tmp_path / "play.yml"), tmp_path)
+    assert done.returncode != 0
+    assert f"session {FIRST} of db1 is at work since" in done.stdout
+    found = {name: Leases(StateDir(str(tmp_path / name))).find("db1") for name in ("db1", "array1", "media1")}
+    sessions = {name: lease.session if lease else None for name, lease in found.items()}
+    # Where the database host was free, this run was the first one, and nobody else gets on before it has ended.
+    assert sessions == {**dict.fromkeys(sessions, None if held == "db1" else SECOND), held: FIRST}
