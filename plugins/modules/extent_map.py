@@ -321,7 +321,8 @@ def check(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
         ask(state, session, "ping")
         return result
     split = module.params["split"]
-    told: dict[str, Any] = {} if split is None else {"split": str(split.get("freeze"))}
+    # The result of another task, as that of write_freeze, knows the freeze, too.
+    told: dict[str, Any] = {} if split is None else {"split": str(split.get("freeze") if "split_s" in split else None)}
     counts = ask(state, session, "check", **told)["result"]
     kinds = ("remapped", "added", "removed", "attributes")
     result.update(check=counts, changed=any(counts[kind] for kind in kinds))

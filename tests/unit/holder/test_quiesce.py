@@ -19,7 +19,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder import p
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import quiesced_by_others, recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.modules import extent_map
 from ansible_collections.splitmirror.backup.tests.support.freezing import wait_for
+from ansible_collections.splitmirror.backup.tests.support.mirrors import run_module
 
 HOT = [{"name": "d", "driver": "commands", "options": {"begin": ["/bin/true"], "end": ["/bin/true"]}}]
 LOST = {"required": True, "ended_cleanly": False, "same_session": False}
@@ -102,3 +104,16 @@ def test_databases_of_another_host_are_not_taken_for_abandoned_while_their_holde
         assert quiesced_by_others(state, "db1") == set()
     finally:
         recover(state, other)
+
+
+@pytest.mark.root
+def test_a_freeze_alone_does_not_pass_for_a_split(state: StateDir) -> None:
+    options = {"freeze": ["/bin/true"], "thaw": ["/bin/true"]}
+    quiesce.begin(state, "s1", [{"name": "d", "driver": "commands", "options": options}], [])
+    frozen = quiesce.freeze(state, "s1", [], 60.0, [])
+    checked = {"session": "s1", "state": "checked", "state_dir": state.root}
+
+    told = run_module(extent_map.main, {**checked, "split": {"freeze": frozen.freeze, "mounts": []}})
+    assert "not split in this freeze" in told["msg"]
+    told = run_module(extent_map.main, {**checked, "split": {"freeze": frozen.freeze, "split_s": 0.1}})
+    assert "nothing is mapped" in told["msg"]
