@@ -20,7 +20,7 @@ from .freeze import FreezeError, FrozenBySomeoneElse, Needed
 from .guard import GuardError, Guards
 from .protocol import EventLog
 from .rescue import COMMAND_PAUSE_S
-from .writes import Written, write_out
+from .writes import SHORT_PART, Written, write_out, write_rest
 
 MAX_DEADLINE_S = 3600.0
 #: The part of the deadline that the check of the map may take.
@@ -175,6 +175,8 @@ class Window:
                     driver.freeze(max(0.1, (deadline - time.monotonic()) / 2), self._guards.command_started)
                 finally:
                     self._guards.command_over()
+            if time.monotonic() - self._sent > deadline_s * SHORT_PART:
+                write_rest(self._opened, self._guards.holders_time or deadline, deadline_s)
             for index in range(len(self._opened)):
                 self._freeze_one(index)
         except BaseException:

@@ -44,6 +44,22 @@ def write_out(opened: Sequence[tuple[str, int]], deadline_s: float) -> float:
     )
 
 
+def write_rest(opened: Sequence[tuple[str, int]], ends: float, deadline_s: float) -> None:
+    """Write out what has come since write_out, while databases were slow to freeze; the deadline is running.
+
+    :param ends: instant, time.monotonic, by which the file systems have to be thawed again.
+    :raises FreezeError: a freeze, which writes out once more, could last longer.
+    """
+    round_s = sum(_sync(fd) for _name, fd in opened)
+    if time.monotonic() + round_s > ends:
+        raise FreezeError(
+            f"deadline_s: {deadline_s:g} s is too short: the databases took long to freeze, and what was written "
+            f"meanwhile took {round_s:.2f} s to write out, so the file systems could not be frozen and thawed in "
+            "time; begin when less is written, or set a longer deadline.",
+            option="deadline_s",
+        )
+
+
 def _sync(fd: int) -> float:
     began = time.monotonic()
     freeze.sync(fd)

@@ -44,3 +44,18 @@ def test_a_disk_that_does_not_get_ready_is_refused(monkeypatch: pytest.MonkeyPat
         writes.write_out([("/srv/a", 0), ("/srv/b", 1)], 3.0)
     assert caught.value.option == "deadline_s"
     assert disk.calls == 2 * writes.MAX_ROUNDS
+
+
+@pytest.mark.parametrize(("takes_s", "enough"), [((0.1, 0.3), True), ((1.4, 0.0), True), ((0.5, 1.1), False)])
+def test_what_came_while_databases_froze_must_leave_time_for_the_freeze(
+    monkeypatch: pytest.MonkeyPatch, takes_s: tuple[float, float], enough: bool
+) -> None:
+    disk = SlowDisk(monkeypatch, iter(takes_s))
+    opened = [("/srv/a", 0), ("/srv/b", 1)]
+    if enough:
+        writes.write_rest(opened, 3.0, 6.0)
+    else:
+        with pytest.raises(FreezeError, match=r"6 s is too short: .* took 1\.60 s to write out") as caught:
+            writes.write_rest(opened, 3.0, 6.0)
+        assert caught.value.option == "deadline_s"
+    assert disk.calls == 2
