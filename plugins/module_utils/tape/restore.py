@@ -197,9 +197,9 @@ def _take_stock(run: _Run, folder: str, done: _Extracted) -> None:
             run.losses.add(MISSING, member.path, reason)
             continue
         _count(run.tally, part, member)
-        if differs is not None and member.path not in done.doubtful:
-            said = done.said.of(member.path)
-            run.losses.add(DOUBTFUL, member.path, differs if said is None else f"{differs} ({said})")
+        reasons = [reason for reason in (differs, done.said.of(member.path)) if reason is not None]
+        if reasons and member.path not in done.doubtful:
+            run.losses.add(DOUBTFUL, member.path, ": ".join(reasons))
 
 
 def _damage(run: _Run, done: _Extracted, result: dict[str, Any]) -> RestoreError:

@@ -588,6 +588,22 @@ def test_what_arrives_is_compared_whatever_tar_says(
     assert contents(tmp_path / "t") == without("srv/a")
 
 
+def test_what_tar_complains_of_is_named_also_where_nothing_else_shows_it(
+    labelled: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system that tells only when a file is closed that it had no room for it."""
+    labelled.back_up("s1", TREE)
+    tar = tmp_path / "bin" / "tar"
+    tar.parent.mkdir()
+    said = "tar: srv/a: Cannot close: No space left on device"
+    tar.write_text(f'#!/bin/sh\n{shutil.which("tar")} "$@"\necho "{said}" >&2\nexit 2\n')
+    tar.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tar.parent), prepend=":")
+    found = named(lambda: labelled.restore("s1", tmp_path / "t"), "target")
+    assert found == Named(set(), {"/srv/a"})
+    assert contents(tmp_path / "t") == FILES
+
+
 @pytest.mark.parametrize("paths", [(), ("/srv",)])
 def test_a_tar_that_gives_up_is_no_fault_of_the_session(
     labelled: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: tuple[str, ...]
