@@ -163,6 +163,8 @@ class LineServer:
         due = self._service.next_wakeup()
         timeout = None if due is None else max(0.0, due - time.monotonic())
         for key, mask in self._selector.select(timeout):
+            if key.fd not in self._selector.get_map():  # what came before it has undone its watch
+                continue
             if isinstance(key.data, _Connection):
                 self._exchange(key.data, mask)
             else:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -238,6 +239,31 @@ def test_second_server_on_a_served_socket_is_refused(running: Running) -> None:
     with pytest.raises(LineError, match="another process serves"):
         LineServer(running.path, Echo())
     assert call(running.path, "echo", 10)["ok"]
+
+
+def test_a_descriptor_that_is_watched_no_more_calls_nobody_back(running: Running) -> None:
+    """Both are readable at once, so that the loop has learned of both when it calls the first one back."""
+    called: list[int] = []
+    pipes = [os.pipe(), os.pipe()]
+
+    def only_once(number: int) -> None:
+        called.append(number)
+        for read_end, _write_end in pipes:
+            running.server.unwatch(read_end)
+
+    with contextlib.closing(running.connect()) as client:
+        client.sendall(b'{"op": "busy"}\n')
+        assert running.service.entered.wait(20)
+        for number, (read_end, write_end) in enumerate(pipes):
+            running.server.watch(read_end, functools.partial(only_once, number))
+            os.write(write_end, b".")
+        running.service.leave.set()
+        client.recv(4096)
+    call(running.path, "echo", 10)
+    for ends in pipes:
+        for end in ends:
+            os.close(end)
+    assert len(called) == 1
 
 
 def test_socket_left_by_a_dead_process_is_replaced(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def leave_group(name: str) -> None:
         for line in stream:
             _number, controllers, _path = line.rstrip("\n").split(":", 2)
             if controllers in ("", "freezer"):
-                root = _root_of(controllers)
+                root = root_of(controllers)
                 # Where it is not ours to write, as in some containers, the process stays where it is.
                 with contextlib.suppress(OSError):
                     if root is not None:
@@ -56,13 +56,13 @@ def _become_scope(unit: str) -> bool:
     return done.code == 0
 
 
-def _root_of(controllers: str) -> Optional[str]:
+def root_of(controllers: str) -> Optional[str]:
     """Where the root of a hierarchy is mounted; the empty string means version 2."""
     with open("/proc/self/mountinfo", encoding="utf-8") as stream:
         for line in stream:
             before, _dash, after = line.partition(" - ")
             fields = before.split()
-            fs_type, _source, options = after.split()[:3]
+            fs_type, _source, options = after.split(" ")[:3]  # a source may be empty
             version2 = fs_type == "cgroup2" and not controllers
             version1 = fs_type == "cgroup" and controllers in options.split(",") and bool(controllers)
             if fields[3] == "/" and (version2 or version1):
