@@ -58,7 +58,6 @@ class PostgresqlDriver(DatabaseDriver):
         self._session = PgSession(self.where, options)
         self._pgdata = ""
         self._backend: Optional[int] = None
-        self._tablespaces_at_begin: set[int] = set()
 
     @classmethod
     def capabilities(cls, options: Mapping[str, Any]) -> Capabilities:
@@ -104,7 +103,6 @@ class PostgresqlDriver(DatabaseDriver):
         pg = self._connected()
         self._data_directory()  # known before the server can be gone
         (self._backend,) = pg.row("SELECT pg_backend_pid()")
-        self._tablespaces_at_begin = self._tablespace_oids()
         self._keep_wal()
         if pg.version >= 150000:
             pg.row("SELECT pg_backup_start(label => %s, fast => %s)", (label, self.options["fast"]))
@@ -125,11 +123,6 @@ class PostgresqlDriver(DatabaseDriver):
         pg.execute(f"SET statement_timeout = '{int(self.options['end_timeout_s'])}s'")
         stop_lsn, label, tablespace_map = pg.row(STOP_15 if pg.version >= 150000 else STOP_11)
         self._backend = None
-        if self._tablespace_oids() - self._tablespaces_at_begin:
-            raise DatabaseError(
-                f"{self.where}: a tablespace was created during hot backup, and its folder may not be in the backup; "
-                "back up again."
-            )
         label, tablespace_map = bytes(label), bytes(tablespace_map or b"")
         segment_bytes = int(self._setting("wal_segment_size"))
         needed = wal_range(label, stop_lsn, segment_bytes)
@@ -227,10 +220,6 @@ class PostgresqlDriver(DatabaseDriver):
                 raise DatabaseError(f"{self.where}: tablespace {name} points to {path}, which is no folder; drop it.")
             paths.append(path)
         return paths
-
-    def _tablespace_oids(self) -> set[int]:
-        (oids,) = self._session.row("SELECT array_agg(oid::bigint) FROM pg_tablespace")
-        return set(oids)
 
     def _check_archiving(self) -> None:
         if self._setting("archive_mode") == "off":

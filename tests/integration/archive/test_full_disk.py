@@ -39,7 +39,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     """A small disk."""
     folder = tmp_path / "small"
     folder.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder)
+    run("mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", folder)  # it serves as a state folder, too
     try:
         yield folder
     finally:

@@ -330,16 +330,6 @@ def test_a_tablespace_that_leads_nowhere(folder: Path, drivers: list[DatabaseDri
         assert f"points to {space}, which is no folder" in refusal(server, drivers)
 
 
-def test_a_tablespace_of_the_time_of_the_backup_fails_it(folder: Path, drivers: list[DatabaseDriver]) -> None:
-    space = own(folder / "space")
-    with cluster(folder / "data") as server:
-        driver = driver_of(server, drivers)
-        driver.begin("x")
-        server.sql(f"CREATE TABLESPACE fresh LOCATION '{space}'")
-        with pytest.raises(DatabaseError, match="a tablespace was created during hot backup"):
-            driver.end()
-
-
 def test_what_links_lead_to_belongs_to_the_files(folder: Path, drivers: list[DatabaseDriver]) -> None:
     big, conf = own(folder / "big"), folder / "main.conf"
     with cluster(folder / "data") as server:
