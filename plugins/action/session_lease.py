@@ -23,8 +23,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         arguments = {**self._task.args, "owner": asdict(this_run())}
         told = self._execute_module(module_args=arguments, task_vars=task_vars)
         other = told.get("other")
-        if told.get("failed") and other and not other["busy"]:
-            judged = {"session": other["session"], "alive": is_running(Owner.of(other["owner"]))}
-            told = self._execute_module(module_args={**arguments, "judged": judged}, task_vars=task_vars)
+        if told.get("failed") and other:
+            try:
+                busy, owner = other["busy"], Owner.of(other["owner"])
+                judged = {"session": other["session"], "alive": is_running(owner)}
+            except (KeyError, TypeError, ValueError):  # what a host tells may be anything; the refusal stands
+                busy, judged = True, {}
+            if not busy:
+                told = self._execute_module(module_args={**arguments, "judged": judged}, task_vars=task_vars)
         result.update(told)
         return result

@@ -65,7 +65,7 @@ class Owner:
                 str(told[name]) for name in ("controller", "user", "boot_id", "pid_namespace")
             )
             return cls(controller, user, boot_id, namespace, int(told["pid"]), int(told["start_ticks"]))
-        except (KeyError, TypeError) as exc:
+        except (KeyError, TypeError, OverflowError) as exc:
             raise ValueError("no owner of a lease") from exc
 
 

@@ -54,7 +54,7 @@ options:
         random one for each session, and give the same to M(splitmirror.backup.mirror_present).
       - Needed for V(tgt) and V(lio) with O(state=attached).
     type: str
-    version_added: 0.3.0
+    version_added: 0.2.0
   pairs:
     description:
       - The mirror set of the database host. Needed with O(transport=static).

@@ -66,7 +66,7 @@ options:
         random one for each session, and give the same to M(splitmirror.backup.mirror_attach).
       - Needed for V(tgt) and V(lio) with O(state=presented).
     type: str
-    version_added: 0.3.0
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: full

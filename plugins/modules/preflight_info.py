@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: preflight_info
 short_description: Tell whether a host is ready for a backup
-version_added: 0.3.0
+version_added: 0.2.0
 description:
   - Asks one of the hosts of a backup all that can be known before it begins. Changes nothing, and loads no volume.
   - What is wrong is an answer, not a failure, so that all of it is told at once.

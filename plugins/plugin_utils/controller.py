@@ -41,7 +41,7 @@ def is_running(owner: Owner) -> Optional[bool]:
         return None
     try:
         os.kill(owner.pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # what a host tells may be no process id at all
         return False
     except PermissionError:
         pass

@@ -41,6 +41,10 @@ HERE = Owner("here", "root", "boot", "pid:[1]", 1, 1)
 ELSEWHERE = replace(HERE, controller="there", boot_id="another boot")
 
 
+ENDLESS = json.dumps({"session": FIRST, "host": "db1", "since_s": 0, "owner": asdict(HERE)}).encode()
+ENDLESS = ENDLESS.replace(b'"pid": 1', b'"pid": 1e999')
+
+
 @pytest.fixture
 def state(tmp_path: Path) -> StateDir:
     return StateDir(str(tmp_path / "state"))
@@ -165,7 +169,7 @@ def test_looking_makes_nothing(state: StateDir) -> None:
     assert not os.path.exists(state.root)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"[]", b'{"session": "x"}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"[]", b'{"session": "x"}', b"\xff", ENDLESS])
 def test_what_a_power_failure_made_of_a_lease_is_none(state: StateDir, content: bytes) -> None:
     leases = Leases(state)
     leases.take("db1", FIRST, HERE)
@@ -183,6 +187,7 @@ def test_whether_a_run_lives_is_known_where_it_was_begun() -> None:
     assert is_running(replace(owner, pid_namespace="another")) is None
     assert is_running(replace(owner, boot_id="")) is None
     assert is_running(replace(owner, start_ticks=owner.start_ticks + 1)) is False
+    assert is_running(replace(owner, pid=1 << 70)) is False
     with subprocess.Popen(["sleep", "600"]) as run:
         record = DaemonRecord.of(run.pid)
         assert record is not None

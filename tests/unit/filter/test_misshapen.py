@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.splitmirror.backup.plugins.filter.misshapen import FilterModule, shapes
 from ansible_collections.splitmirror.backup.tests.support.demo import playbook_command, run_playbook
@@ -63,3 +64,36 @@ def test_the_playbooks_say_so_and_do_nothing(tmp_path: Path, playbook: str, extr
     assert code != 0
     assert f"{name}: " in said, said[-3000:]
     assert "is a string, and it has to be a list" in said
+
+
+ROLES = Path(__file__).parents[3] / "roles"
+READS = [
+    ("mirrored_backup", "main", "preflight_variables"),
+    ("mirrored_backup", "check", "preflight_variables"),
+    ("mirrored_restore", "main", "refuse"),
+    ("media_volumes", "labelled", "labelled"),
+    ("media_volumes", "verified", "verified"),
+]
+
+
+@pytest.mark.parametrize(("role", "entry", "tasks"), READS)
+def test_each_list_of_a_role_is_looked_at(role: str, entry: str, tasks: str) -> None:
+    specs = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]
+    asked = (ROLES / role / f"tasks/{tasks}.yml").read_text(encoding="utf-8")
+    lists = [name for name, told in specs[entry]["options"].items() if told["type"] in ("list", "dict")]
+    assert lists
+    assert [name for name in lists if f"'{name}': {name}" not in asked] == []
+
+
+def test_a_list_that_a_play_gives_to_its_role_as_a_string_is_told(tmp_path: Path) -> None:
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "roles": [{"role": "splitmirror.backup.mirrored_backup", "vars": {"splitmirror_paths": "/y"}}],
+    }
+    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
+    inventory = {"all": {"vars": {"ansible_connection": "local"}, "hosts": HOSTS}}
+    (tmp_path / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
+    done = run_playbook(playbook_command(tmp_path / "hosts.json", tmp_path / "play.yml", "--check"), tmp_path)
+    assert done.returncode != 0
+    assert "splitmirror_paths: '/y' is a string, and it has to be a list" in done.stdout
