@@ -33,7 +33,7 @@ _FIRST_LUN = 1
 _WWN_PREFIX = "6000000000000000"
 _ID_DIGITS = 16
 #: How long commands of initiators that are sent away may take.
-_CLOSE_S = 30.0
+_CLOSE_S = 120.0
 _POLL_S = 0.1
 #: Where tgtd takes what tgtadm asks for; ``.0`` is added for its first control port.
 _SOCKET = "/var/run/tgtd/socket"
