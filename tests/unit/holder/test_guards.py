@@ -23,6 +23,7 @@ from ansible_collections.splitmirror.backup.tests.support.freezing import Holder
 
 pytestmark = pytest.mark.root
 FAR_S = 600.0
+QUIET = {"freeze": ["/bin/true"], "thaw": ["/bin/true"]}
 
 
 @pytest.fixture
@@ -46,6 +47,19 @@ def test_a_guard_does_not_stay_armed_for_a_freeze_that_was_not_begun(tmp_path: P
     os.kill(held.record().pid, signal.SIGKILL)
     wait_for(lambda: not is_alive(guard), "the guard has ended, whatever it had to do before")
     assert not thawed.exists()
+
+
+def test_a_record_that_cannot_be_removed_breaks_no_window(tmp_path: Path, held: HolderUnderTest) -> None:
+    held.ask("begin", databases=[{"name": "d", "driver": "commands", "options": QUIET}])
+    held.ask("freeze", mounts=[], deadline_s=FAR_S)
+    record = Path(held.state.session_file(held.session, "frozen.json"))
+    record.unlink()
+    record.mkdir()
+    try:
+        assert held.ask("thaw")["intact"]
+    finally:
+        record.rmdir()
+    assert held.events()[-2:] == ["thaw_sent", "thaw_acknowledged"]
 
 
 def test_everything_is_thawed_where_no_thread_can_be_started(tmp_path: Path) -> None:
