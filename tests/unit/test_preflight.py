@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Finding, Preflight, folder_ready
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Position
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.preflight import ask_media_server
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, inline
 
 
@@ -88,6 +91,28 @@ def test_room_is_not_asked_for_the_holes_of_the_last_session(library: Library) -
     library.volume = "V2"
     library.back_up("s2", [inline("/srv/holes", b"")._replace(size=2**62)])
     assert wrong_on_media_server(library, volume="V2") == set()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_others_may_write_to_the_catalog_while_the_volume_is_looked_at(
+    library: Library, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Another host's session is entered, as that takes no drive."""
+    library.make("V2", capacity_bytes=4 << 20)
+    library.label("V2")
+    library.catalog.close()
+    path, sessions = str(library.state_dir / "catalog.sqlite"), [f"other{number}" for number in range(times)]
+    find = VirtualTape.locate
+
+    def locate(drive: VirtualTape, target: Position, block: int | None = None) -> None:
+        find(drive, target, block)
+        if sessions:
+            with Catalog.open(path, writable=True) as catalog:
+                catalog.begin_session(sessions.pop(), "db2")
+
+    monkeypatch.setattr(VirtualTape, "locate", locate)
+    assert wrong_on_media_server(library, volume="V2") == set()
+    assert not sessions
 
 
 def wrong_on_media_server(library: Library, **params: str) -> set[str]:

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Optional, TypeVar
 
-from .records import CatalogError
+from ..errors import SplitMirrorError
+from .records import CatalogChanged, CatalogError
 
 FORMAT_VERSION = "2"
 #: Of version 0.1: without digests of headers.
@@ -173,13 +174,14 @@ class CatalogDatabase:
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.close()
-        if kind is None:
+        # An error of ours may come from what was only half written, and then it is none.
+        if kind is None or issubclass(kind, SplitMirrorError):
             self._refuse_changed()
 
     def _refuse_changed(self) -> None:
-        """:raises CatalogError: what was looked at without a lock was written meanwhile."""
+        """:raises CatalogChanged: what was looked at without a lock was written meanwhile."""
         if self._stamp is not None and _stamp_of(self.path) != self._stamp:
-            raise CatalogError(
+            raise CatalogChanged(
                 f"state_dir: the catalog at {self.path} was written to while it was looked at; look again.",
                 option="state_dir",
             )

@@ -23,6 +23,10 @@ class CatalogError(SplitMirrorError):
     """The catalog does not know what was asked for, or cannot be used."""
 
 
+class CatalogChanged(CatalogError):
+    """Somebody wrote to the catalog while it was looked at without a lock. Looking again helps."""
+
+
 class Volume(NamedTuple):
     """One volume.
 

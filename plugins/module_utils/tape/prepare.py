@@ -7,13 +7,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Optional
+from collections.abc import Callable
+from typing import Any, Optional, TypeVar
 
 from ..catalog.database import FILE_NAME
+from ..catalog.records import CatalogChanged
 from ..catalog.store import Catalog
 from ..session import StateDir, check_session_id
 from .pool import DriveOptions, VolumeNotAtHand, use_drive
-from .volumes import APPEND, check_room, foretold_place, place_for
+from .volumes import APPEND, Place, check_room, foretold_place, place_for
+
+_T = TypeVar("_T")
+_LOOKS = 5
 
 
 def prepare(
@@ -30,9 +35,9 @@ def prepare(
 
     tape_write proves all of it again, so that nothing is lost if somebody changes the tape in between.
 
-    :param allow_last: overwrite also the last good session of a host.
     Whoever only looks loads nothing; of a volume that is not at hand the catalog tells, and ``drive`` is None.
 
+    :param allow_last: overwrite also the last good session of a host.
     :param expected_bytes: how much the session will hold, as far as it is known; 0 when it is not.
     :returns: ``session``, ``drive_type``, ``drive``, ``volume``, ``pool``, ``record_bytes``, ``mode``,
         ``file_number``, ``block``, ``remaining_bytes`` (None when the drive does not tell) and ``expected_bytes``.
@@ -40,13 +45,17 @@ def prepare(
     """
     check_session_id(session)
     catalog_path = os.path.join(StateDir(state_dir).root, FILE_NAME)
-    with Catalog.open(catalog_path, no_trace=drives.only_look) as catalog:
-        try:
-            with use_drive(drives, volume, who=f"backup_plan of session {session}") as opened:
-                device: Optional[str] = opened.device
-                place = place_for(opened, catalog, volume, mode, allow_last=allow_last)
-        except VolumeNotAtHand:
-            device, place = None, foretold_place(catalog, volume, mode, allow_last=allow_last)
+    who = f"backup_plan of session {session}"
+
+    def find() -> tuple[Optional[str], Place]:
+        with Catalog.open(catalog_path, no_trace=drives.only_look) as catalog:
+            try:
+                with use_drive(drives, volume, who=who) as opened:
+                    return opened.device, place_for(opened, catalog, volume, mode, allow_last=allow_last)
+            except VolumeNotAtHand:
+                return None, foretold_place(catalog, volume, mode, allow_last=allow_last)
+
+    device, place = _again_when_changed(find)
     check_room(place, expected_bytes + place.label.record_bytes if expected_bytes else 0)
     return {
         "session": session,
@@ -61,3 +70,14 @@ def prepare(
         "remaining_bytes": place.remaining_bytes,
         "expected_bytes": expected_bytes,
     }
+
+
+def _again_when_changed(find: Callable[[], _T]) -> _T:
+    """A volume takes a while to look at, and other hosts' sessions are entered meanwhile."""
+    for _dummy in range(_LOOKS - 1):
+        try:
+            return find()
+        except CatalogChanged:
+            # this time in peace, perhaps
+            continue
+    return find()

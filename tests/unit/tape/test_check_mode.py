@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import CatalogError
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import (
     DriveOptions,
     VolumeNotAtHand,
@@ -66,14 +67,24 @@ def test_check_mode_changes_nothing(labelled: Library, module: str, used: bool) 
     assert fingerprint(labelled.state_dir) == before
 
 
-def test_what_was_written_while_it_was_looked_at_without_a_lock_is_not_told(labelled: Library) -> None:
+@pytest.mark.parametrize("found", [None, "s9 is not what was written."])
+def test_what_was_written_while_it_was_looked_at_without_a_lock_is_not_told(
+    labelled: Library, found: str | None
+) -> None:
     path = str(labelled.state_dir / FILE_NAME)
     labelled.catalog.close()
     looking = Catalog.open(path, no_trace=True)
     with Catalog.open(path, writable=True) as writing:
         writing.begin_session("s1", "db1", 1.0, None)
-    with pytest.raises(CatalogError, match="look again"), looking:
-        looking.volumes()
+
+    def look() -> None:
+        with looking:
+            looking.volumes()
+            if found:
+                raise SplitMirrorError(found)
+
+    with pytest.raises(CatalogError, match="look again"):
+        look()
 
 
 def test_check_mode_loads_nothing_and_tells_by_the_catalog(
