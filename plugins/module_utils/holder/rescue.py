@@ -54,7 +54,12 @@ class Armed:
         self.fds = []
 
 
-def rescue(armed: Armed, holder: DaemonRecord, before_databases: Callable[[], bool] = lambda: True) -> None:
+def rescue(
+    armed: Armed,
+    holder: DaemonRecord,
+    before_databases: Callable[[], bool] = lambda: True,
+    thawed: Callable[[], object] = lambda: None,
+) -> None:
     """End the holder, thaw, and go on thawing until nothing can be frozen any more.
 
     The signal comes first: a holder that hangs in a freeze must not be able to report it as good afterwards. With it
@@ -66,6 +71,7 @@ def rescue(armed: Armed, holder: DaemonRecord, before_databases: Callable[[], bo
     try of each, because they write when they go on; they have a thread of their own, for they may take long.
 
     :param before_databases: called before them; False leaves them to another.
+    :param thawed: called when the file systems are thawed for good; databases may take longer.
     """
     kill(holder)
     _kill_group(armed.group)
@@ -101,6 +107,7 @@ def rescue(armed: Armed, holder: DaemonRecord, before_databases: Callable[[], bo
     for thaw in thaws:
         thaw.over.wait()
     armed.close()
+    thawed()
     if not under_way:
         databases()
     databases_over.wait()

@@ -38,7 +38,7 @@ from .rescue import Armed, kill, rescue, start
 BEAT_S = 0.1
 SILENCE_S = 1.0
 _MAX_MESSAGE_BYTES = 1 << 20
-_BEAT, _DONE = b".", b"+"
+_BEAT, _THAWED, _DONE = b".", b"~", b"+"
 
 
 class Station:
@@ -142,7 +142,7 @@ def _guard(station: Station, link: socket.socket, holder: DaemonRecord) -> None:
     if station.armed is not None:
         # Without it the backstop takes over after a while, which does no harm.
         start(lambda: _beat(link))
-        rescue(station.armed, holder)
+        rescue(station.armed, holder, thawed=lambda: _say(link, _THAWED))
         _say(link, _DONE)
 
 
@@ -219,6 +219,9 @@ class _View:
         self._heard = time.monotonic()
         if said == _DONE:
             self.guard_is_done = True
+        elif said == _THAWED and self._station.armed is not None:
+            # What is frozen from now on is not ours. Databases may keep the guard busy beyond the deadline.
+            self._station.armed.ours.clear()
         elif not said:
             self._poll.unregister(self._link)
             self._guard_lives = False

@@ -19,6 +19,7 @@ from typing import Callable
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord, is_alive
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder import freeze
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.rescue import Armed, rescue
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.standby import Station
@@ -161,6 +162,35 @@ def test_a_guard_that_thaws_is_left_to_it(held: HolderUnderTest, tmp_path: Path)
     subprocess.run(["/bin/sh", "-c", 'echo go > "$1"', "go", gate], check=True)
     wait_for(lambda: not is_alive(backstop), "it is done")
     assert thaws.read_text() == "done\n"
+
+
+def test_what_somebody_freezes_after_the_guard_has_thawed_is_left_alone(
+    tmp_path: Path, ext4: Path, held: HolderUnderTest
+) -> None:
+    """A database keeps the guard busy until the time of the backstop has come."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    options = {"freeze": ["/bin/true"], "thaw": ["/bin/sh", "-c", 'read line < "$1"', "thaw", str(gate)]}
+    held.ask("begin", databases=[{"name": "d", "driver": "commands", "options": options}])
+    held.ask("freeze", mounts=[str(ext4)], deadline_s=SHORT_S)
+    over = time.monotonic() + 2 * SHORT_S
+    writer = Writer(ext4 / "file")
+    writer.wait_blocked()
+    backstop, guards_files = held.record("backstop"), Path(f"/proc/{held.record('guard').pid}/fd")
+
+    os.kill(held.record().pid, signal.SIGKILL)
+
+    writer.wait_done()
+    wait_for(lambda: all(file.readlink() != ext4 for file in guards_files.iterdir()), "the guard lets go of it")
+    fd = os.open(ext4, os.O_RDONLY)
+    try:
+        freeze.freeze(fd, "somebody else's")
+        wait_for(lambda: time.monotonic() > over, "the backstop's time has come and gone")
+        subprocess.run(["/bin/sh", "-c", 'echo go > "$1"', "go", gate], check=True)
+        wait_for(lambda: not is_alive(backstop), "it is done")
+        assert freeze.thaw(fd)
+    finally:
+        os.close(fd)
 
 
 def test_a_lost_backstop_ends_the_window(ext4: Path, held: HolderUnderTest) -> None:
