@@ -13,7 +13,7 @@ from typing import Any, Optional
 from ansible import context
 
 
-def beside_playbook(name: str, folders: Sequence[Optional[str]] = ()) -> str:
+def user_file(name: str, folders: Sequence[Optional[str]] = ()) -> str:
     """The path of a file, or nothing if there is none.
 
     Under a playbook that is imported, ``playbook_dir`` is that one's folder; the command line names the user's.
@@ -37,4 +37,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Its name and its function."""
-        return {"beside_playbook": beside_playbook}
+        return {"user_file": user_file}
