@@ -53,10 +53,13 @@ def test_the_table_of_preflight_has_it_and_all_the_rest(inventory: Path, tmp_pat
     assert not (tmp_path / "state").exists()
 
 
-def test_a_backup_reports_it_in_the_working_folder(inventory: Path, tmp_path: Path) -> None:
-    command = playbook_command(inventory, "backup", splitmirror_report_dir="night/reports")
+def test_a_backup_reports_it_and_a_hook_that_fails_in_the_working_folder(inventory: Path, tmp_path: Path) -> None:
+    (tmp_path / "hook.yml").write_text(json.dumps([{"ansible.builtin.fail": {"msg": "No."}}]), encoding="utf-8")
+    options = {"splitmirror_report_dir": "night/reports", "splitmirror_after_phase_tasks": "hook.yml"}
+    command = playbook_command(inventory, "backup", **options)
     assert run_playbook(command, tmp_path).returncode != 0
     report = json.loads((tmp_path / "night/reports/db1.json").read_text(encoding="utf-8"))
     assert report["state"] == "failed"
     for answer in ("db1: LUNs: ", "array1: host: ", "media1: volume: "):
         assert answer in report["reason"]
+    assert report["reason"].endswith("The tasks of splitmirror_after_phase_tasks failed as well: No.")

@@ -90,7 +90,7 @@ class VirtualTape(TapeDrive):
         except OSError as exc:
             raise TapeError(
                 f"drive: {drive} is no folder that can be opened ({exc.strerror}); a virtual drive is a folder, "
-                "make it first.",
+                "which is made with its first volume; run the playbook label, or name another one.",
                 option="drive",
             ) from exc
         try:
