@@ -181,7 +181,7 @@ def test_what_somebody_freezes_after_the_guard_has_thawed_is_left_alone(
     os.kill(held.record().pid, signal.SIGKILL)
 
     writer.wait_done()
-    wait_for(lambda: all(file.readlink() != ext4 for file in guards_files.iterdir()), "the guard lets go of it")
+    wait_for(lambda: all(file.resolve() != ext4 for file in guards_files.iterdir()), "the guard lets go of it")
     fd = os.open(ext4, os.O_RDONLY)
     try:
         freeze.freeze(fd, "somebody else's")
