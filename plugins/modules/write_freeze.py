@@ -34,7 +34,8 @@ options:
         be frozen, or is frozen already by someone else.
       - A freeze that is still writing out memory cannot be ended. So it is not begun unless a round of writing out
         before it takes no more than a tenth of O(deadline_s).
-      - V(thawed) lets writes go on. It tries O(mounts) also when the session has no holder any more.
+      - V(thawed) lets writes go on. It tries O(mounts) also when the session has no holder any more, but for
+        those that another session has frozen.
     type: str
     choices: [frozen, thawed]
     required: true

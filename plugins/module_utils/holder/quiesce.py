@@ -184,7 +184,7 @@ def freeze(
 def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
     """Thaw, also when the holder is dead or stuck; a holder that has nothing left to hold is ended.
 
-    :param mounts: tried in any case.
+    :param mounts: tried in any case, unless another session's living holder has frozen them.
     :raises SplitMirrorError: something stays frozen.
     """
     stands_still = os.path.exists(state.session_file(session, FROZEN))
@@ -196,7 +196,7 @@ def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
         status = None
     if status is None:
         found = recover(state, session).thawed
-        thawed = sorted({*found, *thaw_mounts(list(mounts))})
+        thawed = sorted({*found, *thaw_mounts(state, session, list(mounts))})
         error = "The holder of the session was gone, and the freeze may have ended before." if thawed else None
         return Frozen(bool(thawed), thawed, {"intact": False, "error": error})
     answer = ask(state, session, "thaw")

@@ -85,8 +85,7 @@ def recover(state: StateDir, session: str) -> Recovered:
         thawed = [*thawed, *frozen]  # by its guard, or below
     # A guard whose holder is dead thaws and ends; only a database may take it longer.
     _gone(folder, GUARD, GUARD_S)
-    spared = _frozen_by_others(state, session)
-    thawed = sorted({*thawed, *_thaw_rest([mount for mount in frozen if mount not in spared])})
+    thawed = sorted({*thawed, *thaw_mounts(state, session, frozen)})
     for name in (GUARD, BACKSTOP):  # the second one takes over when the first one fails
         if not _gone(folder, name, COMMANDS_S):
             record = read_record(folder, name)
@@ -98,12 +97,13 @@ def recover(state: StateDir, session: str) -> Recovered:
     return Recovered(session, thawed, databases, holder)
 
 
-def thaw_mounts(mounts: list[str]) -> list[str]:
-    """Thaw mount points without a holder; return those that were frozen.
+def thaw_mounts(state: StateDir, session: str, mounts: list[str]) -> list[str]:
+    """Thaw mount points without a holder, but none that another session has frozen; return those that were frozen.
 
     :raises SplitMirrorError: the kernel refuses to thaw one of them.
     """
-    return _thaw_rest(mounts)
+    spared = _frozen_by_others(state, session)
+    return _thaw_rest([mount for mount in mounts if os.path.realpath(mount) not in spared])
 
 
 def _is_left(state: StateDir, session: str) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import is_alive
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder import quiesce
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import leftovers, recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
 from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import NotRunning, Refused
@@ -276,6 +277,8 @@ def test_recovery_leaves_alone_what_another_session_has_frozen_since(ext4: Path,
         other.ask("freeze", mounts=[str(ext4)], deadline_s=60)
 
         assert recover(held.state, held.session).thawed == []
+        # As a play does whose own freeze was refused.
+        assert not quiesce.thaw(held.state, held.session, [str(ext4)]).changed
 
         assert other.ask("thaw")["intact"]
     finally:
