@@ -86,7 +86,7 @@ def read_member(line: bytes) -> MemberRecord:
             _bytes(data, "linkname"),
             bytes.fromhex(data["header_digest"]) if "header_digest" in data else None,
         )
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, OverflowError, TypeError, ValueError) as exc:
         raise ArchiveError("a line of the index is damaged; the archive itself may still be read with tar.") from exc
 
 

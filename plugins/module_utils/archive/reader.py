@@ -299,7 +299,7 @@ def _read_headers(
         if typeflag not in (b"x", b"X", b"g", b"L", b"K"):
             break
         length = parse_number(block[124:136])
-        if length > _EXTENDED_MOST:
+        if not 0 <= length <= _EXTENDED_MOST:
             raise ArchiveError(f"an extended header of {length} bytes stands in the archive; it is damaged.")
         body = source.read(length + pad(length), b"an extended header")
         blocks.append(body)
@@ -349,7 +349,7 @@ def _check_sparse(member: Member) -> None:
         return
     end = stored = 0
     for offset, length in member.sparse:
-        if offset < end:
+        if offset < end or length < 0:
             raise ArchiveError(f"{show(member.name)}: the map of a sparse file is damaged.")
         end = offset + length
         stored += length

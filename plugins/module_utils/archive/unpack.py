@@ -11,6 +11,8 @@ from typing import NamedTuple, Optional
 from .model import ArchiveError
 
 _NS = 1_000_000_000
+# More than any number has that means something, and int() may refuse to convert some thousands.
+_MOST_DIGITS = 100
 
 # typeflag -> kind as in MemberRecord; all others are "?".
 _KINDS = {
@@ -73,6 +75,8 @@ def parse_header(
             real_size = parse_decimal(records[key], key)
     if block[156:157] == b"S":
         real_size = parse_number(block[483:495])
+    if size < 0 or real_size < 0:
+        raise ArchiveError("a size in a tar header is damaged.")
     return Header(
         name=name.rstrip(b"/") or name[:1],
         kind=kind,
@@ -149,7 +153,7 @@ def parse_number(data: bytes) -> int:
 
 def parse_decimal(data: bytes, where: bytes) -> int:
     """A number in decimal digits. :raises ArchiveError: it is none; ``where`` names the place in the message."""
-    if not data.isdigit():
+    if not data.isdigit() or len(data) > _MOST_DIGITS:
         raise ArchiveError(f"{show(where)}: a number in it is damaged.")
     return int(data)
 

@@ -59,7 +59,12 @@ def test_the_head_comes_back() -> None:
     assert index_name("s") == b".splitmirror/s/index.jsonl"
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"{}", b'{"path":"a","kind":"f"}'])
+INFINITE = (
+    b'{"path":"a","kind":"d","size":1e999,"offset_bytes":0,"header_bytes":512,"mtime_ns":0,"mode":0,"uid":0,"gid":0}'
+)
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"{}", b'{"path":"a","kind":"f"}', INFINITE])
 def test_a_damaged_line_is_refused(line: bytes) -> None:
     with pytest.raises(ArchiveError, match="index"):
         read_member(line)

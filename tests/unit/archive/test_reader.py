@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import record
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import pad, record, ustar_block
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import (
     check_member_name,
     iterate_members,
@@ -159,3 +159,33 @@ def test_a_damaged_record_behind_a_sound_one_ends_the_reading(second: bytes) -> 
     """A record without a length was once taken for the one before it, again and again."""
     with pytest.raises(ArchiveError):
         parse_records(record(b"mtime", b"1.5") + second)
+
+
+@pytest.mark.parametrize("number", [b"\xff" * 12, b"\xc0" + bytes(11), b"\xff" * 11 + b"\0"])
+@pytest.mark.parametrize("typeflag", [b"0", b"x", b"L", b"S"])
+def test_a_size_below_zero_is_refused(number: bytes, typeflag: bytes) -> None:
+    """GNU tar's numbers in base 256 have a sign, and a length with one would be read up to the end of all."""
+    header = bytearray(ustar_block(b"a", typeflag))
+    header[124:136] = number
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(ArchiveError):
+        list(iterate_members(io.BytesIO(bytes(header) + bytes(4096))))
+
+
+def test_a_piece_of_a_sparse_file_below_zero_is_refused() -> None:
+    header = bytearray(ustar_block(b"a", b"S", 500))
+    for place, pair in ((386, (0, 1000)), (410, (1000, -500))):
+        header[place : place + 24] = b"".join((n % 2**96 | 1 << 95).to_bytes(12, "big") for n in pair)
+    header[483:495] = b"%011o\0" % 1000
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(ArchiveError, match="sparse"):
+        list(iterate_members(io.BytesIO(bytes(header) + bytes(4096))))
+
+
+def test_a_number_without_end_is_refused() -> None:
+    records = record(b"mtime", b"9" * 5000)
+    block = ustar_block(b"p", b"x", len(records)) + records + bytes(pad(len(records))) + ustar_block(b"a", b"0")
+    with pytest.raises(ArchiveError):
+        list(iterate_members(io.BytesIO(block)))
