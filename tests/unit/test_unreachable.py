@@ -44,12 +44,17 @@ def inventory(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_table_of_preflight_has_it_and_all_the_rest(inventory: Path, tmp_path: Path) -> None:
+def test_the_table_of_preflight_has_it_and_all_the_rest(
+    inventory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")  # the clocks agree, wherever the controller stands
     done = run_playbook(playbook_command(inventory, "preflight"), tmp_path)
     assert done.returncode != 0
     wrong = [line for line in done.stdout.splitlines() if '"WRONG' in line]
     for host, question in (("db1", "LUNs"), ("array1", "host"), ("media1", "volume")):
         assert any(f" {host} " in line and f" {question} " in line for line in wrong), done.stdout
+    assert [line for line in wrong if " clock " in line] == [], done.stdout
+    assert done.stdout.count(" clock  ") == 2
     assert not (tmp_path / "state").exists()
 
 
