@@ -66,7 +66,7 @@ class FoundMember:
                 missing -= part
                 yield _ZEROS[:part]
             return
-        if self.record.sha256 is not None and content.hexdigest() != self.record.sha256:
+        if self.record.kind == "f" and content.hexdigest() != self.record.sha256:
             self.reason = "its content is not what was written"
 
 

@@ -174,6 +174,15 @@ def test_all_that_is_damaged_is_named_at_once(labelled: Library) -> None:
     assert all(f"{path}: " in said for path in ("/srv/a", "/srv/b", "/srv/holes"))
 
 
+def test_a_file_without_a_checksum_is_not_called_right(labelled: Library, tmp_path: Path) -> None:
+    labelled.back_up("s1", TREE)
+    with contextlib.closing(sqlite3.connect(labelled.state_dir / "catalog.sqlite")) as db:
+        db.execute("UPDATE members SET sha256 = NULL WHERE path = ?", (b"srv/a",))
+        db.commit()
+    assert "/srv/a: " in told(lambda: labelled.restore("s1", tmp_path / "t"))
+    assert "/srv/a: " in told(lambda: verify(labelled))
+
+
 @pytest.mark.parametrize("size", [2**62, 2**63 - 1])
 def test_the_zeros_of_holes_are_not_read(labelled: Library, size: int) -> None:
     """As many as a file on XFS can have: with their zeros hashed, this test would not end."""
