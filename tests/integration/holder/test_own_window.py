@@ -56,7 +56,9 @@ class Play:
             common["pairs"] = self._pairs
         if module is mirror_split:
             common |= {"provider": "image", "allow_copy": True}
-        return run_module(module.main, {**common, **options})
+        result = run_module(module.main, {**common, **options})
+        result.pop("warnings", None)  # in a form between module and controller; a registered result has words instead
+        return result
 
     def mapped(self) -> list[str]:
         """Map the files; return the mount points."""
