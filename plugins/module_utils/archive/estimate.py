@@ -22,7 +22,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, Callable, NamedTuple, Optional
 
 from ..errors import SplitMirrorError
-from ..extents.mapcheck import DAMAGED
+from ..extents.mapcheck import DAMAGED, bound_work
 from ..extents.mapfile import MapFile
 from ..extents.maprows import EXTENT_BYTES, SOURCE_DEVICE, ExtentRow, FileEntry, mapped_fields
 from .index import member_line
@@ -65,6 +65,7 @@ def estimate(map_path: str, record_bytes: int = 0, extras: Optional[str] = None)
     try:
         db = sqlite3.connect(f"file:{urllib.parse.quote(os.fsencode(map_path))}?mode=ro", uri=True)
         try:
+            bound_work(db, map_path)
             counter.count(db)
         finally:
             db.close()

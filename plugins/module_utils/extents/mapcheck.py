@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import sqlite3
 import struct
@@ -47,6 +48,8 @@ _TARGET_BYTES = 4096
 _OWNER_BYTES = 255
 _XATTR_NAME_BYTES = 255
 _XATTR_SPACES = (b"user.", b"trusted.", b"security.", b"system.")
+
+_STEPS_A_BYTE, _STEPS_AT_LEAST, _STEPS_AT_ONCE = 16, 1 << 20, 1 << 16
 
 # sort_key, kind; fs to rdev_minor; target, xattrs; source; content, reason, extents
 _MAYBE: tuple[type, ...] = (bytes, type(None))
@@ -123,6 +126,22 @@ def _check_xattrs(blob: bytes, key: bytes) -> None:
     for name in unpack_xattrs(blob):
         if len(name) > _XATTR_NAME_BYTES or b"\0" in name or not name.startswith(_XATTR_SPACES):
             raise wrong("an extended attribute in it has no proper name", b"/" + key)
+
+
+def bound_work(db: sqlite3.Connection, path: str) -> None:
+    """Give up reading a database whose tree of pages leads round and round, however few pages it has.
+
+    What an honest one is asked takes steps of SQLite in proportion to its size: fewer than one a byte, each time that
+    all of it is read. Whoever asks gets sqlite3.OperationalError.
+    """
+    left = (os.path.getsize(path) * _STEPS_A_BYTE + _STEPS_AT_LEAST) // _STEPS_AT_ONCE
+
+    def is_too_much() -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    db.set_progress_handler(is_too_much, _STEPS_AT_ONCE)
 
 
 def check_schema(db: sqlite3.Connection, schema: str) -> None:

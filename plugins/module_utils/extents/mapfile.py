@@ -18,7 +18,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Callable, Optional
 
-from .mapcheck import DAMAGED, RowCheck, check_changes, check_head, check_left_out, check_owners, check_schema, wrong
+from .mapcheck import (
+    DAMAGED,
+    RowCheck,
+    bound_work,
+    check_changes,
+    check_head,
+    check_left_out,
+    check_owners,
+    check_schema,
+    wrong,
+)
 from .maprows import (
     EXTENT_BYTES,
     ExtentRow,
@@ -66,6 +76,8 @@ _UPDATE = f"UPDATE files SET {', '.join(f'{name} = ?' for name in _UPDATED)} WHE
 _SELECT = f"SELECT {_COLUMNS} FROM files"  # noqa: S608
 _INSIDE = "sort_key >= ? AND sort_key < ?"
 _BATCH_ROWS = 4000
+#: More LUNs, file systems, pieces of them, or paths that were left out, than any host has.
+_MOST_HEAD_ROWS = 1 << 20
 
 
 def _tree_bounds(path: bytes) -> tuple[bytes, bytes]:
@@ -141,6 +153,8 @@ class MapFile:
         except sqlite3.Error as exc:
             raise MapError(unreadable % exc) from exc
         try:
+            if foreign:
+                bound_work(opened._db, path)
             opened._begin(session, read_only)
             if foreign:
                 opened._check()
@@ -441,7 +455,10 @@ class MapFile:
 
     def _all(self, query: str, *values: object) -> list[Any]:
         with self._reading():
-            return self._db.execute(query, values).fetchall()
+            rows = self._db.execute(query, values).fetchmany(_MOST_HEAD_ROWS)
+        if len(rows) == _MOST_HEAD_ROWS:
+            raise wrong("it has far too many LUNs, file systems or paths that were left out")
+        return rows
 
     def _names(self, table: str) -> dict[int, str]:
         with self._reading():

@@ -6,12 +6,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Optional
 
 import pytest
 from ansible.errors import AnsibleError
@@ -21,22 +16,7 @@ from ansible.plugins.loader import become_loader, connection_loader, init_plugin
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.line import StandingLine
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.programs import RUNNER_GREETING
-
-
-@contextlib.contextmanager
-def within(seconds: int) -> Iterator[None]:
-    """Fail, instead of waiting for ever."""
-
-    def end(number: int, frame: Optional[FrameType]) -> None:
-        raise TimeoutError(f"it is not done after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+from ansible_collections.splitmirror.backup.tests.support.limits import within
 
 
 def line(script: str, become: bool = False, timeout_s: float = 1.0) -> StandingLine:

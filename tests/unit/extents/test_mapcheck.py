@@ -11,6 +11,7 @@ import math
 import os
 import random
 import sqlite3
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import APPEND
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, write_session
+from ansible_collections.splitmirror.backup.tests.support.limits import within
 from ansible_collections.splitmirror.backup.tests.support.tape import Library
 
 ROUNDS = int(os.environ.get("SPLITMIRROR_ROUNDS", "60"))
@@ -183,6 +185,42 @@ def test_a_wrong_value_never_reaches_a_volume_as_a_traceback(tmp_path: Path) -> 
             with contextlib.suppress(SplitMirrorError), library.drive() as drive:
                 write_session(job, drive)
     library.catalog.close()
+
+
+def bend(path: Path, table: str) -> None:
+    """Lead the tree of a table through a few pages so often that nobody ever gets to its end (SQLite's file format)."""
+    depth, fan = 12, 200
+    db = sqlite3.connect(path)
+    with contextlib.closing(db):
+        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    raw = bytearray(path.read_bytes())
+    pages = len(raw) // page_bytes
+
+    def inner(child: int) -> bytes:
+        page = bytearray(page_bytes)
+        struct.pack_into(">BHHHBI", page, 0, 5, 0, fan, page_bytes - 5 * fan, 0, child)
+        for number in range(fan):
+            place = page_bytes - 5 * (number + 1)
+            struct.pack_into(">IB", page, place, child, 1)
+            struct.pack_into(">H", page, 12 + 2 * number, place)
+        return bytes(page)
+
+    begin = (root - 1) * page_bytes
+    raw += raw[begin : begin + page_bytes]
+    for level in range(1, depth):
+        raw += inner(pages + level)
+    raw[begin : begin + page_bytes] = inner(pages + depth)
+    struct.pack_into(">I", raw, 28, len(raw) // page_bytes)
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("table", ["meta", "luns", "filesystems", "users", "groups", "changes"])
+def test_a_map_that_leads_round_and_round_is_refused(tmp_path: Path, table: str) -> None:
+    honest(tmp_path / "map")
+    bend(tmp_path / "map", table)
+    with within(100), pytest.raises(MapError, match="map: "):
+        read_all(tmp_path / "map")
 
 
 @pytest.mark.parametrize(
