@@ -13,10 +13,17 @@ from ansible.errors import AnsibleError
 from ansible.playbook.play_context import PlayContext
 from ansible.plugins.loader import become_loader, connection_loader, init_plugin_loader
 
+from ansible_collections.splitmirror.backup.plugins.plugin_utils import line as line_module
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.line import StandingLine
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.programs import RUNNER_GREETING
 from ansible_collections.splitmirror.backup.tests.support.limits import within
+
+
+@pytest.fixture(autouse=True)
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of these programs ends by itself."""
+    monkeypatch.setattr(line_module, "_END_S", 0.1)
 
 
 def line(script: str, become: bool = False, timeout_s: float = 1.0) -> StandingLine:
