@@ -19,6 +19,8 @@ _XFS_MAGIC = b"XFSB"
 _EXT4_START = 1024
 _EXT4_MAGIC = 0xEF53
 _EXT4_64BIT = 0x80
+#: Blocks of 64 KiB (EXT4_MAX_BLOCK_SIZE in fs/ext4/ext4.h); a larger number is damage, or meant to fill our memory.
+_EXT4_MOST_LOG_BLOCK = 6
 
 
 class FsInfo(NamedTuple):
@@ -75,6 +77,8 @@ def parse_superblock(block: bytes) -> Optional[FsInfo]:
         (blocks,) = struct.unpack_from("<I", head, 4)
         (log_block,) = struct.unpack_from("<I", head, 24)
         (incompatible,) = struct.unpack_from("<I", head, 96)
+        if log_block > _EXT4_MOST_LOG_BLOCK:
+            return None
         if incompatible & _EXT4_64BIT:
             blocks += struct.unpack_from("<I", head, 0x150)[0] << 32
         block_bytes = 1024 << log_block

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import struct
 import subprocess
 import uuid
 from pathlib import Path
@@ -133,6 +134,13 @@ def test_superblocks_tell_type_uuid_and_size(tmp_path: Path) -> None:
         ext4 = parse_superblock(superblock(tmp_path, "mkfs.ext4", "-F", "-U", name, "-b", block, "-O", option))
         assert ext4 == ("ext4", name, int(block), 320 << 20, None)
     assert parse_superblock(bytes(4096)) is None
+
+
+@pytest.mark.parametrize("log_block", [7, 64, 1 << 31, (1 << 32) - 1])
+def test_a_block_length_that_no_file_system_has_is_no_file_system(tmp_path: Path, log_block: int) -> None:
+    block = bytearray(superblock(tmp_path, "mkfs.ext4", "-F"))
+    struct.pack_into("<I", block, 1024 + 24, log_block)
+    assert parse_superblock(bytes(block)) is None
 
 
 def test_an_xfs_that_needs_another_device_says_so(tmp_path: Path) -> None:
