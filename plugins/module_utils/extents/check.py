@@ -264,6 +264,10 @@ class _Check:
             self._remove(path)
             return True
         is_folder = seen[0][1] == "d"
+        if not is_folder and self._map.holds_below(path):
+            # It was a folder before, or while the map was made by those who read it and those who looked at its names.
+            self._remove(path)
+            stored = None
         replaced = stored is None or (stored[0].kind, stored[0].inode) != (seen[0][1], seen[0][3])
         if is_folder and replaced:
             self._remove(path)
@@ -279,8 +283,6 @@ class _Check:
         else:
             what = difference(stored[0], stored[1], seen[0], seen[1])
             if what != SAME:
-                if stored[0].kind == "d" and not is_folder:
-                    self._remove(path)
                 self._put(what, seen)
             return False
         return True

@@ -369,6 +369,13 @@ class MapFile:
             self.add_changes(layer, [(_path_of(key), "removed") for (key,) in keys])
         return self._write(f"DELETE FROM files WHERE {_INSIDE}", bounds).rowcount  # noqa: S608
 
+    def holds_below(self, path: bytes) -> bool:
+        """Whether there is anything below a path in the map."""
+        self._flush()
+        key, end = _tree_bounds(path)
+        below = self._db.execute("SELECT 1 FROM files WHERE sort_key > ? AND sort_key < ? LIMIT 1", (key, end))
+        return below.fetchone() is not None
+
     def get(self, path: bytes) -> Optional[Mapped]:
         """A file and its extents, None when the path is not in the map."""
         self._flush()

@@ -340,3 +340,18 @@ def test_nothing_is_frozen_for_a_check_that_is_too_slow_already(scratch: Path, m
         pre_check(mapped.map_file, mapped.tracker, 100.0)
         with pytest.raises(MapError, match=r"deadline_s: .* so nothing is frozen"):
             pre_check(mapped.map_file, mapped.tracker, 0.0)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["link in the map", "link not in the map"])
+def test_nothing_stays_below_what_is_no_folder_any_more(scratch: Path, known: bool) -> None:
+    """A folder that became a link while it was mapped may have left what was in it behind."""
+    with mapped_tree(scratch, "ext4", make_some) as tree:
+        link = tree.root / "a" / "link"
+        link.symlink_to("nowhere")
+        if known:
+            pre_check(tree.map_file, tree.tracker)
+        deep = tree.map_file.get(os.fsencode(tree.root / "b" / "deep"))
+        assert deep is not None
+        tree.map_file.put_file(deep[0]._replace(path=os.fsencode(link / "deep")), [])
+        os.utime(link, (1, 1), follow_symlinks=False)
+        tree.check()
