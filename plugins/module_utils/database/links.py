@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from ..extents.rules import Rule
-from ..extents.scope import Scope
+from ..extents.scope import Scope, holds
 from .base import DatabaseError
 
 
@@ -33,10 +33,10 @@ def with_linked(where: str, scopes: Sequence[Scope]) -> list[Scope]:
     for scope in found:  # it grows meanwhile
         for link in _links(scope):
             path = _destination(where, link)
-            if any(_holds(known.root, path) for known in found):
+            if any(holds(known.root, path) for known in found):
                 continue
             for known in found:
-                if _holds(path, known.root):
+                if holds(path, known.root):
                     raise DatabaseError(
                         f"{where}: {link} is a link to {path}, which holds {known.root}; remove the link.",
                         option="databases",
@@ -81,7 +81,3 @@ def _destination(where: str, link: str) -> str:
             option="databases",
         )
     return path
-
-
-def _holds(folder: str, path: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ..errors import SplitMirrorError
+from ..extents.scope import holds
 from .postgresql import EMPTY_FOLDERS
 
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
@@ -68,7 +69,7 @@ def relocate(target: str, data_directory: str, dry_run: bool = False) -> list[Mo
     """
     root = os.path.realpath(target)
     data_directory = os.path.realpath(data_directory)
-    if not _holds(root, data_directory):
+    if not holds(root, data_directory):
         raise RelocationError(
             f"target: {data_directory} does not lie in {target}; name the folder that was restored to.", option="target"
         )
@@ -93,7 +94,7 @@ def relocate(target: str, data_directory: str, dry_run: bool = False) -> list[Mo
                 if not dry_run:
                     _make_empty(link)
                 continue
-            if os.path.isdir(place) and not any(_holds(known, place) for known in folders):
+            if os.path.isdir(place) and not any(holds(known, place) for known in folders):
                 folders.append(place)
             if os.path.realpath(link) != place:
                 moves.append(Move(link, before, place))
@@ -121,10 +122,6 @@ def _links(folder: str) -> Iterator[str]:
                 raise RelocationError(
                     f"target: {found} is a device, which no server has among its files; remove it.", option="target"
                 )
-
-
-def _holds(folder: str, path: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _relocate_map(root: str, path: str, dry_run: bool) -> list[Move]:

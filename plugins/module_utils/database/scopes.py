@@ -10,7 +10,7 @@ import os.path
 import stat
 from typing import Sequence
 
-from ..extents.scope import Scope
+from ..extents.scope import Scope, holds
 from .base import DatabaseDriver, DatabaseError
 
 
@@ -37,7 +37,7 @@ def host_scopes(drivers: Sequence[DatabaseDriver], paths: Sequence[str], exclude
         if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
             raise DatabaseError(f"paths: {path} is neither a folder nor a regular file.", option="paths")
         # What a database names is backed up as the database wants it, also if the user names a part of it again.
-        if not any(_inside(root, other.root) for other in from_databases) and root not in [s.root for s in scopes]:
+        if not any(holds(other.root, root) for other in from_databases) and root not in [s.root for s in scopes]:
             scopes.append(Scope(root, exclude=tuple(exclude)))
     if not scopes:
         raise DatabaseError(
@@ -52,7 +52,3 @@ def other_names(drivers: Sequence[DatabaseDriver], paths: Sequence[str]) -> dict
     plain = {os.path.normpath(name) for name in named if isinstance(name, str) and os.path.isabs(name)}
     real = {name.replace("//", "/"): os.path.realpath(name) for name in plain}
     return {name: path for name, path in real.items() if name != path}
-
-
-def _inside(path: str, root: str) -> bool:
-    return path == root or path.startswith(root.rstrip("/") + "/")

@@ -40,3 +40,8 @@ class Scope:
     def from_dict(cls, data: Mapping[str, Any]) -> Scope:
         """The inverse of as_dict."""
         return cls(data["root"], tuple(data["empty"]), tuple(data["exclude"]), data["label"])
+
+
+def holds(folder: str, path: str) -> bool:
+    """Whether a path is a folder itself or lies below it, by the names alone."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
