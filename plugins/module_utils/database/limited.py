@@ -18,6 +18,8 @@ from ..tools import start_program
 
 # After SIGKILL a process is gone at once, unless it hangs in the kernel; then nobody waits for it.
 _KILLED_S = 1.0
+#: Becomes the command once it is let through; ends when nobody is left to do that.
+_GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,17 @@ def run_limited(
     :param limit_s: seconds.
     :param environment: variables besides those of own_environment.
     :param dies_with_us: whether the kernel kills it (not what it started) when we die.
-    :param started: told its process group before it is waited for; when this raises, the command is killed.
+    :param started: told its process group before the command runs; when this raises, it never does.
     :raises OSError: it cannot be started.
     """
     us = os.getpid()
     out, err = os.memfd_create("out"), os.memfd_create("err")
     try:
         process = start_program(
-            argv,
+            [*(_GATE if started is not None else ()), *argv],
             environment=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if started is None else subprocess.PIPE,
+            bufsize=0,
             stdout=out,
             stderr=err,
             cwd="/",
@@ -63,8 +66,11 @@ def run_limited(
         )
         code: Optional[int] = None
         try:
-            if started is not None:
-                started(process.pid)
+            if started is not None and process.stdin is not None:
+                with process.stdin as gate:
+                    started(process.pid)
+                    with contextlib.suppress(BrokenPipeError):  # it was killed from outside
+                        gate.write(b"\n")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(limit_s)
         finally:

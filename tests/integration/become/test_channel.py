@@ -77,7 +77,7 @@ def serves(channel: Channel, folder: Path, without_terminal: bool = True) -> Non
         relayed = relay_file(channel, str(folder / "source"), channel, str(folder / "a '$(b)'\nc"))
         assert relayed.sha256 == hashlib.sha256(content).hexdigest()
         line = channel.stand(
-            "print('there', flush=True)\nfor line in sys.stdin: print(line * 2, end='', flush=True)", [], "there"
+            "print('there', flush=True)\nfor line in sys.stdin: print(line, end='', flush=True)", [], "there"
         )
         assert line is not None
         assert [line.ask(word, 20) for word in ("one", "two")] == [b"one", b"two"]

@@ -77,7 +77,7 @@ class Rig:
         state = self._folder / session
         map_path = state / "map.sqlite"
         mirror = self._array / "mirror.img"
-        state.mkdir()
+        state.mkdir(mode=0o700)
         try:
             check, window_s = self._map_and_split(session, map_path, mirror)
             with _attached(mirror, read_only=True) as device:

@@ -75,7 +75,7 @@ def _nothing_is_left() -> Iterator[None]:
     yield
     assert set(threading.enumerate()) == threads
     assert sys.getswitchinterval() == interval
-    assert children() == before
+    assert children() <= before  # what other tests left may end meanwhile
 
 
 def children() -> set[str]:

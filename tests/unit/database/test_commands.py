@@ -96,6 +96,19 @@ def test_a_command_is_killed_when_its_start_cannot_be_told() -> None:
     assert not _lives(groups[0])
 
 
+def test_a_command_does_not_run_before_its_start_is_told(tmp_path: Path) -> None:
+    shown = []
+
+    def started(group: int) -> None:
+        # A freeze that nobody knows of could come true behind the thaw.
+        shown.append(Path(f"/proc/{group}/cmdline").read_bytes())
+
+    code = "import sys; sys.exit(sys.stdin.read() != '')"
+    done = run_limited(python(code), 10, started=started)
+    assert done.code == 0
+    assert not shown[0].startswith(os.fsencode(sys.executable))
+
+
 def test_a_freeze_that_hangs_is_told_within_its_limit() -> None:
     with pytest.raises(DatabaseError, match=r"the command of freeze was not done after 0\.2 s and was ended"):
         commands(freeze=["/bin/sleep", "600"]).freeze(0.2)
