@@ -13,7 +13,7 @@ import platform
 from pathlib import Path
 from typing import Optional
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import DaemonRecord
 from ansible_collections.splitmirror.backup.plugins.module_utils.lease import Owner
 
 

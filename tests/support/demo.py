@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord, read_record
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import DaemonRecord, read_record
 
 ROOT = Path(__file__).resolve().parents[2]
 

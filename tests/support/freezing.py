@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord, read_record
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol import ask
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import DaemonRecord, read_record
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.support.blockdev import (
     XFS_MIN_MIB,

@@ -28,7 +28,6 @@ from types import FrameType
 from typing import Any, Callable, Optional
 from unittest import mock
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import is_alive, read_record
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder import (
     freeze,
     guard,
@@ -38,7 +37,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder import (
     standby,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol import ask
-from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import LineError
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive, read_record
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import LineError
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 HOLDER, GUARD, BACKSTOP = SIDES = ("holder", "guard", "backstop")

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import DaemonRecord
 from ansible_collections.splitmirror.backup.plugins.module_utils.lease import (
     LAPSES_S,
     LeaseError,

@@ -13,8 +13,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import Callable, Mapping, Optional, Sequence
 
-from ..lifeline import die_with
-from ..tools import start_program
+from ..host.lifeline import die_with
+from ..host.tools import start_program
 
 # After SIGKILL a process is gone at once, unless it hangs in the kernel; then nobody waits for it.
 _KILLED_S = 1.0

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 
 from ..errors import SplitMirrorError
-from ..tools import ToolError, run_tool
+from ..host.tools import ToolError, run_tool
 from .relocation import relocate
 
 #: Names in pg_controldata's output, and of the settings that recovery refuses to have smaller.

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..beneath import is_plain
+from ..host.beneath import is_plain
 from .maprows import (
     SOURCE_CONTENT,
     SOURCE_DEVICE,

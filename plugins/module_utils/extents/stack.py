@@ -15,7 +15,7 @@ import stat
 from collections.abc import Sequence
 from typing import Callable, NamedTuple, Optional
 
-from ..tools import run_program
+from ..host.tools import run_program
 from .maprows import MapError
 
 _SECTOR_BYTES = 512

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, NamedTuple, Optional
 
-from ..beneath import open_beneath
+from ..host.beneath import open_beneath
 from .leaveout import MOST_PATH_BYTES, LeftOut, Unreadable
 from .maprows import FileSystem, MapError, shown
 from .rules import Rule, ScopeTree

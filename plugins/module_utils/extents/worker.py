@@ -15,7 +15,7 @@ import struct
 from typing import Any, Callable
 
 from ..errors import SplitMirrorError
-from ..lifeline import die_with
+from ..host.lifeline import die_with
 from .maprows import MapError
 
 _LENGTH = struct.Struct("=I")

@@ -16,9 +16,9 @@ import time
 from dataclasses import asdict
 from typing import Any, Callable, NoReturn, Optional, Sequence
 
-from ..daemon import DaemonRecord
 from ..database.base import ThawCommand
 from ..errors import SplitMirrorError
+from ..host.daemon import DaemonRecord
 from .rescue import kill
 from .standby import run_backstop, run_guard
 

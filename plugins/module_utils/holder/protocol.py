@@ -9,9 +9,14 @@ from __future__ import annotations
 import time
 from typing import Any, Optional
 
-from ..daemon import is_alive, read_record
 from ..errors import SplitMirrorError
-from ..lineserver import LineError, NotRunning, Refused, call
+from ..host.daemon import is_alive, read_record
+from ..host.lineserver import (
+    LineError,
+    NotRunning,
+    Refused,
+    call,
+)
 from ..session import StateDir
 
 NAME = "holder"

@@ -11,10 +11,15 @@ import os
 from dataclasses import dataclass
 from typing import Optional
 
-from ..daemon import is_alive, read_record, terminate, wait_gone
 from ..errors import SplitMirrorError
 from ..extents.stack import read_mounts
-from ..lineserver import LineError
+from ..host.daemon import (
+    is_alive,
+    read_record,
+    terminate,
+    wait_gone,
+)
+from ..host.lineserver import LineError
 from ..session import StateDir, is_of_host
 from . import freeze
 from .protocol import BACKSTOP, FROZEN, GUARD, NAME, SOCKET, ask, question

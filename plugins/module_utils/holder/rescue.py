@@ -19,9 +19,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Callable, Iterable, Optional, Sequence
 
-from ..daemon import DaemonRecord, is_alive
 from ..database.base import DatabaseError, ThawCommand
 from ..database.commands import run_command
+from ..host.daemon import DaemonRecord, is_alive
 from . import freeze
 from .hanging import hanging_processes
 

@@ -20,13 +20,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from ..daemon import write_record
-from ..lineserver import Json, LineServer, Service
+from ..host.daemon import write_record
+from ..host.lineserver import Json, LineServer, Service
+from ..host.process import harden
 from .checking import MapChecker
 from .databases import Databases
 from .freeze import FreezeError, Needed
 from .guard import End, Guards
-from .process import harden
 from .protocol import EXTRAS, FROZEN, MAP, SOCKET, EventLog
 from .window import CHECK_SHARE, Closed, Window
 

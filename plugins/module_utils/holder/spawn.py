@@ -13,7 +13,7 @@ import tempfile
 import traceback
 from typing import Callable, Optional, Sequence
 
-from ..daemon import daemonize
+from ..host.daemon import daemonize
 from ..session import StateDir
 from .freeze import Needed
 from .protocol import NAME, question

@@ -27,11 +27,11 @@ import time
 import traceback
 from typing import Callable, NoReturn, Optional
 
-from ..daemon import DaemonRecord
 from ..database.base import ThawCommand
+from ..host.daemon import DaemonRecord
+from ..host.process import harden
 from . import freeze
 from .outside import leave_group
-from .process import harden
 from .rescue import Armed, kill, rescue, start
 
 #: How often a guard at work says so, and after what silence the backstop takes it for dead.

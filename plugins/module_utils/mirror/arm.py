@@ -17,8 +17,20 @@ import time
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from ..daemon import Ready, daemonize, is_alive, is_called, read_record, terminate
-from ..lineserver import LineError, LineServer, Service, call
+from ..host.daemon import (
+    Ready,
+    daemonize,
+    is_alive,
+    is_called,
+    read_record,
+    terminate,
+)
+from ..host.lineserver import (
+    LineError,
+    LineServer,
+    Service,
+    call,
+)
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, PreparedSplit, SplitResult
 from .journal import Journal

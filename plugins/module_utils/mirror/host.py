@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .. import tools
+from ..host import tools
 from .base import MirrorError
 
 #: /sys/dev/block/*/stat counts in these units whatever the device's own, see Documentation/block/stat.rst.

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from .. import blockdev
+from ..host import blockdev
 from ..session import StateDir
 from . import loop, reflink
 from .base import (

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Optional
 
-from ..daemon import DaemonRecord, is_alive
+from ..host.daemon import DaemonRecord, is_alive
 from ..session import StateDir, check_session_id
 from .base import MirrorError, Pair, SplitResult
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Optional
 
-from ..daemon import DaemonRecord
+from ..host.daemon import DaemonRecord
 from ..session import StateDir, check_session_id
 from .base import MirrorError, MirrorProvider, Pair, Recovered, SplitResult
 from .journal import Journal, SplitRecord

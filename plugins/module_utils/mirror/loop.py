@@ -11,8 +11,8 @@ import os
 import time
 from dataclasses import dataclass
 
-from ..blockdev import SETTLE_S, users
-from ..tools import run_program
+from ..host.blockdev import SETTLE_S, users
+from ..host.tools import run_program
 from .base import MirrorError
 
 

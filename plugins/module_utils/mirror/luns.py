@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from .. import blockdev
 from ..extents.fsinfo import read_fs_info
 from ..extents.maprows import MapError
 from ..extents.stack import BlockStack, LunSpec, Mount, check_fs_type, lun_device_number, mount_of, read_mounts
+from ..host import blockdev
 from .base import MirrorError
 
 #: /sys/class/block/*/stat counts in these units whatever the device's own, see Documentation/block/stat.rst.

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from ..blockdev import is_read_only, kernel_device, set_read_only
+from ..host.blockdev import is_read_only, kernel_device, set_read_only
 from ..session import StateDir
 from .base import Capabilities, MirrorError, Pair, PreparedSplit
 from .host import run_tool

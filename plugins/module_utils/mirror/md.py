@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import Optional
 from urllib.parse import quote
 
-from ..blockdev import kernel_device
+from ..host.blockdev import kernel_device
 from ..session import StateDir
 from . import loop
 from .base import MirrorError, Pair

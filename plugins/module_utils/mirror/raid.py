@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from .. import blockdev
+from ..host import blockdev
 from .base import (
     Capabilities,
     MirrorError,

@@ -15,7 +15,7 @@ from typing import BinaryIO, Optional, cast
 
 from ..archive.model import BLOCK_BYTES
 from ..errors import SplitMirrorError
-from ..tools import start_program
+from ..host.tools import start_program
 
 _COMMAND = (
     "tar",

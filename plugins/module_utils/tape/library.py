@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from ..tools import run_program
+from ..host.tools import run_program
 from .base import TapeError
 from .scsi import drive_serials, tape_serial
 

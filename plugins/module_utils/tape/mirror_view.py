@@ -15,15 +15,15 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import BinaryIO, Optional
 
-from ..beneath import open_beneath
-from ..blockdev import BlockDeviceError, drop_cache
 from ..errors import SplitMirrorError
 from ..extents.fsinfo import read_fs_info
 from ..extents.mapfile import MapFile
 from ..extents.maprows import FileEntry, FileSystem
 from ..extents.seal import broken_seal
+from ..host.beneath import open_beneath
+from ..host.blockdev import BlockDeviceError, drop_cache
+from ..host.tools import run_program
 from ..session import make_private
-from ..tools import run_program
 
 #: linux/sched.h, for unshare(2).
 _CLONE_NEWNS = 0x00020000

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from .. import blockdev
+from ..host import blockdev
+from ..host.tools import ToolError, run_tool
 from ..session import is_of_host
-from ..tools import ToolError, run_tool
 from . import initiator
 from .disks import Disk, all_disks, check_size, foreign_holders, read_disk, stable_name
 from .names import Portal, TransportError, serial_of, session_of, target_of

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Optional
 
-from ..blockdev import plain_identifier
+from ..host.blockdev import plain_identifier
 from .names import TransportError
 
 SYSFS = "/sys"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..tools import ToolError, run_tool
+from ..host.tools import ToolError, run_tool
 from .disks import SYSFS
 from .names import Portal, TransportError, check_initiator
 from .secret import Chap

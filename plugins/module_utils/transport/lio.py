@@ -22,7 +22,7 @@ import re
 from collections.abc import Sequence
 from typing import Optional
 
-from ..tools import ToolError, run_tool
+from ..host.tools import ToolError, run_tool
 from .base import Exported, Exporter, ExporterCapabilities, Initiator, Lun, Unit
 from .names import Portal, TransportError, is_taken, refuse_foreign_address, session_of, target_of
 from .secret import Chap

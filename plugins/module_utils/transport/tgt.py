@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from ..blockdev import sector_bytes
-from ..tools import ToolError, run_tool
+from ..host.blockdev import sector_bytes
+from ..host.tools import ToolError, run_tool
 from .base import Exported, Exporter, ExporterCapabilities, Initiator, Lun, Unit
 from .names import Portal, TransportError, refuse_foreign_address, session_of, target_of
 from .secret import Chap, user_prefix

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import is_alive
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder import quiesce
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import leftovers, recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
-from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import NotRunning, Refused
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import NotRunning, Refused
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 from ansible_collections.splitmirror.backup.tests.support.freezing import (

@@ -22,11 +22,15 @@ from typing import Any, Optional
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord, is_alive
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder import protocol, quiesce, recovery
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
-from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import CLIENT_SOURCE, LineError, Refused
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import DaemonRecord, is_alive
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import (
+    CLIENT_SOURCE,
+    LineError,
+    Refused,
+)
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 from ansible_collections.splitmirror.backup.tests.support.freezing import (
     HolderUnderTest,

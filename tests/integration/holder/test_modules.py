@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import is_alive, read_record
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol import ask
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive, read_record
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.modules import backup_plan, extent_map, hot_backup, write_freeze
 from ansible_collections.splitmirror.backup.tests.support import freezing, fsload

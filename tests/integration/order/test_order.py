@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import is_alive
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted
 from ansible_collections.splitmirror.backup.tests.support.demo import (
     Demo,

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import DaemonRecord, is_alive, read_record
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder import protocol, quiesce, recovery
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import quiesced_by_others, recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import DaemonRecord, is_alive, read_record
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.modules import extent_map
 from ansible_collections.splitmirror.backup.tests.support.freezing import wait_for

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import (
     DaemonError,
     DaemonRecord,
     is_alive,
     read_record,
     terminate,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import NotRunning, Refused, call
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import NotRunning, Refused, call
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider

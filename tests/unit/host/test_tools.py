@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.limited import run_limited
-from ansible_collections.splitmirror.backup.plugins.module_utils.tools import own_environment, run_tool
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.tools import own_environment, run_tool
 
 MODULE_UTILS = Path(__file__).resolve().parents[2] / "plugins/module_utils"
 #: Ways of the standard library, and Ansible's, to start a program.

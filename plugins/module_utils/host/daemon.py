@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Callable, NoReturn, Optional
 
-from .errors import SplitMirrorError
+from ..errors import SplitMirrorError
 
 Ready = Callable[[], None]
 

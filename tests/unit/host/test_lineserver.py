@@ -24,7 +24,7 @@ from typing import Any, Optional
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.lineserver import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import (
     CLIENT_SOURCE,
     MAX_REQUEST_BYTES,
     LineError,

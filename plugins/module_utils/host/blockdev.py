@@ -14,7 +14,7 @@ import stat
 import struct
 import time
 
-from .errors import SplitMirrorError
+from ..errors import SplitMirrorError
 
 #: From linux/fs.h: set or clear the read-only flag of a block device, and throw away what is cached of it.
 BLKROSET = 0x125D

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import (
     DaemonError,
     DaemonRecord,
     Ready,
@@ -24,7 +25,6 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.daemon import (
     read_record,
     terminate,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 
 
 def wait_for_signal(ready: Ready) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.splitmirror.backup.plugins.module_utils import beneath
+from ansible_collections.splitmirror.backup.plugins.module_utils.host import beneath
 
 WAYS: list[Callable[[int, bytes, int], int]] = [beneath.by_openat2, beneath.step_by_step]
 SECRET = b"of the media server"

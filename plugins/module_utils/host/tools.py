@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from .errors import SplitMirrorError
+from ..errors import SplitMirrorError
 
 _KEPT = ("HOME", "LOGNAME", "TMPDIR", "TZ", "USER")
 

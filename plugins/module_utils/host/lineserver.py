@@ -27,7 +27,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
-from .errors import SplitMirrorError
+from ..errors import SplitMirrorError
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_REPLY_BYTES = 16 << 20
