@@ -155,7 +155,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.splitmirror.backup.plugins.module_utils import _module, presenting
+from ansible_collections.splitmirror.backup.plugins.module_utils import _module
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
 

@@ -141,9 +141,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.splitmirror.backup.plugins.module_utils import _module, presenting
+from ansible_collections.splitmirror.backup.plugins.module_utils import _module
 from ansible_collections.splitmirror.backup.plugins.module_utils.lease import Leases
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm, presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import (
     MirrorError,
     PairState,

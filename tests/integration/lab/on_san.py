@@ -18,8 +18,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.splitmirror.backup.plugins.module_utils import presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator, names, secret
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import Unit
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import Portal

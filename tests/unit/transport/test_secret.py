@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.presenting import Way
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.presenting import Way
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.initiator import keep_secret
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import TransportError
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.secret import chap_of, user_prefix

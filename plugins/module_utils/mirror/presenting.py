@@ -16,12 +16,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from .mirror.base import MirrorError, MirrorProvider, PairState, Recovered
-from .mirror.journal import Journal
-from .transport.base import Export, Exported, Exporter, Initiator, Lun, Unit
-from .transport.names import Portal, TransportError, check_address, check_initiator, serial_of, target_of
-from .transport.registry import all_exporters, make_exporter
-from .transport.secret import Chap, chap_of
+from ..transport.base import (
+    Export,
+    Exported,
+    Exporter,
+    Initiator,
+    Lun,
+    Unit,
+)
+from ..transport.names import (
+    Portal,
+    TransportError,
+    check_address,
+    check_initiator,
+    serial_of,
+    target_of,
+)
+from ..transport.registry import all_exporters, make_exporter
+from ..transport.secret import Chap, chap_of
+from .base import (
+    MirrorError,
+    MirrorProvider,
+    PairState,
+    Recovered,
+)
+from .journal import Journal
 
 
 @dataclass(frozen=True)
