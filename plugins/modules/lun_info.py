@@ -120,9 +120,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.luns import look_at_luns
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.luns import look_at_luns
 
 SPEC = {
     "pairs": PAIRS_SPEC["pairs"],

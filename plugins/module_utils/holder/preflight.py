@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Optional
 
 from ..database.registry import make_drivers
-from ..mirror.luns import look_at_luns
+from ..extents.luns import look_at_luns
 from ..preflight import Preflight, folder_ready
 from ..session import StateDir
 from .freeze import Needed

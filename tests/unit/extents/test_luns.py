@@ -10,9 +10,9 @@ from typing import Optional
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.luns import _check_identity
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.luns import _check_identity
 
 
 @pytest.mark.parametrize(

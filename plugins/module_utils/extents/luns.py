@@ -11,11 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from ..extents.fsinfo import read_fs_info
-from ..extents.maprows import MapError
-from ..extents.stack import BlockStack, LunSpec, Mount, check_fs_type, lun_device_number, mount_of, read_mounts
 from ..host import blockdev
-from .base import MirrorError
+from ..mirror.base import MirrorError
+from .fsinfo import read_fs_info
+from .maprows import MapError
+from .stack import (
+    BlockStack,
+    LunSpec,
+    Mount,
+    check_fs_type,
+    lun_device_number,
+    mount_of,
+    read_mounts,
+)
 
 #: /sys/class/block/*/stat counts in these units whatever the device's own, see Documentation/block/stat.rst.
 STAT_SECTOR_BYTES = 512
