@@ -256,9 +256,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder.mapping 
     scope_changes,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.prepare import prepare
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
 SPEC = {

@@ -151,10 +151,10 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.database.regist
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import FAIL, ON_UNREADABLE
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.preflight import ask_database_host
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.preflight import ask_media_server
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.preflight import ask_array
 from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Preflight, folder_ready
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.preflight import ask_media_server
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
 if TYPE_CHECKING:

@@ -138,6 +138,7 @@ from ansible.module_utils.common.text.formatters import human_to_bytes
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import Label, check_record_bytes, new_label
@@ -151,7 +152,6 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry i
     DRIVE_SPEC,
     make_library,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import label_volume
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule

@@ -188,14 +188,14 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import (
     RestoreJob,
     needed_volume,
     plan_restore,
     restore,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule

@@ -217,14 +217,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import needed_volume, verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import (
-    needed_volume,
-    verify_session,
-)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule

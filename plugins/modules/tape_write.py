@@ -308,17 +308,17 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import leave_mount_namespace
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.progress import Waiting
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.progress import Waiting
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
     STATUS_FILE,
     WriteJob,
     plan_session,
     write_session,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule

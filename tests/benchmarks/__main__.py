@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import leave_mount_namespace
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
 
 from . import mapping, plot, reading, rig, writing
 from .rig import Options, Result

@@ -24,10 +24,10 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper 
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.proving import Proving
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.proving import Proving
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import label_volume
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.tests.benchmarks.rig import LUN, SESSION
 
 _VOLUME = "BENCH"

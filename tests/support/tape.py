@@ -24,11 +24,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
     SOURCE_NONE,
     FileEntry,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeDrive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, restore
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.stream import TapeRecordSink
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.stream import TapeRecordSink
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import (
     APPEND,
     OVERWRITE,
     Place,
@@ -36,7 +34,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes im
     label_volume,
     place_for,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, write_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeDrive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
 
 RECORD = 512
 MTIME_NS = 1_700_000_000_123_456_789

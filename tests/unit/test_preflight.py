@@ -13,10 +13,10 @@ import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.preflight import ask_media_server
 from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Finding, Preflight, folder_ready
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Position
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.preflight import ask_media_server
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, inline
 

@@ -5,7 +5,7 @@
 """The catalog of a media server: which session is on which volume, and where every file lies.
 
 One SQLite file, 0600, in write-ahead mode so that several sessions can be written while others are looked up.
-It can be lost: the volumes hold all of it (see tape/rebuild.py).
+It can be lost: the volumes hold all of it (see media/rebuild.py).
 """
 
 from __future__ import annotations

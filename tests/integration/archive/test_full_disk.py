@@ -21,11 +21,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry, MapError
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeError
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.rebuild import rebuild
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import write_session
 from tests.support.blockdev import run
 from tests.support.tape import Library, inline
 

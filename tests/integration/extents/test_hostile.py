@@ -29,7 +29,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.proof i
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec, is_below
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import ReadOnlyMounts
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import ReadOnlyMounts
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device
 from ansible_collections.splitmirror.backup.tests.support.fsload import file_system, frozen, mirror, read_direct, split
 from ansible_collections.splitmirror.backup.tests.support.hostile import (

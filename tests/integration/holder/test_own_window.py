@@ -15,9 +15,9 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import verdict_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import write_session
 from ansible_collections.splitmirror.backup.plugins.modules import extent_map, hot_backup, mirror_split, write_freeze
 from ansible_collections.splitmirror.backup.tests.support import fsload
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device

@@ -21,16 +21,16 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import place_for
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeDrive, TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import new_label, write_label
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.library import Bay, MtxLibrary, find_bay
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.rebuild import rebuild
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.st import StTape
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import verify_session
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import place_for
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import write_session
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, folder, inline, judge
 from ansible_collections.splitmirror.backup.tests.support.tapemodel import MARK, Model, play
 

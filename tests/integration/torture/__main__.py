@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import leave_mount_namespace
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
 
 from .load import Size
 from .rounds import Round, SpoiltWindow, rig

@@ -26,10 +26,10 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope i
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder import freeze
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.reflink import clone
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import label_volume
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
 
 from .comparing import compare_archive

@@ -32,8 +32,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
     SegmentRow,
     pack_xattrs,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import APPEND
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import WriteJob, write_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import APPEND
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.tests.support.limits import within
 from ansible_collections.splitmirror.backup.tests.support.tape import Library
 

@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.limited import run_limited
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.tools import own_environment, run_tool
 
-MODULE_UTILS = Path(__file__).resolve().parents[2] / "plugins/module_utils"
+MODULE_UTILS = Path(__file__).resolve().parents[3] / "plugins/module_utils"
 #: Ways of the standard library, and Ansible's, to start a program.
 STARTERS = {
     "subprocess": {"Popen", "run", "call", "check_call", "check_output", "getoutput", "getstatusoutput"},
@@ -72,7 +72,7 @@ def programs() -> Iterator[tuple[str, ast.Call]]:
 
 def test_no_call_bypasses_it() -> None:
     found = list(programs())
-    assert {place.partition(":")[0] for place, _call in found} == {"tools.py"}
+    assert {place.partition(":")[0] for place, _call in found} == {"host/tools.py"}
     assert [place for place, call in found if not has_own_environment(call)] == []
 
 

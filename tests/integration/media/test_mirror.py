@@ -25,9 +25,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper 
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import SOURCE_MOUNT, SegmentRow
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import ReadOnlyMounts, check_devices
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import ReadOnlyMounts, check_devices
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import write_session
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
 from ansible_collections.splitmirror.backup.tests.support.fsload import (
     file_system,

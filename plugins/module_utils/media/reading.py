@@ -22,7 +22,7 @@ from ..catalog.lookup import show_path
 from ..catalog.records import Part
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
-from .base import TapeDrive, TapeError
+from ..tape.base import TapeDrive, TapeError
 from .stream import TapeStream
 from .volumes import load_known
 

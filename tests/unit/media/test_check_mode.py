@@ -17,12 +17,12 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.databas
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import CatalogError
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import (
     DriveOptions,
     VolumeNotAtHand,
     use_drive,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.prepare import prepare
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, inline, run_module_apart
 
 #: Each module that works on the media server, with what makes it go as far as it goes.

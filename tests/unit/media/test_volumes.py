@@ -16,17 +16,9 @@ from hypothesis import strategies as st
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import CatalogError, Part
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import EndOfData, Position, TapeError
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import (
-    new_label,
-    read_label,
-    write_label,
-)
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.prepare import prepare
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.stream import TapeRecordSink, TapeStream
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.stream import TapeRecordSink, TapeStream
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import (
     APPEND,
     OVERWRITE,
     Place,
@@ -36,6 +28,14 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes im
     label_volume,
     place_for,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import EndOfData, Position, TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import (
+    new_label,
+    read_label,
+    write_label,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults
 from ansible_collections.splitmirror.backup.tests.support.tape import RECORD, Library
 
 

@@ -19,7 +19,7 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.tests.support.tape import MTIME_NS, Library, folder, inline, link
 
 DEVICE = FileEntry(b"/srv/null", "c", mode=0o666, rdev_major=1, rdev_minor=3, mtime_ns=MTIME_NS)

@@ -16,7 +16,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper 
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.seal import seal
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import (
     MirrorViewError,
     check_devices,
     check_seals,

@@ -15,7 +15,12 @@ from ..catalog.records import DAMAGED, FAILED, GOOD, Part, Session, Volume
 from ..catalog.store import Catalog
 from ..catalog.verdict import judge
 from ..errors import SplitMirrorError
-from .base import EndOfData, Position, TapeDrive, TapeError
+from ..tape.base import (
+    EndOfData,
+    Position,
+    TapeDrive,
+    TapeError,
+)
 from .scan import Differences, Scan, VerifyError, compare_index, scan
 from .volumes import enter_label, load_labelled
 

@@ -31,7 +31,7 @@ from ..extents.mapcheck import parse_names
 from ..extents.mapfile import MapFile
 from ..extents.proof import FULL, NONE
 from ..session import StateDir
-from .base import TapeDrive
+from ..tape.base import TapeDrive
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
 from .progress import Progress
 from .proving import Proving

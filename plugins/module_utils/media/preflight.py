@@ -14,8 +14,8 @@ from ..catalog.database import FILE_NAME
 from ..catalog.store import Catalog
 from ..preflight import Preflight, folder_ready
 from ..session import StateDir
-from .base import TapeError
-from .pool import DriveOptions
+from ..tape.base import TapeError
+from ..tape.pool import DriveOptions
 from .prepare import prepare
 
 _SESSION = "preflight"

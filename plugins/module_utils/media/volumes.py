@@ -15,8 +15,20 @@ from typing import Optional
 
 from ..catalog.records import Volume
 from ..catalog.store import Catalog
-from .base import EndOfData, Position, TapeDrive, TapeError
-from .label import Label, LabelReading, check_record_bytes, new_label, read_label, write_label
+from ..tape.base import (
+    EndOfData,
+    Position,
+    TapeDrive,
+    TapeError,
+)
+from ..tape.label import (
+    Label,
+    LabelReading,
+    check_record_bytes,
+    new_label,
+    read_label,
+    write_label,
+)
 
 APPEND = "append"
 OVERWRITE = "overwrite"

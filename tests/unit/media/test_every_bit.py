@@ -33,9 +33,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
     FileEntry,
     pack_xattrs,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.reading import look_at
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.rebuild import rebuild
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading import look_at
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.tests.support.tape import RECORD, Library, folder, inline, link
 
 #: Flips in the whole way there and back; without it, one bit of each byte is tried on the members alone.

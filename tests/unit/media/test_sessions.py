@@ -40,6 +40,15 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import pack_xattrs
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, plan_restore, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import APPEND, OVERWRITE
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
+    STATUS_FILE,
+    plan_session,
+    write_session,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import (
     Buffer,
@@ -47,16 +56,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base impor
     Position,
     TapeError,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.rebuild import rebuild
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.restore import RestoreJob, plan_restore, restore
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.volumes import APPEND, OVERWRITE
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.write import (
-    STATUS_FILE,
-    plan_session,
-    write_session,
-)
 from ansible_collections.splitmirror.backup.tests.support.tape import (
     MTIME_NS,
     RECORD,

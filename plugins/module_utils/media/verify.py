@@ -19,7 +19,7 @@ from ..archive.reader import iterate_members
 from ..catalog.lookup import complete_parts, show_path
 from ..catalog.records import Part, Session
 from ..catalog.store import Catalog
-from .base import TapeDrive, TapeError
+from ..tape.base import TapeDrive, TapeError
 from .losses import DOUBTFUL, MISSING, Losses
 from .reading import FoundMember, Located, SessionReader
 from .scan import Differences, VerifyError, compare, keeping, spool

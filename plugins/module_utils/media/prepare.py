@@ -14,7 +14,7 @@ from ..catalog.database import FILE_NAME
 from ..catalog.records import CatalogChanged
 from ..catalog.store import Catalog
 from ..session import StateDir, check_session_id
-from .pool import DriveOptions, VolumeNotAtHand, use_drive
+from ..tape.pool import DriveOptions, VolumeNotAtHand, use_drive
 from .volumes import APPEND, Place, check_room, foretold_place, place_for
 
 _T = TypeVar("_T")

@@ -29,8 +29,8 @@ from ..catalog.records import GOOD, CatalogError, Part, Session
 from ..catalog.rowcheck import part_named
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
+from ..tape.base import TapeDrive
 from .arrival import NotThere, what_differs
-from .base import TapeDrive
 from .extract import Said, TarExtractor
 from .losses import DOUBTFUL, MISSING, Losses
 from .reading import Located, SessionReader, check_names

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Optional
 
-from .base import EarlyWarning, EndOfData, EndOfMedium, Position, TapeDrive, TapeError
+from ..tape.base import (
+    EarlyWarning,
+    EndOfData,
+    EndOfMedium,
+    Position,
+    TapeDrive,
+    TapeError,
+)
 from .volumes import Place
 
 

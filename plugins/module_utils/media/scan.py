@@ -24,7 +24,7 @@ from ..archive.model import ArchiveError, MemberRecord
 from ..archive.reader import Member, iterate_members
 from ..catalog.lookup import show_path
 from ..errors import SplitMirrorError
-from .base import TapeDrive
+from ..tape.base import TapeDrive
 from .stream import TapeStream
 
 _SHOWN = 5
