@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 from .errors import SplitMirrorError
+from .host.files import locked, open_folder, replace_file, try_lock
 from .session import StateDir, host_of, host_part
 
 LAPSES_S = 3600.0
@@ -163,10 +164,7 @@ class Leases:
                 os.utime(path)
                 return before
             told = {"session": session, "host": host, "owner": asdict(owner), "since_s": time.time()}
-            handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(told, stream)
-            os.replace(path + ".new", path)
+            replace_file(path, json.dumps(told))
             return before
 
     def release(self, host: str, session: str, *, only_look: bool = False) -> bool:
@@ -242,11 +240,7 @@ class Leases:
                 session, host, since_s = str(told["session"]), str(told["host"]), float(told["since_s"])
             except (ValueError, KeyError, TypeError):
                 return None
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                busy = False
-            except BlockingIOError:
-                busy = True
+            busy = not try_lock(handle)
             return Lease(session, host, owner, since_s, os.fstat(handle).st_mtime, busy)
 
     def _path(self, part: str) -> str:
@@ -256,15 +250,12 @@ class Leases:
     def _alone(self) -> Iterator[None]:
         """Nobody else looks at a lease, takes it or gives it back meanwhile; that never takes long."""
         try:
-            lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = open_folder(self._folder)
         except FileNotFoundError:  # nobody has ever taken one
             yield
             return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(lock):
             yield
-        finally:
-            os.close(lock)
 
 
 @contextlib.contextmanager

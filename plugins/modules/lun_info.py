@@ -121,8 +121,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.luns import look_at_luns
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import MapError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
 
 SPEC = {
     "pairs": PAIRS_SPEC["pairs"],
@@ -135,7 +135,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     specs = []
     for pair in module.params["pairs"]:
         if not pair["device"]:
-            raise MirrorError(f"pairs: {pair['name']} names no device; name the LUN's device on this host.", "pairs")
+            raise MapError(f"pairs: {pair['name']} names no device; name the LUN's device on this host.", "pairs")
         specs.append(LunSpec(pair["name"], pair["device"], pair["serial"]))
     return {"changed": False, "luns": [asdict(lun) for lun in look_at_luns(specs, module.params["paths"])]}
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ..host import blockdev
-from ..mirror.base import MirrorError
 from .fsinfo import read_fs_info
 from .maprows import MapError
 from .stack import (
@@ -57,8 +56,7 @@ class Lun:
 def look_at_luns(luns: Sequence[LunSpec], paths: Sequence[str] = ()) -> list[Lun]:
     """Look at all LUNs and check that all paths lie on them.
 
-    :raises MapError: a device is missing, or a path lies on something that is on no mirrored LUN.
-    :raises MirrorError: a device is not the one with the declared serial.
+    :raises MapError: a device is missing or not the one with the declared serial, or a path is on no mirrored LUN.
     """
     stack = BlockStack(luns)
     on_luns = _file_systems(stack)
@@ -90,7 +88,7 @@ def look_at_luns(luns: Sequence[LunSpec], paths: Sequence[str] = ()) -> list[Lun
         try:
             stack.resolve(mount.dev)
         except MapError as exc:
-            raise MirrorError(f"paths: {path} has no mirror: {exc.message}", option="paths") from exc
+            raise MapError(f"paths: {path} has no mirror: {exc.message}", option="paths") from exc
     return found
 
 
@@ -123,7 +121,7 @@ def _check_identity(spec: LunSpec, serial: Optional[str], wwn: Optional[str]) ->
         return
     wanted = blockdev.plain_identifier(spec.serial)
     if wanted not in {blockdev.plain_identifier(name) for name in (serial, wwn) if name}:
-        raise MirrorError(
+        raise MapError(
             f"pairs: {spec.name}: {spec.device} has serial {serial or 'none'} and WWN {wwn or 'none'}, not "
             f"{spec.serial}; name the right device.",
             option="pairs",

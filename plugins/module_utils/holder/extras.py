@@ -16,6 +16,7 @@ from typing import Sequence
 
 from ..database.base import EndResult, LabelFile
 from ..errors import SplitMirrorError
+from ..host.files import replacing
 
 
 class ExtrasError(SplitMirrorError):
@@ -29,10 +30,8 @@ def write_extras(path: str, results: Sequence[EndResult]) -> int:
     :returns: its size in bytes.
     :raises ExtrasError: a log file is gone, or the archive cannot be written.
     """
-    temporary = path + ".new"
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as stream:
+        with replacing(path) as stream:
             with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
                 for result in results:
                     for label in result.label_files:
@@ -40,7 +39,6 @@ def write_extras(path: str, results: Sequence[EndResult]) -> int:
                     for log in result.log_files:
                         _add_log(archive, log)
             size = stream.tell()
-        os.replace(temporary, path)
     except (OSError, tarfile.TarError) as exc:
         raise ExtrasError(f"{path}: the label files and logs could not be kept ({exc}).") from exc
     return size

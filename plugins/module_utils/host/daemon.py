@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Callable, NoReturn, Optional
 
 from ..errors import SplitMirrorError
+from .files import replace_file
 
 Ready = Callable[[], None]
 
@@ -175,9 +176,7 @@ def _write_own_record(folder: str, name: str) -> None:
 def write_record(folder: str, name: str, record: DaemonRecord) -> None:
     """Leave the record of a process in ``folder`` for read_record, whole or not at all."""
     path = os.path.join(folder, name + ".json")
-    with open(path + ".new", "w", encoding="ascii") as stream:
-        json.dump(asdict(record), stream)
-    os.replace(path + ".new", path)
+    replace_file(path, json.dumps(asdict(record)))
 
 
 def _wait_ready(folder: str, name: str, pipe: int, timeout_s: float) -> DaemonRecord:

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Mapping
 from typing import Optional
+
+from ..host.files import replace_file
 
 _EVERY_S = 0.5
 
@@ -26,7 +26,7 @@ class Waiting:
         """Write the reason; None when the waiting is over."""
         numbers = dict.fromkeys(("files", "bytes", "total_files", "total_bytes", "bytes_per_s"), 0)
         seconds = round(time.monotonic() - self._begun, 3)
-        _replace(self._path, {**numbers, "seconds": seconds, "done": False, "waiting": reason})
+        replace_file(self._path, json.dumps({**numbers, "seconds": seconds, "done": False, "waiting": reason}))
 
 
 class Progress:
@@ -71,11 +71,4 @@ class Progress:
             "done": done,
             "waiting": None,
         }
-        _replace(self._path, data)
-
-
-def _replace(path: str, data: Mapping[str, object]) -> None:
-    handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(data, stream)
-    os.replace(path + ".new", path)
+        replace_file(self._path, json.dumps(data))

@@ -10,7 +10,6 @@ as open, and whatever goes wrong, the volume ends again where it ended before.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from ..errors import SplitMirrorError
 from ..extents.mapcheck import parse_names
 from ..extents.mapfile import MapFile
 from ..extents.proof import FULL, NONE
+from ..host.files import open_folder, try_lock
 from ..session import StateDir
 from ..tape.base import TapeDrive
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
@@ -285,14 +285,12 @@ def _give_back(drive: TapeDrive, catalog: Catalog, place: Place, part: Part) -> 
 @contextmanager
 def _alone(folder: str, session: str) -> Iterator[None]:
     """Nobody else writes this session meanwhile."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    handle = open_folder(folder)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
+        if not try_lock(handle):
             raise SplitMirrorError(
                 f"session: {session} is being written by another process; wait for it.", option="session"
-            ) from exc
+            )
         yield
     finally:
         os.close(handle)

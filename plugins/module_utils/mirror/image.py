@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from ..host import blockdev
+from ..host.files import sync_folder
 from ..session import StateDir
 from . import loop, reflink
 from .base import (
@@ -36,7 +37,7 @@ from .base import (
     Presentation,
     SplitResult,
 )
-from .journal import Journal, SplitRecord, sync_folder
+from .journal import Journal, SplitRecord
 from .journaled import JournaledProvider, held_by, held_problem
 
 MARK = "user.splitmirror.session"

@@ -11,7 +11,6 @@ it. So whatever is found without a living process was left by a dead one, and th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Optional
 
 from ..host.daemon import DaemonRecord, is_alive
+from ..host.files import locked, open_lock, replace_file, sync_folder
 from ..session import StateDir, check_session_id
 from .base import MirrorError, Pair, SplitResult
 
@@ -62,17 +62,12 @@ class Journal:
     def locked(self) -> Iterator[None]:
         """Keep other sessions from claiming a mirror while this one looks and claims."""
         self._state_dir.make_private_dir(self._folder)
-        lock = os.open(os.path.join(self._folder, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(open_lock(os.path.join(self._folder, ".lock"))):
             yield
-        finally:
-            os.close(lock)
 
     def write(self, record: SplitRecord) -> None:
         """Put the record on disk in one step; when this returns, a power cut does not undo it."""
         self._state_dir.make_private_dir(self._folder)
-        path = self.path(record.session)
         data = {
             "format_version": FORMAT_VERSION,
             "session": record.session,
@@ -81,13 +76,7 @@ class Journal:
             "process": asdict(record.process),
             "result": record.result.as_dict() if record.result else None,
         }
-        new = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(new, "w", encoding="utf-8") as stream:
-            json.dump(data, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(path + ".new", path)
-        sync_folder(self._folder)
+        replace_file(self.path(record.session), json.dumps(data, indent=1), durable=True)
 
     def read(self, session: str) -> Optional[SplitRecord]:
         """The record of a session, or None.
@@ -134,12 +123,3 @@ class Journal:
     def path(self, session: str) -> str:
         """The file of a session's record."""
         return os.path.join(self._folder, check_session_id(session) + ".json")
-
-
-def sync_folder(folder: str) -> None:
-    """Make new and removed names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

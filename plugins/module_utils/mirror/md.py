@@ -27,6 +27,7 @@ from typing import Optional
 from urllib.parse import quote
 
 from ..host.blockdev import kernel_device
+from ..host.files import replace_file
 from ..session import StateDir
 from . import loop
 from .base import MirrorError, Pair
@@ -120,9 +121,7 @@ class MdProvider(RaidProvider):
         """Keep what was written to the leg so far. Not durably: a machine that starts anew counts anew, too."""
         path = self._note(pair, session)
         try:
-            with open(path + ".new", "w", encoding="ascii") as note:
-                json.dump(written(self.leg(pair))._asdict(), note)
-            os.replace(path + ".new", path)
+            replace_file(path, json.dumps(written(self.leg(pair))._asdict()))
         except OSError as exc:
             raise MirrorError(
                 f"pair {pair.name}: {path} cannot be written ({exc.strerror}), and without it nobody could tell "

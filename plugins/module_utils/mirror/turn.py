@@ -12,12 +12,12 @@ there. Who waits inside the window waits frozen; so the turn is taken before the
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 from typing import Optional
 
+from ..host.files import open_lock, try_lock
 from ..session import StateDir
 from .base import MirrorError
 
@@ -41,17 +41,14 @@ class Turn:
             return True
         folder = os.path.join(self._state_dir.root, "mirrors")
         self._state_dir.make_private_dir(folder)
-        fd = os.open(os.path.join(folder, ".turn"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_lock(os.path.join(folder, ".turn"))
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
-        except OSError:
-            os.close(fd)
-            raise
-        self._fd = fd
-        return True
+            if try_lock(fd):
+                self._fd = fd
+        finally:
+            if self._fd is None:
+                os.close(fd)
+        return self._fd is not None
 
     def give_back(self) -> None:
         """Give it back; nothing if it is not ours."""

@@ -10,7 +10,6 @@ their barcodes, which are their names.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import subprocess
@@ -21,6 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Callable, Optional
 
+from ..host.files import try_lock
 from ..host.tools import run_program
 from .base import TapeError
 from .scsi import drive_serials, tape_serial
@@ -168,17 +168,13 @@ class MtxLibrary(Library):
             ) from exc
         try:
             end_s = time.monotonic() + _MOVE_S
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as exc:
-                    if time.monotonic() > end_s:
-                        raise TapeError(
-                            f"changer: {self._changer} was moved by another process for {_MOVE_S} s; see what it does.",
-                            option="changer",
-                        ) from exc
-                    time.sleep(_LOOK_S)
+            while not try_lock(handle):
+                if time.monotonic() > end_s:
+                    raise TapeError(
+                        f"changer: {self._changer} was moved by another process for {_MOVE_S} s; see what it does.",
+                        option="changer",
+                    )
+                time.sleep(_LOOK_S)
             yield
         finally:
             os.close(handle)

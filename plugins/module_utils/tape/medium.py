@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..host.files import replace_file
 from .base import TapeError
 
 _FORMAT = 1
@@ -96,18 +97,7 @@ class Medium:
             "write_protected": self.write_protected,
             "files": [{"records": item.runs, "filemark": item.closed} for item in self.files],
         }
-        path = os.path.join(self.folder, VOLUME_JSON)
-        handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(data, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(path + ".new", path)
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_file(os.path.join(self.folder, VOLUME_JSON), json.dumps(data), durable=True)
 
     def data_path(self, number: int) -> str:
         """Where the records of a tape file are, one after another."""

@@ -11,7 +11,6 @@ become. All of them look at the tickets in the same way and so agree whose turn 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Callable, Optional, Union
 
+from ..host.files import locked, open_lock, replace_file, try_lock
 from .base import TapeError
 
 _LOOK_S = 0.25
@@ -107,7 +107,7 @@ class Place:
             number = max((int(name[:-5]) for name in self._names()), default=0) + 1
             self._path = os.path.join(self._folder, f"{number:012d}.json")
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(self._handle)  # nobody else looks meanwhile
             self._write()
         return self
 
@@ -173,11 +173,7 @@ class Place:
         with self._alone():
             known = {device: volume for device, volume in self._loaded().items() if volume != self._ticket.volume}
             known[self.device] = self._ticket.volume
-            path = os.path.join(self._folder, _LOADED)
-            handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(known, stream)
-            os.replace(path + ".new", path)
+            replace_file(os.path.join(self._folder, _LOADED), json.dumps(known))
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -201,13 +197,10 @@ class Place:
                 continue
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             with os.fdopen(handle, encoding="utf-8") as stream:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    told = json.load(stream)
-                    found.append((path, Ticket(**told)))
-                else:
+                if try_lock(handle):
                     os.unlink(path)
+                else:
+                    found.append((path, Ticket(**json.load(stream))))
         return found
 
     def _names(self) -> list[str]:
@@ -228,9 +221,5 @@ class Place:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Nobody else looks at the queue or changes it; that never takes long."""
-        handle = os.open(os.path.join(self._folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(open_lock(os.path.join(self._folder, _LOCK))):
             yield
-        finally:
-            os.close(handle)

@@ -17,12 +17,12 @@ before the end of the medium, and what no filemark has made safe may be lost whe
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 from dataclasses import dataclass
 from typing import Optional
 
+from ..host.files import open_folder, try_lock
 from .base import (
     Buffer,
     DriveBusy,
@@ -86,20 +86,18 @@ class VirtualTape(TapeDrive):
         self._records_written = 0
         self._filemarks_written = 0
         try:
-            self._lock = os.open(drive, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._lock = open_folder(drive)
         except OSError as exc:
             raise TapeError(
                 f"drive: {drive} is no folder that can be opened ({exc.strerror}); a virtual drive is a folder, "
                 "which is made with its first volume; run the playbook label, or name another one.",
                 option="drive",
             ) from exc
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
+        if not try_lock(self._lock):
             os.close(self._lock)
             raise DriveBusy(
                 f"drive: {drive} is in use by another process; wait for it or name another drive.", option="drive"
-            ) from exc
+            )
 
     # -- the drive ---------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from typing import Optional
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.luns import _check_identity
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import MapError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
 
 
 @pytest.mark.parametrize(
@@ -31,5 +31,5 @@ def test_the_same_lun_is_known(declared: Optional[str], serial: Optional[str], w
 
 @pytest.mark.parametrize(("serial", "wwn"), [(None, None), ("SN43", "naa.600140500d1f"), ("", "")])
 def test_another_lun_is_refused_with_both_names(serial: Optional[str], wwn: Optional[str]) -> None:
-    with pytest.raises(MirrorError, match=r"/dev/sdb has serial .* not SN42; name the right device"):
+    with pytest.raises(MapError, match=r"/dev/sdb has serial .* not SN42; name the right device"):
         _check_identity(LunSpec("data", "/dev/sdb", "SN42"), serial, wwn)
