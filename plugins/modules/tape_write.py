@@ -87,7 +87,6 @@ options:
       - A fresh layout is read in few large pieces, whatever this is; an aged one gains by more.
     type: int
     default: 64
-    aliases: [readers]
   window_bytes:
     description:
       - Memory for data in flight. Inside it, the mirror is read in physical order.
@@ -381,7 +380,7 @@ def main() -> None:
             "allow_last": {"type": "bool", "default": False},
             "proof": {"type": "str", "choices": ["full", "changed", "none"], "default": "full"},
             "retention_days": {"type": "float"},
-            "queue_depth": {"type": "int", "default": 64, "aliases": ["readers"]},
+            "queue_depth": {"type": "int", "default": 64},
             "window_bytes": {"type": "int", "default": 256 << 20},
             "evidence": {"type": "dict"},
             **SESSION_SPEC,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 
@@ -27,11 +26,10 @@ def small(options: Options, *, aged: bool = False) -> Result:
         map_folder(options.folder / "map", mount / "data", device)
     with mirror(options.folder, image) as (mount, device):
         command = work("write", "--map", options.folder / "map", "--device", device)
-        ours, rival, twice = in_turn(
+        ours, rival = in_turn(
             options.runs,
             lambda: time_into_cat(*command),
             lambda: time_into_cat("tar", "--create", "--file=-", "--directory", str(mount), "data"),
-            lambda: time_into_cat(*command, "--archive-checksum"),
         )
     return Result(
         "small-aged" if aged else "small",
@@ -46,7 +44,6 @@ def small(options: Options, *, aged: bool = False) -> Result:
         {
             "files": count,
             "files_per_s": round(count / statistics.median(ours)),
-            "with_archive_checksum": _hashed_twice(twice, rival),
         },
     )
 
@@ -66,11 +63,10 @@ def large(options: Options) -> Result:
     with mirror(options.folder, image) as (mount, device):
         files = sorted((mount / "data").iterdir())
         command = work("write", "--map", options.folder / "map", "--device", device)
-        ours, rival, twice = in_turn(
+        ours, rival = in_turn(
             options.runs,
             lambda: time_into_cat(*command),
             lambda: sum(_dd(path) for path in files),
-            lambda: time_into_cat(*command, "--archive-checksum"),
         )
     total = 4 * size
     return Result(
@@ -85,17 +81,10 @@ def large(options: Options) -> Result:
         "dd bs=1M iflag=direct",
         {
             "bytes": total,
-            "with_archive_checksum": _hashed_twice(twice, rival),
             "mib_per_s": round(total / MIB / statistics.median(ours)),
             "rival_mib_per_s": round(total / MIB / statistics.median(rival)),
         },
     )
-
-
-def _hashed_twice(ours: list[float], rival: list[float]) -> dict[str, Any]:
-    """The same with a checksum of the whole archive, beside those of the files."""
-    ratio = statistics.median(rival) / statistics.median(ours)
-    return {"ratio": round(ratio, 3), "ours": [round(value, 3) for value in ours]}
 
 
 def _dd(path: Path) -> float:

@@ -81,7 +81,7 @@ def do_write(options: argparse.Namespace) -> None:
             proving.entries(),
             {1: options.device},
             _Output(options.limit),
-            WriterOptions(window_bytes=options.window, archive_checksum=options.archive_checksum),
+            WriterOptions(window_bytes=options.window),
             member=lambda member: None,
             owners=Owners(opened.users(), opened.groups()),
             index_meta={"session": SESSION},
@@ -124,7 +124,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--proof", default="none")
     parser.add_argument("--window", type=int, default=256 << 20)
     parser.add_argument("--limit", type=float)
-    parser.add_argument("--archive-checksum", action="store_true", help="take one of the whole archive, too")
     parser.add_argument("--door", type=int, help="descriptor: tell there when all is imported, and wait for the sign")
     options = parser.parse_args(arguments)
     if options.door is not None:

@@ -44,7 +44,7 @@ REPLY = struct.Struct("<BQI")
 READY = 1  # read up to this stream offset
 HASHED = 2  # checksummed up to this stream offset
 DIGESTS = 3  # sha256 of the next files, in order, 32 bytes each
-FINISHED = 4  # sha256 of the archive
+FINISHED = 4  # all of the archive is checksummed
 FAULT = 5  # physical offset; then LUN, place and errno
 BROKEN = 6  # a sentence
 PLANNED = 7  # bytes that one read of the last turn brings, on average
@@ -74,7 +74,6 @@ class EngineOptions(NamedTuple):
     devices: Mapping[int, str]
     queue_depth: int
     gap_bytes: int
-    archive_checksum: bool
 
 
 def fork_engine(ring: memoryview, shape: RingShape, options: EngineOptions) -> tuple[int, socket.socket]:
@@ -139,14 +138,11 @@ class Engine:
         self._flush = False
         self._ended = False
         self._ready = 0
-        self._content_done = 0
-        self._stream_done = 0
-        self._digest = b""
 
     def run(self) -> None:
         """Serve turns until the writer closes the socket."""
         reading = read_loops(self._ring, self._readers, self._tasks, self._have_read, self._options.queue_depth)
-        for loop in (*reading, self._content_loop, self._archive_loop):
+        for loop in (*reading, self._content_loop):
             threading.Thread(target=self._guard, args=(loop,), daemon=True).start()
         with self._link.makefile("rb") as turns:
             while True:
@@ -261,39 +257,8 @@ class Engine:
             if digests:
                 self._send(DIGESTS, len(digests), b"".join(digests))
             done = ready
-            self._checksummed(content=done)
-        self._checksummed(content=done)
-
-    def _archive_loop(self) -> None:
-        """Checksum the archive."""
-        ring, window = self._ring, self._window
-        wanted = self._options.archive_checksum
-        total = hashlib.sha256()
-        done = 0
-        while True:
-            ready = self._wait_ready(done)
-            if ready is None:
-                break
-            if wanted:
-                total.update(ring[done % window : done % window + ready - done])
-            done = ready
-            self._checksummed(stream=done)
-        self._digest = total.digest()
-        self._checksummed(stream=done)
-
-    def _checksummed(self, content: int = 0, stream: int = 0) -> None:
-        """Note how far one of the two checksums is, and tell how far both are."""
-        with self._changed:
-            before = min(self._content_done, self._stream_done)
-            self._content_done = max(self._content_done, content)
-            self._stream_done = max(self._stream_done, stream)
-            both = min(self._content_done, self._stream_done)
-            finished = self._ended and both == self._planned and bool(self._digest)
-            if both > before:
-                self._send(HASHED, both)
-            if finished:
-                self._send(FINISHED, both, self._digest)
-                self._digest = b""
+            self._send(HASHED, done)
+        self._send(FINISHED, done)
 
     def _send(self, kind: int, number: int, body: bytes = b"") -> None:
         with self._send_lock:

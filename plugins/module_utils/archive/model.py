@@ -93,15 +93,12 @@ class WriterOptions:
         layouts faster.
     :param gap_bytes: neighbouring extents are read in one go when at most this much lies between them: bandwidth
         divided by operations a second of the mirror (32 KiB on flash, about 1 MiB on a hard disk).
-    :param archive_checksum: take a checksum of the whole archive beside those of the files. It costs as much again as
-        theirs, which matters where fewer than three processor cores are free.
     """
 
     record_bytes: int = 1 << 20
     queue_depth: int = 64
     window_bytes: int = 256 << 20
     gap_bytes: int = 32 << 10
-    archive_checksum: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. :raises ArchiveError: an option is out of its range."""
@@ -131,7 +128,6 @@ class ArchiveResult:
     :param bytes_data: their logical sizes added up.
     :param bytes_archive: length of the archive, a multiple of the record size.
     :param records: how many records that is.
-    :param sha256: hex digest of the archive's bytes, from the first to the last record; None if it was not wanted.
     :param fallback: files that were read through the mount.
     :param inline: files whose content came out of the map.
     :param skipped: entries of the map that a tar cannot hold (sockets).
@@ -142,7 +138,6 @@ class ArchiveResult:
     bytes_data: int
     bytes_archive: int
     records: int
-    sha256: Optional[str]
     fallback: int
     inline: int
     skipped: int

@@ -77,7 +77,6 @@ class ArchiveStream:
         self._on_turn = on_turn
         self._name_at = name_at
         self._record = options.record_bytes
-        self._archive_checksum = options.archive_checksum
         self._window, self._chunk = shape = ring_shape(options)
         self._ring = make_ring(options)
         self._requests: list[int] = []
@@ -100,7 +99,7 @@ class ArchiveStream:
         # Bytes that one read of the last turn brought, on average.
         self._read_bytes = 0
         self._total: Optional[int] = None
-        self._sha256 = b""
+        self._finished = False
         self._error: Optional[BaseException] = None
         self._stopped = False
 
@@ -108,7 +107,7 @@ class ArchiveStream:
         self._pid, self._link = engine.fork_engine(
             self._ring,
             shape,
-            engine.EngineOptions(devices, options.queue_depth, options.gap_bytes, options.archive_checksum),
+            engine.EngineOptions(devices, options.queue_depth, options.gap_bytes),
         )
         sys.setswitchinterval(min(engine.SWITCH_INTERVAL_S, self._switch_interval))
         self._threads = [
@@ -204,11 +203,8 @@ class ArchiveStream:
         """Zeros up to the end of the block; they are no content."""
         self.put(_ZEROS[: -self.position % BLOCK_BYTES])
 
-    def finish(self) -> Optional[str]:
-        """End the archive and wait until all of it is written and checksummed.
-
-        :returns: its sha256 in hex; None if it was not wanted.
-        """
+    def finish(self) -> None:
+        """End the archive and wait until all of it is written and checksummed."""
         self.put(_ZEROS[: 2 * BLOCK_BYTES])
         rest = -self.position % self._record
         while rest:
@@ -219,10 +215,9 @@ class ArchiveStream:
         with self._changed:
             self._total = self.position
             self._changed.notify_all()
-            while self._error is None and not (self._sha256 and self._written == self._total):
+            while self._error is None and not (self._finished and self._written == self._total):
                 self._changed.wait()
         self._check()
-        return self._sha256.hex() if self._archive_checksum else None
 
     def flush(self) -> None:
         """Wait until everything laid out is read and checksummed: then all its digests are there."""
@@ -322,7 +317,7 @@ class ArchiveStream:
                         self._read_bytes = number
                     else:
                         self._hashed = number
-                        self._sha256 = body
+                        self._finished = kind == engine.FINISHED
                     self._changed.notify_all()
 
     def _fault(self, physical: int, lun: int, place: int, code: int) -> ArchiveError:

@@ -90,9 +90,9 @@ def write_archive(
             if extras is not None:
                 writer.put_extras(extras)
             writer.put_index(index_name(str(index_meta["session"])))
-            sha256 = writer.stream.finish()
+            writer.stream.finish()
             writer.report()
-            return writer.result(sha256)
+            return writer.result()
 
 
 class _Spool:
@@ -348,7 +348,7 @@ class _Writer:
             name = b"/" + member[0]
         return show(name)
 
-    def result(self, sha256: Optional[str]) -> ArchiveResult:
+    def result(self) -> ArchiveResult:
         """What was written."""
         return ArchiveResult(
             members=self._members,
@@ -356,7 +356,6 @@ class _Writer:
             bytes_data=self._bytes,
             bytes_archive=self.stream.position,
             records=self.stream.position // self._record_bytes,
-            sha256=sha256,
             fallback=self._fallbacks,
             inline=self._inline,
             skipped=self._skipped,

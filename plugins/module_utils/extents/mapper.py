@@ -141,11 +141,6 @@ def translations(map_file: MapFile) -> dict[int, Translation]:
     return {fs.id: Translation(map_file.segments(fs.id), fs.block_bytes) for fs in map_file.filesystems()}
 
 
-def live_mapper(map_file: MapFile) -> FileMapper:
-    """A FileMapper for the host that made the map."""
-    return FileMapper(Places.live(map_file.filesystems()), translations(map_file))
-
-
 def sync_filesystem(mount_point: bytes) -> None:
     """syncfs(2) of one file system. :raises MapError: when it fails, which means that data were lost."""
     libc = ctypes.CDLL(None, use_errno=True)

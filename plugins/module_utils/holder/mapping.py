@@ -54,11 +54,10 @@ class HostPlan:
 
 @dataclass(frozen=True)
 class Mapped:
-    """A map that was made. :param tracker: ``fanotify`` or ``sweep``. :param started: a holder was started for it."""
+    """A map that was made. :param tracker: ``fanotify`` or ``sweep``."""
 
     counts: MapCounts
     tracker: str
-    started: bool
 
 
 class HostMapping:
@@ -137,7 +136,7 @@ class HostMapping:
             if started:
                 recover(self._state, self._session)
             raise
-        return Mapped(counts, tracker, started)
+        return Mapped(counts, tracker)
 
     def _close(self) -> None:
         for driver in self._drivers:
