@@ -230,6 +230,8 @@ def _ssh_words(connection: ConnectionBase, command: str, terminal: bool) -> list
 class _Opener(TaskExecutor):  # type: ignore[misc]
     """The part of Ansible's executor that opens the connection of a task to its host."""
 
+    _task: Any = None  # a property without a setter since ansible-core 2.21
+
     def __init__(self, action: ActionBase, host: str) -> None:  # not the one of TaskExecutor, which differs by release
         self._task = action._task.copy(exclude_parent=False)
         self._task.delegate_to = host

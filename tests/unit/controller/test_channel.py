@@ -68,7 +68,7 @@ SUDO = {"ansible_connection": "ssh", "ansible_user": "alice"}
         ({**SUDO}, {"become": True, "become_exe": "/opt/sudo"}, ["/opt/sudo"], []),
         ({**SUDO}, {"become": True, "become_user": "toor"}, ["-u toor"], []),
         ({**SUDO, "ansible_become_flags": "-E"}, {"become": True}, ["sudo -E"], [" -S "]),
-        ({**SUDO, "ansible_become_password": "x y"}, {"become": True}, ["-p "], ["-n", "x y"]),
+        ({**SUDO, "ansible_become_password": "x y"}, {"become": True}, ["-p "], [" -n ", "x y"]),
         ({**SUDO, "ansible_shell_executable": "/bin/dash"}, {"become": True}, ["/bin/dash -c"], []),
     ],
 )  # fmt: skip
