@@ -226,7 +226,7 @@ def test_a_file_system_inside_the_lun_is_mounted_at_its_place(scratch: Path) -> 
 _MOUNTER = """
 import sys
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import (MapFile)
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mirror_view import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import (
     ReadOnlyMounts, check_devices, leave_mount_namespace)
 leave_mount_namespace()
 with MapFile.open(sys.argv[1], read_only=True) as map_file:
