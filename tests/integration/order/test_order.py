@@ -11,6 +11,7 @@ import fnmatch
 import json
 import os
 import select
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -30,6 +31,8 @@ from ansible_collections.splitmirror.backup.tests.support.demo import (
     run_playbook,
 )
 from ansible_collections.splitmirror.backup.tests.support.restoring import restore, tree
+
+from .ways import Ways
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -116,10 +119,18 @@ def without_time(entries: dict[bytes, tuple[Any, ...]], *names: bytes) -> dict[b
     return {name: (*entry[:4], None, *entry[5:]) if name in names else entry for name, entry in entries.items()}
 
 
+def forget_the_restore(bench: Demo) -> None:
+    """Empty the folder of the restore."""
+    folder = bench.folder / "restore"
+    shutil.rmtree(folder)
+    folder.mkdir(mode=0o755)
+
+
 @pytest.fixture(scope="module")
-def report(bench: Demo) -> dict[str, Any]:
-    """A backup is taken, and clones of its mirrors are kept; its report."""
-    bench.must("backup", splitmirror_after_phase_tasks=str(HOOKS / "keep_mirror.yml"))
+def report(bench: Demo, ways: Ways) -> dict[str, Any]:
+    """A backup is taken by a user with sudo, and clones of its mirrors are kept; its report."""
+    with ways.taken("sudo") as words:
+        bench.must("backup", *words, splitmirror_after_phase_tasks=str(HOOKS / "keep_mirror.yml"))
     return bench.report()
 
 
@@ -167,7 +178,7 @@ def test_a_restored_database_has_every_acknowledged_commit(bench: Demo, report: 
     bench.bring("present")
 
 
-def test_a_database_that_only_freezes_is_whole(bench: Demo) -> None:
+def test_a_database_that_only_freezes_is_whole_though_its_host_is_lost_at_the_end(bench: Demo) -> None:
     path = bench.files / "ledger.db"
     # Every transaction moves an amount from one account to the other, so the sum shows a torn copy.
     script = (
@@ -184,11 +195,11 @@ def test_a_database_that_only_freezes_is_whole(bench: Demo) -> None:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"ready\n"
             ledger = {"name": "ledger", "driver": "sqlite", "options": {"path": str(path)}}
-            bench.must("backup", splitmirror_databases=[ledger], splitmirror_paths=[])
+            # The rest of the session does without the host, once the mirror is presented.
+            code, report = lost(bench, "present", splitmirror_databases=[ledger], splitmirror_paths=[])
         finally:
             writer.kill()
-    report = bench.report()
-    assert report["state"] == "good"
+    assert (code, report["state"], report["reason"]) == (0, "good", "")
     assert report["hot_backup"]["evidence"]["required"] is False
     restored = Path(f"{bench.folder}/restore{path}")
     bench.must("restore")
@@ -196,7 +207,20 @@ def test_a_database_that_only_freezes_is_whole(bench: Demo) -> None:
         assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         (first, second) = copy.execute("SELECT v FROM a ORDER BY n").fetchall()
     assert first[0] == -second[0] > 0
-    bench.bring("present")
+    forget_the_restore(bench)
+
+
+def lost(bench: Demo, phase: str, **variables: Any) -> tuple[int, dict[str, Any]]:
+    """Lose the database host after a phase of a backup, and see that its mirror is free; exit code and report."""
+    hook = HOOKS / "lose_host.yml"
+    done = bench.play("backup", splitmirror_after_phase_tasks=str(hook), order_lost_after=phase, **variables)
+    report = bench.report()
+    assert catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")[-1] == (report["session"], report["state"])
+    # Nobody could take away what the session left on the host that is gone.
+    assert [folder.name for folder in bench.sessions("db1")] == [report["session"]]
+    assert bench.clones() == []
+    assert not bench.sessions("array1") + bench.sessions("media1")
+    return done.returncode, report
 
 
 def test_a_target_that_is_not_empty_is_refused(bench: Demo) -> None:
@@ -267,30 +291,39 @@ def test_an_array_that_dies_before_the_split_fails_the_session_and_thaws(bench: 
     nothing_is_left(bench)
 
 
-def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(bench: Demo) -> None:
+def told_by_the_hook(bench: Demo) -> dict[str, Any]:
+    """What tell_phase.yml has written down."""
+    path = bench.folder / "state/db1/told.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    return found
+
+
+def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(bench: Demo, ways: Ways) -> None:
     # The name of another host may end like this one's.
     other = bench.folder / "state/db1/sessions/20260101T000000Z-prod-db1-0a1b"
     other.mkdir(parents=True)
-    bench.must(HOOKS / "again.yml")
+    with ways.taken("su") as words:
+        bench.must(HOOKS / "again.yml", *words)
     report = bench.report()
     assert (report["state"], report["reason"]) == ("good", "")
     assert [phase["name"] for phase in report["phases"]] == PHASES
+    assert told_by_the_hook(bench) == {"told": [*PHASES, "end"], "state": "good"}
+    (failed, good) = catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")[-2:]
+    assert failed[1] == "failed"
+    assert good == (report["session"], "good")
     assert bench.sessions("db1") == [other]
     other.rmdir()
     nothing_is_left(bench)
 
 
-def test_a_database_host_that_is_lost_leaves_its_mirror_free(bench: Demo) -> None:
-    hook = HOOKS / "lose_host.yml"
-    fails_in = {"quiesce": "plan", "window": "unquiesce", "unquiesce": "present"}
-    for phase in (*fails_in, "present"):
-        done = bench.play("backup", splitmirror_after_phase_tasks=str(hook), order_lost_after=phase)
-        report, state = bench.report(), "failed" if phase in fails_in else "good"
-        assert (done.returncode == 0) == (state == "good")
-        assert (report["state"], report["reason"].partition(":")[0]) == (state, fails_in.get(phase, ""))
-        assert catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")[-1] == (report["session"], state)
-        assert bench.clones() == []
-        assert not bench.sessions("array1") + bench.sessions("media1")
+@pytest.mark.parametrize(
+    ("phase", "fails_in"), [("quiesce", "plan"), ("window", "unquiesce"), ("unquiesce", "present")]
+)
+def test_a_database_host_that_is_lost_leaves_its_mirror_free(bench: Demo, phase: str, fails_in: str) -> None:
+    code, report = lost(bench, phase)
+    assert code != 0
+    assert (report["state"], report["reason"].partition(":")[0]) == ("failed", fails_in)
     takes_writes(bench)
 
 
@@ -300,6 +333,7 @@ def paused_after(bench: Demo, phase: str, tmp_path: Path) -> Iterator[subprocess
 
     Afterwards the controller is killed, unless it has come to its end.
     """
+    tmp_path.mkdir(exist_ok=True)
     told, waits = tmp_path / "told", tmp_path / "waits"
     os.mkfifo(told)
     os.mkfifo(waits)
@@ -367,24 +401,34 @@ def test_a_second_run_of_a_host_and_another_name_of_it_leave_the_first_alone(ben
     nothing_is_left(bench)
 
 
-@pytest.mark.parametrize("phase", ["plan", "window", "present"])
-def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path: Path, phase: str) -> None:
-    kill_after(bench, phase, tmp_path)
-    (killed, state) = catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")[-1]
-    assert state == "open"
-    assert [folder.name for folder in bench.sessions("db1")] == [killed]
-    takes_writes(bench)
+def test_what_killed_runs_leave_is_finished_by_the_next(bench: Demo, ways: Ways, tmp_path: Path) -> None:
+    killed: list[str] = []
+    for phase in ("plan", "window", "present"):
+        kill_after(bench, phase, tmp_path / phase)
+        rows = catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")
+        # It has finished what the one before it left, and nobody has finished what it left.
+        states = dict(rows)
+        assert [states[session] for session in killed] == ["failed"] * len(killed)
+        (session, state) = rows[-1]
+        assert state == "open"
+        assert session not in killed
+        assert [folder.name for folder in bench.sessions("db1")] == [session]
+        assert [folder.name for folder in bench.sessions("array1")] == [session]
+        killed.append(session)
+        takes_writes(bench)
 
-    if phase == "plan":  # as after a failure while the array was gone: the database host names the session no more
-        bench.must(HOOKS / "clean_up_without_array.yml")
-        assert bench.daemon("array1", "splitter")
-        assert not bench.sessions("db1")
-    if phase != "present":  # as after the window, to check mode
-        bench.must("backup", "--check")
-    bench.must("backup")
+        if phase == "plan":  # as after a failure while the array was gone: the database host names the session no more
+            bench.must(HOOKS / "clean_up_without_array.yml")
+            assert bench.daemon("array1", "splitter")
+            assert not bench.sessions("db1")
+        if phase != "present":  # as after the window, to check mode
+            bench.must("backup", "--check")
+    with ways.taken("root") as words:
+        bench.must("backup", *words)
 
     assert bench.report()["state"] == "good"
-    assert catalog(bench, f"SELECT state FROM sessions WHERE id = '{killed}'") == [("failed",)]
+    for session in killed:
+        assert catalog(bench, f"SELECT state FROM sessions WHERE id = '{session}'") == [("failed",)]
     nothing_is_left(bench)
 
 
@@ -402,40 +446,28 @@ def test_what_a_killed_run_leaves_is_finished_by_the_next(bench: Demo, tmp_path:
         ({"splitmirror_retention_days": -1}, "0 to 365000"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_frozen(bench: Demo, variables: dict[str, Any], sentence: str) -> None:
+def test_bad_input_is_refused_before_anything_is_frozen(
+    bench: Demo, report: dict[str, Any], variables: dict[str, Any], sentence: str
+) -> None:
+    assert report["state"] == "good"  # so that there is unexpired data
     done = bench.play("backup", **variables)
     assert done.returncode != 0
-    report = bench.report()
-    assert report["state"] == "failed"
-    assert report["window"] == {}
-    assert any(word in report["reason"] for word in sentence.split("|")), report["reason"]
+    refused = bench.report()
+    assert refused["state"] == "failed"
+    assert refused["window"] == {}
+    assert any(word in refused["reason"] for word in sentence.split("|")), refused["reason"]
     # The night without a backup is in the catalog, with its reason and phase.
     recorded = catalog(bench, "SELECT id, state, reason, evidence FROM sessions ORDER BY rowid")[-1]
-    phase = report["reason"].partition(":")[0]
-    assert recorded == (report["session"], "failed", report["reason"], json.dumps({"phase": phase}))
+    phase = refused["reason"].partition(":")[0]
+    assert recorded == (refused["session"], "failed", refused["reason"], json.dumps({"phase": phase}))
     nothing_is_left(bench)
 
 
-def test_a_demo_goes_away_with_what_a_killed_run_left(bench: Demo, tmp_path: Path) -> None:
-    kill_after(bench, "plan", tmp_path)
-    assert bench.daemon("array1", "splitter")
-    bench.bring("absent")
-    assert not bench.folder.exists()
-    bench.folder.mkdir(mode=0o755)
-    bench.bring("present")
-    bench.must("label")
-
-
-@pytest.mark.parametrize("volume", ["DEMO01", "OTHER1"])
-def test_hooks_lie_beside_the_users_playbook_and_are_told_of_the_failure_and_the_end(bench: Demo, volume: str) -> None:
-    told = bench.folder / "state/db1/told.json"
-    done = bench.play(HOOKS / "hooked.yml", splitmirror_volume=volume)
-    good = volume == "DEMO01"
-    assert (done.returncode == 0) == good, done.stdout[-6000:]
-    phases = PHASES if good else ["failed"]
-    state = "good" if good else "failed"
-    assert json.loads(told.read_text(encoding="utf-8")) == {"told": [*phases, "end"], "state": state}
-    told.unlink()
+def test_hooks_lie_beside_the_users_playbook_and_are_told_of_the_failure_and_the_end(bench: Demo) -> None:
+    # That they are told of all phases of a good backup is proved by again.yml.
+    done = bench.play(HOOKS / "hooked.yml", splitmirror_volume="OTHER1")
+    assert done.returncode != 0
+    assert told_by_the_hook(bench) == {"told": ["failed", "end"], "state": "failed"}
     nothing_is_left(bench)
 
 
@@ -450,3 +482,12 @@ def test_a_failure_is_told_once_and_the_report_folder_is_made(bench: Demo, tmp_p
     reason = json.loads((folder / "db1.json").read_text(encoding="utf-8"))["reason"].partition(": ")[2]
     told = [line for line in done.stdout.splitlines() if line.startswith("fatal: ") and reason in line]
     assert len(told) == 1, done.stdout
+
+
+# The last one: the demo is gone afterwards.
+def test_a_demo_goes_away_with_what_a_killed_run_left(bench: Demo, tmp_path: Path) -> None:
+    kill_after(bench, "plan", tmp_path)
+    assert bench.daemon("array1", "splitter")
+    bench.bring("absent")
+    assert not bench.folder.exists()
+    bench.folder.mkdir(mode=0o755)
