@@ -178,51 +178,6 @@ def test_a_restored_database_has_every_acknowledged_commit(bench: Demo, report: 
     bench.bring("present")
 
 
-def test_a_database_that_only_freezes_is_whole_though_its_host_is_lost_at_the_end(bench: Demo) -> None:
-    path = bench.files / "ledger.db"
-    # Every transaction moves an amount from one account to the other, so the sum shows a torn copy.
-    script = (
-        "import sqlite3,sys; c=sqlite3.connect(sys.argv[1],timeout=60,isolation_level=None);"
-        "c.execute('PRAGMA journal_mode=WAL');"
-        "c.execute('CREATE TABLE IF NOT EXISTS a(n INTEGER PRIMARY KEY, v INTEGER)');"
-        "c.execute('INSERT OR IGNORE INTO a VALUES (1,0),(2,0)'); print('ready',flush=True)\n"
-        "while True:\n"
-        " c.execute('BEGIN IMMEDIATE'); c.execute('UPDATE a SET v=v+1 WHERE n=1');"
-        " c.execute('UPDATE a SET v=v-1 WHERE n=2'); c.execute('COMMIT')"
-    )
-    with subprocess.Popen(["/usr/bin/python3", "-c", script, path], stdout=subprocess.PIPE) as writer:
-        try:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == b"ready\n"
-            ledger = {"name": "ledger", "driver": "sqlite", "options": {"path": str(path)}}
-            # The rest of the session does without the host, once the mirror is presented.
-            code, report = lost(bench, "present", splitmirror_databases=[ledger], splitmirror_paths=[])
-        finally:
-            writer.kill()
-    assert (code, report["state"], report["reason"]) == (0, "good", "")
-    assert report["hot_backup"]["evidence"]["required"] is False
-    restored = Path(f"{bench.folder}/restore{path}")
-    bench.must("restore")
-    with contextlib.closing(sqlite3.connect(restored)) as copy:
-        assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        (first, second) = copy.execute("SELECT v FROM a ORDER BY n").fetchall()
-    assert first[0] == -second[0] > 0
-    forget_the_restore(bench)
-
-
-def lost(bench: Demo, phase: str, **variables: Any) -> tuple[int, dict[str, Any]]:
-    """Lose the database host after a phase of a backup, and see that its mirror is free; exit code and report."""
-    hook = HOOKS / "lose_host.yml"
-    done = bench.play("backup", splitmirror_after_phase_tasks=str(hook), order_lost_after=phase, **variables)
-    report = bench.report()
-    assert catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")[-1] == (report["session"], report["state"])
-    # Nobody could take away what the session left on the host that is gone.
-    assert [folder.name for folder in bench.sessions("db1")] == [report["session"]]
-    assert bench.clones() == []
-    assert not bench.sessions("array1") + bench.sessions("media1")
-    return done.returncode, report
-
-
 def test_a_target_that_is_not_empty_is_refused(bench: Demo) -> None:
     occupied = bench.folder / "restore/something"
     occupied.write_text("kept", encoding="utf-8")
@@ -317,6 +272,19 @@ def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(bench: D
     nothing_is_left(bench)
 
 
+def lost(bench: Demo, phase: str, **variables: Any) -> tuple[int, dict[str, Any]]:
+    """Lose the database host after a phase of a backup, and see that its mirror is free; exit code and report."""
+    hook = HOOKS / "lose_host.yml"
+    done = bench.play("backup", splitmirror_after_phase_tasks=str(hook), order_lost_after=phase, **variables)
+    report = bench.report()
+    assert catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid")[-1] == (report["session"], report["state"])
+    # Nobody could take away what the session left on the host that is gone.
+    assert [folder.name for folder in bench.sessions("db1")] == [report["session"]]
+    assert bench.clones() == []
+    assert not bench.sessions("array1") + bench.sessions("media1")
+    return done.returncode, report
+
+
 @pytest.mark.parametrize(
     ("phase", "fails_in"), [("quiesce", "plan"), ("window", "unquiesce"), ("unquiesce", "present")]
 )
@@ -325,6 +293,38 @@ def test_a_database_host_that_is_lost_leaves_its_mirror_free(bench: Demo, phase:
     assert code != 0
     assert (report["state"], report["reason"].partition(":")[0]) == ("failed", fails_in)
     takes_writes(bench)
+
+
+def test_a_database_that_only_freezes_is_whole_though_its_host_is_lost_at_the_end(bench: Demo) -> None:
+    path = bench.files / "ledger.db"
+    # Every transaction moves an amount from one account to the other, so the sum shows a torn copy.
+    script = (
+        "import sqlite3,sys; c=sqlite3.connect(sys.argv[1],timeout=60,isolation_level=None);"
+        "c.execute('PRAGMA journal_mode=WAL');"
+        "c.execute('CREATE TABLE IF NOT EXISTS a(n INTEGER PRIMARY KEY, v INTEGER)');"
+        "c.execute('INSERT OR IGNORE INTO a VALUES (1,0),(2,0)'); print('ready',flush=True)\n"
+        "while True:\n"
+        " c.execute('BEGIN IMMEDIATE'); c.execute('UPDATE a SET v=v+1 WHERE n=1');"
+        " c.execute('UPDATE a SET v=v-1 WHERE n=2'); c.execute('COMMIT')"
+    )
+    with subprocess.Popen(["/usr/bin/python3", "-c", script, path], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"ready\n"
+            ledger = {"name": "ledger", "driver": "sqlite", "options": {"path": str(path)}}
+            # The rest of the session does without the host, once the mirror is presented.
+            code, report = lost(bench, "present", splitmirror_databases=[ledger], splitmirror_paths=[])
+        finally:
+            writer.kill()
+    assert (code, report["state"], report["reason"]) == (0, "good", "")
+    assert report["hot_backup"]["evidence"]["required"] is False
+    restored = Path(f"{bench.folder}/restore{path}")
+    bench.must("restore")
+    with contextlib.closing(sqlite3.connect(restored)) as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        (first, second) = copy.execute("SELECT v FROM a ORDER BY n").fetchall()
+    assert first[0] == -second[0] > 0
+    forget_the_restore(bench)
 
 
 @contextlib.contextmanager

@@ -42,29 +42,6 @@ PLAYBOOK = """
 """
 
 
-def test_a_drill_leaves_the_original_alone(tmp_path: Path) -> None:
-    playbook = tmp_path / "drill.yml"
-    playbook.write_text(PLAYBOOK, encoding="utf-8")
-    with passable_folder() as folder, cluster(folder / "original", checksums=False) as server:
-        server.sql("CREATE TABLE t AS SELECT 7 AS n")
-        server.stop()
-        with open(server.data / "postgresql.conf", "a", encoding="utf-8") as settings:
-            settings.write(f"data_directory = '{server.data}'\nexternal_pid_file = '{server.data}/pid'\n")
-        restored = folder / "restored it"
-        copy_tree(server.data, restored)
-        before = sorted(os.listdir(server.data))
-        variables = {
-            "restore_drill_data_directory": str(restored),
-            "restore_drill_bin_dir": bin_dir(),
-            "restore_drill_queries": {"n": "SELECT n FROM t", "where": "SHOW data_directory"},
-            "wanted": {"n": "7", "where": str(restored)},
-        }
-        done = run_playbook(playbook_command("localhost,", playbook, **variables), tmp_path)
-        assert done.returncode == 0, done.stdout[-6000:]
-        assert sorted(os.listdir(server.data)) == before
-        assert not (restored / "postmaster.pid").exists()
-
-
 def drill(tmp_path: Path, target: Path, data: Path, wanted: dict[str, str]) -> tuple[int, str]:
     """Hold a drill on a restored data directory; return its exit code and its words."""
     playbook = tmp_path / "drill.yml"
@@ -73,8 +50,8 @@ def drill(tmp_path: Path, target: Path, data: Path, wanted: dict[str, str]) -> t
         "restore_drill_target": str(target),
         "restore_drill_data_directory": str(data),
         "restore_drill_bin_dir": bin_dir(),
-        "restore_drill_queries": {"n": "SELECT sum(n) FROM t"},
-        "wanted": wanted,
+        "restore_drill_queries": {"n": "SELECT sum(n) FROM t", "where": "SHOW data_directory"},
+        "wanted": {**wanted, "where": str(data)},
     }
     done = run_playbook(playbook_command("localhost,", playbook, **variables), tmp_path)
     return done.returncode, done.stdout
@@ -133,13 +110,15 @@ def test_no_link_leads_a_drill_to_the_original(tmp_path: Path) -> None:
             assert digest(*originals) == before
 
 
-def test_no_setting_leads_a_drill_out_of_the_restored_files(tmp_path: Path) -> None:
+def test_no_setting_leads_a_drill_to_the_original_or_out_of_the_restored_files(tmp_path: Path) -> None:
     with passable_folder() as folder, cluster(folder / "original", checksums=False) as server:
         outside = own(folder / "outside")
         server.sql("CREATE TABLE t AS SELECT 7 AS n")
         server.sql("ALTER ROLE postgres SET session_preload_libraries = 'no_such_library'")
         server.stop()
         lines = [
+            f"data_directory = '{server.data}'",
+            f"external_pid_file = '{server.data}/pid'",
             f"log_directory = '{outside}'",
             "logging_collector = on",
             f"archive_command = 'touch {outside}/archived'",
@@ -155,10 +134,13 @@ def test_no_setting_leads_a_drill_out_of_the_restored_files(tmp_path: Path) -> N
                 settings.write("\n".join(lines) + "\n")
         (server.data / "pg_stat_tmp").rmdir()
         (server.data / "pg_stat_tmp").symlink_to(outside)
-        with restored_beside(folder / "restore", server) as copy:
+        with restored_beside(folder / "restored it", server) as copy:
+            before = digest(server.data)
             auto_conf = (copy / "postgresql.auto.conf").read_bytes()
-            code, said = drill(tmp_path, folder / "restore", copy, {"n": "7"})
+            code, said = drill(tmp_path, folder / "restored it", copy, {"n": "7"})
             assert code == 0, said[-6000:]
+            assert digest(server.data) == before
+            assert not (copy / "postmaster.pid").exists()
             assert list(outside.iterdir()) == []
             assert (copy / "postgresql.auto.conf").read_bytes() == auto_conf
 
