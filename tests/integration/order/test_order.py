@@ -394,8 +394,13 @@ def killed(bench: Demo, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             assert not bench.sessions("db1")
         if phase != "present":  # as after the window, to check mode
             bench.must("backup", "--check")
-    assert len(set(sessions)) == 3
     return sessions
+
+
+def test_what_a_killed_run_leaves_is_finished_by_one_that_is_killed_later(bench: Demo, killed: list[str]) -> None:
+    states = dict(catalog(bench, "SELECT id, state FROM sessions"))
+    assert [states[session] for session in killed[:2]] == ["failed", "failed"]
+    assert len(set(killed)) == 3
 
 
 def test_a_second_run_of_a_host_and_another_name_of_it_leave_the_first_alone(
