@@ -88,7 +88,7 @@ def takes_writes(bench: Demo) -> None:
 @contextlib.contextmanager
 def kept_mirror(bench: Demo, lun: str, folder: Path) -> Iterator[Path]:
     """The kept clone of a mirror, mounted read-only."""
-    image = bench.folder / "array/mirrors" / f"{lun}.img.kept"
+    image = bench.folder / "array" / f"{lun}.img.kept"
     options = ("ro", "norecovery", "nouuid")
     with loop_device(image, read_only=True) as device, mounted(device, folder, *options) as mount:
         yield mount
