@@ -10,19 +10,10 @@ import pytest
 
 from ansible_collections.splitmirror.backup.tests.support.demo import Demo, demo
 
-from .ways import Ways, ways_to_root
-
 
 @pytest.fixture(scope="package")
 def bench() -> Iterator[Demo]:
     """One demo for all tests of the order; each test leaves it ready for the next."""
     with demo() as made:
         made.must("label")
-        yield made
-
-
-@pytest.fixture(scope="package")
-def ways(bench: Demo) -> Iterator[Ways]:
-    """Ways to root over ssh to the hosts of the demo."""
-    with ways_to_root(bench) as made:
         yield made

@@ -10,9 +10,7 @@ import contextlib
 import fnmatch
 import json
 import os
-import select
 import shutil
-import signal
 import sqlite3
 import subprocess
 import threading
@@ -27,12 +25,12 @@ from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_d
 from ansible_collections.splitmirror.backup.tests.support.demo import (
     Demo,
     playbook_command,
-    playbook_environment,
     run_playbook,
 )
 from ansible_collections.splitmirror.backup.tests.support.restoring import restore, tree
 
-from .ways import Ways
+from .pausing import kill_after, let_go, paused_after
+from .ways import Ways, ways_to_root
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -95,21 +93,6 @@ def kept_mirror(bench: Demo, lun: str, folder: Path) -> Iterator[Path]:
     image.unlink()
 
 
-def wait_for_end(fifo: Path, run: subprocess.Popen[bytes]) -> None:
-    """Wait until somebody has written to a fifo and closed it; fail when the run ends first, or after three minutes."""
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        poll = select.poll()
-        poll.register(reader, select.POLLIN)
-        for _second in range(180):
-            if poll.poll(1000):
-                return
-            assert run.poll() is None, f"the run ended with {run.returncode} before the phase was over"
-        pytest.fail("the phase was not over after three minutes")
-    finally:
-        os.close(reader)
-
-
 def matches(name: bytes, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(os.fsdecode(name), pattern) for pattern in patterns)
 
@@ -124,6 +107,13 @@ def forget_the_restore(bench: Demo) -> None:
     folder = bench.folder / "restore"
     shutil.rmtree(folder)
     folder.mkdir(mode=0o755)
+
+
+@pytest.fixture(scope="module")
+def ways(bench: Demo) -> Iterator[Ways]:
+    """Ways to root over ssh to the hosts of the demo. They keep its file systems busy, so they end before it does."""
+    with ways_to_root(bench) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -327,52 +317,6 @@ def test_a_database_that_only_freezes_is_whole_though_its_host_is_lost_at_the_en
     forget_the_restore(bench)
 
 
-@contextlib.contextmanager
-def paused_after(bench: Demo, phase: str, tmp_path: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Begin a backup that pauses after a phase until the block is over: a hook tells of the phase, and then waits.
-
-    Afterwards the controller is killed, unless it has come to its end.
-    """
-    told, waits = tmp_path / "told", tmp_path / "waits"
-    os.mkfifo(told)
-    os.mkfifo(waits)
-    hook = tmp_path / "hook.yml"
-    hook.write_text(
-        f"- name: Tell\n  ansible.builtin.command:\n    argv: [dd, if=/dev/null, of={told}]\n"
-        f"  when: splitmirror_phase == '{phase}'\n"
-        f"- name: Wait\n  ansible.builtin.command:\n    argv: [dd, if={waits}, of=/dev/null]\n"
-        f"  when: splitmirror_phase == '{phase}'\n",
-        encoding="utf-8",
-    )
-    with subprocess.Popen(
-        bench.command("backup", *words, splitmirror_after_phase_tasks=str(hook)),
-        env=playbook_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as run:
-        try:
-            wait_for_end(told, run)
-            yield run
-        finally:
-            if run.poll() is None:
-                os.killpg(run.pid, signal.SIGKILL)
-    let_go(waits)
-
-
-def let_go(waits: Path) -> None:
-    """Whoever waits reads the end."""
-    with open(waits, "rb+", buffering=0):
-        pass
-
-
-def kill_after(bench: Demo, phase: str, tmp_path: Path) -> None:
-    """Begin a backup and kill its controller after a phase."""
-    with paused_after(bench, phase, tmp_path):
-        pass
-
-
 @pytest.fixture(scope="module")
 def killed(bench: Demo, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Runs are killed, each in a later phase and after it has finished what the one before it left; their sessions."""
@@ -507,12 +451,3 @@ def test_a_failure_is_told_once_and_to_hooks_beside_the_users_playbook_and_the_r
 def test_a_hook_that_is_not_there_is_refused_before_anything_begins(bench: Demo) -> None:
     assert bench.play("backup", splitmirror_after_phase_tasks="nowhere.yml").returncode != 0
     assert "splitmirror_after_phase_tasks: there is no file nowhere.yml" in bench.report()["reason"]
-
-
-# The last one: the demo is gone afterwards.
-def test_a_demo_goes_away_with_what_a_killed_run_left(bench: Demo, tmp_path: Path) -> None:
-    kill_after(bench, "plan", tmp_path)
-    assert bench.daemon("array1", "splitter")
-    bench.bring("absent")
-    assert not bench.folder.exists()
-    bench.folder.mkdir(mode=0o755)
