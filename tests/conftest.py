@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import signal
@@ -32,35 +33,59 @@ hypothesis.settings.load_profile("splitmirror")
 INTEGRATION = "tests/integration/"
 #: Where the integration tests lie that have no need of this machine's loop devices and mounts.
 BESIDE_OTHERS = (f"{INTEGRATION}lab/", f"{INTEGRATION}database/", f"{INTEGRATION}become/")
+#: The scopes of integration tests, see pytest_xdist_make_scheduler.
+LONGEST_FIRST = (
+    f"{INTEGRATION}order/",
+    f"{INTEGRATION}lab/",
+    f"{INTEGRATION}database/",
+    f"{INTEGRATION}become/",
+    INTEGRATION,
+)
+
+# sched.h and sys/mount.h
+_CLONE_NEWNS = 0x20000
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 
 #: File systems in memory: no extents, and no direct I/O that means anything.
 IN_MEMORY = {"tmpfs", "ramfs"}
 
 
-def pytest_configure() -> None:
-    """End like Ctrl-C when asked to end, as by a limit on CI's time: tests take away what they made."""
+def pytest_configure(config: pytest.Config) -> None:
+    """End like Ctrl-C when asked to end, as by a limit on CI's time: tests take away what they made.
+
+    Each process of pytest-xdist gets mounts of its own: a mount namespace that a test of one makes (``unshare``) would
+    keep what another one has mounted, and its loop devices busy.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(config, "workerinput") and os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        for code in (libc.unshare(_CLONE_NEWNS), libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)):
+            if code:
+                raise OSError(ctypes.get_errno(), "this process can have no mounts of its own")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Say which tests stay together where several processes share them (pytest-xdist).
 
-    Those of the lab have machines of their own, those of databases and of become need folders only. All other
-    integration tests share this machine, one after another.
+    Those of the lab have machines of their own, those of databases and of become need folders only. The tests of the
+    order share one demo. What takes longest comes first, and the many short unit tests fill up what is left.
     """
     from xdist.scheduler import LoadScopeScheduling  # it need not be there
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file: str = nodeid.partition("::")[0]
-            return next((folder for folder in (*BESIDE_OTHERS, INTEGRATION) if folder in file), file)
+            return next((folder for folder in LONGEST_FIRST if folder in file), file)
 
+    config.option.loadscopereorder = False  # by the number of tests
     return Scheduling(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let tests of this machine have it alone; skip what needs root where there is none, and say why in the summary."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_turn)
     for item in items:
         beside_others = any(folder in item.nodeid for folder in BESIDE_OTHERS)
         if INTEGRATION in item.nodeid and not beside_others and isinstance(item, pytest.Function):
@@ -69,14 +94,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root, loop devices and mounts: call ./run test"))
 
 
+def _turn(item: pytest.Item) -> int:
+    return next((turn for turn, folder in enumerate(LONGEST_FIRST) if folder in item.nodeid), len(LONGEST_FIRST))
+
+
 @pytest.fixture(scope="session")
 def this_machine() -> Iterator[None]:
-    """Wait until nobody else tests on this machine: the mount namespaces of one keep the loop devices of another busy.
+    """Wait until Molecule's scenario ``default`` is over: its mount namespaces would keep our loop devices busy.
 
-    Molecule's scenario ``default`` takes the same lock (noxfile.py).
+    It takes the same lock, for itself alone (noxfile.py).
     """
     lock = os.open("/var/tmp", os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    fcntl.flock(lock, fcntl.LOCK_SH)
     yield
     os.close(lock)
 
