@@ -108,6 +108,14 @@ def changelog(session: nox.Session) -> None:
     session.run("antsibull-changelog", "lint")
 
 
+@nox.session(default=False)
+def quick(session: nox.Session) -> None:
+    """Check style and types, and run the unit tests of what changed, but for those that are slow."""
+    lint(session)
+    types(session)
+    session.run("pytest", "--numprocesses=auto", "-m", "not slow", *unit_tests_of(changed_files()))
+
+
 @nox.session
 def units(session: nox.Session) -> None:
     """Run the unit tests: no root, no devices."""
@@ -158,6 +166,35 @@ def tests(session: nox.Session) -> None:
     """Run all tests, unit and integration; those of real devices need root."""
     link_tree()
     session.run("pytest", *session.posargs)
+
+
+def changed_files() -> list[str]:
+    """Return what differs from the last commit; where nothing does, what the last commit changed."""
+
+    def names(*words: str) -> list[str]:
+        done = subprocess.run(["git", *words, "-z"], cwd=ROOT, capture_output=True, check=True)
+        return list(filter(None, os.fsdecode(done.stdout).split("\0")))
+
+    changed = names("diff", "--name-only", "HEAD") + names("ls-files", "--others", "--exclude-standard")
+    return changed or names("show", "--format=", "--name-only", "HEAD")
+
+
+def unit_tests_of(changed: list[str]) -> list[str]:
+    """Return the unit tests of these files: those of their package, and always those of the whole house."""
+    units = Path("tests/unit")
+    found = {units / "test_imports.py", units / "test_claims.py"}
+    for name in changed:
+        parts = Path(name).parts
+        if parts[:2] == ("tests", "unit"):
+            found.add(units / parts[2])
+        elif parts[:2] == ("plugins", "module_utils"):
+            found |= {units / parts[2], units / f"test_{Path(parts[2]).stem}.py"}
+        elif parts[0] == "plugins":
+            of_folder = {"modules": "test_modules.py", "filter": "filter"}
+            found.add(units / of_folder.get(parts[1], "controller"))
+        elif parts[0] in ("roles", "playbooks"):
+            found.add(units / "filter")
+    return sorted(str(path) for path in found if (ROOT / path).exists())
 
 
 def copy_tree(target: Path) -> None:

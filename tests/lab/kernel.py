@@ -84,13 +84,18 @@ class Machine:
 
     def runs(self) -> bool:
         """Whether the kernel itself lives."""
+        return self._leader() in self.processes()
+
+    def _leader(self) -> int:
+        """The process that was started, whose session all others are in; 0 when none was."""
         try:
-            return int((self.folder / "pid").read_text()) in self.processes()
+            return int((self.folder / "pid").read_text())
         except (OSError, ValueError):
-            return False
+            return 0
 
     def processes(self) -> list[int]:
         """All processes of the kernel: it has one for each address space, which outlive it when it is killed."""
+        leader = self._leader()
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -98,7 +103,7 @@ class Machine:
                     words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 except OSError:
                     continue
-                if all(mark in words for mark in self._marks) or (words == [""] and _is_dying_kernel(entry)):
+                if all(mark in words for mark in self._marks) or (words == [""] and _is_dying_kernel(entry, leader)):
                     found.append(int(entry.name))
         return found
 
@@ -126,13 +131,17 @@ class Machine:
         return "\n".join(self.console.read_text(errors="replace").splitlines()[-15:])
 
 
-def _is_dying_kernel(process: Path) -> bool:
-    """Whether it is a kernel, of any lab, that has lost its memory and not yet its files, which keep its root busy."""
+def _is_dying_kernel(process: Path, leader: int) -> bool:
+    """Whether it has lost its memory and not yet its files, which keep its root busy. :param leader: of its session.
+
+    Another kernel that is being started looks the same for a moment.
+    """
     try:
-        comm, _end, state = (process / "stat").read_text().partition("(")[2].rpartition(") ")
+        comm, _end, rest = (process / "stat").read_text().partition("(")[2].rpartition(") ")
     except OSError:
         return False
-    return comm == "linux.uml" and not state.startswith(("Z", "X"))
+    state, _parent, _group, session = rest.split()[:4]
+    return comm == "linux.uml" and state not in ("Z", "X") and int(session) == leader
 
 
 def _kill(pid: int) -> None:
