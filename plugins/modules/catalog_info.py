@@ -281,7 +281,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import (
     LATEST,
     find_files,
@@ -290,6 +289,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup 
     session_facts,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import GOOD, CatalogError, Session
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 
 if TYPE_CHECKING:

@@ -138,8 +138,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing
     fail_session,
     verdict_of,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import FAILED, GOOD, OPEN
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, check_session_id
 

@@ -150,7 +150,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, SESSION_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
 

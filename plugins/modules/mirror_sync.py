@@ -143,7 +143,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils import _module
 from ansible_collections.splitmirror.backup.plugins.module_utils.lease import Leases
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm, presenting
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import (
     MirrorError,
     PairState,

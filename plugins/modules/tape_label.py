@@ -136,17 +136,17 @@ from typing import TYPE_CHECKING, Any, Optional
 from ansible.module_utils.common.text.formatters import human_to_bytes
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import Label, check_record_bytes, new_label
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import (
     DriveOptions,
     VolumeNotAtHand,
     use_drive,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import Label, check_record_bytes, new_label
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
     DRIVE_RULES,
     DRIVE_SPEC,

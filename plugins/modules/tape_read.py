@@ -186,7 +186,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import (
     RestoreJob,
@@ -194,7 +194,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore i
     plan_restore,
     restore,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
 if TYPE_CHECKING:

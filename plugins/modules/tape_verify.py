@@ -214,13 +214,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import needed_volume, verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
 if TYPE_CHECKING:

@@ -316,7 +316,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.write imp
     write_session,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
 if TYPE_CHECKING:

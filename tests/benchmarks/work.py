@@ -16,7 +16,7 @@ from typing import Optional
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners, WriterOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.writer import write_archive
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import check_map, pre_check
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile

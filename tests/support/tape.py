@@ -25,7 +25,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
     FileEntry,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.stream import TapeRecordSink
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeRecordSink
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import (
     APPEND,
     OVERWRITE,

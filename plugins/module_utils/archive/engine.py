@@ -29,9 +29,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Callable, NamedTuple, NoReturn, Optional
 
+from .lun_loops import Job, read_loops
+from .lun_reader import LunReader, ReadFault, coalesce
 from .model import ArchiveError
-from .reading import Job, read_loops
-from .source import LunReader, ReadFault, coalesce
 
 # Writer to engine: a turn (stream offset of its end, how it ends, number of integers of requests and of contents),
 # followed by these integers.

@@ -17,7 +17,7 @@ from . import pax
 from .acl import ACL_COPIES, ACL_KEYS, acl_text
 from .model import BLOCK_BYTES, ArchiveError, Fallback
 from .sparse import is_worth_it, sparse_header_name, sparse_map, sparse_records
-from .unpack import show
+from .tar_headers import show
 
 #: MemberRecord.kind of a hard link; the other kinds are those of the map.
 HARD_LINK = "h"

@@ -19,8 +19,8 @@ import re
 from collections.abc import Sequence
 from zlib import adler32
 
+from .header_proof import Meant, is_plain, prove
 from .model import BLOCK_BYTES, Owners
-from .readback import Meant, is_plain, prove
 
 REGULAR = b"0"
 HARD_LINK = b"1"

@@ -40,11 +40,11 @@ from .model import (
     WriterOptions,
     header_digest,
 )
-from .ours import has_own_headers
+from .own_headers import has_own_headers
 from .pax import REGULAR, HeaderMaker
-from .reader import iterate_members
-from .stream import ArchiveStream
-from .unpack import show
+from .ring import ArchiveStream
+from .tar_headers import show
+from .tar_reader import iterate_members
 
 _EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 

@@ -17,9 +17,9 @@ from typing import Any, Optional
 
 from ..archive.model import MemberRecord
 from ..extents.maprows import stored_time
-from .database import CatalogDatabase
 from .records import DAMAGED, FAILED, GOOD, MOST_BYTES, OPEN, CatalogError, Part, Session, Volume
 from .rowcheck import member_of, part_of, session_of, volume_of
+from .sqlite_file import CatalogDatabase
 from .verdict import Verdict
 
 _SESSION = "number, id, host, state, reason, created_s, closed_s, expires_s, files, bytes, members, write, evidence"

@@ -21,7 +21,7 @@ from typing import Optional, Sequence
 
 from ..errors import SplitMirrorError
 from ..extents.stack import Mount, read_mounts
-from .stacking import lies_on
+from .nested_mounts import lies_on
 
 FIFREEZE = 0xC0045877
 FITHAW = 0xC0045878

@@ -10,12 +10,12 @@ import os
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from ..catalog.database import FILE_NAME
+from ..catalog.sqlite_file import FILE_NAME
 from ..catalog.store import Catalog
 from ..preflight import Preflight, folder_ready
 from ..session import StateDir
 from ..tape.base import TapeError
-from ..tape.pool import DriveOptions
+from ..tape.drive_lease import DriveOptions
 from .prepare import prepare
 
 _SESSION = "preflight"

@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable
 from typing import Any, Optional, TypeVar
 
-from ..catalog.database import FILE_NAME
 from ..catalog.records import CatalogChanged
+from ..catalog.sqlite_file import FILE_NAME
 from ..catalog.store import Catalog
 from ..session import StateDir, check_session_id
-from ..tape.pool import DriveOptions, VolumeNotAtHand, use_drive
+from ..tape.drive_lease import DriveOptions, VolumeNotAtHand, use_drive
 from .volumes import APPEND, Place, check_room, foretold_place, place_for
 
 _T = TypeVar("_T")

@@ -15,15 +15,20 @@ from collections.abc import Iterable, Iterator
 from typing import Optional
 
 from ..archive.model import ArchiveError, MemberRecord
-from ..archive.ours import has_own_headers
+from ..archive.own_headers import has_own_headers
 from ..archive.pax import pad
-from ..archive.reader import ByteStream, Member, check_member_name, iterate_members
+from ..archive.tar_reader import (
+    ByteStream,
+    Member,
+    check_member_name,
+    iterate_members,
+)
 from ..catalog.lookup import show_path
 from ..catalog.records import Part
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..tape.base import TapeDrive, TapeError
-from .stream import TapeStream
+from .tape_file import TapeStream
 from .volumes import load_known
 
 Located = tuple[Part, MemberRecord]

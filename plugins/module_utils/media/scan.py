@@ -21,11 +21,11 @@ from typing import Any, BinaryIO, Optional, cast
 
 from ..archive.index import FORMAT_WITHOUT_HEADERS, index_name, member_line, read_head, read_member
 from ..archive.model import ArchiveError, MemberRecord
-from ..archive.reader import Member, iterate_members
+from ..archive.tar_reader import Member, iterate_members
 from ..catalog.lookup import show_path
 from ..errors import SplitMirrorError
 from ..tape.base import TapeDrive
-from .stream import TapeStream
+from .tape_file import TapeStream
 
 _SHOWN = 5
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Optional
 
 from ..archive.index import index_name, read_head, read_member
 from ..archive.model import ArchiveError, MemberRecord
-from ..archive.reader import iterate_members
+from ..archive.tar_reader import iterate_members
 from ..catalog.lookup import complete_parts, show_path
 from ..catalog.records import Part, Session
 from ..catalog.store import Catalog
@@ -23,7 +23,7 @@ from ..tape.base import TapeDrive, TapeError
 from .losses import DOUBTFUL, MISSING, Losses
 from .reading import FoundMember, Located, SessionReader
 from .scan import Differences, VerifyError, compare, keeping, spool
-from .stream import TapeStream
+from .tape_file import TapeStream
 
 
 @dataclass

@@ -20,10 +20,10 @@ from typing import Any, Optional
 from ..archive.estimate import Estimate, estimate
 from ..archive.index import index_name
 from ..archive.model import ArchiveResult, MemberRecord, Owners, WriterOptions
-from ..archive.stream import make_ring
+from ..archive.ring import make_ring
 from ..archive.writer import write_archive
-from ..catalog.database import FILE_NAME
 from ..catalog.records import Part
+from ..catalog.sqlite_file import FILE_NAME
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..extents.mapcheck import parse_names
@@ -35,7 +35,7 @@ from ..tape.base import TapeDrive
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
 from .progress import Progress
 from .proving import Proving
-from .stream import TapeRecordSink
+from .tape_file import TapeRecordSink
 from .volumes import APPEND, OVERWRITE, Place, begin_anew, check_room, cut_back, place_for
 
 STATUS_FILE = "write-status.json"

@@ -20,7 +20,7 @@ import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.index import read_head, read_member
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError, WriterOptions
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_reader import iterate_members
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
 from tests.support.blockdev import XFS_MIN_MIB, loop_device, make_image, mounted, run

@@ -27,9 +27,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify im
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import place_for
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeDrive, TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import new_label, write_label
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.library import Bay, MtxLibrary, find_bay
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.st import StTape
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, folder, inline, judge
 from ansible_collections.splitmirror.backup.tests.support.tapemodel import MARK, Model, play

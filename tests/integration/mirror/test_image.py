@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm, loop
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import loop
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, Pair, PreparedSplit
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider, ImageSplit, _Job
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.journal import Journal, SplitRecord

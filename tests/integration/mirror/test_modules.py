@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
 from ansible_collections.splitmirror.backup.plugins.modules import (
     mirror_info,
     mirror_present,

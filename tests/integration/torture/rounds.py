@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import CheckCounts, check_map, pre_check
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile

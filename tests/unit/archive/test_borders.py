@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive import pax
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.members import MemberPlanner
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError, Owners
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_reader import iterate_members
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
 
 ROUNDS = int(os.environ.get("SPLITMIRROR_ROUNDS", "15"))

@@ -21,7 +21,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.archive.members
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError, Owners
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import HeaderMaker
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_reader import iterate_members
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     ExtentRow,
     FileEntry,

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive import pax
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.ours import has_own_headers
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.own_headers import has_own_headers
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_reader import iterate_members
 
 OWNERS = Owners({0: "root", 7: "bücher", 8: "u" * 40}, {0: "root", 9: "g" * 31})
 COMPONENTS = st.one_of(

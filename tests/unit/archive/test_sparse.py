@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive import pax
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError, Owners
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import Member, iterate_members
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.sparse import (
     sparse_header_name,
     sparse_map,
     sparse_records,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_reader import Member, iterate_members
 
 BLOCK = 512
 

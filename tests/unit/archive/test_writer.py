@@ -32,7 +32,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model i
     MemberRecord,
     WriterOptions,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_reader import iterate_members
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.writer import write_archive
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import ExtentRow, FileEntry
 

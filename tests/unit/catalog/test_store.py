@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import MemberRecord
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import CatalogDatabase
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import (
     CatalogError,
     Part,
     Session,
     Volume,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import CatalogDatabase
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 

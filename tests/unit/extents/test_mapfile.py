@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import REGULAR, HeaderMaker
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import iterate_members
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_reader import iterate_members
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     ExtentRow,

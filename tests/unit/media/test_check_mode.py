@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.database import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import CatalogError
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import (
     DriveOptions,
     VolumeNotAtHand,
     use_drive,

@@ -32,7 +32,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax imp
     time_value,
     ustar_block,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import PIECE_BYTES
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_reader import PIECE_BYTES
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import fail_session, verdict_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import Part

@@ -17,7 +17,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.stream import TapeRecordSink, TapeStream
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeRecordSink, TapeStream
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import (
     APPEND,
     OVERWRITE,
@@ -29,12 +29,12 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes i
     place_for,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import EndOfData, Position, TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import (
     new_label,
     read_label,
     write_label,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults
 from ansible_collections.splitmirror.backup.tests.support.tape import RECORD, Library
 

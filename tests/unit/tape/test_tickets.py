@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.progress import Waiting
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.pool import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.tickets import DriveTimeout, Place, Ticket, assign
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, run_module_apart
 

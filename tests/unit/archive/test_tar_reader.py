@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import pad, record, ustar_block
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.reader import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_headers import parse_records
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_reader import (
     check_member_name,
     iterate_members,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.unpack import parse_records
 
 NAMES = (
     st.lists(st.text("abcö /", min_size=1, max_size=70), min_size=1, max_size=3)

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.source import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.lun_reader import (
     MAX_READ_BYTES,
     LunReader,
     ReadFault,
     coalesce,
     page_buffer,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError
 
 REQUESTS = st.lists(
     st.tuples(st.integers(0, 2), st.integers(0, 3000), st.integers(1, 60)).map(

@@ -24,8 +24,8 @@ from collections.abc import Mapping
 from typing import BinaryIO, Callable, Optional
 
 from . import engine
+from .lun_reader import page_buffer
 from .model import BLOCK_BYTES, ArchiveError, RecordSink, WriterOptions
-from .source import page_buffer
 
 _CHUNK_BYTES = 4 << 20
 _CHUNKS_AT_LEAST = 8

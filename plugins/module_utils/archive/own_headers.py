@@ -15,8 +15,8 @@ import re
 
 from .model import BLOCK_BYTES
 from .pax import EXTENDED, pad
-from .reader import Member
-from .unpack import parse_records
+from .tar_headers import parse_records
+from .tar_reader import Member
 
 _OCTAL = re.compile(rb"[0-7]{11}\0")
 _SIZE = slice(124, 136)

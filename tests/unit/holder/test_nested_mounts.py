@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder.stacking import lies_on
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.nested_mounts import lies_on
 
 
 class Sysfs:

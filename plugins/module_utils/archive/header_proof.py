@@ -16,7 +16,7 @@ from typing import NamedTuple
 from zlib import adler32
 
 from .model import BLOCK_BYTES, ArchiveError
-from .unpack import parse_records, parse_time, show
+from .tar_headers import parse_records, parse_time, show
 
 # name, mode, uid, gid, size, mtime, checksum, typeflag, linkname, magic, uname, gname, devmajor, devminor, prefix
 _BLOCK = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")

@@ -15,7 +15,7 @@ from typing import Optional, Protocol
 
 from .model import BLOCK_BYTES, ArchiveError, MemberRecord, header_digest
 from .pax import pad
-from .unpack import (
+from .tar_headers import (
     Header,
     check_sum,
     parse_decimal,

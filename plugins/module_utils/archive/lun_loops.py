@@ -11,7 +11,12 @@ from collections.abc import Mapping
 from typing import Callable, NamedTuple, Optional
 
 from .aio import AsyncReads, Read, address_of
-from .source import LunReader, Plan, Task, page_buffer
+from .lun_reader import (
+    LunReader,
+    Plan,
+    Task,
+    page_buffer,
+)
 
 # Reads at once that go through a buffer, because they are put together from several extents.
 _BUFFERS = 16

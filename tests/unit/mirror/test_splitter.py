@@ -23,7 +23,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon imp
     terminate,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import NotRunning, Refused, call
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.turn import Turn
