@@ -143,22 +143,22 @@ class Leases:
         judged: Optional[str] = None,
         alive: Optional[bool] = None,
         break_lease: bool = False,
-        only_look: bool = False,
+        dry_run: bool = False,
     ) -> Optional[Lease]:
         """Take the lease of a database host, and return the one that was there before.
 
         :param judged: the session whose owner ``alive`` tells of.
         :param break_lease: whoever has it.
-        :param only_look: change nothing.
+        :param dry_run: change nothing.
         :raises LeaseError: another run is at work.
         """
         path = self._path(host_part(host))
-        if not only_look:
+        if not dry_run:
             self._state.make_private_dir(self._folder)
         with self._alone():
             before = self._read(path)
             self._refuse(before, session, owner, judged, alive, break_lease=break_lease)
-            if only_look:
+            if dry_run:
                 return before
             if before is not None and before.session == session:
                 os.utime(path)
@@ -167,14 +167,14 @@ class Leases:
             replace_file(path, json.dumps(told))
             return before
 
-    def release(self, host: str, session: str, *, only_look: bool = False) -> bool:
+    def release(self, host: str, session: str, *, dry_run: bool = False) -> bool:
         """Give the lease back if it is that of a session; return whether it was."""
         path = self._path(host_part(host))
         with self._alone():
             before = self._read(path)
             if before is None or before.session != session:
                 return False
-            if not only_look:
+            if not dry_run:
                 os.unlink(path)
             return True
 

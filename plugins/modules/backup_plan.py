@@ -286,7 +286,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     plan = prepare(
         params["state_dir"],
         params["session"],
-        drives=DriveOptions.of(params, only_look=module.check_mode),
+        drives=DriveOptions.of(params, dry_run=module.check_mode),
         volume=params["volume"],
         mode=params["mode"],
         allow_last=params["allow_last"],

@@ -147,7 +147,7 @@ if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
 
-def foreseen(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
+def dry_run(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
     """What the task would do, for check mode."""
     known = catalog.session(params["session"])
     before = "absent" if known is None else known.state
@@ -184,10 +184,10 @@ def close(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
     return {"changed": changed, "session_state": state, "reason": reason, "before": before}
 
 
-def recover(catalog: Catalog, params: dict[str, Any], *, only_look: bool) -> dict[str, Any]:
+def recover(catalog: Catalog, params: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:
     """Make failed what other sessions of the host left open."""
     known = catalog.session(params["session"])
-    dead = (dead_sessions if only_look else fail_dead_sessions)(catalog, params["host"], params["session"])
+    dead = (dead_sessions if dry_run else fail_dead_sessions)(catalog, params["host"], params["session"])
     return {
         "changed": bool(dead),
         "session_state": known.state if known else "absent",
@@ -206,8 +206,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     path, look = os.path.join(state_dir.root, FILE_NAME), module.check_mode
     with Catalog.open_for(path, writable=not look, no_trace=look) as catalog:
         if module.params["state"] == "recovered":
-            return recover(catalog, module.params, only_look=module.check_mode)
-        result = (foreseen if module.check_mode else close)(catalog, module.params)
+            return recover(catalog, module.params, dry_run=module.check_mode)
+        result = (dry_run if module.check_mode else close)(catalog, module.params)
     before = result.pop("before", result["session_state"])
     return {
         **result,

@@ -195,7 +195,7 @@ def make_presented(module: AnsibleModule, provider: MirrorProvider, way: present
     """Give a device for each pair, and export them."""
     session = module.params["session"]
     before = seen(provider)
-    presented = (presenting.foretell if module.check_mode else presenting.present)(provider, session, way)
+    presented = (presenting.dry_run if module.check_mode else presenting.present)(provider, session, way)
     size_bytes = {state.name: state.size_bytes for state in provider.state()}
     export = presented.export
     targets = {export.target} if export.target else set()

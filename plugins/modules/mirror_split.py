@@ -150,7 +150,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, SESSION_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
 
@@ -180,13 +180,13 @@ def make_armed(module: AnsibleModule, provider: MirrorProvider) -> dict[str, Any
     """Leave a splitter that stands ready."""
     session = module.params["session"]
     before = phases(provider)
-    ready = arm.armed(provider.state_dir, session)
+    ready = splitter.armed(provider.state_dir, session)
     changed = ready is None
     if ready is None:
         provider.check_splittable(session)
         if module.check_mode:
             return {"changed": True, "before": before}
-        ready = arm.arm(provider, session, module.params["arm_timeout_s"])
+        ready = splitter.arm(provider, session, module.params["arm_timeout_s"])
     return {
         "changed": changed,
         "before": before,
@@ -203,13 +203,13 @@ def make_split(module: AnsibleModule, provider: MirrorProvider) -> dict[str, Any
     done = provider.split_result(session)
     if done is not None:
         return {"changed": False, "before": before, **done.as_dict()}
-    ready = arm.armed(provider.state_dir, session)
+    ready = splitter.armed(provider.state_dir, session)
     if module.check_mode:
         if ready is None:
             provider.check_splittable(session)
         devices = {pair.name: pair.mirror for pair in provider.pairs}
         return {"changed": True, "before": before, "devices": devices}
-    result = provider.split(session) if ready is None else arm.split(provider.state_dir, session)
+    result = provider.split(session) if ready is None else splitter.split(provider.state_dir, session)
     freeze = module.params["freeze"]
     return {"changed": True, "before": before, **result.as_dict(), **({"freeze": freeze} if freeze else {})}
 

@@ -143,8 +143,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils import _module
 from ansible_collections.splitmirror.backup.plugins.module_utils.lease import Leases
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting, splitter
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import (
     MirrorError,
     PairState,
@@ -184,8 +183,8 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
         refuse_others(before, params["host"])
     if module.check_mode:
         exports = presenting.exports_of(provider, before) if session or recovering else []
-        return predict(before, session, recovering, exports)
-    changed = bool(session) and arm.disarm(provider.state_dir, session)
+        return dry_run(before, session, recovering, exports)
+    changed = bool(session) and splitter.disarm(provider.state_dir, session)
     recovered, targets = presenting.recover(provider) if recovering else ([], [])
     wait, timeout_s = params["wait"], params["timeout_s"]
     resynced_bytes = presenting.resync(provider, session, wait, timeout_s) if session and not recovering else 0
@@ -204,7 +203,7 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
-def predict(states: list[PairState], session: Any, recovering: bool, exports: list[Exported]) -> dict[str, Any]:
+def dry_run(states: list[PairState], session: Any, recovering: bool, exports: list[Exported]) -> dict[str, Any]:
     """What a run would do."""
     freed = [state for state in states if state.session and (state.session == session or recovering)]
     refuse_problems([state for state in states if state not in freed])

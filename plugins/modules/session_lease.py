@@ -125,7 +125,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     session, host = check_session_id(params["session"]), params["host"]
     leases = Leases(StateDir(params["state_dir"]))
     if params["state"] == "released":
-        given = leases.release(host, session, only_look=module.check_mode)
+        given = leases.release(host, session, dry_run=module.check_mode)
         return {"changed": given, "other": None, "diff": shown(session if given else None, None)}
     try:
         owner = Owner.of(params["owner"])
@@ -133,7 +133,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         raise SplitMirrorError(
             "owner: it is not told which run this is; call this module in a play, not by itself.", option="owner"
         ) from exc
-    only_look = module.check_mode or params["state"] == "free"
+    dry_run = module.check_mode or params["state"] == "free"
     try:
         before = leases.take(
             host,
@@ -142,7 +142,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             judged=params["judged"].get("session"),
             alive=params["judged"].get("alive"),
             break_lease=params["break_lease"],
-            only_look=only_look,
+            dry_run=dry_run,
         )
     except LeaseError as exc:
         module.fail_json(msg=exc.message, option=exc.option, other=exc.other.as_dict())

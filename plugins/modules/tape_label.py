@@ -150,7 +150,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label impo
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
     DRIVE_RULES,
     DRIVE_SPEC,
-    make_library,
+    make_virtual_folder,
 )
 
 if TYPE_CHECKING:
@@ -206,8 +206,8 @@ def label(module: AnsibleModule) -> dict[str, Any]:
     size_bytes = capacity_bytes(params["capacity"])
     state_dir = StateDir(params["state_dir"])
     catalog_path = os.path.join(state_dir.root, FILE_NAME)
-    options = DriveOptions.of(params, only_look=True)
-    if not make_library(params["drive_type"], options.choices[0].device, only_look=module.check_mode):
+    options = DriveOptions.of(params, dry_run=True)
+    if not make_virtual_folder(params["drive_type"], options.choices[0].device, dry_run=module.check_mode):
         return outcome(True, None, new_label(volume, pool, record_bytes), True, True)
     if not module.check_mode:
         options = DriveOptions.of(params)
@@ -234,7 +234,7 @@ def label(module: AnsibleModule) -> dict[str, Any]:
             pool,
             record_bytes,
             allow_last=params["allow_last"],
-            only_look=module.check_mode,
+            dry_run=module.check_mode,
         )
     return outcome(done.changed or made, done.before, done.after, made, done.in_catalog)
 

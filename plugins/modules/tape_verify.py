@@ -234,7 +234,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     writable = params["rebuild"] and not module.check_mode
     if writable:
         state_dir.make()
-    options = DriveOptions.of(params, only_look=module.check_mode)
+    options = DriveOptions.of(params, dry_run=module.check_mode)
     path = os.path.join(state_dir.root, FILE_NAME)
     with Catalog.open_for(path, writable=writable, no_trace=module.check_mode) as catalog:
         if not params["rebuild"]:
@@ -243,9 +243,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             with use_drive(options, volume, who=f"tape_verify of session {session.id}") as drive:
                 return {"changed": False, **verify_session(session, catalog, drive, report=not module.check_mode)}
         with use_drive(options, params["volume"], who=f"tape_verify of volume {params['volume']}") as drive:
-            return rebuild(
-                params["volume"], catalog, drive, allow_last=params["allow_last"], only_look=module.check_mode
-            )
+            return rebuild(params["volume"], catalog, drive, allow_last=params["allow_last"], dry_run=module.check_mode)
 
 
 def main() -> None:

@@ -312,7 +312,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.progress 
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
     STATUS_FILE,
     WriteJob,
-    plan_session,
+    dry_run,
     write_session,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
@@ -354,11 +354,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         retention_days=kept,
         evidence=params["evidence"],
     )
-    options = DriveOptions.of(params, only_look=module.check_mode)
+    options = DriveOptions.of(params, dry_run=module.check_mode)
     who = f"tape_write of session {job.session}"
     if module.check_mode:
         with use_drive(options, job.volume, who=f"{who} in check mode") as drive:
-            return {"changed": True, **plan_session(job, drive)}
+            return {"changed": True, **dry_run(job, drive)}
     leave_mount_namespace()
     waiting = Waiting(os.path.join(state_dir.make_session_dir(job.session), STATUS_FILE))
     with use_drive(options, job.volume, who=who, writable=True, tell=waiting.tell) as drive:

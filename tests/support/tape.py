@@ -29,7 +29,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import (
     APPEND,
     OVERWRITE,
-    Place,
+    WritePosition,
     begin_anew,
     label_volume,
     place_for,
@@ -134,7 +134,7 @@ class Library:
         mode: str = APPEND,
         allow_last: bool = False,
         tells: bool = True,
-    ) -> Place:
+    ) -> WritePosition:
         with self.drive(tells=tells) as drive:
             place = place_for(drive, self.catalog, self.volume, mode, allow_last=allow_last)
             if mode == OVERWRITE:
@@ -150,7 +150,7 @@ class Library:
                 self.catalog.finish_part(part._replace(records=sink.records), files=1, size_bytes=1, write={})
         return place
 
-    def place(self, mode: str = APPEND, volume: str = "V1", *, allow_last: bool = False) -> Place:
+    def place(self, mode: str = APPEND, volume: str = "V1", *, allow_last: bool = False) -> WritePosition:
         with self.drive(writable=False) as drive:
             return place_for(drive, self.catalog, volume, mode, allow_last=allow_last)
 

@@ -102,18 +102,18 @@ def test_only_a_dead_run_is_robbed(
         free = broken or (not busy and (same or alive is False or (alive is None and old)))
         asked: dict[str, Any] = {"judged": FIRST, "alive": alive, "break_lease": broken}
         owner = ELSEWHERE if same else HERE
-        for only_look in (True, False):
+        for dry_run in (True, False):
             if free:
-                before = leases.take("db1", SECOND, owner, only_look=only_look, **asked)
+                before = leases.take("db1", SECOND, owner, dry_run=dry_run, **asked)
                 assert before is not None
                 assert before.session == FIRST
             else:
                 with pytest.raises(LeaseError, match=f"{FIRST} of db1 is at work since") as caught:
-                    leases.take("db1", SECOND, owner, only_look=only_look, **asked)
+                    leases.take("db1", SECOND, owner, dry_run=dry_run, **asked)
                 assert (caught.value.other.session, caught.value.other.busy) == (FIRST, busy)
             now = leases.find("db1")
             assert now is not None
-            assert now.session == (SECOND if free and not only_look else FIRST)
+            assert now.session == (SECOND if free and not dry_run else FIRST)
 
 
 def test_nobody_is_robbed_unasked(state: StateDir) -> None:
@@ -163,7 +163,7 @@ def test_hosts_do_not_wait_for_each_other(state: StateDir) -> None:
 
 def test_looking_makes_nothing(state: StateDir) -> None:
     leases = Leases(state)
-    assert leases.take("db1", FIRST, HERE, only_look=True) is None
+    assert leases.take("db1", FIRST, HERE, dry_run=True) is None
     assert not leases.release("db1", FIRST)
     assert leases.find("db1") is None
     assert not os.path.exists(state.root)

@@ -30,7 +30,7 @@ from .rules import Rule
 from .stack import is_below
 from .survey import check_mounts
 from .tracker import SWEEP, Changes, Tracker
-from .walk import Places, Run, single, walk
+from .walk import FileSystems, Run, single, walk
 
 LAYER = "window"
 # Before the freeze, go round again only while more than this changed meanwhile.
@@ -145,7 +145,7 @@ class _Check:
         self._map = map_file
         self._layer = layer
         self._tree = map_scopes_of(map_file)
-        self._places = Places.live(filesystems)
+        self._places = FileSystems.live(filesystems)
         self._left_out = LeftOut(self._tree, map_file.meta("on_unreadable") == LEAVE_OUT)
         self._mapper = FileMapper(self._places, translations(map_file), unclosed, self._left_out)
         self._counts = dict.fromkeys((REMAPPED, ADDED, REMOVED, ATTRIBUTES), 0)

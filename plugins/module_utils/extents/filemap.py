@@ -30,7 +30,7 @@ from .maprows import (
     SegmentRow,
     pack_xattrs,
 )
-from .walk import VANISHED, Places, Run, elsewhere, enter_folder, unreadable
+from .walk import VANISHED, FileSystems, Run, elsewhere, enter_folder, unreadable
 
 # O_NONBLOCK: a fifo that took the file's name meanwhile must not hold us; O_NOATIME: looking leaves no trace.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
@@ -99,7 +99,7 @@ class FileMapper:
 
     def __init__(
         self,
-        places: Places,
+        places: FileSystems,
         translations: dict[int, Translation],
         unclosed: Optional[list[int]] = None,
         left_out: Optional[LeftOut] = None,

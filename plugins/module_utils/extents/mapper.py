@@ -32,7 +32,7 @@ from .rules import ScopeTree
 from .scope import Scope
 from .stack import BlockStack, LunSpec
 from .survey import survey
-from .walk import Places, Run, walk
+from .walk import FileSystems, Run, walk
 from .worker import END, Send, Worker
 
 DEFAULT_WORKERS = 2
@@ -85,7 +85,7 @@ def map_scopes(
     filesystems = map_file.filesystems()
     for fs in filesystems:
         sync_filesystem(fs.mount_point)
-    places = Places.live(filesystems)
+    places = FileSystems.live(filesystems)
     mapper = FileMapper(places, translations(map_file), left_out=left_out)
     tally = _Tally()
     not_mapped = left_out.take()
@@ -171,7 +171,7 @@ def group_names(ids: Iterable[int]) -> Mapping[int, str]:
     return names
 
 
-def _look(tree: ScopeTree, places: Places, mapper: FileMapper, workers: int) -> Generator[Batch, None, None]:
+def _look(tree: ScopeTree, places: FileSystems, mapper: FileMapper, workers: int) -> Generator[Batch, None, None]:
     if workers < 1:
         yield from _rows(mapper, walk(tree, places, left_out=mapper.left_out))
         return
@@ -199,7 +199,7 @@ def _look(tree: ScopeTree, places: Places, mapper: FileMapper, workers: int) -> 
 
 def _hand_out(
     tree: ScopeTree,
-    places: Places,
+    places: FileSystems,
     left_out: Optional[LeftOut],
     ends: tuple[socket.socket, socket.socket],
     send: Send,

@@ -26,7 +26,7 @@ from .mapper import map_scopes_of, translations
 from .maprows import ExtentRow, FileEntry, MapError, Mapped, MappedFields, sort_key
 from .scanner import Scanner
 from .seal import device_path
-from .walk import PlacedFs, Places, Run, single, walk
+from .walk import FileSystems, PlacedFs, Run, single, walk
 from .worker import END, Send, Worker
 
 LAYER = "proof"
@@ -122,7 +122,7 @@ class Proof:
                 map_file.add_changes(LAYER, self._changes)
 
 
-def _places(map_file: MapFile, mounts: Mapping[int, str]) -> Places:
+def _places(map_file: MapFile, mounts: Mapping[int, str]) -> FileSystems:
     placed = []
     for fs in map_file.filesystems():
         if fs.id not in mounts:
@@ -131,10 +131,10 @@ def _places(map_file: MapFile, mounts: Mapping[int, str]) -> Places:
         root = os.fsencode(mounts[fs.id])
         inside = fs.root.strip(b"/")
         placed.append(PlacedFs(fs, os.path.join(root, inside).rstrip(b"/"), os.stat(root).st_dev, inside))
-    return Places(placed)
+    return FileSystems(placed)
 
 
-def _prove(map_path: str, places: Places, mode: str, send: Send) -> None:
+def _prove(map_path: str, places: FileSystems, mode: str, send: Send) -> None:
     """The work of the other process: send what was proved, a Part at a time."""
     # Nothing here makes cycles, and looking for them in all these rows takes time.
     gc.disable()
@@ -201,7 +201,7 @@ class _Rows:
 class _Prover:
     """Compares a map with the mirror."""
 
-    def __init__(self, map_file: MapFile, places: Places) -> None:
+    def __init__(self, map_file: MapFile, places: FileSystems) -> None:
         self._map = map_file
         self._places = places
         found = translations(map_file)

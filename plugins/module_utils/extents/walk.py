@@ -56,7 +56,7 @@ class PlacedFs(NamedTuple):
         return open_beneath(top, self.inside + b"/" + below if below else self.inside, OPEN_FOLDER)
 
 
-class Places:
+class FileSystems:
     """All file systems of the map by mount point."""
 
     def __init__(self, placed: Iterable[PlacedFs]) -> None:
@@ -64,7 +64,7 @@ class Places:
         self.by_id = {place.fs.id: place for place in self.by_mount_point.values()}
 
     @classmethod
-    def live(cls, filesystems: Iterable[FileSystem]) -> Places:
+    def live(cls, filesystems: Iterable[FileSystem]) -> FileSystems:
         """The file systems where they are mounted on the database host itself."""
         return cls(PlacedFs(fs, fs.mount_point, fs.dev) for fs in filesystems)
 
@@ -136,7 +136,7 @@ Expect = Callable[[int, Sequence[int]], None]
 
 def walk(
     tree: ScopeTree,
-    places: Places,
+    places: FileSystems,
     first: Optional[Iterable[bytes]] = None,
     expect: Optional[Expect] = None,
     left_out: Optional[LeftOut] = None,
@@ -167,7 +167,7 @@ class _Setting(NamedTuple):
     """What stays the same during a walk."""
 
     tree: ScopeTree
-    places: Places
+    places: FileSystems
     expect: Optional[Expect]
     left_out: Optional[LeftOut]
 

@@ -52,7 +52,7 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
             prepare(
                 state.root,
                 _SESSION,
-                drives=DriveOptions.of(params, only_look=True),
+                drives=DriveOptions.of(params, dry_run=True),
                 volume=params["volume"],
                 mode=params["mode"],
                 allow_last=params["allow_last"],

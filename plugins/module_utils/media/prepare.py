@@ -15,7 +15,7 @@ from ..catalog.sqlite_file import FILE_NAME
 from ..catalog.store import Catalog
 from ..session import StateDir, check_session_id
 from ..tape.drive_lease import DriveOptions, VolumeNotAtHand, use_drive
-from .volumes import APPEND, Place, check_room, foretold_place, place_for
+from .volumes import APPEND, WritePosition, check_room, place_for, predicted_position
 
 _T = TypeVar("_T")
 _LOOKS = 5
@@ -47,13 +47,13 @@ def prepare(
     catalog_path = os.path.join(StateDir(state_dir).root, FILE_NAME)
     who = f"backup_plan of session {session}"
 
-    def find() -> tuple[Optional[str], Place]:
-        with Catalog.open(catalog_path, no_trace=drives.only_look) as catalog:
+    def find() -> tuple[Optional[str], WritePosition]:
+        with Catalog.open(catalog_path, no_trace=drives.dry_run) as catalog:
             try:
                 with use_drive(drives, volume, who=who) as opened:
                     return opened.device, place_for(opened, catalog, volume, mode, allow_last=allow_last)
             except VolumeNotAtHand:
-                return None, foretold_place(catalog, volume, mode, allow_last=allow_last)
+                return None, predicted_position(catalog, volume, mode, allow_last=allow_last)
 
     device, place = _again_when_changed(find)
     check_room(place, expected_bytes + place.label.record_bytes if expected_bytes else 0)

@@ -26,7 +26,7 @@ from .volumes import enter_label, load_labelled
 
 
 def rebuild(
-    volume: str, catalog: Catalog, drive: TapeDrive, *, allow_last: bool = False, only_look: bool = False
+    volume: str, catalog: Catalog, drive: TapeDrive, *, allow_last: bool = False, dry_run: bool = False
 ) -> dict[str, Any]:
     """Read all sessions of a volume and enter those that the catalog does not have, each with its verdict.
 
@@ -35,7 +35,7 @@ def rebuild(
     interrupted writer left behind the last filemark is given to the next session.
 
     :param allow_last: forget also the last good session of a host, on another volume of that name.
-    :param only_look: enter nothing.
+    :param dry_run: enter nothing.
     :returns: volume, ``entered``, ``known`` and ``damaged`` (lists of dicts), and whether the catalog ``changed``.
     :raises SplitMirrorError: the volume is not ours, its name belongs to another one with unexpired data, or the state
         folder cannot be written.
@@ -46,7 +46,7 @@ def rebuild(
     changed = known is None or known.uuid != label.uuid
     if changed:
         catalog.refuse_needed(volume, allow_last=allow_last)
-        if not only_look:
+        if not dry_run:
             enter_label(catalog, label, allow_last=allow_last)
     file_number, block = 1, 2
     unfinished = False
@@ -55,7 +55,7 @@ def rebuild(
         try:
             with scan(drive, file_number, block, label.record_bytes, os.path.dirname(catalog.path)) as read:
                 part = part._replace(records=read.records)
-                if _enter(read, part, catalog, result, only_look=only_look):
+                if _enter(read, part, catalog, result, dry_run=dry_run):
                     changed = True
         except SplitMirrorError as exc:
             if exc.option == "state_dir":
@@ -75,19 +75,19 @@ def rebuild(
             damage["session"] = f"damaged-{volume}-{file_number}" if old is None else old.id
             if old is None:
                 changed = True
-                if not only_look:
+                if not dry_run:
                     _keep(damage["session"], part, exc.message, catalog)
         block += part.records + 1
         file_number += 1
     end = Volume(label.volume, label.uuid, label.pool, label.record_bytes, label.created, file_number, block)
     if catalog.volume(volume) != end or catalog.unfinished(volume, file_number) != unfinished:
         changed = True
-    if changed and not only_look:
+    if changed and not dry_run:
         catalog.set_volume_end(volume, file_number, block, unfinished=unfinished)
     return {**result, "changed": changed}
 
 
-def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, only_look: bool) -> bool:
+def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, dry_run: bool) -> bool:
     """Enter a session that was read, unless the catalog has it; True when something changes by that.
 
     :raises SplitMirrorError: it is no whole session, or not what its own index says.
@@ -136,7 +136,7 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
         write,
         evidence,
     )
-    if not only_look:
+    if not dry_run:
         catalog.enter_session(entered, part, read.all_members())
     result["entered"].append(
         {

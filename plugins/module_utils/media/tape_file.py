@@ -16,7 +16,7 @@ from ..tape.base import (
     TapeDrive,
     TapeError,
 )
-from .volumes import Place
+from .volumes import WritePosition
 
 
 class TapeRecordSink:
@@ -25,7 +25,7 @@ class TapeRecordSink:
     :ivar records: how many were written.
     """
 
-    def __init__(self, drive: TapeDrive, place: Place) -> None:
+    def __init__(self, drive: TapeDrive, place: WritePosition) -> None:
         self._drive = drive
         self._place = place
         self.records = 0

@@ -35,7 +35,7 @@ OVERWRITE = "overwrite"
 
 
 @dataclass(frozen=True)
-class Place:
+class WritePosition:
     """Where the next archive goes.
 
     :param label: the label of the volume in the drive.
@@ -93,7 +93,7 @@ def load_known(drive: TapeDrive, catalog: Catalog, volume: str) -> Label:
     return label
 
 
-def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, allow_last: bool = False) -> Place:
+def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, allow_last: bool = False) -> WritePosition:
     """Load a volume, prove that it may be written in this mode, and move to where; nothing is written.
 
     :param mode: ``append`` behind what is there, or ``overwrite`` all of it, which must have expired.
@@ -111,12 +111,12 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, all
         catalog.refuse_needed(volume, allow_last=allow_last)
     place = _known_end(drive, catalog, label, known)
     if mode == OVERWRITE:
-        place = Place(label, 1, 2, None)
+        place = WritePosition(label, 1, 2, None)
         _move_to(drive, place)
     return replace(place, remaining_bytes=drive.status().remaining_bytes)
 
 
-def foretold_place(catalog: Catalog, volume: str, mode: str, *, allow_last: bool = False) -> Place:
+def predicted_position(catalog: Catalog, volume: str, mode: str, *, allow_last: bool = False) -> WritePosition:
     """Where the next archive would go by what the catalog has of a volume that cannot be looked at now.
 
     :raises SplitMirrorError: the catalog does not know it, or what is on it is needed.
@@ -131,11 +131,11 @@ def foretold_place(catalog: Catalog, volume: str, mode: str, *, allow_last: bool
     label = Label(known.name, known.pool, known.record_bytes, known.uuid, known.created)
     if mode == OVERWRITE:
         catalog.refuse_needed(volume, allow_last=allow_last)
-        return Place(label, 1, 2, None)
-    return Place(label, known.files, known.blocks, None)
+        return WritePosition(label, 1, 2, None)
+    return WritePosition(label, known.files, known.blocks, None)
 
 
-def check_room(place: Place, needed_bytes: int) -> None:
+def check_room(place: WritePosition, needed_bytes: int) -> None:
     """:raises TapeError: the volume is too small for so much."""
     if place.remaining_bytes is not None and needed_bytes > place.remaining_bytes:
         raise TapeError(
@@ -145,7 +145,7 @@ def check_room(place: Place, needed_bytes: int) -> None:
         )
 
 
-def begin_anew(drive: TapeDrive, catalog: Catalog, place: Place, *, allow_last: bool = False) -> Place:
+def begin_anew(drive: TapeDrive, catalog: Catalog, place: WritePosition, *, allow_last: bool = False) -> WritePosition:
     """Label an expired volume anew, so that everything on it is gone, and return the place behind the label.
 
     :raises SplitMirrorError: what is on it is needed after all.
@@ -153,10 +153,10 @@ def begin_anew(drive: TapeDrive, catalog: Catalog, place: Place, *, allow_last: 
     catalog.refuse_needed(place.label.volume, allow_last=allow_last)
     label = new_label(place.label.volume, place.label.pool, place.label.record_bytes)
     _write(drive, catalog, label, allow_last)
-    return Place(label, 1, 2, drive.status().remaining_bytes)
+    return WritePosition(label, 1, 2, drive.status().remaining_bytes)
 
 
-def cut_back(drive: TapeDrive, place: Place) -> None:
+def cut_back(drive: TapeDrive, place: WritePosition) -> None:
     """Make the volume end at a place again, after a session that failed behind it.
 
     The filemark before the place is written once more, which leaves nothing behind it.
@@ -181,12 +181,12 @@ def label_volume(
     record_bytes: int,
     *,
     allow_last: bool = False,
-    only_look: bool = False,
+    dry_run: bool = False,
 ) -> Labelling:
     """Give the volume in the drive a label, unless it has it.
 
     :param allow_last: let the last good session of a host be lost.
-    :param only_look: tell what would be done and write nothing.
+    :param dry_run: tell what would be done and write nothing.
     :raises SplitMirrorError: there is something on it that must not be lost.
     """
     check_record_bytes(drive, record_bytes)
@@ -194,7 +194,7 @@ def label_volume(
     asked = new_label(volume, pool, record_bytes)
     if reading.blank:
         catalog.refuse_needed(volume, allow_last=allow_last)
-        if not only_look:
+        if not dry_run:
             _write(drive, catalog, asked, allow_last)
         return Labelling(True, None, asked, True)
     label = _checked(reading, volume)
@@ -203,14 +203,14 @@ def label_volume(
     if (label.pool, label.record_bytes) == (pool, record_bytes):
         if same or not _nothing_behind(drive):
             return Labelling(False, label, label, same)
-        if not only_look:
+        if not dry_run:
             enter_label(catalog, label, allow_last=allow_last)
         return Labelling(True, label, label, True)
     if known is None or not same:
         raise _unknown(label, known)
     catalog.refuse_needed(volume, allow_last=allow_last)
     _known_end(drive, catalog, label, known)
-    if not only_look:
+    if not dry_run:
         _write(drive, catalog, asked, allow_last)
     return Labelling(True, label, asked, True)
 
@@ -249,7 +249,7 @@ def _unknown(label: Label, known: Optional[Volume]) -> TapeError:
     )
 
 
-def _move_to(drive: TapeDrive, place: Place) -> None:
+def _move_to(drive: TapeDrive, place: WritePosition) -> None:
     volume = place.label.volume
     try:
         drive.locate(place.position, place.block)
@@ -268,7 +268,7 @@ def _move_to(drive: TapeDrive, place: Place) -> None:
         )
 
 
-def _known_end(drive: TapeDrive, catalog: Catalog, label: Label, known: Volume) -> Place:
+def _known_end(drive: TapeDrive, catalog: Catalog, label: Label, known: Volume) -> WritePosition:
     """Where the catalog has the end of a volume; the head stands there.
 
     What the catalog does not know of cannot have expired, so nothing may stand behind that. A catalog that was put back
@@ -276,7 +276,7 @@ def _known_end(drive: TapeDrive, catalog: Catalog, label: Label, known: Volume) 
 
     :raises TapeError: the volume ends elsewhere.
     """
-    place = Place(label, known.files, known.blocks, None)
+    place = WritePosition(label, known.files, known.blocks, None)
     _move_to(drive, place)
     if catalog.unfinished(known.name, known.files):
         _prove_last(drive, place)
@@ -285,7 +285,7 @@ def _known_end(drive: TapeDrive, catalog: Catalog, label: Label, known: Volume) 
     return place
 
 
-def _prove_end(drive: TapeDrive, place: Place) -> None:
+def _prove_end(drive: TapeDrive, place: WritePosition) -> None:
     """The filemark is before the place and nothing behind it; the head stands there again."""
     drive.space_files(-1)
     volume = place.label.volume
@@ -307,7 +307,7 @@ def _prove_end(drive: TapeDrive, place: Place) -> None:
     )
 
 
-def _prove_last(drive: TapeDrive, place: Place) -> None:
+def _prove_last(drive: TapeDrive, place: WritePosition) -> None:
     """No tape file stands behind the unfinished one at the place; the head stands there again."""
     try:
         # a dead writer's driver may have closed it with a filemark

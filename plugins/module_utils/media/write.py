@@ -36,7 +36,7 @@ from .mirror_view import ReadOnlyMounts, check_devices, check_seals
 from .progress import Progress
 from .proving import Proving
 from .tape_file import TapeRecordSink
-from .volumes import APPEND, OVERWRITE, Place, begin_anew, check_room, cut_back, place_for
+from .volumes import APPEND, OVERWRITE, WritePosition, begin_anew, check_room, cut_back, place_for
 
 STATUS_FILE = "write-status.json"
 _BATCH_MEMBERS = 5000
@@ -81,11 +81,11 @@ class _Ready:
     host: str
     devices: dict[int, str]
     size: Estimate
-    place: Place
+    place: WritePosition
     options: WriterOptions
 
 
-def plan_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
+def dry_run(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
     """Prove what can be proved without writing, and tell where the session would go.
 
     In check mode the tasks before made no map, so a missing one is passed over.
@@ -237,7 +237,7 @@ def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: Ma
     return _Ready(job.host or map_file.meta("host") or "", devices, size, place, options)
 
 
-def _prove_options(job: WriteJob, place: Place) -> WriterOptions:
+def _prove_options(job: WriteJob, place: WritePosition) -> WriterOptions:
     """How the pipeline will work. :raises ArchiveError: it cannot work so, or finds no memory."""
     options = WriterOptions(
         record_bytes=place.label.record_bytes, queue_depth=job.queue_depth, window_bytes=job.window_bytes
@@ -246,7 +246,7 @@ def _prove_options(job: WriteJob, place: Place) -> WriterOptions:
     return options
 
 
-def _facts(done: ArchiveResult, entered: int, records: int, place: Place, proving: Proving) -> dict[str, Any]:
+def _facts(done: ArchiveResult, entered: int, records: int, place: WritePosition, proving: Proving) -> dict[str, Any]:
     """What the verdict needs to know of the writing; it is told only when the filemark is proved."""
     return {
         "complete": records == done.records,
@@ -263,7 +263,7 @@ def _facts(done: ArchiveResult, entered: int, records: int, place: Place, provin
     }
 
 
-def _where(place: Place) -> dict[str, Any]:
+def _where(place: WritePosition) -> dict[str, Any]:
     return {
         "volume": place.label.volume,
         "file_number": place.file_number,
@@ -272,7 +272,7 @@ def _where(place: Place) -> dict[str, Any]:
     }
 
 
-def _give_back(drive: TapeDrive, catalog: Catalog, place: Place, part: Part) -> None:
+def _give_back(drive: TapeDrive, catalog: Catalog, place: WritePosition, part: Part) -> None:
     """Make the volume end where it ended before; what cannot be cut off is known in the catalog as unfinished."""
     try:
         cut_back(drive, place)

@@ -131,7 +131,7 @@ def _export(session: str, units: Sequence[Unit], way: Way) -> Export:
     return Export(str(way.portal), target_of(session), luns, True)
 
 
-def foretell(provider: MirrorProvider, session: str, way: Way) -> Presented:
+def dry_run(provider: MirrorProvider, session: str, way: Way) -> Presented:
     """What present would return, as far as it can be told. Changes nothing.
 
     :raises SplitMirrorError: it would be refused.

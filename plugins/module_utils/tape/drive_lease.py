@@ -18,7 +18,7 @@ from .base import DriveBusy, TapeDrive, TapeError
 from .library import Bay, MtxLibrary, VolumeElsewhere, find_bay
 from .registry import drive_class, open_drive
 from .st import StTape
-from .tickets import DriveTimeout, Place
+from .tickets import DriveTimeout, QueueTicket
 
 _AGAIN_S = 0.5
 _FOLDER = "drives"
@@ -43,7 +43,7 @@ class DriveOptions:
     """The options of the documentation fragment splitmirror.backup.drive, checked.
 
     :param folder: of the queue.
-    :param only_look: nothing is changed: no place in the queue is taken, and no volume loaded.
+    :param dry_run: nothing is changed: no place in the queue is taken, and no volume loaded.
     """
 
     drive_type: str
@@ -51,13 +51,13 @@ class DriveOptions:
     changer: Optional[str]
     timeout_s: float
     folder: str
-    only_look: bool = False
+    dry_run: bool = False
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], *, only_look: bool = False) -> DriveOptions:
+    def of(cls, params: Mapping[str, Any], *, dry_run: bool = False) -> DriveOptions:
         """Take a module's parameters.
 
-        :param only_look: make no state folder, and change nothing later.
+        :param dry_run: make no state folder, and change nothing later.
         :raises TapeError: they do not go together.
         """
         drives = params.get("drives") or [{"device": params["drive"], "element": params.get("drive_element")}]
@@ -77,9 +77,9 @@ class DriveOptions:
             )
         state = StateDir(params["state_dir"])
         folder = os.path.join(state.root, _FOLDER)
-        if not only_look:
+        if not dry_run:
             state.make_private_dir(folder)
-        return cls(params["drive_type"], choices, changer, params["drive_timeout_s"], folder, only_look)
+        return cls(params["drive_type"], choices, changer, params["drive_timeout_s"], folder, dry_run)
 
     def devices(self) -> dict[str, Choice]:
         """The drives by the paths that all their other names lead to."""
@@ -101,11 +101,11 @@ def use_drive(
     :raises VolumeNotAtHand: whoever only looks would have to wait or to load the volume.
     :raises TapeError: nothing became free in time, or the drive or the library failed.
     """
-    if options.only_look:
+    if options.dry_run:
         with _at_hand(options, volume) as drive:
             yield drive
         return
-    with Place(options.folder, who, volume, list(options.devices())) as place:
+    with QueueTicket(options.folder, who, volume, list(options.devices())) as place:
         search = _Search(options, place, volume, writable, tell)
         with search.found() as drive:
             place.loaded()
@@ -115,7 +115,7 @@ def use_drive(
 class _Search:
     """The way from a place in the queue to an open drive with the volume in it."""
 
-    def __init__(self, options: DriveOptions, place: Place, volume: str, writable: bool, tell: Tell) -> None:
+    def __init__(self, options: DriveOptions, place: QueueTicket, volume: str, writable: bool, tell: Tell) -> None:
         self._options = options
         self._devices = options.devices()
         self._place = place

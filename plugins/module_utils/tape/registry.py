@@ -49,16 +49,16 @@ def open_drive(drive_type: str, drive: str, *, writable: bool = False, bay: Opti
     return found(drive, writable=writable)
 
 
-def make_library(drive_type: str, drive: str, *, only_look: bool = False) -> bool:
+def make_virtual_folder(drive_type: str, drive: str, *, dry_run: bool = False) -> bool:
     """Make the folder of a drive whose volumes are made, if it is missing; other drives are there or not.
 
-    :param only_look: make nothing.
+    :param dry_run: make nothing.
     :returns: whether the drive can be opened now.
     :raises SplitMirrorError: the type is unknown, or the folder cannot be made.
     """
     if not drive_class(drive_type).makes_volumes or os.path.exists(drive):
         return True
-    if only_look:
+    if dry_run:
         return False
     make_private(drive, drive, "drive")
     return True

@@ -90,7 +90,7 @@ def _occupied(device: str, user: Optional[Ticket]) -> str:
     return f"drive {device} is used by {'a process outside the queue' if user is None else user}"
 
 
-class Place:
+class QueueTicket:
     """A process's place in the queue; use it as a context manager.
 
     :param folder: of the queue, the same for all; it must exist.
@@ -102,7 +102,7 @@ class Place:
         self._handle = -1
         self._path = ""
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> QueueTicket:
         with self._alone():
             number = max((int(name[:-5]) for name in self._names()), default=0) + 1
             self._path = os.path.join(self._folder, f"{number:012d}.json")

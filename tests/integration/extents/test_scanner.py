@@ -30,7 +30,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.rules i
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scanner import Scanner
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.walk import Places, Run, walk
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.walk import FileSystems, Run, walk
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
 from ansible_collections.splitmirror.backup.tests.support.fsload import (
     FALLOC_KEEP_SIZE,
@@ -130,7 +130,7 @@ def both_ways(
     """Rows of a scanner, rows of the kernel, and the names that the scanner did not understand."""
     fs = FileSystem(1, b"/host", fs_type, "u", 4096, 99, 7, 1 << 20, b"/")
     block_bytes = os.statvfs(mount).f_bsize
-    here = Places.live([fs._replace(mount_point=os.fsencode(mount), dev=os.stat(mount).st_dev)])
+    here = FileSystems.live([fs._replace(mount_point=os.fsencode(mount), dev=os.stat(mount).st_dev)])
     translation = Translation([SEGMENT], block_bytes)
     tables = InodeTables.open(device)
     assert tables is not None

@@ -238,8 +238,8 @@ def test_discovery_maps_a_tablespace_that_came_since(host: Host) -> None:
         server.sql(f"CREATE TABLESPACE far LOCATION '{space}'")
         server.sql("CREATE TABLE t TABLESPACE far AS SELECT generate_series(1, 1000)")
 
-        foretold = host.call(backup_plan, phase="discovery", databases=databases, check=True)
-        assert (foretold["changed"], foretold["added"]) == (True, [str(space)])
+        dry = host.call(backup_plan, phase="discovery", databases=databases, check=True)
+        assert (dry["changed"], dry["added"]) == (True, [str(space)])
         assert os.fsencode(space) not in host.map_entries()
         result = host.call(backup_plan, phase="discovery", databases=databases)
 
@@ -262,8 +262,8 @@ def test_discovery_maps_a_file_system_that_was_mounted_since(files: Host, folder
         with mounted(device, data / "inner") as inner:
             (inner / "late").write_bytes(b"late")
 
-            foretold = files.call(backup_plan, phase="discovery", check=True, **options)
-            assert (foretold["changed"], foretold["moved"]) == (True, [str(inner)])
+            dry = files.call(backup_plan, phase="discovery", check=True, **options)
+            assert (dry["changed"], dry["moved"]) == (True, [str(inner)])
             assert os.fsencode(inner / "late") not in files.map_entries()
             result = files.call(backup_plan, phase="discovery", **options)
 
@@ -278,8 +278,8 @@ def test_discovery_maps_a_file_system_that_was_mounted_since(files: Host, folder
 def test_check_mode_changes_nothing(files: Host) -> None:
     mounts = [str(files.mount)]
     paths = [str(files.mount / "data")]
-    foretold = files.call(extent_map, paths=paths, check=True)
-    assert (foretold["changed"], foretold["mounts"]) == (True, mounts)
+    dry = files.call(extent_map, paths=paths, check=True)
+    assert (dry["changed"], dry["mounts"]) == (True, mounts)
     assert files.call(write_freeze, state="frozen", mounts=mounts, check=True)["mounts"] == mounts
     options = {"begin": ["/bin/false"], "end": ["/bin/false"]}
     databases = [{"name": "d", "driver": "commands", "options": options}]

@@ -16,7 +16,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.modules import extent_map, hot_backup, mirror_split, write_freeze
 from ansible_collections.splitmirror.backup.tests.support import fsload
@@ -99,7 +99,7 @@ def play(scratch: Path) -> Iterator[Play]:
             yield made
         finally:
             recover(made.state, SESSION)
-            arm.disarm(made.state, SESSION)
+            splitter.disarm(made.state, SESSION)
             made.library.catalog.close()
 
 

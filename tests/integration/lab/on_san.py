@@ -59,8 +59,8 @@ def write(step: Step) -> object:
     return None
 
 
-def foretell(step: Step) -> object:
-    return presenting.foretell(Bench(step["mirror"]).provider(), step["session"], way(step)).changed
+def dry_run(step: Step) -> object:
+    return presenting.dry_run(Bench(step["mirror"]).provider(), step["session"], way(step)).changed
 
 
 def present(step: Step) -> object:
@@ -241,7 +241,7 @@ STEPS: dict[str, Callable[[Step], object]] = {
     for step in (
         split,
         write,
-        foretell,
+        dry_run,
         present,
         present_half,
         exports,

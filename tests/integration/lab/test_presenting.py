@@ -150,10 +150,10 @@ def ways(which: list[tuple[str, str]]) -> pytest.MarkDecorator:
 @ways(EACH_ONCE)
 def test_the_media_server_reads_the_mirror_and_cannot_write_it(do: Do) -> None:
     do("array1", "split", byte=0xA1)
-    assert do("array1", "foretell") is True
+    assert do("array1", "dry_run") is True
     presented = do("array1", "present")
     assert presented["changed"] is True
-    assert do("array1", "foretell") is False
+    assert do("array1", "dry_run") is False
     assert do("array1", "present") == {**presented, "changed": False}
     luns = presented["luns"]
     assert sorted(luns) == ["t0", "t1"]
@@ -282,7 +282,7 @@ def test_what_cannot_be_exported_is_refused(do: Do) -> None:
         ("10.213.1.77:3260", "is no address of the array"),
         ("10.213.1.11:22", "10.213.1.11:22"),
     ):
-        for step in ("preflight", "foretell", "present"):
+        for step in ("preflight", "dry_run", "present"):
             assert words in do("array1", step, portal=portal)["refused"]
     assert do("array1", "exports") == []
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import loop
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import loop, splitter
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, Pair, PreparedSplit
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider, ImageSplit, _Job
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.journal import Journal, SplitRecord
@@ -321,8 +320,8 @@ def test_mirror_on_another_file_system_is_refused_before_anything_is_made(array:
 
 
 def test_present_waits_for_the_splitter_to_settle(array: Array) -> None:
-    arm.arm(array.provider, SESSION, 60)
-    arm.split(array.provider.state_dir, SESSION)
+    splitter.arm(array.provider, SESSION, 60)
+    splitter.split(array.provider.state_dir, SESSION)
     assert set(array.provider.present(SESSION).devices) == {"data", "wal"}
     array.provider.withdraw(SESSION)
 

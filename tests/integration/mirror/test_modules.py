@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter
 from ansible_collections.splitmirror.backup.plugins.modules import (
     mirror_info,
     mirror_present,
@@ -42,7 +42,7 @@ def array(scratch: Path) -> Iterator[Array]:
             yield array
         finally:
             for session in (SESSION, OTHER):
-                arm.disarm(array.provider.state_dir, session)
+                splitter.disarm(array.provider.state_dir, session)
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_whole_life_of_a_session_each_step_twice_and_in_check_mode(array: Array,
     assert call(mirror_sync)["changed"] is False
     for module, options in steps:
         before = seen(array)
-        foretold = call(module, check=True, **options)
-        assert foretold["changed"] is True, (module, options)
+        dry = call(module, check=True, **options)
+        assert dry["changed"] is True, (module, options)
         assert seen(array) == before
         done = call(module, **options)
         assert done.get("failed") is None, done
@@ -138,8 +138,8 @@ def test_mirror_held_by_another_session_is_refused_by_all(array: Array, call: Ru
 def test_recovered_cleans_up_behind_a_dead_session_and_then_has_nothing_to_do(array: Array, call: Run) -> None:
     call(mirror_split, session=SESSION)
     devices = call(mirror_present, session=SESSION)["devices"]
-    foretold = call(mirror_sync, state="recovered", check=True)
-    assert [one["session"] for one in foretold["recovered"]] == [SESSION]
+    dry = call(mirror_sync, state="recovered", check=True)
+    assert [one["session"] for one in dry["recovered"]] == [SESSION]
     assert array.records() == [f"{SESSION}.json"]
     done = call(mirror_sync, state="recovered")
     assert done["changed"] is True

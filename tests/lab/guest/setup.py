@@ -230,7 +230,7 @@ def set_up_media(settings: dict[str, Any]) -> None:
             image = ("--type=data", f"--barcode={barcode}", f"--size={settings['volume_mib']}")
             run("tgtimg", "--op=new", "--device-type=tape", *image, f"--file={LIBRARY}/{barcode}")
     if start_target_daemon():
-        make_library(target, drives, settings["slots"], barcodes)
+        make_virtual_folder(target, drives, settings["slots"], barcodes)
         target_admin("bind", "target", "--tid=1", f"--initiator-name={settings['initiator']}")
     for name in ("st", "ch", "sg"):
         run("modprobe", name)
@@ -238,7 +238,7 @@ def set_up_media(settings: dict[str, Any]) -> None:
     wait_for("tape drives", lambda: len(glob.glob("/dev/nst?")) == drives and glob.glob("/dev/sch0"))
 
 
-def make_library(target: str, drives: int, slots: int, barcodes: list[str]) -> None:
+def make_virtual_folder(target: str, drives: int, slots: int, barcodes: list[str]) -> None:
     """Target 1 of tgt: the drives as LUN 1 and up, the changer behind them. Element addresses are tgt's habit."""
     new_target(1, target)
     for lun in range(1, drives + 1):

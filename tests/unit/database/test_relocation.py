@@ -133,11 +133,11 @@ def test_whatever_links_there_are_none_leads_out(
     for name, text in links.items():
         (target / name).symlink_to(text)
     try:
-        foretold = relocate(str(target), str(data), dry_run=True)
+        dry = relocate(str(target), str(data), dry_run=True)
         moved = relocate(str(target), str(data))
     except RelocationError:
         return
-    assert moved == foretold
+    assert moved == dry
     seen, folders = set(), [str(data)]
     while folders:
         folder = folders.pop()

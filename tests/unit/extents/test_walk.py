@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileSystem, MapError, sort_key
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.rules import Rule, ScopeTree
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.walk import Places, walk
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.walk import FileSystems, walk
 
 NAMES = st.sampled_from(["a", "b", "c.log", "a b", "ü", "temp"])
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
@@ -33,7 +33,7 @@ SCOPES = st.lists(
 
 def walked(tree: ScopeTree, top: str) -> list[bytes]:
     fs = FileSystem(1, os.fsencode(top), "xfs", "u", 4096, os.stat(top).st_dev, 1, 0, b"/")
-    return [run.prefix + name for run in walk(tree, Places.live([fs])) for name in run.names]
+    return [run.prefix + name for run in walk(tree, FileSystems.live([fs])) for name in run.names]
 
 
 @settings(deadline=None, max_examples=80)
@@ -91,7 +91,7 @@ def test_what_vanishes_or_becomes_a_link_is_passed_over(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     fs = FileSystem(1, os.fsencode(tmp_path), "xfs", "u", 4096, os.stat(tmp_path).st_dev, 1, 0, b"/")
-    runs = walk(ScopeTree([Scope(str(tmp_path))]), Places.live([fs]))
+    runs = walk(ScopeTree([Scope(str(tmp_path))]), FileSystems.live([fs]))
     found = [next(runs), next(runs)]
     (tmp_path / "b").rename(tmp_path / "moved")
     (tmp_path / "b").symlink_to("moved")

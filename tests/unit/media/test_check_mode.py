@@ -111,7 +111,7 @@ def test_check_mode_loads_nothing_and_tells_by_the_catalog(
         "drive_timeout_s": 0,
         "state_dir": str(labelled.state_dir),
     }
-    options = DriveOptions.of(params, only_look=True)
+    options = DriveOptions.of(params, dry_run=True)
     with pytest.raises(VolumeNotAtHand), contextlib.ExitStack() as stack:
         stack.enter_context(use_drive(options, "V1", who="me"))
     plan = prepare(str(labelled.state_dir), "s1", drives=options, volume="V1")

@@ -46,7 +46,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify im
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import APPEND, OVERWRITE
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
     STATUS_FILE,
-    plan_session,
+    dry_run,
     write_session,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
@@ -784,8 +784,8 @@ def test_an_option_that_cannot_work_is_refused_before_the_volume_is_touched(
     (option,) = wrong
 
     with labelled.drive() as drive:
-        refused(lambda: plan_session(job, drive), option)
-        refused(lambda: plan_session(dataclasses.replace(job, map_path="/nowhere"), drive), option)
+        refused(lambda: dry_run(job, drive), option)
+        refused(lambda: dry_run(dataclasses.replace(job, map_path="/nowhere"), drive), option)
         refused(lambda: write_session(job, drive), option)
 
     assert labelled.content() == before
@@ -794,11 +794,11 @@ def test_an_option_that_cannot_work_is_refused_before_the_volume_is_touched(
 
 def test_progress_and_the_plan_are_told(labelled: Library) -> None:
     with labelled.drive(writable=False) as drive:
-        plan = plan_session(labelled.job("s1", TREE), drive)
+        plan = dry_run(labelled.job("s1", TREE), drive)
         assert (plan["file_number"], plan["files"], plan["host"]) == (1, 4, "db1")
         assert plan["bytes_archive"] > plan["bytes"]
         job = dataclasses.replace(labelled.job("s1", TREE), map_path="/nowhere")
-        assert plan_session(job, drive)["volume"] == "V1"
+        assert dry_run(job, drive)["volume"] == "V1"
     assert labelled.catalog.sessions() == []
     labelled.back_up("s1", TREE)
     status = json.loads((labelled.state_dir / "sessions" / "s1" / STATUS_FILE).read_text())
@@ -810,7 +810,7 @@ def test_the_estimate_is_never_too_small(labelled: Library) -> None:
     trees = [TREE, [], [inline("/" + "n" * 200 + str(number), b"x" * number) for number in range(200)]]
     for number, entries in enumerate(trees):
         with labelled.drive(writable=False) as drive:
-            plan = plan_session(labelled.job(f"s{number}", entries), drive)
+            plan = dry_run(labelled.job(f"s{number}", entries), drive)
         assert labelled.back_up(f"s{number}", entries)["bytes_archive"] <= plan["bytes_archive"]
 
 
@@ -888,7 +888,7 @@ def test_a_lost_catalog_is_rebuilt_from_the_volume(labelled: Library, tmp_path: 
     before = all_of(labelled.catalog)
     lose_catalog(labelled)
     with labelled.drive(writable=False, tells=tells) as drive:
-        look = rebuild("V1", labelled.catalog, drive, only_look=True)
+        look = rebuild("V1", labelled.catalog, drive, dry_run=True)
         assert labelled.catalog.volumes() == []
         found = rebuild("V1", labelled.catalog, drive)
         assert look == found
@@ -996,7 +996,7 @@ def test_a_damaged_session_is_kept_until_it_is_let_go(labelled: Library, how: st
     before = labelled.content()
     lose_catalog(labelled)
     with labelled.drive(writable=False) as drive:
-        look = rebuild("V1", labelled.catalog, drive, only_look=True)
+        look = rebuild("V1", labelled.catalog, drive, dry_run=True)
         first = rebuild("V1", labelled.catalog, drive)
         again = rebuild("V1", labelled.catalog, drive)
     (damage,) = first["damaged"]

@@ -21,7 +21,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import (
     APPEND,
     OVERWRITE,
-    Place,
+    WritePosition,
     begin_anew,
     check_room,
     cut_back,
@@ -58,7 +58,7 @@ def test_looking_writes_nothing(library: Library) -> None:
     library.make()
     with library.drive(writable=False) as drive:
         drive.load("V1")
-        assert label_volume(drive, library.catalog, "V1", "p", RECORD, only_look=True).changed
+        assert label_volume(drive, library.catalog, "V1", "p", RECORD, dry_run=True).changed
         assert read_label(drive).blank
     assert library.catalog.volume("V1") is None
 
@@ -431,7 +431,7 @@ def test_a_drive_at_the_wrong_place_cuts_nothing(library: Library) -> None:
     with library.drive() as drive:
         place = place_for(drive, library.catalog, "V1", APPEND)
         drive.rewind()
-        wrong = Place(place.label, 5, 99, None)
+        wrong = WritePosition(place.label, 5, 99, None)
         with pytest.raises(TapeError):
             cut_back(drive, wrong)
     assert library.content() == before

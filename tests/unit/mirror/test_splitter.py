@@ -23,7 +23,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon imp
     terminate,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import NotRunning, Refused, call
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as arm
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.turn import Turn
@@ -38,11 +38,11 @@ def array(tmp_path: Path) -> Iterator[Array]:
     folder.mkdir()
     array = Array(folder, tmp_path / "state", allow_copy=True)
     yield array
-    arm.disarm(array.provider.state_dir, SESSION)
+    splitter.disarm(array.provider.state_dir, SESSION)
 
 
 def wait_for_end(array: Array, session: str = SESSION) -> None:
-    record = read_record(array.provider.state_dir.session_dir(session), arm.NAME)
+    record = read_record(array.provider.state_dir.session_dir(session), splitter.NAME)
     assert record is not None
     try:
         pidfd = os.pidfd_open(record.pid)
@@ -54,35 +54,35 @@ def wait_for_end(array: Array, session: str = SESSION) -> None:
 
 
 def test_armed_splitter_splits_at_one_word_and_puts_it_on_record(array: Array) -> None:
-    ready = arm.arm(array.provider, SESSION, 60)
+    ready = splitter.arm(array.provider, SESSION, 60)
     assert ready.method == "copy"
     assert 0 < ready.deadline_s <= 60
-    assert arm.armed(array.provider.state_dir, SESSION) is not None
-    path = arm.socket_path(array.provider.state_dir, SESSION)
+    assert splitter.armed(array.provider.state_dir, SESSION) is not None
+    path = splitter.socket_path(array.provider.state_dir, SESSION)
     assert call(path, "ping", 10)["result"]["state"] == "armed"
     assert not any(os.path.exists(pair.mirror) for pair in array.pairs)
-    result = arm.split(array.provider.state_dir, SESSION)
+    result = splitter.split(array.provider.state_dir, SESSION)
     assert set(result.as_dict()["devices"]) == {"data", "wal"}
     for pair in array.pairs:
         assert Path(pair.mirror).read_bytes() == Path(pair.primary).read_bytes()
     wait_for_end(array)
     assert array.provider.split_result(SESSION) == result
-    assert arm.armed(array.provider.state_dir, SESSION) is None
+    assert splitter.armed(array.provider.state_dir, SESSION) is None
     with pytest.raises(NotRunning):
-        arm.split(array.provider.state_dir, SESSION)
+        splitter.split(array.provider.state_dir, SESSION)
 
 
 def test_arming_twice_is_refused_and_the_first_stays_ready(array: Array) -> None:
-    arm.arm(array.provider, SESSION, 60)
+    splitter.arm(array.provider, SESSION, 60)
     for session in (SESSION, OTHER):
         with pytest.raises(MirrorError, match=f"session {SESSION} stands ready"):
-            arm.arm(array.provider, session, 60)
-    assert arm.armed(array.provider.state_dir, SESSION) is not None
+            splitter.arm(array.provider, session, 60)
+    assert splitter.armed(array.provider.state_dir, SESSION) is not None
 
 
 def test_splitter_whose_time_is_over_leaves_no_trace(array: Array) -> None:
     with pytest.raises(MirrorError, match="ended at once"):
-        arm.arm(array.provider, SESSION, 0)
+        splitter.arm(array.provider, SESSION, 0)
     wait_for_end(array)
     assert array.files() == {"data.img", "wal.img"}
     assert array.records() == []
@@ -90,70 +90,70 @@ def test_splitter_whose_time_is_over_leaves_no_trace(array: Array) -> None:
 
 @pytest.mark.parametrize("how", ["stop", "disarm"])
 def test_stopped_splitter_leaves_no_trace(array: Array, how: str) -> None:
-    arm.arm(array.provider, SESSION, 60)
+    splitter.arm(array.provider, SESSION, 60)
     if how == "stop":
-        call(arm.socket_path(array.provider.state_dir, SESSION), "stop", 10)
+        call(splitter.socket_path(array.provider.state_dir, SESSION), "stop", 10)
     else:
-        assert arm.disarm(array.provider.state_dir, SESSION)
+        assert splitter.disarm(array.provider.state_dir, SESSION)
     wait_for_end(array)
     assert array.files() == {"data.img", "wal.img"}
     assert array.records() == []
-    assert not arm.disarm(array.provider.state_dir, SESSION)
+    assert not splitter.disarm(array.provider.state_dir, SESSION)
     assert array.provider.state()[0].problem is None
 
 
 def test_a_splitter_whose_folder_is_gone_is_ended_all_the_same(array: Array) -> None:
-    ready = arm.arm(array.provider, SESSION, 60)
-    splitter = DaemonRecord.of(ready.pid)
-    assert splitter is not None
+    ready = splitter.arm(array.provider, SESSION, 60)
+    process = DaemonRecord.of(ready.pid)
+    assert process is not None
     try:
         shutil.rmtree(array.provider.state_dir.session_dir(SESSION))
-        assert arm.disarm(array.provider.state_dir, SESSION)
-        assert not is_alive(splitter)
+        assert splitter.disarm(array.provider.state_dir, SESSION)
+        assert not is_alive(process)
         assert array.records() == []
     finally:
-        terminate(splitter)
+        terminate(process)
 
 
 def test_killed_splitter_is_found_and_cleaned_up(array: Array) -> None:
-    ready = arm.arm(array.provider, SESSION, 60)
+    ready = splitter.arm(array.provider, SESSION, 60)
     kill(ready.pid)
     assert {state.phase for state in array.provider.state()} == {"broken"}
     with pytest.raises(MirrorError, match="died while it split"):
-        arm.arm(array.provider, OTHER, 60)
+        splitter.arm(array.provider, OTHER, 60)
     assert [(done.session, done.phase) for done in array.provider.recover()] == [(SESSION, "broken")]
     assert array.files() == {"data.img", "wal.img"}
     # The dead one's socket is still there; a new splitter of the same session takes its place.
-    arm.arm(array.provider, SESSION, 60)
+    splitter.arm(array.provider, SESSION, 60)
 
 
 def test_failed_split_ends_the_splitter_without_a_trace(array: Array) -> None:
-    arm.arm(array.provider, SESSION, 60)
+    splitter.arm(array.provider, SESSION, 60)
     Path(array.pairs[0].mirror).write_text("precious")
     with pytest.raises(Refused, match="pair data: the clone"):
-        arm.split(array.provider.state_dir, SESSION)
+        splitter.split(array.provider.state_dir, SESSION)
     wait_for_end(array)
     assert array.files() == {"data.img", "wal.img", "data.mirror"}
     assert array.records() == []
 
 
 def test_unknown_word_is_refused_and_it_stays_ready(array: Array) -> None:
-    arm.arm(array.provider, SESSION, 60)
+    splitter.arm(array.provider, SESSION, 60)
     with pytest.raises(Refused, match="knows no 'freeze'"):
-        call(arm.socket_path(array.provider.state_dir, SESSION), "freeze", 10)
-    assert arm.armed(array.provider.state_dir, SESSION) is not None
+        call(splitter.socket_path(array.provider.state_dir, SESSION), "freeze", 10)
+    assert splitter.armed(array.provider.state_dir, SESSION) is not None
 
 
 def test_refusal_while_preparing_is_told_in_its_own_words(array: Array) -> None:
     strict = ImageProvider(array.pairs, StateDir(str(array.state)))
     with pytest.raises(DaemonError, match=r"^pair data: .* cannot share blocks"):
-        arm.arm(strict, SESSION, 60)
+        splitter.arm(strict, SESSION, 60)
     assert array.files() == {"data.img", "wal.img"}
     assert array.records() == []
 
 
 def turn_of(array: Array, session: str, hold_s: float) -> bool:
-    granted: bool = call(arm.socket_path(array.provider.state_dir, session), "turn", 10, hold_s=hold_s)["result"][
+    granted: bool = call(splitter.socket_path(array.provider.state_dir, session), "turn", 10, hold_s=hold_s)["result"][
         "granted"
     ]
     return granted
@@ -168,10 +168,10 @@ def two_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
     for name, session in (("a", SESSION), ("b", OTHER)):
         (tmp_path / name).mkdir()
         arrays.append(Array(tmp_path / name, tmp_path / "state", allow_copy=True))
-        arm.arm(arrays[-1].provider, session, 60)
+        splitter.arm(arrays[-1].provider, session, 60)
     yield arrays[0], arrays[1]
     for array, session in zip(arrays, (SESSION, OTHER)):
-        arm.disarm(array.provider.state_dir, session)
+        splitter.disarm(array.provider.state_dir, session)
 
 
 def test_one_has_the_turn_until_it_has_split(two_hosts: tuple[Array, Array]) -> None:
@@ -179,7 +179,7 @@ def test_one_has_the_turn_until_it_has_split(two_hosts: tuple[Array, Array]) -> 
     assert turn_of(first, SESSION, 60)
     assert turn_of(first, SESSION, 60)
     assert not turn_of(second, OTHER, 60)
-    arm.split(first.provider.state_dir, SESSION)
+    splitter.split(first.provider.state_dir, SESSION)
     assert turn_of(second, OTHER, 60)
 
 
@@ -193,14 +193,14 @@ def test_a_turn_that_nobody_uses_ends(two_hosts: tuple[Array, Array]) -> None:
 def test_the_turn_of_a_dead_splitter_is_free(two_hosts: tuple[Array, Array]) -> None:
     first, second = two_hosts
     assert turn_of(first, SESSION, 60)
-    ready = arm.armed(first.provider.state_dir, SESSION)
+    ready = splitter.armed(first.provider.state_dir, SESSION)
     assert ready is not None
     kill(ready.pid)
     assert turn_of(second, OTHER, 60)
 
 
 def test_where_sets_are_split_side_by_side_everyone_has_the_turn(array: Array) -> None:
-    arm.arm(array.provider, SESSION, 60)
+    splitter.arm(array.provider, SESSION, 60)
     with Turn(array.provider.state_dir).waited_for(1):
         assert turn_of(array, SESSION, 60)
 

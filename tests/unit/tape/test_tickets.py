@@ -23,7 +23,12 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.errors import S
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.progress import Waiting
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.tickets import DriveTimeout, Place, Ticket, assign
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.tickets import (
+    DriveTimeout,
+    QueueTicket,
+    Ticket,
+    assign,
+)
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, run_module_apart
 
 DRIVES = ("A", "B", "C")
@@ -119,14 +124,14 @@ def forever(say: Callable[[str], None], word: str) -> None:
 
 def take(folder: Path, volume: str = "V1", devices: tuple[str, ...] = ("A",), timeout_s: float = 0) -> str:
     """Draw a ticket, wait, take a drive and give it back."""
-    with Place(str(folder), "test", volume, devices) as place:
+    with QueueTicket(str(folder), "test", volume, devices) as place:
         place.wait(timeout_s, time.monotonic() + timeout_s, void)
         return place.device
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     def hold(say: Callable[[str], None]) -> None:
-        with Place(str(tmp_path), "holder", "V1", ("A",)) as place:
+        with QueueTicket(str(tmp_path), "holder", "V1", ("A",)) as place:
             place.wait(0, 0, void)
             forever(say, place.device)
 
@@ -144,10 +149,10 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
 
 def test_a_killed_waiter_keeps_nobody_waiting(tmp_path: Path) -> None:
     def wait(say: Callable[[str], None]) -> None:
-        with Place(str(tmp_path), "waiter", "V2", ("A",)) as place:
+        with QueueTicket(str(tmp_path), "waiter", "V2", ("A",)) as place:
             place.wait(60, 1e12, lambda reason: say(reason or "taken"))
 
-    with Place(str(tmp_path), "holder", "V1", ("A",)) as place:
+    with QueueTicket(str(tmp_path), "holder", "V1", ("A",)) as place:
         place.wait(0, 0, void)
         with process(wait) as (_pid, line):
             assert "used by holder" in line()
@@ -158,14 +163,14 @@ def test_a_killed_waiter_keeps_nobody_waiting(tmp_path: Path) -> None:
 
 def test_waiters_come_in_the_order_of_their_tickets(tmp_path: Path) -> None:
     def wait(say: Callable[[str], None]) -> None:
-        with Place(str(tmp_path), "waiter", "V1", ("A",)) as place:
+        with QueueTicket(str(tmp_path), "waiter", "V1", ("A",)) as place:
             place.wait(60, 1e12, lambda reason: say(reason or "taken"))
             os.write(order, str(os.getpid()).encode() + b"\n")
 
     order_read, order = os.pipe()
     pids = []
     children = ExitStack()
-    with Place(str(tmp_path), "holder", "V1", ("A",)) as place:
+    with QueueTicket(str(tmp_path), "holder", "V1", ("A",)) as place:
         place.wait(0, 0, void)
         for _dummy in range(3):
             pid, line = children.enter_context(process(wait))
@@ -245,7 +250,7 @@ def test_modules_wait_and_give_up_in_one_sentence(labelled: Library) -> None:
 
 
 def test_check_mode_makes_no_folder(labelled: Library) -> None:
-    asked = DriveOptions.of(options(labelled), only_look=True)
+    asked = DriveOptions.of(options(labelled), dry_run=True)
     with use_drive(asked, "V1", who="me") as drive:
         drive.load("V1")
     assert not (labelled.state_dir / "drives").exists()
