@@ -7,10 +7,15 @@
 One state folder a host (default ``/var/lib/splitmirror``), 0700 and owned by root::
 
     sessions/<id>/map.sqlite     extent map (database host makes it, media server gets a copy)
-    sessions/<id>/holder.sock    socket of the holder (database host) or of the armed splitter (array)
+    sessions/<id>/holder.sock    socket of the holder (database host)
+    sessions/<id>/splitter.sock  socket of the armed splitter (array)
     sessions/<id>/extras.tar     label files and logs that belong to the session
     leases/<host>.json           which run is at work for a database host
     mirrors/                     what the array knows of its split mirrors
+    drives/                      who waits for a drive or has one (media server)
+    mounts/                      where the media server mounts a mirror
+    reports/                     what a restore or a verification missed (media server)
+    library/                     the virtual tape, unless it is told to be elsewhere
     catalog.sqlite               media server
 """
 
@@ -28,7 +33,7 @@ from .errors import SplitMirrorError
 
 DEFAULT_STATE_DIR = "/var/lib/splitmirror"
 #: What stands in a state folder.
-_OURS = frozenset(("sessions", "leases", "mirrors", "drives", "mounts", "library", "lost+found"))
+_OURS = frozenset(("sessions", "leases", "mirrors", "drives", "mounts", "library", "reports", "lost+found"))
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 

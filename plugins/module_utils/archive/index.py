@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
 from typing import Any, Optional
 
+from ..host.strict_json import parse_json
 from .model import ArchiveError, MemberRecord
 
 FORMAT_VERSION = 2
@@ -57,7 +58,8 @@ def member_line(member: MemberRecord) -> bytes:
 def read_head(line: bytes) -> dict[str, Any]:
     """The inverse of head_line. :raises ArchiveError: it is none, or of another format."""
     head = _parse(line)
-    if head.get("format_version") not in (FORMAT_VERSION, FORMAT_WITHOUT_HEADERS):
+    version = head.get("format_version")
+    if isinstance(version, bool) or version not in (FORMAT_VERSION, FORMAT_WITHOUT_HEADERS):
         raise ArchiveError(
             f"the index has format {head.get('format_version')}, this version reads {FORMAT_VERSION} and older; "
             "use the version of the collection that wrote it."
@@ -92,7 +94,7 @@ def read_member(line: bytes) -> MemberRecord:
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(line)
+        data = parse_json(line)
     except ValueError as exc:
         raise ArchiveError("a line of the index is damaged; the archive itself may still be read with tar.") from exc
     if not isinstance(data, dict):

@@ -17,7 +17,7 @@ from ..extents.maprows import FileEntry
 #: A tar archive is a row of blocks of this size.
 BLOCK_BYTES = 512
 #: Enough of a sha256 to tell headers apart, also those that somebody made up; there is one for each member.
-_HEADER_DIGEST_BYTES = 16
+HEADER_DIGEST_BYTES = 16
 
 
 class ArchiveError(SplitMirrorError):
@@ -55,7 +55,7 @@ class MemberRecord(NamedTuple):
 
 def header_digest(header: bytes) -> bytes:
     """The first 16 bytes of the sha256 of all header blocks of a member."""
-    return hashlib.sha256(header).digest()[:_HEADER_DIGEST_BYTES]
+    return hashlib.sha256(header).digest()[:HEADER_DIGEST_BYTES]
 
 
 class RecordSink(Protocol):

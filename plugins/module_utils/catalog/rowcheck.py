@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from ..archive.model import MemberRecord
+from ..archive.model import HEADER_DIGEST_BYTES, MemberRecord
 from ..extents.maprows import time_of
 from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume
 
@@ -67,6 +67,8 @@ def member_of(row: Sequence[Any]) -> tuple[int, MemberRecord]:
         raise damaged("members")
     part, path, kind, size, offset, header, sha256, mtime, mode, uid, gid, linkname, header_digest = row
     if part | size | offset | header | mode | uid | gid < 0 or (sha256 and len(sha256) != _SHA256_BYTES):
+        raise damaged("members")
+    if header_digest is not None and len(header_digest) != HEADER_DIGEST_BYTES:
         raise damaged("members")
     digest = sha256.hex() if sha256 else None
     return part, MemberRecord(

@@ -130,6 +130,8 @@ class CatalogDatabase:
 
     def _make(self) -> None:
         with self._in_words():
+            if not self._has_meta() and self._one("SELECT 1 FROM sqlite_master") is not None:
+                raise sqlite3.DatabaseError("it is a database of something else")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             # a checkpoint syncs twice; a session's members are entered without waiting for many of them

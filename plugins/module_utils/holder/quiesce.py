@@ -14,6 +14,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 from ..database.registry import make_drivers
 from ..errors import SplitMirrorError
+from ..host.files import replace_file
 from ..session import StateDir
 from .checking import check_covered
 from .freeze import Needed, check_mounts
@@ -130,9 +131,7 @@ def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
     result["evidence"] = _lost(session, lost) or result["evidence"]
     recover(state, session)
     ended = Ended(True, before=dict(status["databases"]), **result)
-    with open(result_path, "w", encoding="utf-8") as stream:
-        os.chmod(result_path, 0o600)
-        json.dump(asdict(ended), stream)
+    replace_file(result_path, json.dumps(asdict(ended)))
     return ended
 
 

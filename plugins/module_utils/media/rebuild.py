@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from ..catalog.records import DAMAGED, FAILED, GOOD, Part, Session, Volume
 from ..catalog.store import Catalog
 from ..catalog.verdict import judge
 from ..errors import SplitMirrorError
+from ..session import check_session_id
 from ..tape.base import (
     EndOfData,
     Position,
@@ -97,6 +99,7 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
     compare_index(read, session, found)
     if found.count or read.head is None or read.end is None:
         raise VerifyError(f"it is no whole session ({'; '.join(found.shown)}).")
+    check_session_id(session)
     known = catalog.session(session)
     if known is not None and any(_same_place(part, other) for other in catalog.parts(known.number)):
         result["known"].append({"session": session, "state": known.state, "file_number": part.file_number})
@@ -160,9 +163,12 @@ def _time(head: Mapping[str, Any], key: str) -> Optional[float]:
     """A time in an index. :raises VerifyError: it is none."""
     value = head.get(key)
     try:
-        return None if value is None else float(value)
+        seconds = None if value is None else float(value)
     except (OverflowError, TypeError, ValueError) as exc:
-        raise VerifyError(f"its index has {value!r} as {key}, which is no time.") from exc
+        raise VerifyError(f"its index has {value!r} as {key}, which is not a time.") from exc
+    if seconds is not None and not math.isfinite(seconds):  # as a text
+        raise VerifyError(f"its index has {value!r} as {key}, which is not a time.")
+    return seconds
 
 
 def _same_place(part: Part, other: Part) -> bool:

@@ -98,7 +98,7 @@ class Journal:
             )
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise MirrorError(f"{path}: it is no record of a split mirror ({exc}); look at it and remove it.") from exc
 
     def remove(self, session: str) -> None:

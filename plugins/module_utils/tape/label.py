@@ -18,6 +18,7 @@ import uuid
 from dataclasses import asdict, dataclass, fields
 from typing import Optional
 
+from ..host.strict_json import parse_json
 from .base import EndOfData, TapeDrive, TapeError
 
 MEMBER = "splitmirror-volume.json"
@@ -116,9 +117,9 @@ def unpack_label(record: bytes) -> LabelReading:
     if not content:
         return LabelReading(foreign="a tar archive that is not ours")
     try:
-        data = json.loads(content)
+        data = parse_json(content)
         version = data["splitmirror_volume"]
-        if version == FORMAT_VERSION:
+        if version == FORMAT_VERSION and not isinstance(version, bool):
             label = Label(**{item.name: data[item.name] for item in fields(Label)})
             if all(isinstance(value, str) for value in (label.volume, label.pool, label.uuid, label.created)) and (
                 isinstance(label.record_bytes, int) and label.record_bytes >= 512 and label.record_bytes % 512 == 0

@@ -200,7 +200,14 @@ class QueueTicket:
                 if try_lock(handle):
                     os.unlink(path)
                 else:
-                    found.append((path, Ticket(**json.load(stream))))
+                    try:
+                        found.append((path, Ticket(**json.load(stream))))
+                    except (ValueError, TypeError, RecursionError) as exc:
+                        raise TapeError(
+                            f"drive: the ticket {path} of a task that waits or works now cannot be read; wait until "
+                            "that task has ended.",
+                            option="drive",
+                        ) from exc
         return found
 
     def _names(self) -> list[str]:

@@ -398,3 +398,14 @@ def test_what_is_no_catalog_is_refused(tmp_path: Path) -> None:
         other.execute("CREATE TABLE songs(title)")
     with pytest.raises(CatalogError, match="no catalog"):
         Catalog.open(str(tmp_path / "other"))
+
+
+def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE t (n)")
+    before = path.read_bytes()
+    for writable in (True, False):
+        with pytest.raises(CatalogError, match="it is a database of something else"):
+            Catalog.open(str(path), writable=writable)
+    assert path.read_bytes() == before

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive import writer
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.index import head_line
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import MemberRecord
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import (
     EXTENDED,
@@ -1186,3 +1188,20 @@ def test_a_volume_of_the_same_name_with_unexpired_data_is_not_replaced(labelled:
         assert "last good" in refused(lambda: rebuild("V1", labelled.catalog, drive), "allow_last")
         assert rebuild("V1", labelled.catalog, drive, allow_last=True)["changed"]
     assert labelled.catalog.session("s1") is None
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "x", [], {"a": 1}])
+@pytest.mark.parametrize("key", ["created_s", "expires_s"])
+def test_a_time_in_an_index_that_is_none_costs_its_session_only(
+    labelled: Library, monkeypatch: pytest.MonkeyPatch, key: str, value: object
+) -> None:
+    labelled.back_up("s1", TREE)
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "head_line", lambda meta: head_line({**meta, key: value}))
+        labelled.back_up("s2", TREE)
+    lose_catalog(labelled)
+    with labelled.drive(writable=False) as drive:
+        found = rebuild("V1", labelled.catalog, drive)
+    assert [one["session"] for one in found["entered"]] == ["s1"]
+    assert [key in one["reason"] for one in found["damaged"]] == [True]
+    assert [session.id for session in labelled.catalog.sessions()] == ["s1", "damaged-V1-2"]
