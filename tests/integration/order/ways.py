@@ -79,8 +79,5 @@ def _watched(host: SshHost, program: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def ways_to_root(bench: Demo) -> Iterator[Ways]:
     """Serve ssh on this machine, where it has the tools for that."""
-    if not all(map(shutil.which, TOOLS)):
-        yield Ways(bench, None)
-        return
-    with ssh_host(ASKS) as host:
-        yield Ways(bench, host)
+    with contextlib.ExitStack() as stack:
+        yield Ways(bench, stack.enter_context(ssh_host(ASKS)) if all(map(shutil.which, TOOLS)) else None)
