@@ -182,7 +182,7 @@ def changed_files() -> list[str]:
 def unit_tests_of(changed: list[str]) -> list[str]:
     """Return the unit tests of these files: those of their package, and always those of the whole house."""
     units = Path("tests/unit")
-    found = {units / "test_imports.py", units / "test_claims.py"}
+    found = {units / name for name in ("test_imports.py", "test_architecture.py", "test_claims.py")}
     for name in changed:
         parts = Path(name).parts
         if parts[:2] == ("tests", "unit"):

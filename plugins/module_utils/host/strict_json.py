@@ -20,7 +20,7 @@ def parse_json(data: bytes) -> Any:
     """
     try:
         value = _DECODER.decode(data.decode())
-        if b"\\u" in data:
+        if b"\\ud" in data or b"\\uD" in data:  # all surrogates begin so; most names have none
             json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
     except RecursionError as exc:
         raise ValueError("nested too deep") from exc

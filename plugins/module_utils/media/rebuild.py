@@ -164,10 +164,10 @@ def _time(head: Mapping[str, Any], key: str) -> Optional[float]:
     value = head.get(key)
     try:
         seconds = None if value is None else float(value)
+        if seconds is not None and not math.isfinite(seconds):  # a text may say so
+            raise ValueError
     except (OverflowError, TypeError, ValueError) as exc:
         raise VerifyError(f"its index has {value!r} as {key}, which is not a time.") from exc
-    if seconds is not None and not math.isfinite(seconds):  # as a text
-        raise VerifyError(f"its index has {value!r} as {key}, which is not a time.")
     return seconds
 
 
