@@ -18,7 +18,7 @@ from typing import Any, Optional
 
 from ansible.errors import AnsibleError
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import CLIENT_GREETING, CLIENT_SOURCE
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import CLIENT_GREETING, CLIENT_SOURCE
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 from .channel import Channel

@@ -38,7 +38,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder import (
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol import ask
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive, read_record
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import LineError
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import LineError
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 HOLDER, GUARD, BACKSTOP = SIDES = ("holder", "guard", "backstop")

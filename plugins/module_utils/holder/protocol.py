@@ -11,12 +11,7 @@ from typing import Any, Optional
 
 from ..errors import SplitMirrorError
 from ..host.daemon import is_alive, read_record
-from ..host.lineserver import (
-    LineError,
-    NotRunning,
-    Refused,
-    call,
-)
+from ..host.lineclient import LineError, NotRunning, Refused, call
 from ..session import StateDir
 
 NAME = "holder"

@@ -19,7 +19,7 @@ from ..host.daemon import (
     terminate,
     wait_gone,
 )
-from ..host.lineserver import LineError
+from ..host.lineclient import LineError
 from ..session import StateDir, is_of_host
 from . import freeze
 from .protocol import BACKSTOP, FROZEN, GUARD, NAME, SOCKET, ask, question

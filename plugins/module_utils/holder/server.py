@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from ..host.daemon import write_record
-from ..host.lineserver import Json, LineServer, Service
+from ..host.lineclient import Json
+from ..host.lineserver import LineServer, Service
 from ..host.process import harden
 from .checking import MapChecker
 from .databases import Databases

@@ -25,12 +25,8 @@ from ..host.daemon import (
     read_record,
     terminate,
 )
-from ..host.lineserver import (
-    LineError,
-    LineServer,
-    Service,
-    call,
-)
+from ..host.lineclient import LineError, call
+from ..host.lineserver import LineServer, Service
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, PreparedSplit, SplitResult
 from .journal import Journal

@@ -23,7 +23,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder.rescue i
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.standby import Station
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import DaemonRecord, is_alive
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import Refused
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import Refused
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.support.freezing import (
     HolderUnderTest,

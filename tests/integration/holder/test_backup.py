@@ -22,7 +22,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder import q
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import leftovers, recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import NotRunning, Refused
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import NotRunning, Refused
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 from ansible_collections.splitmirror.backup.tests.support.freezing import (

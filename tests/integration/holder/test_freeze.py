@@ -14,7 +14,7 @@ import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder import freeze
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.freeze import FreezeError, Needed, check_mounts
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import Refused
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import Refused
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 from ansible_collections.splitmirror.backup.tests.support.freezing import (
     HolderUnderTest,

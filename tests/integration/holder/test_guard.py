@@ -26,7 +26,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder import p
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ensure_holder
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import DaemonRecord, is_alive
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import (
     CLIENT_SOURCE,
     LineError,
     Refused,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import Refused
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import Refused
 from ansible_collections.splitmirror.backup.tests.support.freezing import Writer, file_system, holder
 
 pytestmark = pytest.mark.root

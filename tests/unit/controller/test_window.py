@@ -19,7 +19,8 @@ from ansible.errors import AnsibleError
 from ansible.playbook.play_context import PlayContext
 from ansible.plugins.loader import connection_loader, init_plugin_loader
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import LineError, LineServer, Service
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import LineError
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import LineServer, Service
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.line import StandingLine

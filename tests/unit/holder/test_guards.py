@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.base import ThawCommand
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.rescue import Armed, rescue
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import DaemonRecord, is_alive
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import Refused
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import Refused
 from ansible_collections.splitmirror.backup.tests.support.freezing import HolderUnderTest, holder, wait_for
 
 pytestmark = pytest.mark.root

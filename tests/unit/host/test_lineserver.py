@@ -24,15 +24,17 @@ from typing import Any, Optional
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import (
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import (
     CLIENT_SOURCE,
-    MAX_REQUEST_BYTES,
     LineError,
-    LineServer,
     NotRunning,
     Refused,
-    Service,
     call,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import (
+    MAX_REQUEST_BYTES,
+    LineServer,
+    Service,
 )
 
 

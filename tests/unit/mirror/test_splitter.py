@@ -22,7 +22,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon imp
     read_record,
     terminate,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import NotRunning, Refused, call
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import NotRunning, Refused, call
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
