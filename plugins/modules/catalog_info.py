@@ -29,7 +29,7 @@ options:
       - Only sessions in this state.
       - An V(open) session is at work, was interrupted, or has not been judged yet.
       - Only a V(good) one is a backup.
-      - A V(damaged) one is a tape file that M(splitmirror.backup.tape_verify) could not read as a whole session.
+      - A V(damaged) one is a tape file that M(splitmirror.backup.catalog_rebuild) could not read as a whole session.
     type: str
     choices: [open, good, failed, damaged]
   at:

@@ -83,7 +83,7 @@ attributes:
   diff_mode:
     support: full
 seealso:
-  - module: splitmirror.backup.backup_plan
+  - module: splitmirror.backup.backup_discovery
   - module: splitmirror.backup.backup_window
   - module: splitmirror.backup.hot_backup
 """

@@ -123,8 +123,8 @@ made:
 in_catalog:
   description:
     - Whether the catalog knows the volume.
-    - It does not when there is data behind a label that the catalog has never seen. M(splitmirror.backup.tape_verify)
-      enters such a volume.
+    - It does not when there is data behind a label that the catalog has never seen.
+      M(splitmirror.backup.catalog_rebuild) enters such a volume.
   returned: success
   type: bool
 """

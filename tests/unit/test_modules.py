@@ -41,8 +41,10 @@ def minimal(module: str, root: Path) -> dict[str, Any]:
     array = {**pairs, "provider": "image", "state_dir": str(root / "state")}
     drive = {"drive_type": "virtual", "drive": str(root / "state/library")}
     options: dict[str, dict[str, Any]] = {
-        "backup_plan": {**session, **drive, "phase": "prepare", "volume": "V1"},
+        "backup_discovery": {**session, **pairs, "paths": ["/srv"]},
+        "backup_prepare": {**session, **drive, "volume": "V1"},
         "catalog_info": {"state_dir": str(root / "state")},
+        "catalog_rebuild": {"volume": "V1", "state_dir": str(root / "state"), **drive},
         "catalog_session": {**session, "state": "begun", "host": "db1"},
         "extent_map": {**session, **pairs, "state": "mapped", "paths": ["/srv"]},
         "hot_backup": {**session, "state": "begun", "databases": []},

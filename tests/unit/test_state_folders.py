@@ -27,8 +27,10 @@ SESSION = "20260131T020000Z-db1-9f3c"
 MODULES = "ansible_collections.splitmirror.backup.plugins.modules"
 #: How each module that has a state folder comes as far as making it, without root.
 WAYS: dict[str, dict[str, Any]] = {
-    "backup_plan": {"phase": "prepare"},
+    "backup_discovery": {},
+    "backup_prepare": {},
     "catalog_info": {},
+    "catalog_rebuild": {},
     "catalog_session": {"state": "failed", "reason": "r", "host": "db1"},
     "extent_map": {},
     "hot_backup": {"state": "recovered"},
@@ -40,7 +42,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "session_lease": {"state": "held", "host": "db1"},
     "tape_label": {"pool": "p", "capacity": "8M"},
     "tape_read": {},
-    "tape_verify": {"rebuild": True},
+    "tape_verify": {},
     "tape_write": {"devices": {}},
     "write_freeze": {"state": "frozen"},
 }

@@ -42,7 +42,7 @@ def find_good_session(catalog: Catalog, session: str, host: Optional[str]) -> Se
     if found is None:
         raise CatalogError(
             f"session: {session} is not in the catalog; name one that catalog_info lists, or enter its volume with "
-            "tape_verify and rebuild.",
+            "catalog_rebuild.",
             option="session",
         )
     if host and found.host != host:

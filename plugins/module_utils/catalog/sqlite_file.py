@@ -87,7 +87,7 @@ class CatalogDatabase:
                 ) from exc
             raise CatalogError(
                 f"state_dir: there is no catalog that can be opened at {path} ({exc}); rebuild it from the volumes "
-                "with tape_verify, or name the state folder of the media server.",
+                "with catalog_rebuild, or name the state folder of the media server.",
                 option="state_dir",
             ) from exc
         catalog = cls(path, db)
@@ -226,7 +226,7 @@ class CatalogDatabase:
             # Python fails on SQLite's own message when that quotes damaged bytes.
             damaged = isinstance(exc, UnicodeDecodeError) or "decode to UTF-8" in str(exc)
             if damaged or (isinstance(exc, sqlite3.DatabaseError) and not isinstance(exc, _OTHER_ERRORS)):
-                said = f"{self.path} is no catalog ({exc}); move it away and rebuild it with tape_verify."
+                said = f"{self.path} is no catalog ({exc}); move it away and rebuild it with catalog_rebuild."
             else:
                 said = (
                     f"the catalog at {self.path} cannot be used now ({exc}); make room on its disk, or wait until "

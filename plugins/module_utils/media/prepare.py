@@ -45,7 +45,7 @@ def prepare(
     """
     check_session_id(session)
     catalog_path = os.path.join(StateDir(state_dir).root, FILE_NAME)
-    who = f"backup_plan of session {session}"
+    who = f"backup_prepare of session {session}"
 
     def find() -> tuple[Optional[str], WritePosition]:
         with Catalog.open(catalog_path, no_trace=drives.dry_run) as catalog:

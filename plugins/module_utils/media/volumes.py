@@ -124,8 +124,7 @@ def predicted_position(catalog: Catalog, volume: str, mode: str, *, allow_last: 
     known = catalog.volume(volume)
     if known is None:
         raise TapeError(
-            f"volume: {volume} is not in the catalog; label it with tape_label, or enter it with tape_verify and "
-            "rebuild.",
+            f"volume: {volume} is not in the catalog; label it with tape_label, or enter it with catalog_rebuild.",
             option="volume",
         )
     label = Label(known.name, known.pool, known.record_bytes, known.uuid, known.created)
@@ -243,8 +242,8 @@ def _known(catalog: Catalog, label: Label) -> Volume:
 def _unknown(label: Label, known: Optional[Volume]) -> TapeError:
     what = "is not in the catalog" if known is None else "has another label than the one in the catalog"
     return TapeError(
-        f"volume: {label.volume} {what}, so nobody can tell what on it is still needed; enter it with tape_verify and "
-        "rebuild, or name another.",
+        f"volume: {label.volume} {what}, so nobody can tell what on it is still needed; enter it with "
+        "catalog_rebuild, or name another.",
         option="volume",
     )
 
@@ -256,14 +255,14 @@ def _move_to(drive: TapeDrive, place: WritePosition) -> None:
     except EndOfData as exc:
         raise TapeError(
             f"volume: {volume} ends before tape file {place.file_number}, where the catalog has its end; enter it anew "
-            "with tape_verify and rebuild, or name another.",
+            "with catalog_rebuild, or name another.",
             option="volume",
         ) from exc
     block = drive.tell_block()
     if block is not None and block != place.block:
         raise TapeError(
             f"volume: the drive stands at block {block} of {volume} and the catalog expects {place.block}; enter it "
-            "anew with tape_verify and rebuild, or name another.",
+            "anew with catalog_rebuild, or name another.",
             option="volume",
         )
 
@@ -302,7 +301,7 @@ def _prove_end(drive: TapeDrive, place: WritePosition) -> None:
         pass
     raise TapeError(
         f"volume: {volume} does not end behind tape file {place.file_number - 1}, where the catalog has its end; enter "
-        "it anew with tape_verify and rebuild, or name another.",
+        "it anew with catalog_rebuild, or name another.",
         option="volume",
     )
 
@@ -321,7 +320,7 @@ def _prove_last(drive: TapeDrive, place: WritePosition) -> None:
         pass
     raise TapeError(
         f"volume: {place.label.volume} goes on behind tape file {place.file_number}, where the catalog has its end; "
-        "enter it anew with tape_verify and rebuild, or name another.",
+        "enter it anew with catalog_rebuild, or name another.",
         option="volume",
     )
 

@@ -20,7 +20,12 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import recover
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive, read_record
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.modules import backup_plan, extent_map, hot_backup, write_freeze
+from ansible_collections.splitmirror.backup.plugins.modules import (
+    backup_discovery,
+    extent_map,
+    hot_backup,
+    write_freeze,
+)
 from ansible_collections.splitmirror.backup.tests.support import freezing, fsload
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
 from ansible_collections.splitmirror.backup.tests.support.freezing import Writer, wait_for
@@ -66,7 +71,7 @@ class Host:
         common: dict[str, Any] = {"state_dir": self.state.root}
         if options.get("state") != "recovered":
             common["session"] = SESSION
-        if module is extent_map or options.get("phase") == "discovery":
+        if module in (extent_map, backup_discovery):
             common["pairs"] = [{"name": "lun", "device": self.device}]
         if self.apart:
             return run_module_apart(module.__name__.rpartition(".")[2], {**common, **options}, check=check)
@@ -137,7 +142,7 @@ def test_a_session_on_a_live_postgresql(host: Host, folder: Path) -> None:
         server.sql("INSERT INTO t SELECT generate_series(1, 20000)")
         assert host.call(hot_backup, state="begun", databases=databases)["changed"]
         assert not host.call(hot_backup, state="begun", databases=databases)["changed"]
-        discovered = host.call(backup_plan, phase="discovery", databases=databases)
+        discovered = host.call(backup_discovery, databases=databases)
         assert not discovered["changed"]
         assert discovered["bytes"] == mapped["counts"]["bytes"]
         server.sql("INSERT INTO t SELECT generate_series(1, 20000); CREATE TABLE late AS TABLE t")
@@ -238,14 +243,14 @@ def test_discovery_maps_a_tablespace_that_came_since(host: Host) -> None:
         server.sql(f"CREATE TABLESPACE far LOCATION '{space}'")
         server.sql("CREATE TABLE t TABLESPACE far AS SELECT generate_series(1, 1000)")
 
-        dry = host.call(backup_plan, phase="discovery", databases=databases, check=True)
+        dry = host.call(backup_discovery, databases=databases, check=True)
         assert (dry["changed"], dry["added"]) == (True, [str(space)])
         assert os.fsencode(space) not in host.map_entries()
-        result = host.call(backup_plan, phase="discovery", databases=databases)
+        result = host.call(backup_discovery, databases=databases)
 
         assert (result["changed"], result["added"], result["removed"]) == (True, [str(space)], [])
         assert os.fsencode(space) in host.map_entries()
-        assert not host.call(backup_plan, phase="discovery", databases=databases)["changed"]
+        assert not host.call(backup_discovery, databases=databases)["changed"]
         assert host.call(hot_backup, state="ended", databases=databases)["evidence"]["ended_cleanly"]
 
 
@@ -258,20 +263,20 @@ def test_discovery_maps_a_file_system_that_was_mounted_since(files: Host, folder
             "pairs": [{"name": "lun", "device": files.device}, {"name": "more", "device": device}],
         }
         files.call(extent_map, **options)
-        assert not files.call(backup_plan, phase="discovery", **options)["changed"]
+        assert not files.call(backup_discovery, **options)["changed"]
         with mounted(device, data / "inner") as inner:
             (inner / "late").write_bytes(b"late")
 
-            dry = files.call(backup_plan, phase="discovery", check=True, **options)
+            dry = files.call(backup_discovery, check=True, **options)
             assert (dry["changed"], dry["moved"]) == (True, [str(inner)])
             assert os.fsencode(inner / "late") not in files.map_entries()
-            result = files.call(backup_plan, phase="discovery", **options)
+            result = files.call(backup_discovery, **options)
 
             assert (result["added"], result["removed"], result["moved"]) == ([], [], [str(inner)])
             assert result["mounts"] == [str(files.mount), str(inner)]
             assert os.fsencode(inner / "late") in files.map_entries()
-            assert not files.call(backup_plan, phase="discovery", **options)["changed"]
-        assert files.call(backup_plan, phase="discovery", **options)["moved"] == [str(inner)]
+            assert not files.call(backup_discovery, **options)["changed"]
+        assert files.call(backup_discovery, **options)["moved"] == [str(inner)]
         assert os.fsencode(data / "inner" / "late") not in files.map_entries()
 
 
@@ -421,7 +426,7 @@ def test_a_map_of_another_session(files: Host) -> None:
     files.call(extent_map, paths=paths)
     other = files.state.make_session_dir("s2")
     os.rename(files.state.session_file(SESSION, "map.sqlite"), os.path.join(other, "map.sqlite"))
-    assert "another session" in files.refused(backup_plan, phase="discovery", paths=paths, session="s2")
+    assert "another session" in files.refused(backup_discovery, paths=paths, session="s2")
 
 
 def test_a_file_system_of_the_map_that_is_left_out_is_not_called_frozen(files: Host, folder: Path) -> None:

@@ -27,8 +27,9 @@ from ansible_collections.splitmirror.backup.tests.support.tape import Library, i
 
 #: Each module that works on the media server, with what makes it go as far as it goes.
 MODULES: dict[str, dict[str, Any]] = {
-    "backup_plan": {"session": "s2", "phase": "prepare", "volume": "V1"},
+    "backup_prepare": {"session": "s2", "volume": "V1"},
     "catalog_info": {},
+    "catalog_rebuild": {"volume": "V1"},
     "catalog_session": {"session": "s2", "host": "db1", "state": "failed", "reason": "It failed.", "phase": "map"},
     "tape_label": {"volume": "V2"},
     "tape_read": {"session": "s1", "target": "/nonexistent/target"},

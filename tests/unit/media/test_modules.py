@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.modules import (
     catalog_info,
+    catalog_rebuild,
     catalog_session,
     tape_label,
     tape_read,
@@ -66,7 +67,8 @@ class Site:
         return run_module_apart("tape_write", told, check=check)
 
     def _common(self, name: str) -> dict[str, Any]:
-        drive = {"drive_type": "virtual", "drive": str(self.drive)} if "tape" in name.rpartition(".")[2] else {}
+        takes_drive = name.rpartition(".")[2] not in ("catalog_info", "catalog_session")
+        drive = {"drive_type": "virtual", "drive": str(self.drive)} if takes_drive else {}
         return {"state_dir": str(self.state), **drive}
 
     def seen(self) -> dict[str, bytes]:
@@ -128,11 +130,11 @@ def test_the_whole_life_of_a_session(site: Site, tmp_path: Path) -> None:
     assert site.run(tape_verify, session="s1")["files"] == 2
 
     (site.state / "catalog.sqlite").unlink()
-    look = site.run(tape_verify, check=True, rebuild=True, volume="V1")
+    look = site.run(catalog_rebuild, check=True, volume="V1")
     assert (look["changed"], site.run(catalog_info)["sessions"]) == (True, [])
-    rebuilt = site.run(tape_verify, rebuild=True, volume="V1")
+    rebuilt = site.run(catalog_rebuild, volume="V1")
     assert (rebuilt["changed"], [item["state"] for item in rebuilt["entered"]]) == (True, ["good"])
-    assert not site.run(tape_verify, rebuild=True, volume="V1")["changed"]
+    assert not site.run(catalog_rebuild, volume="V1")["changed"]
 
     assert "unexpired" in site.write("s2", mode="overwrite")["msg"]
     for check in (True, False):
@@ -271,7 +273,7 @@ def test_each_refusal_names_its_option(site: Site) -> None:
         (tape_read, {"session": "s9", "target": str(site.root / "t")}, "session"),
         (tape_read, {"session": "latest", "target": str(site.root / "t")}, "host"),
         (tape_verify, {"session": "s9"}, "session"),
-        (tape_verify, {"rebuild": True, "volume": "V9"}, "volume"),
+        (catalog_rebuild, {"volume": "V9"}, "volume"),
         (catalog_session, {"session": "s9", "state": "closed", "evidence": {}}, "session"),
         (catalog_session, {"session": "../s", "state": "expired"}, "session"),
         (catalog_info, {"at": "yesterday"}, "at"),

@@ -1,0 +1,169 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_prepare
+short_description: Prepare the drive and the volume for a session
+version_added: 0.2.0
+description:
+  - Runs on the media server between the beginning of hot backup and the window. Nothing is frozen meanwhile.
+  - It loads the volume, reads its label, refuses a volume that is foreign, holds something else than the catalog says
+    or is too small, and moves to where the session will begin. Nothing is written.
+author:
+  - splitmirror.backup contributors (@splitmirror)
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.session
+  - splitmirror.backup.drive
+options:
+  volume:
+    description: The volume to write to.
+    type: str
+    required: true
+  mode:
+    description:
+      - V(append) is to write behind the sessions that are on the volume.
+      - V(overwrite) is to start from its beginning, which is refused unless all sessions on it have expired.
+    type: str
+    choices: [append, overwrite]
+    default: append
+  allow_last:
+    description:
+      - Overwrite a volume also when it holds the last good session of a host, which has no backup then until the next
+        one is good.
+    type: bool
+    default: false
+  expected_bytes:
+    description:
+      - How many bytes the session takes on tape, C(bytes_archive) of
+        M(splitmirror.backup.backup_discovery). A volume with less room is refused.
+      - With V(0) nothing is known, and the volume may turn out to be too small later.
+    type: int
+    default: 0
+attributes:
+  check_mode:
+    support: full
+    details: No volume is loaded.
+  diff_mode:
+    support: none
+    details: Nothing is changed.
+seealso:
+  - module: splitmirror.backup.backup_discovery
+  - module: splitmirror.backup.tape_write
+"""
+
+EXAMPLES = r"""
+- name: Prepare the tape
+  splitmirror.backup.backup_prepare:
+    session: "{{ session }}"
+    drive_type: virtual
+    drive: /srv/library
+    volume: VOL001
+    expected_bytes: "{{ discovery.bytes_archive }}"
+  delegate_to: media1
+
+- name: Prepare the tape in one of the two drives of a library
+  splitmirror.backup.backup_prepare:
+    session: "{{ session }}"
+    drive_type: st
+    drives:
+      - device: /dev/tape/by-id/scsi-DRIVE001-nst
+      - device: /dev/tape/by-id/scsi-DRIVE002-nst
+    changer: /dev/tape/by-id/scsi-LIBRARY001
+    volume: WEEK01
+    expected_bytes: "{{ discovery.bytes_archive }}"
+  delegate_to: media1
+"""
+
+RETURN = r"""
+plan:
+  description: Where the session will be written.
+  type: dict
+  returned: success
+  contains:
+    session:
+      description: The id of the session.
+      type: str
+    drive_type:
+      description: The type of the drive.
+      type: str
+    drive:
+      description:
+        - The drive that was used. C(tape_write) takes one again, which may be another of O(drives).
+        - V(null) in check mode, which loads nothing, when the volume is in no free drive; the catalog tells the rest.
+      type: str
+    volume:
+      description: The volume.
+      type: str
+      sample: VOL001
+    pool:
+      description: The pool of the volume.
+      type: str
+    record_bytes:
+      description: The size of its records.
+      type: int
+      sample: 1048576
+    mode:
+      description: V(append) or V(overwrite).
+      type: str
+    file_number:
+      description: The number of the tape file that the session will be.
+      type: int
+      sample: 3
+    block:
+      description: The block at which it will begin, or V(null) when the drive does not tell.
+      type: int
+    remaining_bytes:
+      description: The room on the volume, or V(null) when the drive does not tell.
+      type: int
+    expected_bytes:
+      description: O(expected_bytes).
+      type: int
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, Spec, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+SPEC: Spec = {
+    **SESSION_SPEC,
+    **DRIVE_SPEC,
+    "volume": {"type": "str", "required": True},
+    "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
+    "allow_last": {"type": "bool", "default": False},
+    "expected_bytes": {"type": "int", "default": 0},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Find out whether volume and drive can take the session, and where it will begin."""
+    params = module.params
+    plan = prepare(
+        params["state_dir"],
+        params["session"],
+        drives=DriveOptions.of(params, dry_run=module.check_mode),
+        volume=params["volume"],
+        mode=params["mode"],
+        allow_last=params["allow_last"],
+        expected_bytes=params["expected_bytes"],
+    )
+    return {"changed": False, "plan": plan}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(work, SPEC, for_session=True, **DRIVE_RULES)
+
+
+if __name__ == "__main__":
+    main()

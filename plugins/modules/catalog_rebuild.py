@@ -1,0 +1,156 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: catalog_rebuild
+short_description: Enter the sessions of a volume into the catalog
+version_added: 0.2.0
+author:
+  - splitmirror.backup contributors (@splitmirror)
+description:
+  - Reads all sessions of O(volume) and enters those that the catalog does not have, so that a lost catalog is rebuilt
+    volume by volume. Each session is judged by the evidence in its index, as M(splitmirror.backup.catalog_session) did,
+    and by what the reading itself proves.
+  - Nothing is ever written to the volume.
+options:
+  volume:
+    description: The volume to read.
+    type: str
+    required: true
+  allow_last:
+    description: >-
+      Enter a volume also when the catalog knows another one of its name that holds the last good session of a host,
+      which is forgotten then.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - splitmirror.backup.attributes
+  - splitmirror.backup.drive
+  - splitmirror.backup.session.state_dir
+attributes:
+  check_mode:
+    support: full
+    details: Reads everything, and enters nothing into the catalog.
+  diff_mode:
+    support: none
+    details: What was entered is listed in the result.
+seealso:
+  - module: splitmirror.backup.tape_verify
+  - module: splitmirror.backup.catalog_info
+"""
+
+EXAMPLES = r"""
+- name: Rebuild a lost catalog from two volumes
+  splitmirror.backup.catalog_rebuild:
+    volume: "{{ item }}"
+    drive_type: virtual
+    drive: /var/lib/splitmirror/library
+  loop: [SMB001, SMB002]
+"""
+
+RETURN = r"""
+volume:
+  description: The volume that the catalog was rebuilt from.
+  returned: success
+  type: str
+entered:
+  description: The sessions that were entered, in check mode those that would be.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    session:
+      description: The id.
+      type: str
+    state:
+      description: V(good) or V(failed).
+      type: str
+    reason:
+      description: Why it failed.
+      type: str
+    file_number:
+      description: The tape file.
+      type: int
+known:
+  description: The sessions that the catalog had already.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    session:
+      description: The id.
+      type: str
+    state:
+      description: Its state in the catalog.
+      type: str
+    file_number:
+      description: The tape file.
+      type: int
+damaged:
+  description:
+    - Tape files that are no whole session. They are no backup, but most of what is in them may still be read, so they
+      are kept like sessions that never expire.
+    - Let them expire with M(splitmirror.backup.catalog_session) when nobody needs them. What a writer left that died is
+      not kept.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    session:
+      description: The id by which the catalog keeps it.
+      type: str
+      sample: damaged-WEEK01-3
+    file_number:
+      description: The tape file.
+      type: int
+    reason:
+      description: What is wrong with it.
+      type: str
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, Spec, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+SPEC: Spec = {
+    "volume": {"type": "str", "required": True},
+    "allow_last": {"type": "bool", "default": False},
+    **DRIVE_SPEC,
+    **STATE_DIR_SPEC,
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Enter the sessions of the volume."""
+    params, dry_run = module.params, module.check_mode
+    state_dir = StateDir(params["state_dir"])
+    if not dry_run:
+        state_dir.make()
+    options, volume = DriveOptions.of(params, dry_run=dry_run), params["volume"]
+    who = f"catalog_rebuild of volume {volume}"
+    known = Catalog.open_for(os.path.join(state_dir.root, FILE_NAME), writable=not dry_run, no_trace=dry_run)
+    with known as catalog, use_drive(options, volume, who=who) as drive:
+        return rebuild(volume, catalog, drive, allow_last=params["allow_last"], dry_run=dry_run)
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(work, SPEC, **DRIVE_RULES)
+
+
+if __name__ == "__main__":
+    main()
