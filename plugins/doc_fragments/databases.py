@@ -13,7 +13,8 @@ options:
   databases:
     description:
       - The databases of this host. Leave it out for a host that backs up plain folders only.
-      - Each has its own set of options; an option of another driver is refused.
+      - Each driver has its own options, below a key of the driver's name. Only the key of the chosen driver may be
+        given.
     type: list
     elements: dict
     default: []
@@ -24,9 +25,9 @@ options:
         required: true
       driver:
         description:
+          - V(commands) is any other database, by commands of your own.
           - V(postgresql) is a PostgreSQL cluster, 11 or later. It does hot backup. It needs C(psycopg2) on this host.
           - V(sqlite) is one SQLite database file. It can only freeze.
-          - V(commands) is any other database, by commands of your own.
         type: str
         required: true
       quiesce:
@@ -39,94 +40,115 @@ options:
         type: str
         choices: [auto, hot_backup, freeze]
         default: auto
-      options:
-        description: Options of the driver.
+      commands:
+        description:
+          - Options of driver V(commands).
+          - Each command is a list of its arguments and is never run by a shell. The first is the absolute path of the
+            program. Exit code 0 is success.
+          - E(SPLITMIRROR_DATABASE) gives every command the name of the database.
         type: dict
+        version_added: 0.2.0
         suboptions:
-          unix_socket:
-            description:
-              - Driver V(postgresql). The folder of the server's socket.
-              - V(/var/run/postgresql) when it is left out.
-            type: path
-          login_host:
-            description: Driver V(postgresql). The address of the server when it is to be reached by TCP.
-            type: str
-          port:
-            description: Driver V(postgresql). The port of the server, V(5432) when it is left out.
-            type: int
-          login_user:
-            description:
-              - Driver V(postgresql). The role that begins and ends the backup, V(postgres) when it is left out.
-              - It is a superuser, or may execute the backup functions and is a member of C(pg_read_all_settings). With
-                C(REPLICATION) it can keep the WAL of a long backup from being removed.
-            type: str
-          login_password:
-            description: Driver V(postgresql). Its password.
-            type: str
-          login_password_file:
-            description: Driver V(postgresql). A file on this host whose first line is the password.
-            type: path
-          login_db:
-            description: Driver V(postgresql). The database to connect to, V(postgres) when it is left out.
-            type: str
-          os_user:
-            description:
-              - Driver V(postgresql). The user of this host as whom the socket is connected to, so that peer
-                authentication works. V(postgres) when it is left out.
-            type: str
-          pgdata:
-            description: Driver V(postgresql). The data folder; the server is asked for it when it is left out.
-            type: path
-          fast:
-            description:
-              - Driver V(postgresql). Whether the checkpoint at the beginning is done at once. Otherwise it is spread,
-                and the beginning may take minutes. V(true) when it is left out.
-            type: bool
-          end_timeout_s:
-            description: Driver V(postgresql). How many seconds the end may take, V(300) when it is left out.
-            type: int
-          path:
-            description: Driver V(sqlite). The database file.
-            type: path
           begin:
             description:
-              - Driver V(commands). The command that begins hot backup, as a list of its arguments; never through a
-                shell. The first is the absolute path of the program. Exit code 0 is success.
-              - E(SPLITMIRROR_DATABASE) tells it, as all commands here, the name of the database, and
-                E(SPLITMIRROR_LABEL) that of the backup.
+              - The command that begins hot backup.
+              - E(SPLITMIRROR_LABEL) gives it the name of the backup.
             type: list
             elements: str
           end:
-            description: Driver V(commands). The command that ends hot backup.
+            description: The command that ends hot backup.
             type: list
             elements: str
           freeze:
             description:
-              - Driver V(commands). The command that stops writes, inside the window.
-              - When the holder dies meanwhile, it is killed with all that it started, before O(ignore:thaw) is run.
+              - The command that stops writes, inside the window.
+              - When the holder dies meanwhile, the command is killed with all that it started, before O(ignore:thaw) is
+                run.
             type: list
             elements: str
           thaw:
             description:
-              - Driver V(commands). The command that lets writes go on. It is also run when the holder is dead, and run
-                again when it fails; it must do no harm, and succeed, when nothing was stopped.
+              - The command that lets writes go on.
+              - It is also run when the holder is dead, and run again when it fails. It must do no harm, and succeed,
+                when nothing was stopped.
             type: list
             elements: str
           ping:
-            description: Driver V(commands). A command that fails when the hot backup is lost.
+            description: A command that fails when the hot backup is lost.
             type: list
             elements: str
           recover:
-            description: Driver V(commands). The command that ends what a crash has left behind.
+            description: The command that ends what a crash has left behind.
             type: list
             elements: str
           files:
-            description: Driver V(commands). A command that prints the paths of folders and files, one a line.
+            description: A command that prints the paths of folders and files, one a line.
             type: list
             elements: str
           timeout_s:
-            description: Driver V(commands). How many seconds each command may take, V(60) when it is left out.
+            description: How many seconds each command may take.
             type: int
+            default: 60
+      postgresql:
+        description: Options of driver V(postgresql).
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          unix_socket:
+            description: The folder of the server's socket.
+            type: path
+            default: /var/run/postgresql
+          login_host:
+            description: The address of the server, to reach it by TCP instead of the socket.
+            type: str
+          port:
+            description: The port of the server.
+            type: int
+            default: 5432
+          login_user:
+            description:
+              - The role that begins and ends the backup.
+              - It is a superuser, or may execute the backup functions and is a member of C(pg_read_all_settings). With
+                C(REPLICATION) it can keep the WAL of a long backup from being removed.
+            type: str
+            default: postgres
+          login_password:
+            description: The password of the role.
+            type: str
+          login_password_file:
+            description: A file on this host whose first line is the password. It is used instead of
+              O(ignore:login_password).
+            type: path
+          login_db:
+            description: The database to connect to.
+            type: str
+            default: postgres
+          os_user:
+            description: The user of this host who connects to the socket, so that peer authentication works.
+            type: str
+            default: postgres
+          pgdata:
+            description: The data folder; the server is asked for it when it is left out.
+            type: path
+          fast:
+            description:
+              - Whether the checkpoint at the beginning is done at once. Otherwise it is spread over time, and the
+                beginning may take minutes.
+            type: bool
+            default: true
+          end_timeout_s:
+            description: How many seconds the end of hot backup may take.
+            type: int
+            default: 300
+      sqlite:
+        description: Options of driver V(sqlite).
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          path:
+            description: The database file.
+            type: path
+            required: true
 """
 
     # For modules that look for files.

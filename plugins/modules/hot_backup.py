@@ -71,7 +71,7 @@ EXAMPLES = r"""
         driver: postgresql
       - name: reports
         driver: postgresql
-        options:
+        postgresql:
           port: 5433
           login_user: backup
           login_password_file: /etc/splitmirror/reports.password
@@ -90,7 +90,7 @@ EXAMPLES = r"""
     databases:
       - name: orders
         driver: commands
-        options:
+        commands:
           freeze: [/usr/local/sbin/orders-quiesce, --wait]
           thaw: [/usr/local/sbin/orders-resume]
           recover: [/usr/local/sbin/orders-resume]

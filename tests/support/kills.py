@@ -115,8 +115,8 @@ class Round:
     def _databases(self) -> list[dict[str, Any]]:
         touch, remove = ["/usr/bin/touch", str(self._flag)], ["/bin/rm", "-f", str(self._flag)]
         return [
-            {"name": "file", "driver": "sqlite", "options": {"path": str(self._sqlite)}},
-            {"name": "any", "driver": "commands", "options": {"freeze": touch, "thaw": remove}},
+            {"name": "file", "driver": "sqlite", "sqlite": {"path": str(self._sqlite)}},
+            {"name": "any", "driver": "commands", "commands": {"freeze": touch, "thaw": remove}},
         ]
 
     def _ask(self, session: str, op: str, **args: Any) -> bool:

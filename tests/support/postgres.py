@@ -63,7 +63,7 @@ class Cluster:
 
     def description(self, **more: Any) -> dict[str, Any]:
         """A database for modules and the holder."""
-        return {"name": "main", "driver": "postgresql", "options": self.options(**more)}
+        return {"name": "main", "driver": "postgresql", "postgresql": self.options(**more)}
 
     def start(self, data: Optional[Path] = None) -> None:
         """Start it and wait until it answers. :param data: another data folder, a restored one for instance."""

@@ -25,10 +25,12 @@ def check_options(where: str, driver: str, spec: Spec, given: Mapping[str, Any])
     :param where: which database, for messages.
     :raises DatabaseError: unknown, missing or of the wrong type.
     """
+    if not isinstance(given, Mapping):
+        raise DatabaseError(f"{where}: {driver!r} must hold options and their values.", option="databases")
     for name, value in given.items():
         if name not in spec and value is not None:
             raise DatabaseError(
-                f"{where}: {name!r} is no option of driver {driver}; it knows {', '.join(sorted(spec))}.",
+                f"{where}: driver {driver} has no option {name!r}; its options are {', '.join(sorted(spec))}.",
                 option="databases",
             )
     checked: dict[str, Any] = {}
@@ -36,7 +38,9 @@ def check_options(where: str, driver: str, spec: Spec, given: Mapping[str, Any])
         value = given.get(name)
         if value is None:
             if rules.get("required"):
-                raise DatabaseError(f"{where}: driver {driver} needs the option {name!r}.", option="databases")
+                raise DatabaseError(
+                    f"{where}: driver {driver} needs the option {name!r}; set it below {driver!r}.", option="databases"
+                )
             checked[name] = rules.get("default")
         else:
             checked[name] = _convert(f"{where}: option {name!r}", rules, value)
@@ -67,5 +71,5 @@ def _convert(where: str, rules: Mapping[str, Any], value: Any) -> Any:
     if kind == "path" and not os.path.isabs(text):
         raise DatabaseError(f"{where} must be an absolute path, not {text!r}.", option="databases")
     if "\0" in text:
-        raise DatabaseError(f"{where} holds a zero byte.", option="databases")
+        raise DatabaseError(f"{where} contains a NUL byte; remove it.", option="databases")
     return text

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import socket
-from collections.abc import Iterator
 from typing import Any, Mapping, Optional, Sequence
 
 from .base import DatabaseError, SessionLost
+from .login import as_os_user, login_password
 
 try:
     import psycopg2
@@ -50,14 +49,14 @@ class PgSession:
             "host": options["login_host"] or options["unix_socket"],
             "port": options["port"],
             "user": options["login_user"],
-            "password": _password(self._where, options),
+            "password": login_password(self._where, options),
             "dbname": options["login_db"],
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "splitmirror",
             "keepalives_idle": 60,
             "keepalives_interval": 10,
         }
-        with _effective_user(self._where, "" if options["login_host"] else options["os_user"]):
+        with as_os_user(self._where, "" if options["login_host"] else options["os_user"]):
             self._probe(target["host"], target["port"])
             try:
                 self._connection = psycopg2.connect(**{key: value for key, value in target.items() if value})
@@ -138,35 +137,3 @@ class PgSession:
         if connection is not None:
             with contextlib.suppress(psycopg2.Error):
                 connection.close()
-
-
-def _password(where: str, options: Mapping[str, Any]) -> Optional[str]:
-    path = options["login_password_file"]
-    if not path:
-        password: Optional[str] = options["login_password"]
-        return password
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return stream.readline().rstrip("\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DatabaseError(f"{where}: login_password_file {path} cannot be read ({exc}).", "databases") from exc
-
-
-@contextlib.contextmanager
-def _effective_user(where: str, name: str) -> Iterator[None]:
-    """Be another user for a moment: over a unix socket the server looks who connects (peer authentication)."""
-    if not name or os.geteuid() != 0:
-        yield
-        return
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        raise DatabaseError(f"{where}: os_user {name!r} is no user of this host.", option="databases") from None
-    group = os.getegid()
-    os.setegid(entry.pw_gid)
-    os.seteuid(entry.pw_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(group)

@@ -19,6 +19,7 @@ from typing import Any, Callable, ClassVar, Mapping, Optional
 from ..extents.scope import Scope
 from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, LabelFile, SessionLost
 from .links import with_linked
+from .login import PASSWORD_SPEC, os_user_spec
 from .pg_session import PgSession
 from .pg_wal import needed_files, wal_range
 
@@ -44,10 +45,9 @@ class PostgresqlDriver(DatabaseDriver):
         "login_host": {"type": "str"},
         "port": {"type": "int", "default": 5432},
         "login_user": {"type": "str", "default": "postgres"},
-        "login_password": {"type": "str", "no_log": True},
-        "login_password_file": {"type": "path"},
+        **PASSWORD_SPEC,
         "login_db": {"type": "str", "default": "postgres"},
-        "os_user": {"type": "str", "default": "postgres"},
+        **os_user_spec("postgres"),
         "pgdata": {"type": "path"},
         "fast": {"type": "bool", "default": True},
         "end_timeout_s": {"type": "int", "default": 300},

@@ -21,25 +21,25 @@ QUIESCE = ("auto", "hot_backup", "freeze")
 
 
 def databases_spec() -> dict[str, Any]:
-    """The option ``databases`` in the form of Ansible's argument specs, with the options of all drivers in one.
-
-    Defaults and required options are the drivers' own business: they depend on the driver.
-    """
-    options: dict[str, dict[str, Any]] = {}
-    for driver in DRIVERS.values():
-        for name, rules in driver.argument_spec.items():
-            options[name] = {key: rules[key] for key in ("type", "elements", "no_log") if key in rules}
-            # Said for every option, because Ansible warns of names that sound like secrets otherwise.
-            options[name].setdefault("no_log", False)
+    """The option ``databases`` in the form of Ansible's argument specs; each driver has its options below its name."""
+    # no_log is said of every option, because Ansible warns of names that sound like secrets otherwise.
+    options = {
+        name: {
+            "type": "dict",
+            "options": {key: {"no_log": False, **rules} for key, rules in driver.argument_spec.items()},
+        }
+        for name, driver in DRIVERS.items()
+    }
     return {
         "type": "list",
         "elements": "dict",
         "default": [],
         "options": {
             "name": {"type": "str", "required": True},
+            # Without choices: make_driver refuses an unknown one, so that preflight reports it beside all else.
             "driver": {"type": "str", "required": True},
             "quiesce": {"type": "str", "choices": list(QUIESCE), "default": "auto"},
-            "options": {"type": "dict", "options": options},
+            **options,
         },
     }
 
@@ -48,7 +48,8 @@ def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
     """Make the driver of one database.
 
     :param description: ``driver``; ``name`` (default: the driver's name); ``quiesce`` (``auto``, the default: hot
-        backup where the driver can; ``hot_backup``; ``freeze``); ``options`` of the driver.
+        backup where the driver can; ``hot_backup``; ``freeze``); below the driver's name its options. A key whose
+        value is None counts as not given.
     :raises DatabaseError: unknown driver, unknown or bad option, or a way to quiesce that it does not have.
     """
     kind = description.get("driver")
@@ -56,10 +57,17 @@ def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
     where = f"databases: {name}"
     if kind not in DRIVERS:
         raise DatabaseError(
-            f"{where}: {kind!r} is no known driver; known are {', '.join(sorted(DRIVERS))}.", option="databases"
+            f"{where}: driver {kind!r} is not known; use one of {', '.join(sorted(DRIVERS))}.", option="databases"
         )
+    for key, value in description.items():
+        if value is not None and key not in ("name", "driver", "quiesce", kind):
+            raise DatabaseError(
+                f"{where}: driver {kind} takes its options from the key {kind!r}, not from {key!r}; move or remove "
+                "them.",
+                option="databases",
+            )
     driver = DRIVERS[kind]
-    options = check_options(where, kind, driver.argument_spec, description.get("options") or {})
+    options = check_options(where, kind, driver.argument_spec, description.get(kind) or {})
     can = driver.capabilities(options)
     quiesce = description.get("quiesce") or "auto"
     if quiesce not in QUIESCE:

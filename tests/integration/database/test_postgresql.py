@@ -251,20 +251,6 @@ def test_wrong_credentials(folder: Path, drivers: list[DatabaseDriver]) -> None:
         driver_of(server, drivers, login_user="backup", login_password_file=str(folder / "password")).preflight()
 
 
-def test_a_password_file_that_is_not_there(shared: Cluster, drivers: list[DatabaseDriver]) -> None:
-    assert "login_password_file /not/there cannot be read" in refusal(shared, drivers, login_password_file="/not/there")
-
-
-def test_an_os_user_that_does_not_exist(shared: Cluster, drivers: list[DatabaseDriver]) -> None:
-    assert "os_user 'nobody-at-all' is no user of this host" in refusal(shared, drivers, os_user="nobody-at-all")
-    assert os.geteuid() == 0
-
-
-def test_the_effective_user_is_back_after_a_refusal(shared: Cluster, drivers: list[DatabaseDriver]) -> None:
-    refusal(shared, drivers, port=5999)
-    assert (os.geteuid(), os.getegid()) == (0, 0)
-
-
 def test_a_missing_psycopg2(shared: Cluster, drivers: list[DatabaseDriver], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pg_session, "psycopg2", None)
     assert "has no psycopg2; install it" in refusal(shared, drivers)

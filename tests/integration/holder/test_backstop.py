@@ -135,7 +135,7 @@ def test_the_whole_group_of_holder_and_guard_is_frozen_or_killed(
 def test_a_database_is_thawed_by_the_backstop_and_only_once(held: HolderUnderTest, tmp_path: Path) -> None:
     thaws = tmp_path / "thaws"
     options = {"freeze": ["/bin/true"], "thaw": ["/bin/sh", "-c", 'echo done >> "$1"', "thaw", str(thaws)]}
-    held.ask("begin", databases=[{"name": "d", "driver": "commands", "options": options}])
+    held.ask("begin", databases=[{"name": "d", "driver": "commands", "commands": options}])
     held.ask("freeze", mounts=[], deadline_s=SHORT_S)
     backstop = held.record("backstop")
 
@@ -151,7 +151,7 @@ def test_a_guard_that_thaws_is_left_to_it(held: HolderUnderTest, tmp_path: Path)
     os.mkfifo(gate)
     code = 'read line < "$1"; echo done >> "$2"'
     options = {"freeze": ["/bin/true"], "thaw": ["/bin/sh", "-c", code, "thaw", str(gate), str(thaws)]}
-    held.ask("begin", databases=[{"name": "d", "driver": "commands", "options": options}])
+    held.ask("begin", databases=[{"name": "d", "driver": "commands", "commands": options}])
     held.ask("freeze", mounts=[], deadline_s=SHORT_S)
     over = time.monotonic() + 2 * SHORT_S
     backstop = held.record("backstop")
@@ -171,7 +171,7 @@ def test_what_somebody_freezes_after_the_guard_has_thawed_is_left_alone(
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     options = {"freeze": ["/bin/true"], "thaw": ["/bin/sh", "-c", 'read line < "$1"', "thaw", str(gate)]}
-    held.ask("begin", databases=[{"name": "d", "driver": "commands", "options": options}])
+    held.ask("begin", databases=[{"name": "d", "driver": "commands", "commands": options}])
     held.ask("freeze", mounts=[str(ext4)], deadline_s=SHORT_S)
     over = time.monotonic() + 2 * SHORT_S
     writer = Writer(ext4 / "file")

@@ -119,7 +119,7 @@ def test_a_hot_backup_goes_on_while_another_database_cannot_be_thawed(
 ) -> None:
     stopper = tmp_path / "stopper"
     options = {"freeze": ["/usr/bin/touch", str(stopper)], "thaw": ["/bin/rm", str(stopper)]}
-    held.ask("begin", databases=[server.description(), {"name": "d", "driver": "commands", "options": options}])
+    held.ask("begin", databases=[server.description(), {"name": "d", "driver": "commands", "commands": options}])
     held.ask("freeze", mounts=[], deadline_s=600)
     stopper.rename(tmp_path / "aside")
     assert "databases: d: the command of thaw failed" in held.ask("thaw")["error"]
@@ -137,7 +137,7 @@ def test_a_holder_that_is_stopped_gives_up_every_hot_backup(
 ) -> None:
     hot = tmp_path / "hot"
     options = {"begin": ["/usr/bin/touch", str(hot)], "end": ["/bin/rm", str(hot)]}
-    held.ask("begin", databases=[server.description(), {"name": "d", "driver": "commands", "options": options}])
+    held.ask("begin", databases=[server.description(), {"name": "d", "driver": "commands", "commands": options}])
 
     assert recover(held.state, held.session).holder == "ended"
 
@@ -187,7 +187,7 @@ def test_a_database_that_can_only_freeze_is_frozen_in_the_window(
     other = sqlite3.connect(path, isolation_level=None, timeout=0)
     other.execute("PRAGMA journal_mode = WAL")
     other.execute("CREATE TABLE t (n)")
-    held.ask("begin", databases=[{"name": "d", "driver": "sqlite", "options": {"path": str(path)}}])
+    held.ask("begin", databases=[{"name": "d", "driver": "sqlite", "sqlite": {"path": str(path)}}])
     other.execute("INSERT INTO t VALUES (1)")
 
     held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
@@ -204,7 +204,7 @@ def test_a_database_that_does_not_freeze_leaves_nothing_frozen(ext4: Path, held:
     path = ext4 / "d.sqlite"
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("CREATE TABLE t (n)")
-    held.ask("begin", databases=[{"name": "d", "driver": "sqlite", "options": {"path": str(path)}}])
+    held.ask("begin", databases=[{"name": "d", "driver": "sqlite", "sqlite": {"path": str(path)}}])
     other.execute("BEGIN EXCLUSIVE")
 
     with pytest.raises(Refused, match="is not let go by a writer"):
@@ -332,7 +332,7 @@ assert ensure_holder(StateDir(sys.argv[2]), "s1")
     try:
         held.ask("track", mounts=[str(ext4)])
         options = {"freeze": ["/bin/true"], "thaw": ["/bin/true"]}
-        held.ask("begin", databases=[server.description(), {"name": "c", "driver": "commands", "options": options}])
+        held.ask("begin", databases=[server.description(), {"name": "c", "driver": "commands", "commands": options}])
         held.ask("freeze", mounts=[str(ext4)], deadline_s=60)
         held.ask("check_thaw")
         assert held.ask("end")["evidence"]["ended_cleanly"]

@@ -85,7 +85,7 @@ class ThawScript:
         """The description of a database that is frozen by nothing and thawed by this."""
         code = 'echo "$SPLITMIRROR_DATABASE" >> "$1"; test ! -e "$2" && echo "$SPLITMIRROR_DATABASE" >> "$3"'
         thaw = ["/bin/sh", "-c", code, "thaw", str(self._tried), str(self._held), str(self._thawed)]
-        return {"name": name, "driver": "commands", "options": {"freeze": ["/bin/true"], "thaw": thaw}}
+        return {"name": name, "driver": "commands", "commands": {"freeze": ["/bin/true"], "thaw": thaw}}
 
     def hold(self) -> None:
         """Let it fail from now on."""
@@ -243,7 +243,7 @@ def dying_client(held: HolderUnderTest, **args: Any) -> subprocess.Popen[bytes]:
 def test_a_freeze_whose_client_died_in_the_queue_never_comes(ext4: Path, held: HolderUnderTest, gate: Gate) -> None:
     begin = ["/bin/sh", "-c", '"$@"; exit 0', "begin", *gate.command]
     options = {"begin": begin, "end": ["/bin/true"]}
-    with asking(held, "begin", databases=[{"name": "d", "driver": "commands", "options": options}]):
+    with asking(held, "begin", databases=[{"name": "d", "driver": "commands", "commands": options}]):
         wait_for(gate.has_come, "the holder is busy")
         client = dying_client(held, mounts=[str(ext4)], deadline_s=FAR_S)
         wait_for(lambda: sleeps_in_poll(client.pid), "the client waits for its answer")
@@ -257,7 +257,7 @@ def test_a_freeze_whose_client_died_in_the_queue_never_comes(ext4: Path, held: H
 
 def test_a_freeze_whose_client_dies_in_the_midst_of_it_ends(ext4: Path, held: HolderUnderTest, gate: Gate) -> None:
     freeze = ["/bin/sh", "-c", '"$@"; exit 0', "freeze", *gate.command]
-    database = {"name": "d", "driver": "commands", "options": {"freeze": freeze, "thaw": ["/bin/true"]}}
+    database = {"name": "d", "driver": "commands", "commands": {"freeze": freeze, "thaw": ["/bin/true"]}}
     held.ask("begin", databases=[database])
     client = dying_client(held, mounts=[str(ext4)], deadline_s=FAR_S)
     wait_for(gate.has_come, "the database is being frozen")
@@ -313,7 +313,7 @@ def test_a_stuck_holder_lets_go_of_a_database_too(ext4: Path, held: HolderUnderT
     with sqlite3.connect(path) as made:
         made.execute("CREATE TABLE t (n)")
     made.close()
-    held.ask("begin", databases=[{"name": "d", "driver": "sqlite", "options": {"path": str(path)}}])
+    held.ask("begin", databases=[{"name": "d", "driver": "sqlite", "sqlite": {"path": str(path)}}])
     held.ask("freeze", mounts=[str(ext4)], deadline_s=SHORT_S)
     other = sqlite3.connect(path, timeout=0)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
@@ -334,7 +334,7 @@ def test_a_stuck_holder_does_not_keep_a_thaw_command_from_running(
     marks = tmp_path / "marks"
     marks.mkdir()
     options = {"freeze": ["/usr/bin/touch", str(marks / "frozen")], "thaw": ["/usr/bin/touch", str(marks / "thawed")]}
-    held.ask("begin", databases=[{"name": "d", "driver": "commands", "options": options}])
+    held.ask("begin", databases=[{"name": "d", "driver": "commands", "commands": options}])
     held.ask("freeze", mounts=[str(ext4)], deadline_s=SHORT_S)
     assert (marks / "frozen").exists()
 
@@ -347,7 +347,7 @@ def test_a_holder_that_is_busy_is_not_ended_by_a_question(
     held: HolderUnderTest, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"begin": ["/bin/true"], "end": ["/bin/true"], "ping": gate.command}
-    databases = [{"name": "d", "driver": "commands", "options": options}]
+    databases = [{"name": "d", "driver": "commands", "commands": options}]
     held.ask("begin", databases=databases)
     monkeypatch.setattr(protocol, "BUSY_S", 0.1)
     with asking(held, "freeze", mounts=[], deadline_s=FAR_S):
@@ -394,7 +394,7 @@ def test_a_freeze_command_does_not_outlive_a_dead_or_stuck_holder(
 ) -> None:
     number, deadline_s = death
     database = script.database("d")
-    database["options"]["freeze"] = [*wrapper, *gate.command]
+    database["commands"]["freeze"] = [*wrapper, *gate.command]
     held.ask("begin", databases=[database])
     with asking(held, "freeze", mounts=[], deadline_s=deadline_s):
         wait_for(gate.has_come, "the database is being frozen")
@@ -407,7 +407,7 @@ def test_a_freeze_command_does_not_outlive_a_dead_or_stuck_holder(
 
 def test_a_begin_command_does_not_outlive_the_holder(held: HolderUnderTest, gate: Gate) -> None:
     options = {"begin": gate.command, "end": ["/bin/true"]}
-    with asking(held, "begin", databases=[{"name": "d", "driver": "commands", "options": options}]):
+    with asking(held, "begin", databases=[{"name": "d", "driver": "commands", "commands": options}]):
         wait_for(gate.has_come, "hot backup begins")
 
         os.kill(held.record().pid, signal.SIGKILL)

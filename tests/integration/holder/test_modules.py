@@ -210,7 +210,7 @@ def test_sqlite_beside_plain_files(files: Host, folder: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA journal_mode = WAL")
     other.execute("CREATE TABLE t (n)")
-    databases = [{"name": "d", "driver": "sqlite", "options": {"path": str(path)}}]
+    databases = [{"name": "d", "driver": "sqlite", "sqlite": {"path": str(path)}}]
     mapped = files.call(extent_map, databases=databases, paths=[str(files.mount / "data")], exclude=["*.tmp"])
     files.call(hot_backup, state="begun", databases=databases)
     for number in range(100):
@@ -287,7 +287,7 @@ def test_check_mode_changes_nothing(files: Host) -> None:
     assert (dry["changed"], dry["mounts"]) == (True, mounts)
     assert files.call(write_freeze, state="frozen", mounts=mounts, check=True)["mounts"] == mounts
     options = {"begin": ["/bin/false"], "end": ["/bin/false"]}
-    databases = [{"name": "d", "driver": "commands", "options": options}]
+    databases = [{"name": "d", "driver": "commands", "commands": options}]
     assert files.call(hot_backup, state="begun", databases=databases, check=True)["changed"]
     assert not os.path.exists(files.state.root)
 
@@ -305,7 +305,7 @@ def test_recovery_finishes_what_any_session_left(files: Host, folder: Path) -> N
     files.call(write_freeze, state="frozen", mounts=[str(files.mount)])
     options = {"freeze": ["/bin/true"], "thaw": ["/bin/true"], "recover": ["/usr/bin/touch", str(mark)]}
 
-    databases = [{"name": "d", "driver": "commands", "options": options}]
+    databases = [{"name": "d", "driver": "commands", "commands": options}]
     result = files.call(hot_backup, state="recovered", databases=databases)
 
     assert [one["session"] for one in result["recovered"]] == [SESSION]
@@ -336,7 +336,7 @@ def test_a_thaw_without_a_holder(files: Host) -> None:
 def test_a_thaw_that_leaves_a_database_frozen_fails(files: Host, folder: Path) -> None:
     stopper = folder / "stopper"
     options = {"freeze": ["/usr/bin/touch", str(stopper)], "thaw": ["/bin/rm", str(stopper)]}
-    files.call(hot_backup, state="begun", databases=[{"name": "d", "driver": "commands", "options": options}])
+    files.call(hot_backup, state="begun", databases=[{"name": "d", "driver": "commands", "commands": options}])
     files.call(write_freeze, state="frozen", mounts=[])
     stopper.rename(folder / "aside")
 
@@ -395,12 +395,14 @@ def test_refusals_before_anything_is_mapped(files: Host, folder: Path) -> None:
     assert "names no device" in files.refused(extent_map, paths=[data], pairs=[{"name": "lun"}])
     assert "no session id" in files.refused(extent_map, paths=[data], session="../x")
     unknown = [{"name": "d", "driver": "oracle"}]
-    assert "'oracle' is no known driver; known are commands, postgresql, sqlite" in files.refused(
+    assert "driver 'oracle' is not known; use one of commands, postgresql, sqlite" in files.refused(
         extent_map, databases=unknown
     )
-    foreign = [{"name": "d", "driver": "sqlite", "options": {"path": data, "port": 1}}]
-    assert "'port' is no option of driver sqlite" in files.refused(extent_map, databases=foreign)
-    dead = [{"name": "d", "driver": "postgresql", "options": {"unix_socket": str(folder)}}]
+    foreign = [{"name": "d", "driver": "sqlite", "postgresql": {"port": 1}}]
+    assert "driver sqlite takes its options from the key 'sqlite', not from 'postgresql'" in files.refused(
+        extent_map, databases=foreign
+    )
+    dead = [{"name": "d", "driver": "postgresql", "postgresql": {"unix_socket": str(folder)}}]
     assert "the database is not running" in files.refused(extent_map, databases=dead)
     assert "the database is not running" in files.refused(hot_backup, state="begun", databases=dead)
     assert read_record(files.state.session_dir(SESSION), "holder") is None

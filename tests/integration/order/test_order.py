@@ -204,7 +204,9 @@ def test_preflight_tells_all_that_is_wrong_at_once_and_changes_nothing(
     before = fingerprint(bench)
     assert "WRONG" not in bench.must("preflight")
     wrong = {
-        "splitmirror_databases": [{"name": "demo", "driver": "postgresql", "options": {"unix_socket": str(tmp_path)}}],
+        "splitmirror_databases": [
+            {"name": "demo", "driver": "postgresql", "postgresql": {"unix_socket": str(tmp_path)}}
+        ],
         "splitmirror_paths": ["/usr/share/doc"],
         "splitmirror_provider": "magic",
         "splitmirror_volume": "OTHER1",
@@ -301,7 +303,7 @@ def test_a_database_that_only_freezes_is_whole_though_its_host_is_lost_at_the_en
         try:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"ready\n"
-            ledger = {"name": "ledger", "driver": "sqlite", "options": {"path": str(path)}}
+            ledger = {"name": "ledger", "driver": "sqlite", "sqlite": {"path": str(path)}}
             # The rest of the session does without the host, once the mirror is presented.
             code, report = lost(bench, "present", splitmirror_databases=[ledger], splitmirror_paths=[])
         finally:
@@ -399,7 +401,12 @@ def test_what_killed_runs_leave_is_finished_by_the_next(bench: Demo, killed: lis
                 "splitmirror_databases": [{"name": "demo", "driver": "dbase"}],
                 "splitmirror_paths": ["/usr/share/doc"],
             },
-            ["DEMO01 holds unexpired data", "unknown mirror provider 'magic'", "no known driver", "/usr/share/doc"],
+            [
+                "DEMO01 holds unexpired data",
+                "unknown mirror provider 'magic'",
+                "driver 'dbase' is not known",
+                "/usr/share/doc",
+            ],
         ),
         (
             {"splitmirror_databases": [], "splitmirror_paths": []},

@@ -22,7 +22,7 @@ TRUE = ["/bin/true"]
 
 
 def commands(**options: Any) -> DatabaseDriver:
-    return make_driver({"name": "d", "driver": "commands", "options": {"freeze": TRUE, "thaw": TRUE, **options}})
+    return make_driver({"name": "d", "driver": "commands", "commands": {"freeze": TRUE, "thaw": TRUE, **options}})
 
 
 def python(code: str, *words: str) -> list[str]:

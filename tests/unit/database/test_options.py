@@ -11,17 +11,20 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
+import yaml
 from hypothesis import given
 
+from ansible_collections.splitmirror.backup.plugins.doc_fragments.databases import ModuleDocFragment
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.base import DatabaseError
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.options import check_options
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import (
     DRIVERS,
+    databases_spec,
     make_driver,
     make_drivers,
 )
 
-SQLITE = {"name": "d", "driver": "sqlite", "options": {"path": "/data/d.sqlite"}}
+SQLITE = {"name": "d", "driver": "sqlite", "sqlite": {"path": "/data/d.sqlite"}}
 
 
 def refusal(description: dict[str, Any]) -> str:
@@ -33,21 +36,36 @@ def refusal(description: dict[str, Any]) -> str:
 
 def test_an_unknown_driver_is_told_the_known_ones() -> None:
     assert refusal({"name": "x", "driver": "oracle"}) == (
-        "databases: x: 'oracle' is no known driver; known are commands, postgresql, sqlite."
+        "databases: x: driver 'oracle' is not known; use one of commands, postgresql, sqlite."
     )
 
 
 def test_an_unknown_option_is_told_the_known_ones() -> None:
-    message = refusal({"name": "x", "driver": "sqlite", "options": {"path": "/d", "port": 5432}})
-    assert message == "databases: x: 'port' is no option of driver sqlite; it knows path."
+    message = refusal({"name": "x", "driver": "sqlite", "sqlite": {"path": "/d", "port": 5432}})
+    assert message == "databases: x: driver sqlite has no option 'port'; its options are path."
+
+
+@pytest.mark.parametrize("key", ["postgresql", "options"])
+def test_options_under_a_key_that_is_not_the_drivers(key: str) -> None:
+    assert refusal({**SQLITE, key: {"port": 1}}) == (
+        f"databases: d: driver sqlite takes its options from the key 'sqlite', not from '{key}'; move or remove them."
+    )
 
 
 def test_a_missing_option() -> None:
-    assert refusal({"name": "x", "driver": "sqlite"}) == "databases: x: driver sqlite needs the option 'path'."
+    for given_options in ({}, {"sqlite": None}, {"sqlite": {"path": None}}):
+        assert refusal({"name": "x", "driver": "sqlite", **given_options}) == (
+            "databases: x: driver sqlite needs the option 'path'; set it below 'sqlite'."
+        )
+
+
+def test_options_that_are_not_a_mapping() -> None:
+    message = refusal({"name": "x", "driver": "sqlite", "sqlite": "/data/d.sqlite"})
+    assert message == "databases: x: 'sqlite' must hold options and their values."
 
 
 def test_an_option_that_is_none_is_not_given() -> None:
-    driver = make_driver({"name": "x", "driver": "postgresql", "options": {"port": None, "path": None}})
+    driver = make_driver({"name": "x", "driver": "postgresql", "postgresql": {"port": None, "pgdata": None}})
     assert driver.options["port"] == 5432
 
 
@@ -59,11 +77,11 @@ def test_an_option_that_is_none_is_not_given() -> None:
         ("port", [1], "must be a single value, not a list"),
         ("fast", "perhaps", "must be true or false, not 'perhaps'"),
         ("unix_socket", "run/postgresql", "must be an absolute path"),
-        ("login_user", "a\0b", "holds a zero byte"),
+        ("login_user", "a\0b", "contains a NUL byte"),
     ],
 )
 def test_an_option_of_the_wrong_kind(option: str, value: object, sentence: str) -> None:
-    message = refusal({"name": "x", "driver": "postgresql", "options": {option: value}})
+    message = refusal({"name": "x", "driver": "postgresql", "postgresql": {option: value}})
     assert message.startswith(f"databases: x: option '{option}'")
     assert sentence in message
 
@@ -71,7 +89,7 @@ def test_an_option_of_the_wrong_kind(option: str, value: object, sentence: str) 
 @pytest.mark.parametrize("value", ["/bin/true", [], {}])
 def test_a_command_that_is_no_list(value: object) -> None:
     assert "must be a list with at least one element" in refusal(
-        {"name": "x", "driver": "commands", "options": {"freeze": value}}
+        {"name": "x", "driver": "commands", "commands": {"freeze": value}}
     )
 
 
@@ -79,14 +97,14 @@ def test_a_command_that_is_no_list(value: object) -> None:
     ("given", "missing"), [("begin", "end"), ("end", "begin"), ("freeze", "thaw"), ("thaw", "freeze")]
 )
 def test_half_a_pair_of_commands(given: str, missing: str) -> None:
-    message = refusal({"name": "x", "driver": "commands", "options": {given: ["/bin/true"]}})
+    message = refusal({"name": "x", "driver": "commands", "commands": {given: ["/bin/true"]}})
     assert given in message
     assert missing in message
 
 
 def test_a_way_to_quiesce_that_the_driver_does_not_have() -> None:
     assert "cannot do quiesce hot_backup" in refusal({**SQLITE, "quiesce": "hot_backup"})
-    assert "cannot do quiesce freeze" in refusal({"name": "x", "driver": "commands", "options": {}})
+    assert "cannot do quiesce freeze" in refusal({"name": "x", "driver": "commands", "commands": {}})
     assert "must be auto, hot_backup or freeze" in refusal({**SQLITE, "quiesce": "sometimes"})
 
 
@@ -96,8 +114,8 @@ def test_a_way_to_quiesce_that_the_driver_does_not_have() -> None:
         (SQLITE, "freeze"),
         ({"driver": "postgresql"}, "hot_backup"),
         ({"driver": "postgresql", "quiesce": "freeze"}, "freeze"),
-        ({"driver": "commands", "options": {"begin": ["/bin/true"], "end": ["/bin/true"]}}, "hot_backup"),
-        ({"driver": "commands", "options": {"freeze": ["/bin/true"], "thaw": ["/bin/true"]}}, "freeze"),
+        ({"driver": "commands", "commands": {"begin": ["/bin/true"], "end": ["/bin/true"]}}, "hot_backup"),
+        ({"driver": "commands", "commands": {"freeze": ["/bin/true"], "thaw": ["/bin/true"]}}, "freeze"),
     ],
 )
 def test_auto_takes_hot_backup_where_the_driver_can(description: dict[str, Any], expected: str) -> None:
@@ -109,11 +127,20 @@ def test_two_databases_of_one_name() -> None:
         make_drivers([SQLITE, SQLITE])
 
 
-def test_every_driver_is_documented_by_its_spec() -> None:
+def test_every_driver_and_its_options_are_documented() -> None:
+    documented = yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]["databases"]
+    spec = databases_spec()["options"]
+    # Beside what every database has there is a key for each driver, and nothing else.
+    assert spec.keys() == {"name", "driver", "quiesce", *DRIVERS}
+    assert documented["suboptions"].keys() == spec.keys()
     for name, driver in DRIVERS.items():
         assert driver.name == name
-        for rules in driver.argument_spec.values():
-            assert set(rules) <= {"type", "elements", "default", "required", "no_log"}
+        assert f"V({name})" in "".join(documented["suboptions"]["driver"]["description"])
+        options = documented["suboptions"][name]["suboptions"]
+        assert options.keys() == driver.argument_spec.keys()
+        for option, rules in driver.argument_spec.items():
+            said = {key: value for key, value in options[option].items() if key not in ("description", "version_added")}
+            assert said == {key: value for key, value in rules.items() if key != "no_log"}, option
 
 
 @given(

@@ -31,7 +31,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def driver(path: Path) -> Iterator[SqliteDriver]:
-    made = make_driver({"name": "d", "driver": "sqlite", "options": {"path": str(path)}})
+    made = make_driver({"name": "d", "driver": "sqlite", "sqlite": {"path": str(path)}})
     assert isinstance(made, SqliteDriver)
     yield made
     made.close()
@@ -93,7 +93,7 @@ def test_no_database(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "file"
     if content is not None:
         path.write_bytes(content)
-    driver = make_driver({"name": "d", "driver": "sqlite", "options": {"path": str(path)}})
+    driver = make_driver({"name": "d", "driver": "sqlite", "sqlite": {"path": str(path)}})
     with pytest.raises(DatabaseError, match="set path to the database file"):
         driver.preflight()
     with pytest.raises(DatabaseError, match="set path to the database file"):
@@ -103,7 +103,7 @@ def test_no_database(tmp_path: Path, content: bytes | None) -> None:
 def test_a_damaged_database(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
-    driver = make_driver({"name": "d", "driver": "sqlite", "options": {"path": str(path)}})
+    driver = make_driver({"name": "d", "driver": "sqlite", "sqlite": {"path": str(path)}})
     with pytest.raises(DatabaseError, match="cannot be read; SQLite says"):
         driver.preflight()
     driver.close()

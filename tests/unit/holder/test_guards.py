@@ -36,7 +36,7 @@ def test_a_guard_does_not_stay_armed_for_a_freeze_that_was_not_begun(tmp_path: P
     """At the deadline it would kill the holder, and thaw what somebody else has frozen."""
     thawed = tmp_path / "thawed"
     options = {"freeze": ["/bin/true"], "thaw": ["/bin/touch", str(thawed)]}
-    held.ask("begin", databases=[{"name": "d", "driver": "commands", "options": options}])
+    held.ask("begin", databases=[{"name": "d", "driver": "commands", "commands": options}])
     backstop, guard = held.record("backstop"), held.record("guard")
     os.kill(backstop.pid, signal.SIGKILL)
     wait_for(lambda: held.ask("status")["backstop_pid"] is None, "the holder knows it")
@@ -50,7 +50,7 @@ def test_a_guard_does_not_stay_armed_for_a_freeze_that_was_not_begun(tmp_path: P
 
 
 def test_a_record_that_cannot_be_removed_breaks_no_window(tmp_path: Path, held: HolderUnderTest) -> None:
-    held.ask("begin", databases=[{"name": "d", "driver": "commands", "options": QUIET}])
+    held.ask("begin", databases=[{"name": "d", "driver": "commands", "commands": QUIET}])
     held.ask("freeze", mounts=[], deadline_s=FAR_S)
     record = Path(held.state.session_file(held.session, "frozen.json"))
     record.unlink()

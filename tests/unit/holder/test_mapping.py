@@ -11,7 +11,6 @@ from typing import Optional
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import DRIVERS, databases_spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import MapError, SegmentRow
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
@@ -71,13 +70,3 @@ def test_a_pair_without_a_device() -> None:
     assert lun_specs([{"name": "l", "device": "/dev/x", "serial": None}])[0].device == "/dev/x"
     with pytest.raises(MapError, match="pairs: l names no device"):
         lun_specs([{"name": "l", "device": None}])
-
-
-def test_the_option_databases_knows_every_option_of_every_driver() -> None:
-    options = databases_spec()["options"]["options"]["options"]
-    for driver in DRIVERS.values():
-        for name, rules in driver.argument_spec.items():
-            # Drivers share the names of their options, so two must not mean different types by one name.
-            assert options[name]["type"] == rules.get("type", "str"), name
-            assert options[name]["no_log"] is rules.get("no_log", False), name
-            assert "default" not in options[name]

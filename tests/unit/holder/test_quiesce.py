@@ -23,7 +23,7 @@ from ansible_collections.splitmirror.backup.plugins.modules import extent_map
 from ansible_collections.splitmirror.backup.tests.support.freezing import wait_for
 from ansible_collections.splitmirror.backup.tests.support.mirrors import run_module
 
-HOT = [{"name": "d", "driver": "commands", "options": {"begin": ["/bin/true"], "end": ["/bin/true"]}}]
+HOT = [{"name": "d", "driver": "commands", "commands": {"begin": ["/bin/true"], "end": ["/bin/true"]}}]
 LOST = {"required": True, "ended_cleanly": False, "same_session": False}
 
 
@@ -109,7 +109,7 @@ def test_databases_of_another_host_are_not_taken_for_abandoned_while_their_holde
 @pytest.mark.root
 def test_a_freeze_alone_does_not_pass_for_a_split(state: StateDir) -> None:
     options = {"freeze": ["/bin/true"], "thaw": ["/bin/true"]}
-    quiesce.begin(state, "s1", [{"name": "d", "driver": "commands", "options": options}], [])
+    quiesce.begin(state, "s1", [{"name": "d", "driver": "commands", "commands": options}], [])
     frozen = quiesce.freeze(state, "s1", [], 60.0, [])
     checked = {"session": "s1", "state": "checked", "state_dir": state.root}
 
