@@ -52,7 +52,7 @@ options:
           begin:
             description:
               - The command that begins hot backup.
-              - E(SPLITMIRROR_LABEL) gives it the name of the backup.
+              - E(SPLITMIRROR_BACKUP_NAME) gives it the name of the backup.
             type: list
             elements: str
           end:

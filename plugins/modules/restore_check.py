@@ -7,21 +7,27 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: restore_check
-short_description: Check that a server on a restored PostgreSQL data directory opens nothing outside of the restore
+short_description: Check that a server on a restored data directory opens nothing outside of the restore
 version_added: 0.2.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
-  - Fails when a link of the data directory, or recovery from its log, leads out of O(target), where the original
-    server may live, or when its lock file (C(postmaster.pid)) names a living process that is no server on these files,
-    which the end of the drill would end.
+  - Fails when a server that is started on the data directory would reach something outside of O(target), where the
+    original server may live.
+  - With O(driver=postgresql) that is a link of the data directory, recovery from its log, or a lock file
+    (C(postmaster.pid)) that names a living process that is not a server on these files, which the end of a drill would
+    end. It needs C(pg_controldata) and C(pg_waldump) of the version that made the backup.
   - Returns the settings that recovery needs, so that none of the restored settings has to be used.
-  - Needs C(pg_controldata) and C(pg_waldump) of the version that made the backup.
 options:
   target:
     description: The folder that was restored to.
     type: path
     required: true
+  driver:
+    description: The driver of the database.
+    type: str
+    choices: [commands, postgresql, sqlite]
+    default: postgresql
   data_directory:
     description: The restored data directory, in O(target).
     type: path
@@ -64,7 +70,7 @@ settings:
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.database.pg_start import settings_for_recovery
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import DRIVERS
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -73,7 +79,8 @@ if TYPE_CHECKING:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Look at one data directory."""
     params = module.params
-    settings = settings_for_recovery(params["target"], params["data_directory"], params["bin_dir"], params["os_user"])
+    check = DRIVERS[params["driver"]].check_restored
+    settings = check(params["target"], params["data_directory"], params["bin_dir"], params["os_user"])
     return {"changed": False, "settings": settings}
 
 
@@ -83,6 +90,7 @@ def main() -> None:
         work,
         {
             "target": {"type": "path", "required": True},
+            "driver": {"type": "str", "choices": sorted(DRIVERS), "default": "postgresql"},
             "data_directory": {"type": "path", "required": True},
             "bin_dir": {"type": "path", "required": True},
             "os_user": {"type": "str", "default": "postgres"},

@@ -12,8 +12,9 @@ version_added: 0.1.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
-  - Finds the PostgreSQL data directories among restored files and points their tablespaces, their WAL and every other
-    link in them, which may still lead to the original server, to the restored copies below the same target.
+  - Finds databases among restored files. Whatever in them still leads to the original server is changed to lead to the
+    restored copies below the same target, or refused.
+  - For PostgreSQL these are the tablespaces, the WAL and every other link in a data directory.
   - Nothing outside O(target) is touched, and no link of a data directory leads out of it afterwards.
   - The settings in the data directory are left as they are. Read them before you start a server on the machine of the
     original.
@@ -22,8 +23,13 @@ options:
     description: The folder that V(/) of the database host was restored to.
     type: path
     required: true
+  driver:
+    description: Look for databases of this driver only; by default for those of all drivers.
+    type: str
+    choices: [commands, postgresql, sqlite]
+    version_added: 0.2.0
   data_directory:
-    description: Look at this data directory in O(target) only; by default at all of them.
+    description: Relocate this data directory in O(target) only; by default all that are found. It needs O(driver).
     type: path
     version_added: 0.2.0
 extends_documentation_fragment:
@@ -49,7 +55,7 @@ data_directories:
   elements: str
   sample: [/restore/db1/var/lib/postgresql/15/main]
 moves:
-  description: What led elsewhere and does so no more.
+  description: What led elsewhere and was changed.
   returned: success
   type: list
   elements: dict
@@ -71,27 +77,24 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.database.relocation import (
-    find_data_directories,
-    relocate,
-)
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import DRIVERS, relocate_restored
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
+SPEC: dict[str, dict[str, Any]] = {
+    "target": {"type": "path", "required": True},
+    "driver": {"type": "str", "choices": sorted(DRIVERS)},
+    "data_directory": {"type": "path"},
+}
+
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Relocate every data directory below the target."""
-    target = module.params["target"]
-    only = module.params["data_directory"]
+    target, kind, only = (module.params[name] for name in ("target", "driver", "data_directory"))
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        os.listdir(target)  # a user who may not is told so, and does not find nothing
-    directories = [only] if only else find_data_directories(target)
-    # All or nothing: what cannot be relocated is refused before the first link changes.
-    moves = [move for found in directories for move in relocate(target, found, dry_run=True)]
-    if not module.check_mode:
-        for found in directories:
-            relocate(target, found)
+        os.listdir(target)  # a user who may not read it is refused, and does not find nothing
+    directories, moves = relocate_restored(target, kind, only, dry_run=module.check_mode)
     return {
         "changed": bool(moves),
         "data_directories": directories,
@@ -105,7 +108,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    run_module(work, {"target": {"type": "path", "required": True}, "data_directory": {"type": "path"}})
+    run_module(work, SPEC, required_by={"data_directory": ["driver"]})
 
 
 if __name__ == "__main__":

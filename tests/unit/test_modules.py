@@ -68,7 +68,11 @@ def minimal(module: str, root: Path) -> dict[str, Any]:
             **drive,
         },
         "restore_check": {"target": str(root / "state"), "data_directory": str(root / "state"), "bin_dir": "/usr/bin"},
-        "restore_relocate": {"target": str(root / "state"), "data_directory": str(root / "state/pg")},
+        "restore_relocate": {
+            "target": str(root / "state"),
+            "driver": "postgresql",
+            "data_directory": str(root / "state/pg"),
+        },
         "tape_label": {"volume": "V1", "capacity": "64M", "state_dir": str(root / "state"), **drive},
         "tape_read": {"session": "s1", "target": str(root / "t"), "state_dir": str(root / "state"), **drive},
         "tape_verify": {"session": "s1", "state_dir": str(root / "state"), **drive},

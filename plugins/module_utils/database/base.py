@@ -12,6 +12,7 @@ from typing import Any, Callable, ClassVar, Mapping, Optional
 
 from ..errors import SplitMirrorError
 from ..extents.scope import Scope
+from .relocation import Move
 
 
 class DatabaseError(SplitMirrorError):
@@ -26,8 +27,8 @@ class SessionLost(DatabaseError):
 class Capabilities:
     """What a driver can do.
 
-    :param hot_backup: begin and end: the database goes on writing, and its logs repair the copy.
-    :param freeze: writes are stopped in the window, or the copy is one the database recovers from by itself.
+    :param hot_backup: begin and end work: the database goes on writing, and its logs repair the copy.
+    :param freeze: in_window stops writes, or the frozen file systems alone make a copy that the database recovers from.
     """
 
     hot_backup: bool
@@ -75,14 +76,23 @@ class ThawCommand:
 
 
 class DatabaseDriver(ABC):
-    """One database on this host. What a driver has no use for does nothing, or refuses. The order of calls::
+    """One database on this host. A driver overrides what its database needs; all else does nothing, or refuses.
 
-        preflight, files                          by any process
-        begin(label) ... ping ... end, close      hot backup, by the holder
-        prepare_freeze, freeze ... thaw, close    freeze, by the holder
-        recover                                   after a crash
+    The order of calls for a backup; the holder calls them all, but for the first line and the last::
 
-    :param label: the user's name for it, for messages.
+        preflight, files                          any process, before hot backup begins
+        begin, ping ...                           quiesce hot_backup
+        prepare_window, in_window ... thaw        quiesce hot_backup and freeze
+        ping ..., end                             quiesce hot_backup
+        close
+        recover                                   another process, after a crash
+
+    in_window and thaw are called between freeze_sent and thaw_acknowledged, while nothing else of the window goes on:
+    in_window before the file systems are frozen, in the order of the databases; thaw after the file systems are
+    thawed, in reverse order, also when in_window failed. A driver may end its hot backup in thaw. From then on ping and
+    fileno have nothing to report, and end returns what thaw has kept.
+
+    :param title: the user's name for the database, for messages.
     :param options: checked against argument_spec, defaults filled in.
     :param quiesce: ``hot_backup`` or ``freeze``.
     """
@@ -91,8 +101,8 @@ class DatabaseDriver(ABC):
     #: Options in the form of Ansible's argument specs (type, elements, default, required, no_log).
     argument_spec: ClassVar[dict[str, dict[str, Any]]]
 
-    def __init__(self, label: str, options: Mapping[str, Any], quiesce: str) -> None:
-        self.label = label
+    def __init__(self, title: str, options: Mapping[str, Any], quiesce: str) -> None:
+        self.title = title
         self.options = options
         self.quiesce = quiesce
 
@@ -115,9 +125,13 @@ class DatabaseDriver(ABC):
         :raises DatabaseError: when they cannot be found.
         """
 
-    def begin(self, label: str) -> None:
-        """Begin hot backup under this label. :raises DatabaseError: when it cannot."""
-        raise DatabaseError(f"{self.where}: driver {self.name} knows no hot backup; set quiesce to freeze.")
+    def begin(self, backup_name: str) -> None:
+        """Begin hot backup.
+
+        :param backup_name: what the server calls it, where the server has names for backups.
+        :raises DatabaseError: it cannot begin.
+        """
+        raise self._no_hot_backup()
 
     def ping(self) -> None:  # noqa: B027
         """Prove that the session of begin still lives. :raises SessionLost: when it does not."""
@@ -127,29 +141,32 @@ class DatabaseDriver(ABC):
         return None
 
     def end(self) -> EndResult:
-        """End hot backup in the session of begin. :raises DatabaseError: when it was not clean."""
-        raise DatabaseError(f"{self.where}: driver {self.name} knows no hot backup; set quiesce to freeze.")
+        """End hot backup in the session of begin.
 
-    def prepare_freeze(self) -> None:  # noqa: B027
-        """Do before the window what makes it short. :raises DatabaseError: when a freeze would fail."""
-
-    def freeze(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
-        """Stop writes.
-
-        :param limit_s: give up after this time. :param started: told the process group of a command that does it,
-            before it is waited for.
-        :raises DatabaseError: when it did not.
+        :raises SessionLost: that session is gone, or hot backup was not begun. :raises DatabaseError: it was not clean.
         """
-        raise DatabaseError(f"{self.where}: driver {self.name} knows no freeze; set quiesce to hot_backup.")
+        raise self._no_hot_backup()
+
+    def prepare_window(self) -> None:  # noqa: B027
+        """Do before the window what makes it short. :raises DatabaseError: when in_window would fail."""
+
+    def in_window(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:  # noqa: B027
+        """Do inside the window what makes the copy one that the database recovers from: stop writes, for instance.
+
+        :param limit_s: give up after this time.
+        :param started: to be called with the process group of a command that stops writes, before the command runs:
+            whoever thaws instead of the holder kills that group first.
+        :raises DatabaseError: it was not done, so that nothing is split.
+        """
 
     def thaw(self) -> None:  # noqa: B027
-        """Let writes go on; nothing happens if they do.
+        """Undo in_window; nothing happens when there is nothing to undo.
 
-        :raises DatabaseError: when they cannot; it is called again, and without a thaw_command close() must do it.
+        :raises DatabaseError: it cannot; it is called again, and without a thaw_command close() must do it.
         """
 
     def thaw_command(self) -> Optional[ThawCommand]:
-        """How the guard ends the freeze if the holder's death alone does not."""
+        """How the guard undoes in_window if the death of the holder alone does not."""
         return None
 
     def recover(self) -> bool:
@@ -159,7 +176,39 @@ class DatabaseDriver(ABC):
     def close(self) -> None:  # noqa: B027
         """Drop the session and what it holds, also in the midst of a hot backup; never raises."""
 
+    @classmethod
+    def find_restored(cls, target: str) -> list[str]:
+        """Return the data directories of this kind of database below a folder that was restored to, sorted."""
+        return []
+
+    @classmethod
+    def relocate(cls, target: str, data_directory: str, dry_run: bool = False) -> list[Move]:
+        """Let nothing of a restored data directory lead to where the original is, or was.
+
+        :param target: the folder of the restore; what was at ``/a/b`` is now at ``target/a/b``.
+        :param data_directory: a folder below it. :param dry_run: only return what would be changed.
+        :returns: what was changed; empty when all was in place already.
+        :raises SplitMirrorError: it cannot be made safe.
+        """
+        raise DatabaseError(f"driver: {cls.name} has no data directory that could be relocated.", option="driver")
+
+    @classmethod
+    def check_restored(cls, target: str, data_directory: str, bin_dir: str, os_user: str) -> dict[str, str]:
+        """Look whether a server on a restored data directory would stay inside the target, changing nothing.
+
+        :param bin_dir: folder of the server's programs. :param os_user: the user that the server is to run as.
+        :returns: settings that the server needs to recover, by name.
+        :raises SplitMirrorError: it would reach something outside, or the directory cannot be read.
+        """
+        raise DatabaseError(f"driver: {cls.name} has no check of a restored data directory.", option="driver")
+
     @property
     def where(self) -> str:
         """How messages name it."""
-        return f"databases: {self.label}"
+        return f"databases: {self.title}"
+
+    def _no_hot_backup(self) -> DatabaseError:
+        return DatabaseError(f"{self.where}: driver {self.name} cannot do hot backup; set quiesce to freeze.")
+
+    def _not_begun(self) -> SessionLost:
+        return SessionLost(f"{self.where}: hot backup was not begun in this session, so it cannot be ended.")

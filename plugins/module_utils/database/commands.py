@@ -32,9 +32,7 @@ class CommandsDriver(DatabaseDriver):
         "timeout_s": {"type": "int", "default": 60},
     }
 
-    def __init__(self, label: str, options: Mapping[str, Any], quiesce: str) -> None:
-        super().__init__(label, options, quiesce)
-        self._begun = False
+    _begun = False
 
     @classmethod
     def capabilities(cls, options: Mapping[str, Any]) -> Capabilities:
@@ -73,31 +71,37 @@ class CommandsDriver(DatabaseDriver):
                     "a line.",
                     option="databases",
                 )
-            scopes.append(Scope(path, label=f"commands {self.label}"))
+            scopes.append(Scope(path, label=f"commands {self.title}"))
         return scopes
 
-    def begin(self, label: str) -> None:
+    def begin(self, backup_name: str) -> None:
         self._begun = True
-        # Like freeze, and unlike what ends them: done by nobody, it must not come true behind a clean-up.
-        self._run("begin", label, dies_with_us=True)
+        # If we die, this command dies too. Otherwise hot backup could begin after the clean-up.
+        self._run("begin", backup_name, dies_with_us=True)
 
     def ping(self) -> None:
         if self.options["ping"]:
             self._run("ping")
 
     def end(self) -> EndResult:
+        if not self._begun:
+            raise self._not_begun()
         self._run("end")
         self._begun = False
         return EndResult()
 
-    def freeze(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
-        self._run("freeze", limit_s=limit_s, dies_with_us=True, started=started)
+    def in_window(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
+        if self.quiesce == "freeze":
+            self._run("freeze", limit_s=limit_s, dies_with_us=True, started=started)
 
     def thaw(self) -> None:
-        self._run("thaw")
+        if self.quiesce == "freeze":
+            self._run("thaw")
 
     def thaw_command(self) -> Optional[ThawCommand]:
-        return ThawCommand(self.label, tuple(self.options["thaw"]), float(self.options["timeout_s"]))
+        if self.quiesce != "freeze":
+            return None
+        return ThawCommand(self.title, tuple(self.options["thaw"]), float(self.options["timeout_s"]))
 
     def recover(self) -> bool:
         if not self.options["recover"]:
@@ -111,21 +115,25 @@ class CommandsDriver(DatabaseDriver):
             with contextlib.suppress(DatabaseError):
                 self._run("recover" if self.options["recover"] else "end")
 
-    def _run(self, name: str, label: str = "", limit_s: float = float("inf"), **life: Any) -> str:
+    def _run(self, name: str, backup_name: str = "", limit_s: float = float("inf"), **life: Any) -> str:
         limit_s = min(limit_s, float(self.options["timeout_s"]))
-        return run_command(self.label, name, self.options[name], limit_s, label, **life)
+        return run_command(self.title, name, self.options[name], limit_s, backup_name, **life)
 
 
-def run_command(database: str, name: str, argv: Sequence[str], limit_s: float, label: str = "", **life: Any) -> str:
-    """Run the command of this name with the variables that tell it the database and, if given, the backup's label.
+def run_command(
+    database: str, name: str, argv: Sequence[str], limit_s: float, backup_name: str = "", **life: Any
+) -> str:
+    """Run a command of a database with the names of the database and, if given, of the backup in its environment.
+
+    :param name: which of its commands this is, for messages. :param limit_s: seconds, after which it is killed.
 
     :param life: dies_with_us and started, see run_limited.
     :returns: its output. :raises DatabaseError: it does not start, fails, or is not done within ``limit_s`` seconds.
     """
     where = f"databases: {database}"
     environment = {"SPLITMIRROR_DATABASE": database}
-    if label:
-        environment["SPLITMIRROR_LABEL"] = label
+    if backup_name:
+        environment["SPLITMIRROR_BACKUP_NAME"] = backup_name
     try:
         done = run_limited(argv, limit_s, environment, **life)
     except OSError as exc:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from ..errors import SplitMirrorError
 from ..host.tools import ToolError, run_tool
-from .relocation import relocate
+from .pg_relocation import relocate
 
 #: Names in pg_controldata's output, and of the settings that recovery refuses to have smaller.
 NEEDED = {

@@ -14,17 +14,19 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from typing import Any, Callable, ClassVar, Mapping, Optional
+from typing import Any, ClassVar, Mapping, Optional
 
 from ..extents.scope import Scope
 from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, LabelFile, SessionLost
 from .links import with_linked
 from .login import PASSWORD_SPEC, os_user_spec
+from .pg_relocation import EMPTY_FOLDERS, find_data_directories, relocate
 from .pg_session import PgSession
+from .pg_start import settings_for_recovery
 from .pg_wal import needed_files, wal_range
+from .relocation import Move
 
-# What a base backup leaves out: the same section, "Backing Up the Data Directory".
-EMPTY_FOLDERS = ("pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans")
+# What a base backup leaves out besides the contents of EMPTY_FOLDERS (section "Backing Up the Data Directory").
 LEFT_OUT = ("postmaster.pid", "postmaster.opts", "pgsql_tmp*", "pg_internal.init*", "backup_label", "tablespace_map")
 OLDEST_VERSION = 110000
 # As bytes in the database's own encoding, because the files are wanted as the server would write them. Not waiting for
@@ -53,8 +55,8 @@ class PostgresqlDriver(DatabaseDriver):
         "end_timeout_s": {"type": "int", "default": 300},
     }
 
-    def __init__(self, label: str, options: Mapping[str, Any], quiesce: str) -> None:
-        super().__init__(label, options, quiesce)
+    def __init__(self, title: str, options: Mapping[str, Any], quiesce: str) -> None:
+        super().__init__(title, options, quiesce)
         self._session = PgSession(self.where, options)
         self._pgdata = ""
         self._backend: Optional[int] = None
@@ -88,7 +90,7 @@ class PostgresqlDriver(DatabaseDriver):
         return facts
 
     def files(self) -> list[Scope]:
-        label = f"postgresql {self.label}"
+        label = f"postgresql {self.title}"
         pgdata = self._data_directory()
         hot = self.quiesce == "hot_backup"
         empty = EMPTY_FOLDERS + (("pg_wal",) if hot else ())
@@ -99,15 +101,15 @@ class PostgresqlDriver(DatabaseDriver):
             scopes.append(Scope(wal, exclude=("*",) if hot else (), label=label))
         return with_linked(self.where, scopes)
 
-    def begin(self, label: str) -> None:
+    def begin(self, backup_name: str) -> None:
         pg = self._connected()
         self._data_directory()  # known before the server can be gone
         (self._backend,) = pg.row("SELECT pg_backend_pid()")
         self._keep_wal()
         if pg.version >= 150000:
-            pg.row("SELECT pg_backup_start(label => %s, fast => %s)", (label, self.options["fast"]))
+            pg.row("SELECT pg_backup_start(label => %s, fast => %s)", (backup_name, self.options["fast"]))
         else:
-            pg.row("SELECT pg_start_backup(%s, %s, false)", (label, self.options["fast"]))
+            pg.row("SELECT pg_start_backup(%s, %s, false)", (backup_name, self.options["fast"]))
 
     def ping(self) -> None:
         (backend,) = self._session.row("SELECT pg_backend_pid()")
@@ -119,6 +121,8 @@ class PostgresqlDriver(DatabaseDriver):
 
     def end(self) -> EndResult:
         pg = self._session
+        if self._backend is None:
+            raise self._not_begun()
         self.ping()
         pg.execute(f"SET statement_timeout = '{int(self.options['end_timeout_s'])}s'")
         stop_lsn, label, tablespace_map = pg.row(STOP_15 if pg.version >= 150000 else STOP_11)
@@ -145,18 +149,28 @@ class PostgresqlDriver(DatabaseDriver):
             },
         )
 
-    def prepare_freeze(self) -> None:
-        # Makes recovery of the copy short, and leaves little to flush inside the window; it needs a privilege, and the
-        # backup is as good without.
-        with contextlib.suppress(DatabaseError):
-            self._connected().execute("CHECKPOINT")
-
-    def freeze(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
-        """Nothing to do: the freeze of the file systems makes the copy one that the server recovers from."""
+    def prepare_window(self) -> None:
+        if self.quiesce == "freeze":
+            # It makes recovery of the copy short, and leaves little to flush inside the window. It needs a privilege,
+            # without which the backup is as good.
+            with contextlib.suppress(DatabaseError):
+                self._connected().execute("CHECKPOINT")
 
     def close(self) -> None:
         self._backend = None
         self._session.close()
+
+    @classmethod
+    def find_restored(cls, target: str) -> list[str]:
+        return find_data_directories(target)
+
+    @classmethod
+    def relocate(cls, target: str, data_directory: str, dry_run: bool = False) -> list[Move]:
+        return relocate(target, data_directory, dry_run)
+
+    @classmethod
+    def check_restored(cls, target: str, data_directory: str, bin_dir: str, os_user: str) -> dict[str, str]:
+        return settings_for_recovery(target, data_directory, bin_dir, os_user)
 
     def _connected(self) -> PgSession:
         if not self._session.connected:

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from .base import DatabaseDriver, DatabaseError
 from .commands import CommandsDriver
 from .options import check_options
 from .postgresql import PostgresqlDriver
+from .relocation import Move
 from .sqlite import SqliteDriver
 
 DRIVERS: dict[str, type[DatabaseDriver]] = {
@@ -87,8 +88,33 @@ def make_drivers(descriptions: Sequence[Mapping[str, Any]]) -> list[DatabaseDriv
     :raises DatabaseError: as make_driver, or when two have the same name.
     """
     drivers = [make_driver(description) for description in descriptions]
-    names = [driver.label for driver in drivers]
+    names = [driver.title for driver in drivers]
     for name in names:
         if names.count(name) > 1:
             raise DatabaseError(f"databases: two are named {name!r}; give each its own name.", option="databases")
     return drivers
+
+
+def relocate_restored(
+    target: str, kind: Optional[str] = None, data_directory: Optional[str] = None, dry_run: bool = False
+) -> tuple[list[str], list[Move]]:
+    """Let nothing of the databases among restored files lead to where the originals are, or were.
+
+    What cannot be relocated is refused before anything is changed.
+
+    :param target: the folder that was restored to. :param kind: the driver to look with; by default all of them.
+    :param data_directory: the only one to relocate; it needs the driver. :param dry_run: change nothing.
+    :returns: data directories, and what was changed or would be.
+    :raises SplitMirrorError: one of them cannot be made safe.
+    """
+    drivers = list(DRIVERS.values()) if kind is None else [DRIVERS[kind]]
+    found = [
+        (driver, folder)
+        for driver in drivers
+        for folder in ([data_directory] if data_directory else driver.find_restored(target))
+    ]
+    moves = [move for driver, folder in found for move in driver.relocate(target, folder, dry_run=True)]
+    if not dry_run:
+        for driver, folder in found:
+            driver.relocate(target, folder)
+    return [folder for _driver, folder in found], moves

@@ -2,31 +2,23 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Make restored PostgreSQL data directories ready to start where they now are.
+"""Let the links of a restored data directory lead to the restored files, and never to the original.
 
-A data directory names other places by links: its tablespaces (``pg_tblspc/<oid>``), perhaps its WAL (``pg_wal``), and
-whatever its owner moved elsewhere. In a restored copy an absolute link still leads to the original server, which may
-be alive. Recovery makes the tablespace links anew from ``tablespace_map`` (PostgreSQL documentation, "Making a Base
-Backup Using the Low Level API"), so that file has to name the new places as well.
+In a restored copy an absolute link still leads to the original server, which may be alive.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Optional
 
 from ..errors import SplitMirrorError
 from ..extents.scope import holds
-from .postgresql import EMPTY_FOLDERS
 
-_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
-_TO_ESCAPE = re.compile(rb"([\\\n\r])")
-_LINE = re.compile(rb"(\d+) ((?:[^\\\n]|\\.)*)\n?", re.DOTALL)
 #: As many links as Linux follows in one path (path_resolution(7)).
 _MOST_LINKS = 40
 
@@ -44,28 +36,18 @@ class Move:
     after: str
 
 
-def find_data_directories(target: str) -> list[str]:
-    """All PostgreSQL data directories below ``target``, sorted; links are not followed."""
-    found = []
-    for folder, folders, files in os.walk(target):
-        if "PG_VERSION" in files and "global" in folders:
-            found.append(folder)
-            folders.clear()
-        folders.sort()
-    return found
-
-
-def relocate(target: str, data_directory: str, dry_run: bool = False) -> list[Move]:
+def relocate_links(target: str, data_directory: str, may_be_empty: Collection[str], dry_run: bool) -> list[Move]:
     """Point every link of one restored data directory, and of what it leads to, to its place below ``target``.
 
-    A link is followed as the original host followed it, with ``target`` as its root folder. A link in whose place a
-    server only needs an empty folder (``pg_stat_tmp``) becomes one when what it leads to was not restored.
+    A link is followed as the original host followed it, with ``target`` as its root folder.
 
-    :param target: the folder of the restore; what was at ``/a/b`` is now at ``target/a/b``.
-    :param data_directory: a folder below it, from find_data_directories.
-    :param dry_run: only tell what would move.
+    :param target: the folder of the restore, which holds data_directory.
+    :param may_be_empty: names of links in the data directory that become an empty folder when what they lead to was
+        not restored.
+    :param dry_run: only return what would move.
     :returns: what was moved; empty when all was in place already.
-    :raises RelocationError: a link leads to a place that was not restored, or there is a device among the files.
+    :raises RelocationError: a link leads to a place that was not restored, there is a device among the files, or
+        data_directory does not lie in the target.
     """
     root = os.path.realpath(target)
     data_directory = os.path.realpath(data_directory)
@@ -86,9 +68,9 @@ def relocate(target: str, data_directory: str, dry_run: bool = False) -> list[Mo
             seen.add(link)
             before = os.readlink(link)
             try:
-                place = _place(root, link)
+                place = place_of(root, link)
             except RelocationError:
-                if os.path.dirname(link) != data_directory or os.path.basename(link) not in EMPTY_FOLDERS:
+                if os.path.dirname(link) != data_directory or os.path.basename(link) not in may_be_empty:
                     raise
                 moves.append(Move(link, before, link))
                 if not dry_run:
@@ -100,7 +82,7 @@ def relocate(target: str, data_directory: str, dry_run: bool = False) -> list[Mo
                 moves.append(Move(link, before, place))
                 if not dry_run:
                     _replace_link(link, place)
-    return moves + _relocate_map(root, os.path.join(data_directory, "tablespace_map"), dry_run)
+    return moves
 
 
 def _links(folder: str) -> Iterator[str]:
@@ -124,25 +106,7 @@ def _links(folder: str) -> Iterator[str]:
                 )
 
 
-def _relocate_map(root: str, path: str, dry_run: bool) -> list[Move]:
-    if not os.path.isfile(path) or os.path.islink(path):
-        return []
-    with open(path, "rb") as file:
-        old = file.read()
-    moves: list[Move] = []
-    lines = []
-    for match in _LINE.finditer(old):
-        before = os.fsdecode(_ESCAPED.sub(rb"\1", match[2]))
-        after = _place(root, path, before)
-        if after != before:
-            moves.append(Move(f"{path}: {match[1].decode()}", before, after))
-        lines.append(match[1] + b" " + _TO_ESCAPE.sub(rb"\\\1", os.fsencode(after)) + b"\n")
-    if moves and not dry_run:
-        _replace_file(path, b"".join(lines))
-    return moves
-
-
-def _place(root: str, where: str, text: Optional[str] = None) -> str:
+def place_of(root: str, where: str, text: Optional[str] = None) -> str:
     """Where a link leads when ``root`` is taken for the root folder of all links.
 
     :param where: a link, or the file that holds ``text``. :param text: the path to follow; by default the link itself.
@@ -198,7 +162,8 @@ def _make_empty(link: str) -> None:
     os.chown(link, owner.st_uid, owner.st_gid)
 
 
-def _replace_file(path: str, content: bytes) -> None:
+def replace_keeping_owner(path: str, content: bytes) -> None:
+    """Replace the content of a file whole; owner and mode stay."""
     known = os.stat(path)
     fd, fresh = tempfile.mkstemp(dir=os.path.dirname(path))
     with open(fd, "wb") as file:

@@ -36,8 +36,8 @@ class SqliteDriver(DatabaseDriver):
     name: ClassVar[str] = "sqlite"
     argument_spec: ClassVar[dict[str, dict[str, Any]]] = {"path": {"type": "path", "required": True}}
 
-    def __init__(self, label: str, options: Mapping[str, Any], quiesce: str) -> None:
-        super().__init__(label, options, quiesce)
+    def __init__(self, title: str, options: Mapping[str, Any], quiesce: str) -> None:
+        super().__init__(title, options, quiesce)
         self._path = os.path.realpath(options["path"])
         self._connection: Optional[sqlite3.Connection] = None
 
@@ -51,21 +51,21 @@ class SqliteDriver(DatabaseDriver):
         return facts
 
     def files(self) -> list[Scope]:
-        label = f"sqlite {self.label}"
+        label = f"sqlite {self.title}"
         scopes = [Scope(self._path, label=label)]
         if self._journal_mode() == "wal":
-            # It exists as long as this connection is open, or any other: until close(), and from freeze() on.
+            # It exists as long as this connection is open, or any other: until close(), and from in_window() on.
             scopes.append(Scope(self._path + "-wal", label=label))
         return scopes
 
-    def prepare_freeze(self) -> None:
+    def prepare_window(self) -> None:
         connection = self._connected()
         # Moves what it can into the database without waiting for anybody; does nothing in other journal modes.
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         self.close()
 
-    def freeze(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
+    def in_window(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
         connection = self._connected()
         deadline = time.monotonic() + limit_s
         # SQLite's own busy handler comes to sleep 100 ms between two tries, and a writer that pauses for microseconds

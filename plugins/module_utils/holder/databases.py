@@ -30,20 +30,24 @@ class Databases:
         self._watch = watch
         self._unwatch = unwatch
         self._watched: dict[str, int] = {}
-        self._hot: list[DatabaseDriver] = []
         self._lost: dict[str, str] = {}
-        self.freezing: list[DatabaseDriver] = []
+        #: All that have begun or are ready for the window, in the user's order.
+        self.drivers: list[DatabaseDriver] = []
         self.begun = False
+
+    @property
+    def _hot(self) -> list[DatabaseDriver]:
+        return [driver for driver in self.drivers if driver.quiesce == "hot_backup"]
 
     def names(self) -> dict[str, str]:
         """Names of the databases, and how each is quiesced."""
-        return {driver.label: driver.quiesce for driver in (*self._hot, *self.freezing)}
+        return {driver.title: driver.quiesce for driver in self.drivers}
 
     def lost(self) -> dict[str, str]:
         """Names of the databases whose session was lost, and why."""
         return dict(self._lost)
 
-    def begin(self, descriptions: Sequence[Mapping[str, Any]], label: str) -> dict[str, Any]:
+    def begin(self, descriptions: Sequence[Mapping[str, Any]], backup_name: str) -> dict[str, Any]:
         """Begin hot backup of those that do it, and make those ready that are frozen in the window.
 
         :returns: what preflight told of each, by name.
@@ -55,17 +59,16 @@ class Databases:
         facts = {}
         try:
             for driver in drivers:
-                facts[driver.label] = driver.preflight()
+                facts[driver.title] = driver.preflight()
             for driver in drivers:
                 if driver.quiesce == "hot_backup":
-                    driver.begin(label)
-                    self._log.add("backup_begun", database=driver.label)
+                    driver.begin(backup_name)
+                    self._log.add("backup_begun", database=driver.title)
         except BaseException:
             for driver in drivers:
                 driver.close()
             raise
-        self._hot = [driver for driver in drivers if driver.quiesce == "hot_backup"]
-        self.freezing = [driver for driver in drivers if driver.quiesce == "freeze"]
+        self.drivers = drivers
         self.begun = True
         for driver in self._hot:
             self._watch_driver(driver)
@@ -84,7 +87,7 @@ class Databases:
     def resume(self) -> None:
         """Undo pause(), and find out what was lost meanwhile, where that can be told without a question."""
         for driver in self._hot:
-            if driver.label not in self._lost:
+            if driver.title not in self._lost:
                 fd = driver.fileno()
                 if fd is not None and _hung_up(fd):
                     self._ping(driver)
@@ -104,9 +107,9 @@ class Databases:
         required, same_session = bool(self._hot), True
         for driver in self._hot:
             self._unwatch_driver(driver)
-            if driver.label in self._lost:
+            if driver.title in self._lost:
                 same_session = False
-                errors.append(self._lost[driver.label])
+                errors.append(self._lost[driver.title])
                 continue
             try:
                 result = driver.end()
@@ -115,7 +118,7 @@ class Databases:
                 errors.append(exc.message)
                 continue
             results.append(result)
-            details[driver.label] = result.details
+            details[driver.title] = result.details
         size = 0
         if not errors and any(result.label_files or result.log_files for result in results):
             try:
@@ -141,31 +144,31 @@ class Databases:
     def close(self) -> None:
         """Drop all sessions; hot backups that have not ended are given up."""
         with contextlib.ExitStack() as each:  # one that fails leaves none of the others open
-            for driver in (*self._hot, *self.freezing):
+            for driver in self.drivers:
                 each.callback(driver.close)
                 each.callback(self._unwatch_driver, driver)
-            self._hot, self.freezing = [], []
+            self.drivers = []
             self._lost = {}
             self.begun = False
 
     def _ping(self, driver: DatabaseDriver) -> None:
-        if driver.label in self._lost:
+        if driver.title in self._lost:
             return
         try:
             driver.ping()
         except DatabaseError as exc:
             self._unwatch_driver(driver)
-            self._lost[driver.label] = exc.message
-            self._log.add("connection_lost", database=driver.label)
+            self._lost[driver.title] = exc.message
+            self._log.add("connection_lost", database=driver.title)
 
     def _watch_driver(self, driver: DatabaseDriver) -> None:
         fd = driver.fileno()
         if fd is not None:
-            self._watched[driver.label] = fd
+            self._watched[driver.title] = fd
             self._watch(fd, lambda: self._ping(driver))
 
     def _unwatch_driver(self, driver: DatabaseDriver) -> None:
-        fd = self._watched.pop(driver.label, None)
+        fd = self._watched.pop(driver.title, None)
         if fd is not None:
             self._unwatch(fd)
 

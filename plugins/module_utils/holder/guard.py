@@ -99,6 +99,7 @@ class Guards:
         self.guard = guard
         self.backstop = backstop
         self._holders_time: Optional[float] = None
+        self._in_command = False
 
     @classmethod
     def start(cls) -> Guards:
@@ -154,14 +155,17 @@ class Guards:
 
         :raises GuardError: see arm.
         """
+        self._in_command = True
         self._both({"op": "command", "group": group})
 
     def command_over(self) -> None:
-        """Tell them that no freeze command is under way: the number of its group may be given to another.
+        """Tell them that the freeze command is over, if there was one: its group's number may be given to another.
 
         :raises GuardError: see arm.
         """
-        self._both({"op": "command", "group": None})
+        if self._in_command:
+            self._in_command = False
+            self._both({"op": "command", "group": None})
 
     def disarm(self) -> None:
         """Tell them that all is thawed; they close their descriptors. One that does not answer is ended."""

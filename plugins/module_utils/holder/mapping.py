@@ -106,7 +106,7 @@ class HostMapping:
         :raises SplitMirrorError: a database that cannot be backed up, a path that cannot be mapped, a file system that
             must not be frozen.
         """
-        facts = {driver.label: driver.preflight() for driver in self._drivers}
+        facts = {driver.title: driver.preflight() for driver in self._drivers}
         scopes = host_scopes(self._drivers, self._paths, self._exclude)
         found = survey(scopes, self._luns, left_out=LeftOut(ScopeTree(scopes), self._on_unreadable == LEAVE_OUT))
         layout = {

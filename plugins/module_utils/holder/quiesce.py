@@ -89,12 +89,12 @@ def begin(
     status = question(state, session, "status")
     before = {} if status is None else dict(status["databases"])
     drivers = make_drivers(descriptions)
-    after = {driver.label: driver.quiesce for driver in drivers}
+    after = {driver.title: driver.quiesce for driver in drivers}
     if status is not None and status["hot_backup"] and before == after:
         return Begun(False, {}, before, after)
     if dry_run:
         try:
-            return Begun(True, {driver.label: driver.preflight() for driver in drivers}, before, after)
+            return Begun(True, {driver.title: driver.preflight() for driver in drivers}, before, after)
         finally:
             for driver in drivers:
                 driver.close()
@@ -126,7 +126,7 @@ def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
         except (FileNotFoundError, ValueError, TypeError):
             evidence = _lost(session, _hot_backups(descriptions)) or _NOTHING_TO_END
             return Ended(False, dict(evidence))
-    lost = [label for label in _hot_backups(descriptions) if status["databases"].get(label) != "hot_backup"]
+    lost = [title for title in _hot_backups(descriptions) if status["databases"].get(title) != "hot_backup"]
     result = ask(state, session, "end")["result"]
     result["evidence"] = _lost(session, lost) or result["evidence"]
     recover(state, session)
@@ -217,15 +217,15 @@ def frozen_mounts(state: StateDir, session: str) -> list[str]:
 
 
 def _hot_backups(descriptions: Descriptions) -> list[str]:
-    return [driver.label for driver in make_drivers(descriptions) if driver.quiesce == "hot_backup"]
+    return [driver.title for driver in make_drivers(descriptions) if driver.quiesce == "hot_backup"]
 
 
-def _lost(session: str, labels: Sequence[str]) -> Optional[Json]:
+def _lost(session: str, titles: Sequence[str]) -> Optional[Json]:
     """The evidence of hot backups that nobody holds; None when there is none."""
-    if not labels:
+    if not titles:
         return None
     error = (
-        f"session: {session}: the hot backup of {', '.join(labels)} was lost with the holder of the session, or never "
+        f"session: {session}: the hot backup of {', '.join(titles)} was lost with the holder of the session, or never "
         "begun; begin a new backup."
     )
     return {"required": True, "ended_cleanly": False, "same_session": False, "error": error}

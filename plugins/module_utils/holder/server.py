@@ -190,7 +190,7 @@ class Holder(Service):
             before = functools.partial(self._checker.pre_check, budget_s=deadline_s * CHECK_SHARE)
             self._window.open(
                 mounts,
-                self._databases.freezing,
+                self._databases.drivers,
                 deadline_s,
                 before=before,
                 unwanted=self._server.client_is_gone,

@@ -100,7 +100,7 @@ class Window:
     ) -> None:
         """Freeze.
 
-        :param mounts: mount points. :param drivers: databases to freeze before them.
+        :param mounts: mount points. :param drivers: databases that do something in the window, before them.
         :param deadline_s: from the freeze until the guard ends it.
         :param before: work that makes the window short; done when the files are written out a first time, and given
             the numbers of the devices that will be frozen.
@@ -114,7 +114,7 @@ class Window:
                 f"deadline_s: {deadline_s:g} is no deadline; it must be above 0 and at most {MAX_DEADLINE_S:g} s.",
                 option="deadline_s",
             )
-        if not mounts and not drivers:
+        if not mounts and all(driver.quiesce != "freeze" for driver in drivers):
             raise FreezeError("mounts: there is nothing to freeze; name a mount point.", option="mounts")
         checked = freeze.check_mounts(mounts, self._needed)
         try:
@@ -149,7 +149,7 @@ class Window:
 
     def _prepare(self, drivers: Sequence[DatabaseDriver], deadline_s: float, before: Callable[[], None]) -> None:
         for driver in drivers:
-            driver.prepare_freeze()
+            driver.prepare_window()
         for _name, fd in self._opened:
             freeze.sync(fd)
         before()
@@ -172,7 +172,7 @@ class Window:
             for driver in drivers:
                 self._drivers.append(driver)
                 try:
-                    driver.freeze(max(0.1, (deadline - time.monotonic()) / 2), self._guards.command_started)
+                    driver.in_window(max(0.1, (deadline - time.monotonic()) / 2), self._guards.command_started)
                 finally:
                     self._guards.command_over()
             if time.monotonic() - self._sent > deadline_s * SHORT_PART:

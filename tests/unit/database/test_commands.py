@@ -21,8 +21,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.database.regist
 TRUE = ["/bin/true"]
 
 
-def commands(**options: Any) -> DatabaseDriver:
-    return make_driver({"name": "d", "driver": "commands", "commands": {"freeze": TRUE, "thaw": TRUE, **options}})
+def commands(quiesce: str = "auto", **options: Any) -> DatabaseDriver:
+    options = {"freeze": TRUE, "thaw": TRUE, **options}
+    return make_driver({"name": "d", "driver": "commands", "quiesce": quiesce, "commands": options})
 
 
 def python(code: str, *words: str) -> list[str]:
@@ -30,24 +31,29 @@ def python(code: str, *words: str) -> list[str]:
 
 
 def test_every_call_runs_its_command_and_no_shell(tmp_path: Path) -> None:
-    mark = 'import os, sys; open(sys.argv[1], "a").write(sys.argv[2] + os.environ.get("SPLITMIRROR_LABEL", "") + "\\n")'
+    code = (
+        "import os, sys; print(*sys.argv[2:], os.environ.get('SPLITMIRROR_BACKUP_NAME'), file=open(sys.argv[1], 'a'))"
+    )
     log = str(tmp_path / "log")
     names = ("begin", "ping", "end", "freeze", "thaw", "recover")
-    driver = commands(**{name: python(mark, log, f"$HOME {name} ") for name in names})
-    driver.preflight()
-    driver.begin("a label")
-    driver.ping()
-    driver.end()
-    driver.freeze(5)
-    driver.thaw()
-    assert driver.recover()
+    options: dict[str, Any] = {name: python(code, log, "$HOME", name) for name in names}
+    hot, freezing = commands(**options), commands(quiesce="freeze", **options)
+    hot.preflight()
+    hot.begin("a name")
+    for driver in (hot, freezing):
+        driver.prepare_window()
+        driver.in_window(5)
+        driver.thaw()
+    hot.ping()
+    hot.end()
+    assert hot.recover()
     assert Path(log).read_text().splitlines() == [
-        "$HOME begin a label",
-        "$HOME ping ",
-        "$HOME end ",
-        "$HOME freeze ",
-        "$HOME thaw ",
-        "$HOME recover ",
+        "$HOME begin a name",
+        "$HOME freeze None",
+        "$HOME thaw None",
+        "$HOME ping None",
+        "$HOME end None",
+        "$HOME recover None",
     ]
 
 
@@ -111,7 +117,7 @@ def test_a_command_does_not_run_before_its_start_is_told(tmp_path: Path) -> None
 
 def test_a_freeze_that_hangs_is_told_within_its_limit() -> None:
     with pytest.raises(DatabaseError, match=r"the command of freeze was not done after 0\.2 s and was ended"):
-        commands(freeze=["/bin/sleep", "600"]).freeze(0.2)
+        commands(freeze=["/bin/sleep", "600"]).in_window(0.2)
 
 
 def test_files_are_the_paths_that_its_command_prints(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Folders(DatabaseDriver):
         return {}
 
     def files(self) -> list[Scope]:
-        return [Scope(root, exclude=("pg_wal",), label=self.label) for root in self.options["roots"]]
+        return [Scope(root, exclude=("pg_wal",), label=self.title) for root in self.options["roots"]]
 
 
 def folders(*roots: Path | str) -> Folders:

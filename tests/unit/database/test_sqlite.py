@@ -45,8 +45,8 @@ def writer(path: Path) -> Iterator[sqlite3.Connection]:
 
 def test_writes_stop_and_reads_go_on(driver: SqliteDriver, writer: sqlite3.Connection) -> None:
     driver.preflight()
-    driver.prepare_freeze()
-    driver.freeze(1)
+    driver.prepare_window()
+    driver.in_window(1)
 
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         writer.execute("INSERT INTO t VALUES (2)")
@@ -62,7 +62,7 @@ def test_the_named_files_are_a_whole_database(
 ) -> None:
     for number in range(2, 100):
         writer.execute("INSERT INTO t VALUES (?)", (number,))
-    driver.freeze(1)
+    driver.in_window(1)
     copies = tmp_path / "copies"
     copies.mkdir()
     for scope in driver.files():
@@ -77,13 +77,13 @@ def test_the_named_files_are_a_whole_database(
 def test_a_writer_that_does_not_let_go(driver: SqliteDriver, writer: sqlite3.Connection) -> None:
     writer.execute("BEGIN IMMEDIATE")
     with pytest.raises(DatabaseError, match=r"is not let go by a writer within 0\.1 s"):
-        driver.freeze(0.1)
+        driver.in_window(0.1)
     writer.execute("ROLLBACK")
-    driver.freeze(0.1)
+    driver.in_window(0.1)
 
 
 def test_closing_thaws(driver: SqliteDriver, writer: sqlite3.Connection) -> None:
-    driver.freeze(1)
+    driver.in_window(1)
     driver.close()
     writer.execute("INSERT INTO t VALUES (2)")
 

@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.database.relocation import (
-    Move,
-    RelocationError,
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.pg_relocation import (
     find_data_directories,
     relocate,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.relocation import Move, RelocationError
 
 
 def restored(target: Path, space: str = "srv/space one") -> Path:
