@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
+from ..options import check_options
 from .base import DatabaseDriver, DatabaseError
 from .commands import CommandsDriver
-from .options import check_options
 from .postgresql import PostgresqlDriver
 from .relocation import Move
 from .sqlite import SqliteDriver
@@ -68,7 +68,7 @@ def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
                 option="databases",
             )
     driver = DRIVERS[kind]
-    options = check_options(where, kind, driver.argument_spec, description.get(kind) or {})
+    options = check_options(where, f"driver {kind}", driver.argument_spec, description.get(kind) or {}, DatabaseError)
     can = driver.capabilities(options)
     quiesce = description.get("quiesce") or "auto"
     if quiesce not in QUIESCE:

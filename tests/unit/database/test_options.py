@@ -16,13 +16,13 @@ from hypothesis import given
 
 from ansible_collections.splitmirror.backup.plugins.doc_fragments.databases import ModuleDocFragment
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.base import DatabaseError
-from ansible_collections.splitmirror.backup.plugins.module_utils.database.options import check_options
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import (
     DRIVERS,
     databases_spec,
     make_driver,
     make_drivers,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.options import check_options
 
 SQLITE = {"name": "d", "driver": "sqlite", "sqlite": {"path": "/data/d.sqlite"}}
 
@@ -42,7 +42,7 @@ def test_an_unknown_driver_is_told_the_known_ones() -> None:
 
 def test_an_unknown_option_is_told_the_known_ones() -> None:
     message = refusal({"name": "x", "driver": "sqlite", "sqlite": {"path": "/d", "port": 5432}})
-    assert message == "databases: x: driver sqlite has no option 'port'; its options are path."
+    assert message == "databases: x: 'port' is not an option of driver sqlite; it has path."
 
 
 @pytest.mark.parametrize("key", ["postgresql", "options"])
@@ -55,13 +55,13 @@ def test_options_under_a_key_that_is_not_the_drivers(key: str) -> None:
 def test_a_missing_option() -> None:
     for given_options in ({}, {"sqlite": None}, {"sqlite": {"path": None}}):
         assert refusal({"name": "x", "driver": "sqlite", **given_options}) == (
-            "databases: x: driver sqlite needs the option 'path'; set it below 'sqlite'."
+            "databases: x: driver sqlite needs the option 'path'."
         )
 
 
 def test_options_that_are_not_a_mapping() -> None:
     message = refusal({"name": "x", "driver": "sqlite", "sqlite": "/data/d.sqlite"})
-    assert message == "databases: x: 'sqlite' must hold options and their values."
+    assert message == "databases: x: the options of driver sqlite must be a dictionary of names and values."
 
 
 def test_an_option_that_is_none_is_not_given() -> None:
@@ -152,7 +152,7 @@ def test_every_driver_and_its_options_are_documented() -> None:
 def test_options_are_either_refused_in_one_sentence_or_of_the_right_type(given_options: dict[str, Any]) -> None:
     spec = DRIVERS["postgresql"].argument_spec
     try:
-        checked = check_options("here", "postgresql", spec, given_options)
+        checked = check_options("here", "driver postgresql", spec, given_options, DatabaseError)
     except DatabaseError as exc:
         message = exc.message
     else:
