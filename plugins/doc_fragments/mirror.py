@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-
-class ModuleDocFragment:
-    """Options that name the mirror set of a database host."""
-
-    DOCUMENTATION = r"""
+# Each text has a form for modules that always need the option, and one for those that need it in some states only.
+_PROVIDER = r"""
 options:
   provider:
     description:
@@ -16,44 +13,24 @@ options:
       - V(image) is an array whose LUNs are image files on a file system with reflinks (XFS, Btrfs), as on a hypervisor.
       - V(lvm) is an array whose LUNs are LVM raid1 volumes, V(md) one whose LUNs are raid1 arrays of mdadm.
     type: str
-    required: true
-  pairs:
+    choices: [image, lvm, md]
+    required: {required}
+  provider_options:
     description:
-      - The mirror set of one database host. Its pairs are split as one.
-      - The same list serves on all hosts; each host uses the keys that concern it.
-    type: list
-    elements: dict
-    required: true
+      - Options of the provider. An option of another provider is refused.
+      - Providers V(lvm) and V(md) have none.
+    type: dict
+    version_added: 0.2.0
     suboptions:
-      name:
-        description: The name of the pair; it is how all hosts call this LUN.
-        type: str
-        required: true
-      device:
-        description: The block device of the primary on the database host.
-        type: path
-      serial:
-        description: Serial number or WWN of the primary as the database host sees it. It guards against a wrong device.
-        type: str
-      primary:
+      allow_copy:
         description:
-          - The primary as the array calls it. For O(provider=image) the path of its image file, for O(provider=lvm)
-            V(VG/LV), for O(provider=md) the path of the array.
-        type: str
-      mirror:
-        description:
-          - The mirror as the array calls it. For O(provider=image) the path of the image file that the split makes,
-            for O(provider=lvm) the image V(VG/LV_rimage_N), for O(provider=md) the path of the leg.
-        type: str
-      mirror_serial:
-        description:
-          - Serial number or WWN of the mirror's LUN as the media server sees it. Transport V(static) finds it by that.
-        type: str
-        version_added: 0.2.0
+          - Provider V(image). Whether the split may copy an image whose blocks the file system cannot share. V(false)
+            when it is left out.
+          - The copy is made while writes are stopped, so the window lasts as long as the copy.
+        type: bool
 """
 
-    # For modules that run on the database host and need no provider.
-    PAIRS = r"""
+_PAIRS = r"""
 options:
   pairs:
     description:
@@ -61,7 +38,7 @@ options:
       - The same list serves on all hosts; each host uses the keys that concern it.
     type: list
     elements: dict
-    required: true
+    required: {required}
     suboptions:
       name:
         description: The name of the pair; it is how all hosts call this LUN.
@@ -88,4 +65,23 @@ options:
           - Serial number or WWN of the mirror's LUN as the media server sees it. Transport V(static) finds it by that.
         type: str
         version_added: 0.2.0
+      options:
+        description:
+          - Options of the provider for this pair. The array refuses those that its provider does not have. Today no
+            provider has any.
+          - They are kept in records, so a secret does not belong here.
+        type: dict
+        version_added: 0.2.0
 """
+
+
+class ModuleDocFragment:
+    """Options that name the mirror set of a database host."""
+
+    DOCUMENTATION = _PROVIDER.format(required="true")
+
+    OPTIONAL_PROVIDER = _PROVIDER.format(required="false")
+
+    PAIRS = _PAIRS.format(required="true")
+
+    OPTIONAL_PAIRS = _PAIRS.format(required="false")

@@ -26,8 +26,8 @@ SESSION_SPEC: Spec = {
     "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
 }
 STATE_DIR_SPEC: Spec = {"state_dir": {"type": "path", "default": DEFAULT_STATE_DIR}}
+#: The same list serves on all hosts. Only the array looks at ``options``.
 PAIRS_SPEC: Spec = {
-    "provider": {"type": "str", "required": True},
     "pairs": {
         "type": "list",
         "elements": "dict",
@@ -39,6 +39,7 @@ PAIRS_SPEC: Spec = {
             "primary": {"type": "str"},
             "mirror": {"type": "str"},
             "mirror_serial": {"type": "str"},
+            "options": {"type": "dict"},
         },
     },
 }

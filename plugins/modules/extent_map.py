@@ -24,43 +24,18 @@ extends_documentation_fragment:
   - splitmirror.backup.session
   - splitmirror.backup.databases
   - splitmirror.backup.databases.paths
+  - splitmirror.backup.mirror.optional_pairs
 options:
   state:
     description:
-      - V(mapped) maps everything, in place of an older map of the session.
+      - V(mapped) maps everything, in place of an older map of the session. It needs O(pairs), and what is backed up
+        must lie on their devices.
       - V(checked) maps again what has changed since, which makes the map that of the present moment. The module
         M(splitmirror.backup.backup_window) does so inside the window; this state is for plays of your own, between
         M(splitmirror.backup.write_freeze) with V(frozen) and V(thawed).
     type: str
     choices: [mapped, checked]
     default: mapped
-  pairs:
-    description:
-      - The mirror set of this host, required for O(state=mapped). What is backed up must lie on its devices.
-      - The same list serves on all hosts; each host uses the keys that concern it.
-    type: list
-    elements: dict
-    suboptions:
-      name:
-        description: The name of the pair; it is how all hosts call this LUN.
-        type: str
-        required: true
-      device:
-        description: The block device of the primary on the database host.
-        type: path
-      serial:
-        description: Serial number or WWN of the primary as the database host sees it. It guards against a wrong device.
-        type: str
-      primary:
-        description: The primary as the array calls it. Not used here.
-        type: str
-      mirror:
-        description: The mirror as the array calls it. Not used here.
-        type: str
-      mirror_serial:
-        description: Not used on the database host; see M(splitmirror.backup.mirror_attach).
-        type: str
-        version_added: 0.2.0
   split:
     description:
       - What M(splitmirror.backup.mirror_split) has returned, for O(state=checked) in plays without

@@ -19,11 +19,12 @@ author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
   - splitmirror.backup.attributes
+  - splitmirror.backup.mirror.optional_pairs
 options:
   state:
     description:
       - V(attached) logs in to the session's target and finds the mirror of each pair; with O(transport=static) it finds
-        the LUNs of O(pairs) in what the host sees already.
+        the LUNs of O(pairs) in what the host sees already, so it needs O(pairs).
       - V(detached) logs out and forgets the target. It fails when a mirror is open, mounted, or has another device over
         it. With O(host) it does so for the targets of all sessions of a database host, as it has to be done behind
         runs that died.
@@ -46,7 +47,9 @@ options:
     description: Where the target is, as returned by M(splitmirror.backup.mirror_present).
     type: str
   luns:
-    description: The LUNs of the target, as returned by M(splitmirror.backup.mirror_present).
+    description:
+      - The LUNs of the target, as returned by M(splitmirror.backup.mirror_present).
+      - When O(pairs) is given, they must be the LUNs of these pairs.
     type: dict
   chap_secret:
     description:
@@ -55,32 +58,6 @@ options:
       - Needed for V(tgt) and V(lio) with O(state=attached).
     type: str
     version_added: 0.2.0
-  pairs:
-    description:
-      - The mirror set of the database host. Needed with O(transport=static).
-      - Otherwise, when it is given, O(luns) must be those of its pairs.
-    type: list
-    elements: dict
-    suboptions:
-      name:
-        description: The name of the pair; it is how all hosts call this LUN.
-        type: str
-        required: true
-      device:
-        description: The block device of the primary on the database host.
-        type: path
-      serial:
-        description: Serial number or WWN of the primary as the database host sees it.
-        type: str
-      primary:
-        description: The primary as the array calls it.
-        type: str
-      mirror:
-        description: The mirror as the array calls it.
-        type: str
-      mirror_serial:
-        description: Serial number or WWN of the mirror's LUN as this host sees it.
-        type: str
 attributes:
   check_mode:
     support: full

@@ -17,6 +17,7 @@ author:
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.mirror
+  - splitmirror.backup.mirror.pairs
   - splitmirror.backup.session.state_dir
 attributes:
   check_mode:
@@ -115,15 +116,10 @@ capabilities:
   returned: always
   contains:
     atomic_set:
-      description: Whether one command splits all pairs at one instant, even without a freeze.
-      type: bool
-      sample: false
-    incremental_resync:
-      description: Whether a resync copies only what changed since the split.
-      type: bool
-      sample: true
-    presents_itself:
-      description: Whether the media server sees the mirror after the split without any further step.
+      description:
+        - Whether one command splits all pairs at one instant.
+        - Otherwise they show one instant only if writes are stopped for the whole split, and
+          M(splitmirror.backup.mirror_split) warns when it splits several pairs outside a freeze.
       type: bool
       sample: false
     takes_turns:
@@ -144,13 +140,13 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
     STATE_DIR_SPEC,
     run_module,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, provider_of
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Ask the provider."""
     params = module.params
-    provider = make_provider(params["provider"], params["pairs"], params["state_dir"])
+    provider = provider_of(params)
     states = provider.state()
     return {
         "changed": False,
@@ -162,7 +158,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    run_module(work, {**PAIRS_SPEC, **STATE_DIR_SPEC})
+    run_module(work, {**PROVIDER_SPEC, **PAIRS_SPEC, **STATE_DIR_SPEC})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ author:
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.mirror
+  - splitmirror.backup.mirror.pairs
   - splitmirror.backup.session
 options:
   state:
@@ -158,9 +159,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.splitmirror.backup.plugins.module_utils import _module
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, provider_of
 
 SPEC = {
+    **PROVIDER_SPEC,
     **_module.PAIRS_SPEC,
     **_module.SESSION_SPEC,
     "state": {"type": "str", "choices": ["presented", "withdrawn", "checked"], "default": "presented"},
@@ -175,7 +177,7 @@ SPEC = {
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Present, withdraw, or only look."""
     params = module.params
-    provider = make_provider(params["provider"], params["pairs"], params["state_dir"])
+    provider = provider_of(params)
     if params["state"] == "withdrawn":
         return make_withdrawn(module, provider)
     way = presenting.Way.of(

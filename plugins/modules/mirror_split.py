@@ -19,6 +19,7 @@ author:
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.mirror
+  - splitmirror.backup.mirror.pairs
   - splitmirror.backup.session
 options:
   state:
@@ -40,12 +41,6 @@ options:
         M(splitmirror.backup.extent_map) that the split came after the freeze.
     type: str
     version_added: 0.2.0
-  allow_copy:
-    description:
-      - Whether O(provider=image) may copy an image where the file system cannot share its blocks.
-      - The copy is made while writes are stopped, so the window lasts as long as the copy.
-    type: bool
-    default: false
 attributes:
   check_mode:
     support: full
@@ -152,22 +147,22 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorProvider
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, provider_of
 
 SPEC = {
+    **PROVIDER_SPEC,
     **PAIRS_SPEC,
     **SESSION_SPEC,
     "state": {"type": "str", "choices": ["armed", "split"], "default": "split"},
     "arm_timeout_s": {"type": "int", "default": 600},
     "freeze": {"type": "str"},
-    "allow_copy": {"type": "bool", "default": False},
 }
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Arm or split, unless that is done already."""
     params = module.params
-    provider = make_provider(params["provider"], params["pairs"], params["state_dir"], params["allow_copy"])
+    provider = provider_of(params)
     result = (make_armed if params["state"] == "armed" else make_split)(module, provider)
     if result.get("method") == "copy":
         module.warn("the mirrors are copied, not split: writes stand still for as long as the copy takes.")
@@ -211,6 +206,11 @@ def make_split(module: AnsibleModule, provider: MirrorProvider) -> dict[str, Any
         return {"changed": True, "before": before, "devices": devices}
     result = provider.split(session) if ready is None else splitter.split(provider.state_dir, session)
     freeze = module.params["freeze"]
+    if not freeze and len(provider.pairs) > 1 and not provider.capabilities.atomic_set:
+        module.warn(
+            f"provider {provider.name} splits the pairs one after the other; unless writes were stopped meanwhile, the "
+            "mirrors show different instants. Freeze first (write_freeze), and pass its result in the option freeze."
+        )
     return {"changed": True, "before": before, **result.as_dict(), **({"freeze": freeze} if freeze else {})}
 
 

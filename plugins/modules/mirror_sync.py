@@ -18,6 +18,7 @@ author:
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.mirror
+  - splitmirror.backup.mirror.pairs
   - splitmirror.backup.session.state_dir
 options:
   state:
@@ -148,13 +149,14 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base imp
     MirrorError,
     PairState,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, provider_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, host_part, is_of_host
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import Exported
 
 #: A production host is to be disturbed for about a second.
 LONG_SPLIT_S = 1.0
 SPEC = {
+    **PROVIDER_SPEC,
     **_module.PAIRS_SPEC,
     **_module.STATE_DIR_SPEC,
     "state": {"type": "str", "choices": ["synced", "recovered"], "default": "synced"},
@@ -176,7 +178,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
     """Free what is to be freed, then wait until all is in sync."""
     params = module.params
-    provider = make_provider(params["provider"], params["pairs"], params["state_dir"])
+    provider = provider_of(params)
     session, recovering = params["session"], params["state"] == "recovered"
     before = provider.state()
     if recovering and params["host"]:

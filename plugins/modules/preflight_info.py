@@ -20,12 +20,15 @@ extends_documentation_fragment:
   - splitmirror.backup.databases
   - splitmirror.backup.databases.paths
   - splitmirror.backup.drive
+  - splitmirror.backup.mirror.optional_provider
+  - splitmirror.backup.mirror.optional_pairs
 options:
   ask:
     description:
       - Which host this is. V(controller) is asked for O(report_dir) only.
       - All hosts are asked for their Python, and all but V(controller) for root, clock and state folder.
       - V(database_host) is asked for its LUNs and databases, and whether all that is to be backed up can be mapped.
+      - V(database_host) needs O(pairs), V(array) O(provider) and O(pairs).
       - V(array) is asked for the mirrors, V(media_server) for catalog, drive, volume, and the room on it.
     type: str
     choices: [controller, database_host, array, media_server]
@@ -40,33 +43,6 @@ options:
   report_dir:
     description: The folder of the reports. For O(ask=controller).
     type: path
-  provider:
-    description: The mirror provider. Required for O(ask=array).
-    type: str
-  pairs:
-    description: The mirror set of the database host. Required for O(ask=database_host) and O(ask=array).
-    type: list
-    elements: dict
-    suboptions:
-      name:
-        description: The name of the pair.
-        type: str
-        required: true
-      device:
-        description: The block device of the primary on the database host.
-        type: path
-      serial:
-        description: Serial number or WWN of the primary as the database host sees it.
-        type: str
-      primary:
-        description: The primary as the array calls it.
-        type: str
-      mirror:
-        description: The mirror as the array calls it.
-        type: str
-      mirror_serial:
-        description: Not used here.
-        type: str
   host:
     description: The database host, whose last session tells how much room is needed. For O(ask=media_server).
     type: str
@@ -153,6 +129,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.holder.prefligh
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.preflight import ask_media_server
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.preflight import ask_array
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC
 from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Preflight, folder_ready
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
@@ -186,7 +163,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             needed=ansible_folders(module._remote_tmp),
         )
     elif params["ask"] == "array":
-        ask_array(preflight, state, params["provider"], params["pairs"])
+        ask_array(preflight, params)
     else:
         ask_media_server(preflight, state, params)
     return {
@@ -209,7 +186,8 @@ def main() -> None:
             "controller_time_s": {"type": "float"},
             "clock_tolerance_s": {"type": "float", "default": 120},
             "report_dir": {"type": "path"},
-            "provider": {"type": "str"},
+            **PROVIDER_SPEC,
+            "provider": {**PROVIDER_SPEC["provider"], "required": False},
             "pairs": {**PAIRS_SPEC["pairs"], "required": False},
             "host": {"type": "str"},
             "databases": databases_spec(),

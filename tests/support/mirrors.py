@@ -41,7 +41,7 @@ class Array:
             with open(pair.primary, "wb") as image:
                 image.write(pair.name.encode() * 1000)
                 image.truncate(size_bytes)
-        self.provider = ImageProvider(self.pairs, StateDir(str(state)), allow_copy)
+        self.provider = ImageProvider(self.pairs, StateDir(str(state)), {"allow_copy": allow_copy})
 
     def files(self) -> set[str]:
         """Names in the image folder."""

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Optional
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Optional
 
 from ..errors import SplitMirrorError
+from ..options import Spec, check_options
 from ..session import StateDir
 
 #: No split of this pair; a splitter stands ready; split and on record; left half done by a dead process.
@@ -38,11 +39,13 @@ class Pair:
     :param name: how all hosts call the pair.
     :param primary: the primary, as the array calls it.
     :param mirror: the mirror, as the array calls it.
+    :param options: what the provider needs to know of this pair besides; never a secret, because it is kept in records.
     """
 
     name: str
     primary: str
     mirror: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:
@@ -71,15 +74,12 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
 class Capabilities:
     """What a provider can do.
 
-    :param atomic_set: one command splits all pairs at one instant, even without a freeze.
-    :param incremental_resync: a resync copies only what changed since the split.
-    :param presents_itself: the media server sees the mirror after the split without any further step.
+    :param atomic_set: one command splits all pairs at one instant. Without it, a split of several pairs outside a
+        freeze gets a warning.
     :param takes_turns: the array splits one mirror set after the other, so sessions take turns before they freeze.
     """
 
-    atomic_set: bool
-    incremental_resync: bool
-    presents_itself: bool
+    atomic_set: bool = False
     takes_turns: bool = False
 
 
@@ -216,20 +216,35 @@ class PreparedSplit(ABC):
 class MirrorProvider(ABC):
     """The mirrors of one database host on one kind of array.
 
-    :param pairs: the mirror set, at least one pair.
+    :param pairs: the mirror set, at least one pair, with the options of each pair as the user gave them.
     :param state_dir: where the array keeps its records.
-    :param allow_copy: let a provider that cannot split fall back to a plain copy; others take no notice.
+    :param options: of the provider, as the user gave them.
+    :ivar options: checked against argument_spec, with defaults filled in; those of each pair likewise.
+    :raises MirrorError: the set is empty or names something twice, or an option is not one of this provider.
     """
 
     #: The name in ``provider``, and in the registry.
-    name: str
-    capabilities: Capabilities
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    #: What the option ``provider_options`` may hold.
+    argument_spec: ClassVar[Spec] = {}
+    #: What ``options`` of a pair may hold. No secrets: records and results of modules show the options of pairs.
+    pair_argument_spec: ClassVar[Spec] = {}
 
-    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
+    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, options: Optional[Mapping[str, Any]] = None) -> None:
         check_pairs(pairs)
-        self.pairs = tuple(pairs)
+        whose = f"provider {self.name}"
+        self.options = check_options("provider_options", whose, self.argument_spec, options or {}, MirrorError)
+        self.pairs = tuple(
+            replace(
+                pair,
+                options=check_options(
+                    f"pairs: {pair.name}: options", whose, self.pair_argument_spec, pair.options, MirrorError
+                ),
+            )
+            for pair in pairs
+        )
         self.state_dir = state_dir
-        self.allow_copy = allow_copy
 
     @abstractmethod
     def state(self) -> list[PairState]:

@@ -19,16 +19,16 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Any, ClassVar, Optional
 
 from ..host import blockdev
 from ..host.files import sync_folder
+from ..options import Spec
 from ..session import StateDir
 from . import loop, reflink
 from .base import (
-    Capabilities,
     MirrorError,
     Pair,
     PairSplit,
@@ -47,9 +47,9 @@ class ImageProvider(JournaledProvider):
     """Mirrors as clones of image files; ``primary`` and ``mirror`` are absolute paths on the array."""
 
     name = "image"
-    capabilities = Capabilities(atomic_set=False, incremental_resync=True, presents_itself=False)
+    argument_spec: ClassVar[Spec] = {"allow_copy": {"type": "bool", "default": False}}
 
-    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
+    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, options: Optional[Mapping[str, Any]] = None) -> None:
         for pair in pairs:
             for what, path in (("primary", pair.primary), ("mirror", pair.mirror)):
                 if not os.path.isabs(path):
@@ -59,7 +59,7 @@ class ImageProvider(JournaledProvider):
                     )
         # One file has one name in the journal, whatever symbolic links lead to it.
         real = [replace(pair, primary=os.path.realpath(pair.primary), mirror=_real(pair.mirror)) for pair in pairs]
-        super().__init__(real, state_dir, allow_copy)
+        super().__init__(real, state_dir, options)
 
     def state(self) -> list[PairState]:
         """See MirrorProvider."""
@@ -78,7 +78,7 @@ class ImageProvider(JournaledProvider):
         return self._prepared(self._begin(session))
 
     def _prepared(self, record: SplitRecord) -> PreparedSplit:
-        return ImageSplit(record, self._journal, self.allow_copy)
+        return ImageSplit(record, self._journal, self.options["allow_copy"])
 
     def present(self, session: str) -> Presentation:
         """See MirrorProvider."""
@@ -253,7 +253,8 @@ class ImageSplit(PreparedSplit):
         if not allow_copy:
             raise MirrorError(
                 f"pair {job.pair.name}: {job.pair.mirror} cannot share blocks with {job.pair.primary}; put both on one "
-                "XFS (reflink=1) or Btrfs, or set allow_copy: true and let the window last as long as a copy.",
+                "XFS (reflink=1) or Btrfs, or set allow_copy: true in provider_options: the window then lasts as long "
+                "as a copy.",
                 option="pairs",
             )
         self.method = "copy"

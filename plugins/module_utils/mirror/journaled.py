@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Optional
+from typing import Any, Optional
 
 from ..host.daemon import DaemonRecord
 from ..session import StateDir, check_session_id
@@ -29,8 +29,8 @@ _POLL_S = 0.02
 class JournaledProvider(MirrorProvider):
     """A provider whose sessions are recorded on this host. What is done to the mirrors its classes say themselves."""
 
-    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
-        super().__init__(pairs, state_dir, allow_copy)
+    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, options: Optional[Mapping[str, Any]] = None) -> None:
+        super().__init__(pairs, state_dir, options)
         self._journal = Journal(state_dir)
 
     @abstractmethod

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -98,10 +98,10 @@ class LvmProvider(RaidProvider):
     """Mirrors as images of LVM raid1 volumes of this host."""
 
     name = "lvm"
-    capabilities = Capabilities(atomic_set=False, incremental_resync=True, presents_itself=False, takes_turns=True)
+    capabilities = Capabilities(takes_turns=True)
 
-    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
-        super().__init__(pairs, state_dir, allow_copy)
+    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, options: Optional[Mapping[str, Any]] = None) -> None:
+        super().__init__(pairs, state_dir, options)
         self._disks: dict[str, tuple[str, ...]] = {}
         for pair in pairs:
             for what, volume in (("primary", pair.primary), ("mirror", pair.mirror)):

@@ -22,8 +22,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
-from typing import Optional
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 from urllib.parse import quote
 
 from ..host.blockdev import kernel_device
@@ -44,8 +44,8 @@ class MdProvider(RaidProvider):
 
     name = "md"
 
-    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, allow_copy: bool = False) -> None:
-        super().__init__(pairs, state_dir, allow_copy)
+    def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, options: Optional[Mapping[str, Any]] = None) -> None:
+        super().__init__(pairs, state_dir, options)
         for pair in pairs:
             for what, device in (("primary", pair.primary), ("mirror", pair.mirror)):
                 if not device.startswith("/dev/"):

@@ -6,24 +6,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from ..preflight import Preflight, folder_ready
-from ..session import StateDir
 from .base import MirrorError, PairState
-from .registry import make_provider
+from .registry import provider_of
 
 
-def ask_array(preflight: Preflight, state: StateDir, provider: str, pairs: Sequence[Mapping[str, Any]]) -> None:
-    """Ask for the state folder and each pair."""
-    preflight.ask("state folder", lambda: folder_ready(state.root, "state_dir"))
+def ask_array(preflight: Preflight, params: Mapping[str, Any]) -> None:
+    """Ask for the state folder and each pair.
+
+    :param params: the options of the module.
+    """
+    preflight.ask("state folder", lambda: folder_ready(params["state_dir"], "state_dir"))
     states: list[PairState] = []
 
     def look() -> str:
-        states.extend(make_provider(provider, pairs, state.root).state())
-        return f"Provider {provider} answers."
+        states.extend(provider_of(params).state())
+        return f"Provider {params['provider']} answers."
 
     preflight.ask("mirrors", look)
     for found in states:

@@ -19,7 +19,6 @@ from typing import Optional
 
 from ..host import blockdev
 from .base import (
-    Capabilities,
     MirrorError,
     Pair,
     PairSplit,
@@ -71,8 +70,6 @@ class PairView:
 
 class RaidProvider(JournaledProvider):
     """Mirrors that are legs of software raid1 arrays on this host."""
-
-    capabilities = Capabilities(atomic_set=False, incremental_resync=True, presents_itself=False)
 
     # ---- what each provider says for itself ----
 

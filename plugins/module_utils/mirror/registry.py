@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Optional
 
+from ..options import union_of
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, Pair
 from .image import ImageProvider
@@ -22,18 +23,35 @@ PROVIDERS: dict[str, type[MirrorProvider]] = {
 }
 
 
+#: The options by which a module names a provider.
+PROVIDER_SPEC: dict[str, dict[str, Any]] = {
+    "provider": {"type": "str", "choices": sorted(PROVIDERS), "required": True},
+    "provider_options": {
+        "type": "dict",
+        "options": union_of({name: provider.argument_spec for name, provider in PROVIDERS.items()}),
+    },
+}
+
+
 def make_provider(
-    name: str, pairs: Iterable[Mapping[str, Any]], state_dir: str, allow_copy: bool = False
+    name: str, pairs: Iterable[Mapping[str, Any]], state_dir: str, options: Optional[Mapping[str, Any]] = None
 ) -> MirrorProvider:
     """Make the provider ``name`` for a mirror set.
 
     :param pairs: as the modules' option ``pairs`` gives them.
-    :raises MirrorError: there is no such provider, or a pair lacks its primary or its mirror.
+    :param options: as the modules' option ``provider_options`` gives them.
+    :raises MirrorError: there is no such provider, a pair lacks its primary or its mirror, or an option is not one of
+        this provider.
     """
     if name not in PROVIDERS:
         known = ", ".join(sorted(PROVIDERS))
-        raise MirrorError(f"provider: unknown mirror provider {name!r}; known are: {known}.", option="provider")
-    return PROVIDERS[name]([_pair(pair) for pair in pairs], StateDir(state_dir), allow_copy)
+        raise MirrorError(f"provider: {name!r} is not a mirror provider; there are {known}.", option="provider")
+    return PROVIDERS[name]([_pair(pair) for pair in pairs], StateDir(state_dir), options or {})
+
+
+def provider_of(params: Mapping[str, Any]) -> MirrorProvider:
+    """Make the provider that the options of a module name, see make_provider."""
+    return make_provider(params["provider"], params["pairs"], params["state_dir"], params["provider_options"])
 
 
 def _pair(data: Mapping[str, Any]) -> Pair:
@@ -45,4 +63,4 @@ def _pair(data: Mapping[str, Any]) -> Pair:
         raise MirrorError(
             f"pairs: LUN {data['name']} has no mirror; name it in 'mirror' or leave the LUN out.", option="pairs"
         )
-    return Pair(data["name"], data["primary"], data["mirror"])
+    return Pair(data["name"], data["primary"], data["mirror"], data.get("options") or {})

@@ -55,7 +55,7 @@ class Play:
         if module is mirror_split or options.get("state") == "mapped":
             common["pairs"] = self._pairs
         if module is mirror_split:
-            common |= {"provider": "image", "allow_copy": True}
+            common |= {"provider": "image", "provider_options": {"allow_copy": True}}
         result = run_module(module.main, {**common, **options})
         result.pop("warnings", None)  # in a form between module and controller; a registered result has words instead
         return result

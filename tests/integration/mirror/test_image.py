@@ -174,7 +174,7 @@ class Crash:
 
         class CrashingProvider(ImageProvider):
             def _prepared(self, record: SplitRecord) -> PreparedSplit:
-                return CrashingSplit(record, CrashingJournal(self.state_dir), self.allow_copy)
+                return CrashingSplit(record, CrashingJournal(self.state_dir), self.options["allow_copy"])
 
         return CrashingProvider(self.array.pairs, StateDir(str(self.array.state)))
 

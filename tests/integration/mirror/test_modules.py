@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter
 from ansible_collections.splitmirror.backup.plugins.modules import (
@@ -95,17 +96,22 @@ def test_whole_life_of_a_session_each_step_twice_and_in_check_mode(array: Array,
 def test_info_tells_each_phase_and_why_a_pair_cannot_be_split(array: Array, call: Run) -> None:
     fresh = call(mirror_info)
     assert fresh["splittable"] is True
-    assert fresh["capabilities"] == {
-        "atomic_set": False,
-        "incremental_resync": True,
-        "presents_itself": False,
-        "takes_turns": False,
-    }
+    assert fresh["capabilities"] == {"atomic_set": False, "takes_turns": False}
     call(mirror_split, session=SESSION)
     split = call(mirror_info)
     assert split["splittable"] is False
     assert [(pair["phase"], pair["session"]) for pair in split["pairs"]] == [("split", SESSION)] * 2
     assert "already split by session" in split["pairs"][0]["problem"]
+
+
+def test_split_of_several_pairs_outside_a_freeze_gets_a_warning(call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    call(mirror_split, session=SESSION)
+    assert [text.partition(" splits")[0] for text in warnings] == ["provider image"]
+    call(mirror_sync, session=SESSION)
+    call(mirror_split, session=OTHER, freeze="f1")
+    assert len(warnings) == 1
 
 
 def test_split_returns_devices_and_its_own_time(array: Array, call: Run) -> None:
@@ -169,6 +175,14 @@ def test_killed_splitter_is_recovered_without_its_name(array: Array, call: Run) 
     assert call(mirror_split, session=OTHER, state="armed")["changed"] is True
 
 
-def test_unknown_provider_and_bad_session_are_one_sentence(call: Run) -> None:
-    assert "unknown mirror provider 'vsp'; known are:" in call(mirror_info, provider="vsp")["msg"]
+def test_what_a_module_is_not_told_right_is_one_sentence(array: Array, call: Run) -> None:
+    assert "provider must be one of: image, lvm, md, got: vsp" in call(mirror_info, provider="vsp")["msg"]
+    assert call(mirror_info, provider_options={"allow_copy": "perhaps"})["failed"]
+    assert "provider_options.alow_copy" in call(mirror_info, provider_options={"alow_copy": True})["msg"]
+    lvm = [{"name": "data", "primary": "san/data", "mirror": "san/data_rimage_1"}]
+    refused = call(mirror_info, provider="lvm", pairs=lvm, provider_options={"allow_copy": True})
+    assert refused["msg"] == "provider_options: 'allow_copy' is not an option of provider lvm; it has none."
+    pair = {**asdict(array.pairs[0]), "options": {"color": "red"}}
+    refused = call(mirror_info, pairs=[pair])
+    assert refused["msg"] == "pairs: data: options: 'color' is not an option of provider image; it has none."
     assert call(mirror_split, session="../etc")["msg"].startswith("session: '../etc' is no session id")
