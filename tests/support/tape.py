@@ -36,7 +36,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes i
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeDrive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
+from ansible_collections.splitmirror.backup.tests.support.faultytape import Faults, FaultyTape
 
 RECORD = 512
 MTIME_NS = 1_700_000_000_123_456_789
@@ -110,7 +110,7 @@ class Library:
         self.catalog = Catalog.open(str(folder / "catalog.sqlite"), writable=True)
 
     def drive(self, *, writable: bool = True, faults: Optional[Faults] = None, tells: bool = True) -> TapeDrive:
-        return VirtualTape(str(self.folder), writable=writable, faults=faults, tells=tells)
+        return FaultyTape(str(self.folder), writable=writable, faults=faults, tells=tells)
 
     def make(self, name: str = "V1", capacity_bytes: int = 8 << 20) -> None:
         with self.drive() as drive:

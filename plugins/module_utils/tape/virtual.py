@@ -16,10 +16,8 @@ before the end of the medium, and what no filemark has made safe may be lost whe
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-from dataclasses import dataclass
 from typing import Optional
 
 from ..host.files import open_folder, try_lock
@@ -42,40 +40,20 @@ VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _EARLY_WARNING_BYTES = 16 << 20
 
 
-@dataclass(frozen=True)
-class Faults:
-    """What shall go wrong; for tests only, given to the constructor of VirtualTape.
-
-    :param write_error_at: this record (counted from 0 since the drive was opened) cannot be written.
-    :param torn_last_record: half of the last record before each filemark never reaches the medium, unnoticed.
-    :param lost_filemark: this filemark (counted from 0 since the drive was opened) never reaches the medium, unnoticed.
-    """
-
-    write_error_at: Optional[int] = None
-    torn_last_record: bool = False
-    lost_filemark: Optional[int] = None
-
-
 class VirtualTape(TapeDrive):
     """A folder as a tape drive.
 
     :param drive: absolute path of the folder; it must exist.
     :param writable: open for writing.
-    :param faults: what shall go wrong, for tests.
-    :param tells: False makes it a difficult drive that refuses READ POSITION and LOCATE, as some real ones do.
     """
 
     name = "virtual"
     makes_volumes = True
     min_record_bytes = 1
 
-    def __init__(
-        self, drive: str, *, writable: bool = False, faults: Optional[Faults] = None, tells: bool = True
-    ) -> None:
+    def __init__(self, drive: str, *, writable: bool = False) -> None:
         self.device = self._folder = drive
         self._writable = writable
-        self._faults = faults or Faults()
-        self._tells = tells
         self._medium: Optional[Medium] = None
         self._volume: Optional[str] = None
         self._file = 0
@@ -83,8 +61,6 @@ class VirtualTape(TapeDrive):
         self._data: Optional[tuple[int, int]] = None  # number of the tape file, descriptor
         self._needs_filemark = False
         self._warned = False
-        self._records_written = 0
-        self._filemarks_written = 0
         try:
             self._lock = open_folder(drive)
         except OSError as exc:
@@ -233,13 +209,11 @@ class VirtualTape(TapeDrive):
 
     def tell_block(self) -> Optional[int]:
         files = self._loaded().files
-        if not self._tells:
-            return None
         return sum(item.records() + 1 for item in files[: self._file]) + self._record
 
     def locate(self, target: Position, block: Optional[int] = None) -> None:
         self._loaded()
-        if block is not None and self._tells:
+        if block is not None:
             self._seek(block)
             return
         self._move(0, 0)
@@ -312,10 +286,6 @@ class VirtualTape(TapeDrive):
             if self._warned:
                 raise EarlyWarning(f"volume: {self._volume} is nearly full; name another volume.", option="volume")
         self._cut_here()
-        number = self._records_written
-        self._records_written += 1
-        if number == self._faults.write_error_at:
-            raise TapeError(f"drive: record {number} cannot be written ({os.strerror(errno.EIO)}).", option="drive")
         if self._file == len(medium.files):
             medium.files.append(TapeFile())
         current = medium.files[self._file]
@@ -329,15 +299,10 @@ class VirtualTape(TapeDrive):
         if count:
             self._cut_here()
         for _dummy in range(count):
-            number = self._filemarks_written
-            self._filemarks_written += 1
             if self._file == len(medium.files):
                 medium.files.append(TapeFile())
             current = medium.files[self._file]
-            torn = current.runs[-1][0] // 2 if self._faults.torn_last_record and current.runs else 0
-            if number == self._faults.lost_filemark:
-                continue
-            self._sync_data(current.size_bytes() - torn)
+            self._sync_data(current.size_bytes())
             current.closed = True
             self._move(self._file + 1, 0)
         self._sync()

@@ -27,8 +27,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope i
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import ReadOnlyMounts, check_devices
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
+from ansible_collections.splitmirror.backup.tests.support.faultytape import Faults
 from ansible_collections.splitmirror.backup.tests.support.fsload import (
     file_system,
     frozen,

@@ -58,7 +58,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base impor
     Position,
     TapeError,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
+from ansible_collections.splitmirror.backup.tests.support.faultytape import Faults, FaultyTape
 from ansible_collections.splitmirror.backup.tests.support.tape import (
     MTIME_NS,
     RECORD,
@@ -398,7 +399,7 @@ def test_a_file_that_comes_back_otherwise_is_named_and_the_others_are_there(labe
     assert damage(lambda: verify(labelled, "s1")) == expected
 
 
-class WornTape(VirtualTape):
+class WornTape(FaultyTape):
     """Some records of tape file 1 cannot be read, and then nobody knows where the head stands."""
 
     bad: frozenset[int] = frozenset()

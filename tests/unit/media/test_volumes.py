@@ -35,7 +35,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label impo
     read_label,
     write_label,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults
+from ansible_collections.splitmirror.backup.tests.support.faultytape import Faults
 from ansible_collections.splitmirror.backup.tests.support.tape import RECORD, Library
 
 

@@ -25,7 +25,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base impor
     TapeError,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import open_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import Faults, VirtualTape
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
+from ansible_collections.splitmirror.backup.tests.support.faultytape import Faults, FaultyTape
 from ansible_collections.splitmirror.backup.tests.support.tapemodel import MARK, Item, Model, play
 
 OPERATIONS = st.one_of(
@@ -48,8 +49,8 @@ def make(folder: Path, capacity_bytes: int = 64 << 20, volume: str = "V1") -> No
         drive.make_volume(volume, capacity_bytes)
 
 
-def loaded(folder: Path, **options: object) -> VirtualTape:
-    drive = VirtualTape(str(folder), writable=True, **options)  # type: ignore[arg-type]
+def loaded(folder: Path, **options: object) -> FaultyTape:
+    drive = FaultyTape(str(folder), writable=True, **options)  # type: ignore[arg-type]
     drive.load("V1")
     return drive
 
