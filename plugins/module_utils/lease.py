@@ -31,7 +31,6 @@ from .host.files import locked, open_folder, replace_file, try_lock
 from .session import StateDir, host_of, host_part
 
 LAPSES_S = 3600.0
-_FOLDER = "leases"
 
 
 class LeaseError(SplitMirrorError):
@@ -127,7 +126,7 @@ class Leases:
 
     def __init__(self, state: StateDir) -> None:
         self._state = state
-        self._folder = os.path.join(state.root, _FOLDER)
+        self._folder = state.leases_dir
 
     def find(self, host: str) -> Optional[Lease]:
         """The lease of a database host, whether its owner lives or not. :param host: its inventory name."""
@@ -244,7 +243,7 @@ class Leases:
             return Lease(session, host, owner, since_s, os.fstat(handle).st_mtime, busy)
 
     def _path(self, part: str) -> str:
-        return os.path.join(self._folder, part + ".json")
+        return self._state.lease_file(part)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -2,22 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Session ids, and where a session keeps its files on each host.
-
-One state folder a host (default ``/var/lib/splitmirror``), 0700 and owned by root::
-
-    sessions/<id>/map.sqlite     extent map (database host makes it, media server gets a copy)
-    sessions/<id>/holder.sock    socket of the holder (database host)
-    sessions/<id>/splitter.sock  socket of the armed splitter (array)
-    sessions/<id>/extras.tar     label files and logs that belong to the session
-    leases/<host>.json           which run is at work for a database host
-    mirrors/                     what the array knows of its split mirrors
-    drives/                      who waits for a drive or has one (media server)
-    mounts/                      where the media server mounts a mirror
-    reports/                     what a restore or a verification missed (media server)
-    library/                     the virtual tape, unless it is told to be elsewhere
-    catalog.sqlite               media server
-"""
+"""Session ids, and the state folder of a host. All names of files and folders in it are here (StateDir)."""
 
 from __future__ import annotations
 
@@ -28,12 +13,17 @@ import re
 import stat
 from dataclasses import dataclass
 from typing import Optional
+from urllib.parse import quote
 
 from .errors import SplitMirrorError
 
 DEFAULT_STATE_DIR = "/var/lib/splitmirror"
-#: What stands in a state folder.
+_CATALOG = "catalog.sqlite"
+#: What stands in a state folder, besides the catalog. The role puts a virtual tape into ``library``.
 _OURS = frozenset(("sessions", "leases", "mirrors", "drives", "mounts", "library", "reports", "lost+found"))
+#: In the folder of the drives, which QueueTicket gets: which volume is in which drive, and the lock of the queue.
+LOADED = "loaded.json"
+QUEUE_LOCK = "lock"
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -108,7 +98,7 @@ def make_private(path: str, root: str, option: str = "state_dir") -> None:
 
 def _refuse_shared(root: str, option: str) -> None:
     """:raises SessionError: others may enter the folder, and it is not ours alone, so nobody may close it to them."""
-    foreign = [name for name in os.listdir(root) if name not in _OURS and not name.startswith("catalog.sqlite")]
+    foreign = [name for name in os.listdir(root) if name not in _OURS and not name.startswith(_CATALOG)]
     if foreign and stat.S_IMODE(os.stat(root).st_mode) & 0o077:
         raise SessionError(
             f"{option}: {root} is open to other users and holds other things ({min(foreign)}); give it mode 0700 if it "
@@ -139,17 +129,52 @@ def _make_one(folder: str, option: str) -> None:
 
 @dataclass(frozen=True)
 class StateDir:
-    """The state folder of one host. :param root: absolute path of the folder."""
+    """The state folder of one host, 0700 and owned by root. A path that is asked for need not exist.
+
+    :param root: absolute path of the folder.
+    """
 
     root: str = DEFAULT_STATE_DIR
 
     def session_dir(self, session: str) -> str:
-        """Path of a session's folder; it need not exist."""
+        """A session's folder."""
         return os.path.join(self.root, "sessions", check_session_id(session))
 
     def session_file(self, session: str, name: str) -> str:
-        """Path of a file in a session's folder; it need not exist."""
+        """A file in a session's folder."""
         return os.path.join(self.session_dir(session), name)
+
+    def map_file(self, session: str) -> str:
+        """The extent map: the database host makes it, the media server gets a copy."""
+        return self.session_file(session, "map.sqlite")
+
+    def extras_file(self, session: str) -> str:
+        """Label files and logs of the session: the database host makes it, the media server gets a copy."""
+        return self.session_file(session, "extras.tar")
+
+    def frozen_file(self, session: str) -> str:
+        """The mount points that the holder has frozen."""
+        return self.session_file(session, "frozen.json")
+
+    def hot_backup_file(self, session: str) -> str:
+        """The result of the hot backup, for a repeated call."""
+        return self.session_file(session, "hot_backup.json")
+
+    def socket_file(self, session: str, daemon: str) -> str:
+        """Where a daemon of the session answers. :param daemon: its name, ``holder`` or ``splitter``."""
+        return self.session_file(session, f"{daemon}.sock")
+
+    def record_file(self, session: str, daemon: str) -> str:
+        """Which process a daemon of the session is; host.daemon writes it."""
+        return self.session_file(session, f"{daemon}.json")
+
+    def log_file(self, session: str, daemon: str) -> str:
+        """What a daemon of the session has to report; host.daemon writes it."""
+        return self.session_file(session, f"{daemon}.log")
+
+    def status_file(self, session: str) -> str:
+        """How far the long work of the session on this host has come."""
+        return self.session_file(session, "write-status.json")
 
     def make_session_dir(self, session: str) -> str:
         """Make the session's folder (0700) if it is missing, and return its path."""
@@ -170,9 +195,64 @@ class StateDir:
         return self.root
 
     @property
+    def catalog_file(self) -> str:
+        """The catalog of the media server."""
+        return os.path.join(self.root, _CATALOG)
+
+    @property
     def mounts_dir(self) -> str:
-        """Where the media server mounts mirrors unless it is told otherwise; it need not exist."""
+        """Where the media server mounts mirrors unless an option names another folder."""
         return os.path.join(self.root, "mounts")
+
+    @property
+    def reports_dir(self) -> str:
+        """What a restore or a verification found missing or doubtful (media server)."""
+        return os.path.join(self.root, "reports")
+
+    @property
+    def drives_dir(self) -> str:
+        """Which task has a drive or waits for one (media server)."""
+        return os.path.join(self.root, "drives")
+
+    @property
+    def leases_dir(self) -> str:
+        """Which run works for which database host."""
+        return os.path.join(self.root, "leases")
+
+    def lease_file(self, part: str) -> str:
+        """The lease of a database host. :param part: see host_part."""
+        return os.path.join(self.leases_dir, f"{part}.json")
+
+    @property
+    def mirrors_dir(self) -> str:
+        """What the array knows of its split mirrors."""
+        return os.path.join(self.root, "mirrors")
+
+    def mirror_file(self, session: str) -> str:
+        """The record of a session's split mirrors (array)."""
+        return os.path.join(self.mirrors_dir, f"{check_session_id(session)}.json")
+
+    def mirror_sessions(self) -> list[str]:
+        """Ids of all sessions that have a mirror_file, by name."""
+        try:
+            names = os.listdir(self.mirrors_dir)
+        except FileNotFoundError:
+            return []
+        return sorted(name[: -len(".json")] for name in names if name.endswith(".json"))
+
+    def leg_file(self, session: str, pair: str) -> str:
+        """What was written to the mirror of a pair when it was split (provider md)."""
+        return os.path.join(self.mirrors_dir, f"{session}.{quote(pair, safe='')}.leg")
+
+    @property
+    def mirrors_lock(self) -> str:
+        """Whoever claims a mirror locks this file."""
+        return os.path.join(self.mirrors_dir, ".lock")
+
+    @property
+    def turn_lock(self) -> str:
+        """Whoever has the turn to split locks this file."""
+        return os.path.join(self.mirrors_dir, ".turn")
 
     def sessions(self) -> list[str]:
         """Ids of all sessions that left a folder here, oldest name first."""

@@ -277,7 +277,6 @@ truncated:
 """
 
 import itertools
-import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
@@ -289,8 +288,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup 
     session_facts,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import GOOD, CatalogError, Session
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -313,7 +312,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if params["limit"] < 0:
         raise CatalogError(f"limit: {params['limit']} is below 0; give the number of files to list.", option="limit")
     files: list[dict[str, Any]] = []
-    path = os.path.join(params["state_dir"], FILE_NAME)
+    path = StateDir(params["state_dir"]).catalog_file
     with Catalog.open_for(path, writable=False, no_trace=module.check_mode) as catalog:
         sessions = find_sessions(catalog, params)
         if params["path"] is not None:

@@ -112,11 +112,9 @@ damaged:
       type: str
 """
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, Spec, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
@@ -142,7 +140,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         state_dir.make()
     options, volume = DriveOptions.of(params, dry_run=dry_run), params["volume"]
     who = f"catalog_rebuild of volume {volume}"
-    known = Catalog.open_for(os.path.join(state_dir.root, FILE_NAME), writable=not dry_run, no_trace=dry_run)
+    known = Catalog.open_for(state_dir.catalog_file, writable=not dry_run, no_trace=dry_run)
     with known as catalog, use_drive(options, volume, who=who) as drive:
         return rebuild(volume, catalog, drive, allow_last=params["allow_last"], dry_run=dry_run)
 

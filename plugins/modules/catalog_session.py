@@ -127,7 +127,6 @@ recovered:
   sample: ["20260130T120000Z-db1-77b0"]
 """
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
@@ -139,7 +138,6 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing
     verdict_of,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import FAILED, GOOD, OPEN
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, check_session_id
 
@@ -203,7 +201,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     state_dir = StateDir(module.params["state_dir"])
     if not module.check_mode:
         state_dir.make()
-    path, look = os.path.join(state_dir.root, FILE_NAME), module.check_mode
+    path, look = state_dir.catalog_file, module.check_mode
     with Catalog.open_for(path, writable=not look, no_trace=look) as catalog:
         if module.params["state"] == "recovered":
             return recover(catalog, module.params, dry_run=module.check_mode)

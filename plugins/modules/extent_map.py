@@ -227,7 +227,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import FAIL, ON_UNREADABLE
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.mapping import HostMapping, lun_specs
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol import MAP, ask
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol import ask
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import (
     DEFAULT_LIFETIME_S,
     ansible_folders,
@@ -291,7 +291,7 @@ def make(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
 def check(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
     """Bring the map up to date."""
     session = module.params["session"]
-    result: dict[str, Any] = {"map": state.session_file(session, MAP), "changed": True}
+    result: dict[str, Any] = {"map": state.map_file(session), "changed": True}
     if module.check_mode:
         ask(state, session, "ping")
         return result

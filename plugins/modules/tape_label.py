@@ -129,14 +129,12 @@ in_catalog:
   type: bool
 """
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Optional
 
 from ansible.module_utils.common.text.formatters import human_to_bytes
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
@@ -191,7 +189,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     except VolumeNotAtHand:
         # Check mode loads nothing; the catalog tells whether the volume has this label.
         params = module.params
-        path = os.path.join(StateDir(params["state_dir"]).root, FILE_NAME)
+        path = StateDir(params["state_dir"]).catalog_file
         asked = new_label(params["volume"], params["pool"], params["record_bytes"])
         with Catalog.open_for(path, writable=False, no_trace=True) as catalog:
             known = catalog.volume(params["volume"])
@@ -205,7 +203,7 @@ def label(module: AnsibleModule) -> dict[str, Any]:
     volume, pool, record_bytes = params["volume"], params["pool"], params["record_bytes"]
     size_bytes = capacity_bytes(params["capacity"])
     state_dir = StateDir(params["state_dir"])
-    catalog_path = os.path.join(state_dir.root, FILE_NAME)
+    catalog_path = state_dir.catalog_file
     options = DriveOptions.of(params, dry_run=True)
     if not make_virtual_folder(params["drive_type"], options.choices[0].device, dry_run=module.check_mode):
         return outcome(True, None, new_label(volume, pool, record_bytes), True, True)

@@ -182,11 +182,9 @@ positions:
   elements: dict
 """
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import (
     RestoreJob,
@@ -194,6 +192,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore i
     plan_restore,
     restore,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
@@ -205,7 +204,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Restore, or tell what would be restored."""
     params = module.params
     job = RestoreJob(params["session"], params["target"], params["host"], params["paths"], params["numeric_owner"])
-    with Catalog.open(os.path.join(params["state_dir"], FILE_NAME), no_trace=module.check_mode) as catalog:
+    with Catalog.open(StateDir(params["state_dir"]).catalog_file, no_trace=module.check_mode) as catalog:
         if module.check_mode:
             return {"changed": True, **plan_restore(job, catalog)}
         volume = needed_volume(job, catalog)

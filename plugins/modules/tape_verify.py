@@ -129,12 +129,10 @@ bytes_per_s:
   type: int
 """
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, Spec, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import needed_volume, verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
@@ -156,7 +154,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Verify a session."""
     params = module.params
     options = DriveOptions.of(params, dry_run=module.check_mode)
-    path = os.path.join(StateDir(params["state_dir"]).root, FILE_NAME)
+    path = StateDir(params["state_dir"]).catalog_file
     with Catalog.open(path, no_trace=module.check_mode) as catalog:
         session = find_good_session(catalog, params["session"], params["host"])
         volume = needed_volume(session, catalog)

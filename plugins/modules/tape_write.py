@@ -302,7 +302,6 @@ evidence:
       type: dict
 """
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
@@ -310,7 +309,6 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.errors import S
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.progress import Waiting
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
-    STATUS_FILE,
     WriteJob,
     dry_run,
     write_session,
@@ -340,7 +338,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     job = WriteJob(
         session=params["session"],
         state_dir=state_dir.root,
-        map_path=params["map"] or state_dir.session_file(params["session"], "map.sqlite"),
+        map_path=params["map"] or state_dir.map_file(params["session"]),
         devices=params["devices"],
         mounts_dir=params["mounts_dir"] or state_dir.mounts_dir,
         volume=params["volume"],
@@ -360,7 +358,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         with use_drive(options, job.volume, who=f"{who} in check mode") as drive:
             return {"changed": True, **dry_run(job, drive)}
     leave_mount_namespace()
-    waiting = Waiting(os.path.join(state_dir.make_session_dir(job.session), STATUS_FILE))
+    state_dir.make_session_dir(job.session)
+    waiting = Waiting(state_dir.status_file(job.session))
     with use_drive(options, job.volume, who=who, writable=True, tell=waiting.tell) as drive:
         return {"changed": True, **write_session(job, drive)}
 

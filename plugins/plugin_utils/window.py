@@ -12,7 +12,6 @@ process saw the answers, never two hosts' clocks.
 from __future__ import annotations
 
 import json
-import os.path
 import time
 from typing import Any, Optional
 
@@ -61,7 +60,7 @@ class LinePeer:
         self.channel = channel
         self.name = name
         self._session = session
-        self._socket = os.path.join(StateDir(state_dir).session_dir(session), f"{name}.sock")
+        self._socket = StateDir(state_dir).socket_file(session, name)
         self._line: Optional[StandingLine] = None
         self._may_stand = True
 

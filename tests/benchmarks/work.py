@@ -16,7 +16,6 @@ from typing import Optional
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners, WriterOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.writer import write_archive
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import check_map, pre_check
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
@@ -96,7 +95,7 @@ def do_tape(options: argparse.Namespace) -> None:
     with VirtualTape(str(library), writable=True) as drive:
         drive.make_volume(_VOLUME, 1 << 40)
         drive.load(_VOLUME)
-        with Catalog.open(str(state / FILE_NAME), writable=True) as catalog:
+        with Catalog.open(str(state / "catalog.sqlite"), writable=True) as catalog:
             label_volume(drive, catalog, _VOLUME, "bench", 1 << 20)
         write_session(
             WriteJob(

@@ -21,7 +21,6 @@ from .records import CatalogChanged, CatalogError
 FORMAT_VERSION = "2"
 #: Of version 0.1: without digests of headers.
 _FORMAT_WITHOUT_HEADERS = "1"
-FILE_NAME = "catalog.sqlite"
 
 #: The catalog is written by several sessions at once; what takes longest is to forget a volume with millions of files,
 #: or to enter a session with as many that was found on one.

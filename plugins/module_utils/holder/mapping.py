@@ -26,7 +26,7 @@ from ..extents.stack import LunSpec, Segment
 from ..extents.survey import survey
 from ..session import StateDir
 from .freeze import Needed, check_mounts
-from .protocol import MAP, Json, ask
+from .protocol import Json, ask
 from .recovery import recover
 from .spawn import DEFAULT_LIFETIME_S, ensure_holder, state_needed
 
@@ -92,7 +92,7 @@ class HostMapping:
         self._exclude = exclude
         self._luns = luns
         self._needed = needed
-        self.path = state.session_file(session, MAP)
+        self.path = state.map_file(session)
 
     def __enter__(self) -> HostMapping:
         return self

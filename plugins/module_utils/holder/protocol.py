@@ -17,10 +17,6 @@ from ..session import StateDir
 NAME = "holder"
 GUARD = "guard"
 BACKSTOP = "backstop"
-SOCKET = "holder.sock"
-MAP = "map.sqlite"
-EXTRAS = "extras.tar"
-FROZEN = "frozen.json"
 #: For work that has no limit of its own: a checkpoint, a check of many files.
 LONG_S = 3600.0
 #: For a question: the holder may be busy with a command of a database, which has a minute unless it is set otherwise.
@@ -35,7 +31,7 @@ def ask(state: StateDir, session: str, op: str, timeout_s: float = LONG_S, **arg
     :raises NotRunning: the session has no holder. :raises Refused: it said no. :raises LineError: no answer.
     """
     try:
-        return call(state.session_file(session, SOCKET), op, timeout_s, **args)
+        return call(state.socket_file(session, NAME), op, timeout_s, **args)
     except NotRunning as exc:
         raise NotRunning(
             f"session: {session} has no holder on this host, so it cannot {op}; extent_map with state mapped (or "

@@ -18,13 +18,12 @@ from ..host.files import replace_file
 from ..session import StateDir
 from .checking import check_covered
 from .freeze import Needed, check_mounts
-from .protocol import FROZEN, MAP, Json, NoAnswer, ask, question
+from .protocol import Json, NoAnswer, ask, question
 from .recovery import recover, thaw_mounts
 from .spawn import ensure_holder, state_needed
 
 #: How long a holder may be busy while writes stand still.
 STUCK_S = 10.0
-RESULT = "hot_backup.json"
 _NOTHING_TO_END = {"required": False, "ended_cleanly": True, "same_session": True, "error": None}
 
 Descriptions = Sequence[Mapping[str, Any]]
@@ -100,7 +99,7 @@ def begin(
                 driver.close()
     # What an earlier hot backup of this session left must not pass for the result of this one.
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(state.session_file(session, RESULT))
+        os.unlink(state.hot_backup_file(session))
     started = ensure_holder(state, session, needed)
     try:
         facts = ask(state, session, "begin", databases=list(descriptions))["result"]["databases"]
@@ -118,7 +117,7 @@ def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
     :raises SplitMirrorError: the holder refuses, because the window is still open.
     """
     status = question(state, session, "status")
-    result_path = state.session_file(session, RESULT)
+    result_path = state.hot_backup_file(session)
     if status is None:
         try:
             with open(result_path, encoding="utf-8") as stream:
@@ -168,7 +167,7 @@ def freeze(
     if dry_run:
         checked = check_mounts(mounts, state_needed(state, needed))
         if status is not None and status["tracking"] is not None:
-            check_covered(state.session_file(session, MAP), session, {mount.dev for mount in checked})
+            check_covered(state.map_file(session), session, {mount.dev for mount in checked})
         return Frozen(True, [os.fsdecode(mount.mount_point) for mount in checked])
     started = ensure_holder(state, session, needed)
     try:
@@ -186,7 +185,7 @@ def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
     :param mounts: tried in any case, unless another session's living holder has frozen them.
     :raises SplitMirrorError: something stays frozen.
     """
-    stands_still = os.path.exists(state.session_file(session, FROZEN))
+    stands_still = os.path.exists(state.frozen_file(session))
     try:
         status = question(state, session, "status", STUCK_S if stands_still else None)
     except NoAnswer:

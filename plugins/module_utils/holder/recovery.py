@@ -22,7 +22,7 @@ from ..host.daemon import (
 from ..host.lineclient import LineError
 from ..session import StateDir, is_of_host
 from . import freeze
-from .protocol import BACKSTOP, FROZEN, GUARD, NAME, SOCKET, ask, question
+from .protocol import BACKSTOP, GUARD, NAME, ask, question
 from .rescue import COMMANDS_S
 from .window import read_record as read_frozen
 
@@ -73,7 +73,7 @@ def recover(state: StateDir, session: str) -> Recovered:
     :raises SplitMirrorError: something could not be ended.
     """
     folder = state.session_dir(session)
-    frozen = read_frozen(os.path.join(folder, FROZEN))
+    frozen = read_frozen(state.frozen_file(session))
     thawed: list[str] = []
     databases: list[str] = []
     holder: Optional[str] = None
@@ -96,9 +96,10 @@ def recover(state: StateDir, session: str) -> Recovered:
             record = read_record(folder, name)
             if record is not None:
                 terminate(record, 0.5)
-    for name in (SOCKET, FROZEN, *(f"{process}.json" for process in (NAME, GUARD, BACKSTOP))):
+    records = [state.record_file(session, name) for name in (NAME, GUARD, BACKSTOP)]
+    for path in (state.socket_file(session, NAME), state.frozen_file(session), *records):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(folder, name))
+            os.unlink(path)
     return Recovered(session, thawed, databases, holder)
 
 
@@ -117,7 +118,7 @@ def _is_left(state: StateDir, session: str) -> bool:
         record = read_record(folder, name)
         if record is not None and is_alive(record):
             return True
-    return bool(read_frozen(os.path.join(folder, FROZEN))) or os.path.exists(os.path.join(folder, SOCKET))
+    return bool(read_frozen(state.frozen_file(session))) or os.path.exists(state.socket_file(session, NAME))
 
 
 def _frozen_by_others(state: StateDir, session: str) -> set[str]:
@@ -127,7 +128,7 @@ def _frozen_by_others(state: StateDir, session: str) -> set[str]:
         folder = state.session_dir(other)
         record = read_record(folder, NAME) if other != session else None
         if record is not None and is_alive(record):
-            found.update(read_frozen(os.path.join(folder, FROZEN)))
+            found.update(read_frozen(state.frozen_file(other)))
     return found
 
 

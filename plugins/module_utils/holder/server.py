@@ -24,11 +24,12 @@ from ..host.daemon import write_record
 from ..host.lineclient import Json
 from ..host.lineserver import LineServer, Service
 from ..host.process import harden
+from ..session import StateDir
 from .checking import MapChecker
 from .databases import Databases
 from .freeze import FreezeError, Needed
 from .guard import End, Guards
-from .protocol import EXTRAS, FROZEN, MAP, SOCKET, EventLog
+from .protocol import NAME, EventLog
 from .window import CHECK_SHARE, Closed, Window
 
 #: How often it looks whether the databases still answer, and whether it can still be reached itself.
@@ -43,12 +44,12 @@ class HolderError(FreezeError):
 class HolderConfig:
     """What a holder must know from its beginning.
 
-    :param session: id. :param folder: the session's folder. :param needed: folders that are never frozen.
+    :param session: id. :param state: the state folder of this host. :param needed: folders that are never frozen.
     :param lifetime_s: after which it ends by itself.
     """
 
     session: str
-    folder: str
+    state: StateDir
     lifetime_s: float
     needed: list[Needed] = field(default_factory=list)
 
@@ -61,11 +62,11 @@ class Holder(Service):
         self._guards = guards
         self._log = EventLog()
         self._ends = time.monotonic() + config.lifetime_s
-        self._server = LineServer(os.path.join(config.folder, SOCKET), self)
-        self._window = Window(guards, self._log, config.needed, os.path.join(config.folder, FROZEN))
+        self._server = LineServer(config.state.socket_file(config.session, NAME), self)
+        self._window = Window(guards, self._log, config.needed, config.state.frozen_file(config.session))
         self._databases = Databases(self._log, self._server.watch, self._server.unwatch)
-        self._checker = MapChecker(os.path.join(config.folder, MAP), config.session, self._log)
-        self._socket = os.path.join(config.folder, SOCKET)
+        self._checker = MapChecker(config.state.map_file(config.session), config.session, self._log)
+        self._socket = self._server.path
         self._socket_inode = os.stat(self._socket).st_ino
         self._next_look = time.monotonic() + LOOK_S
         #: What a split must know of the freeze to have been made in it.
@@ -252,7 +253,7 @@ class Holder(Service):
     def _end(self) -> Json:
         if self._window.is_open:
             raise HolderError("the window is still open; thaw before hot backup is ended.")
-        return self._databases.end(os.path.join(self._config.folder, EXTRAS))
+        return self._databases.end(self._config.state.extras_file(self._config.session))
 
     def _stop(self) -> Json:
         self._close_window("stop_thaw")
@@ -268,7 +269,7 @@ def run_holder(config: HolderConfig, ready: Callable[[], None]) -> None:
     guards = Guards.start()
     harden("splitmirror-hld")
     for end in guards.ends():
-        write_record(config.folder, end.name, end.record)
+        write_record(config.state.session_dir(config.session), end.name, end.record)
     holder = Holder(config, guards)
     ready()
     holder.serve()

@@ -37,7 +37,7 @@ def ensure_holder(
     if question(state, session, "ping") is not None:
         return False
     folder = state.make_session_dir(session)
-    config = HolderConfig(session, folder, lifetime_s, state_needed(state, needed))
+    config = HolderConfig(session, state, lifetime_s, state_needed(state, needed))
 
     def run(ready: Callable[[], None]) -> None:
         # Until it is ready, its starter is told what went wrong; from then on the log in the session's folder is.

@@ -13,6 +13,11 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 
+def partial(path: str) -> str:
+    """The file that replacing writes before it takes the place of ``path``."""
+    return path + ".new"
+
+
 @contextlib.contextmanager
 def replacing(path: str, *, durable: bool = False) -> Iterator[BinaryIO]:
     """Write a file, mode 0600, that takes the place of ``path`` at the end; after an error ``path`` is as before.
@@ -22,13 +27,13 @@ def replacing(path: str, *, durable: bool = False) -> Iterator[BinaryIO]:
     :param durable: whether a power cut after the end leaves the new file.
     :raises OSError: it cannot be written.
     """
-    handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    handle = os.open(partial(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as stream:
         yield stream
         if durable:
             stream.flush()
             os.fsync(stream.fileno())
-    os.replace(path + ".new", path)
+    os.replace(partial(path), path)
     if durable:
         sync_folder(os.path.dirname(path))
 

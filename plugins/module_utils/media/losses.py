@@ -12,10 +12,10 @@ import tempfile
 from typing import IO, Any, Optional
 
 from ..catalog.lookup import show_path
+from ..session import StateDir
 
 MISSING = "missing"
 DOUBTFUL = "doubtful"
-FOLDER = "reports"
 
 _LISTED = 100
 _SHOWN = 5
@@ -82,7 +82,7 @@ class Losses:
             self._give_up_on_error(lambda: file.write(line))
 
     def _begin(self) -> None:
-        folder = os.path.join(self._state_dir or "", FOLDER)
+        folder = StateDir(self._state_dir or "").reports_dir
         os.makedirs(folder, mode=0o700, exist_ok=True)
         handle, self.report = tempfile.mkstemp(prefix=f"{self._name}-", suffix=".jsonl", dir=folder)
         self._file = os.fdopen(handle, "w", encoding="utf-8")

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from ..catalog.sqlite_file import FILE_NAME
 from ..catalog.store import Catalog
 from ..preflight import Preflight, folder_ready
 from ..session import StateDir
@@ -27,7 +26,7 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
     :param params: those of the module: the drive's, ``volume``, ``mode``, ``allow_last`` and ``host``.
     """
     preflight.ask("state folder", lambda: folder_ready(state.root, "state_dir"))
-    path = os.path.join(state.root, FILE_NAME)
+    path = state.catalog_file
     last_bytes: Optional[int] = None
 
     def catalog() -> str:

@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, Optional, TypeVar
 
 from ..catalog.records import CatalogChanged
-from ..catalog.sqlite_file import FILE_NAME
 from ..catalog.store import Catalog
 from ..session import StateDir, check_session_id
 from ..tape.drive_lease import DriveOptions, VolumeNotAtHand, use_drive
@@ -44,7 +42,7 @@ def prepare(
     :raises SplitMirrorError: the volume or the drive cannot take the session; one sentence that names the option.
     """
     check_session_id(session)
-    catalog_path = os.path.join(StateDir(state_dir).root, FILE_NAME)
+    catalog_path = StateDir(state_dir).catalog_file
     who = f"backup_prepare of session {session}"
 
     def find() -> tuple[Optional[str], WritePosition]:

@@ -23,7 +23,6 @@ from ..archive.model import ArchiveResult, MemberRecord, Owners, WriterOptions
 from ..archive.ring import make_ring
 from ..archive.writer import write_archive
 from ..catalog.records import Part
-from ..catalog.sqlite_file import FILE_NAME
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..extents.mapcheck import parse_names
@@ -38,7 +37,6 @@ from .proving import Proving
 from .tape_file import TapeRecordSink
 from .volumes import APPEND, OVERWRITE, WritePosition, begin_anew, check_room, cut_back, place_for
 
-STATUS_FILE = "write-status.json"
 _BATCH_MEMBERS = 5000
 _DAY_S = 86400
 
@@ -91,7 +89,7 @@ def dry_run(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
     In check mode the tasks before made no map, so a missing one is passed over.
     """
     state = StateDir(job.state_dir)
-    with Catalog.open_for(os.path.join(state.root, FILE_NAME), writable=False, no_trace=True) as catalog:
+    with Catalog.open_for(state.catalog_file, writable=False, no_trace=True) as catalog:
         if not os.path.exists(job.map_path):
             place = place_for(drive, catalog, job.volume, job.mode, allow_last=job.allow_last)
             _prove_options(job, place)
@@ -120,7 +118,7 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
         state.make_private_dir(state.mounts_dir)
     with ExitStack() as stack:
         stack.enter_context(_alone(folder, job.session))
-        catalog = stack.enter_context(Catalog.open(os.path.join(state.root, FILE_NAME), writable=True))
+        catalog = stack.enter_context(Catalog.open(state.catalog_file, writable=True))
         map_file = stack.enter_context(MapFile.open(job.map_path, job.session, read_only=True, foreign=True))
         ready = _prove_ready(job, drive, catalog, map_file)
         names = parse_names(map_file.meta("names") or "{}")
@@ -140,7 +138,7 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
         part = Part(number, 0, job.volume, place.file_number, place.block, place.label.record_bytes, 0, 0, False)
         catalog.begin_part(part)
         try:
-            progress = Progress(os.path.join(folder, STATUS_FILE), ready.size.files, ready.size.data_bytes)
+            progress = Progress(state.status_file(job.session), ready.size.files, ready.size.data_bytes)
             entered = _Members(catalog, number, progress, index_name(job.session))
             sink = TapeRecordSink(drive, place)
             done = write_archive(

@@ -19,7 +19,7 @@ from typing import Optional
 
 from ..host.daemon import DaemonRecord, is_alive
 from ..host.files import locked, open_lock, replace_file, sync_folder
-from ..session import StateDir, check_session_id
+from ..session import StateDir
 from .base import MirrorError, Pair, SplitResult
 
 FORMAT_VERSION = 1
@@ -56,13 +56,13 @@ class Journal:
 
     def __init__(self, state_dir: StateDir) -> None:
         self._state_dir = state_dir
-        self._folder = os.path.join(state_dir.root, "mirrors")
+        self._folder = state_dir.mirrors_dir
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other sessions from claiming a mirror while this one looks and claims."""
         self._state_dir.make_private_dir(self._folder)
-        with locked(open_lock(os.path.join(self._folder, ".lock"))):
+        with locked(open_lock(self._state_dir.mirrors_lock)):
             yield
 
     def write(self, record: SplitRecord) -> None:
@@ -109,11 +109,7 @@ class Journal:
 
     def all(self) -> list[SplitRecord]:
         """The records of all sessions, by name."""
-        try:
-            names = sorted(os.listdir(self._folder))
-        except FileNotFoundError:
-            return []
-        found = [self.read(name[: -len(".json")]) for name in names if name.endswith(".json")]
+        found = [self.read(session) for session in self._state_dir.mirror_sessions()]
         return [record for record in found if record is not None]
 
     def holder_of(self, pair: Pair) -> Optional[SplitRecord]:
@@ -122,4 +118,4 @@ class Journal:
 
     def path(self, session: str) -> str:
         """The file of a session's record."""
-        return os.path.join(self._folder, check_session_id(session) + ".json")
+        return self._state_dir.mirror_file(session)

@@ -24,10 +24,9 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
-from urllib.parse import quote
 
 from ..host.blockdev import kernel_device
-from ..host.files import replace_file
+from ..host.files import partial, replace_file
 from ..session import StateDir
 from . import loop
 from .base import MirrorError, Pair
@@ -63,7 +62,7 @@ class MdProvider(RaidProvider):
 
     def unmark(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
-        for path in (self._note(pair, session), self._note(pair, session) + ".new"):
+        for path in (self._note(pair, session), partial(self._note(pair, session))):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
@@ -115,7 +114,7 @@ class MdProvider(RaidProvider):
         return f"{os.major(number)}:{os.minor(number)}"
 
     def _note(self, pair: Pair, session: str) -> str:
-        return os.path.join(self.state_dir.root, "mirrors", f"{session}.{quote(pair.name, safe='')}.leg")
+        return self.state_dir.leg_file(session, pair.name)
 
     def _note_written(self, pair: Pair, session: str) -> None:
         """Keep what was written to the leg so far. Not durably: a machine that starts anew counts anew, too."""

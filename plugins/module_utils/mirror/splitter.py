@@ -128,18 +128,13 @@ class Splitter(Service):
             self.server.stop()
 
 
-def socket_path(state_dir: StateDir, session: str) -> str:
-    """Where the session's splitter answers."""
-    return state_dir.session_file(session, NAME + ".sock")
-
-
 def armed(state_dir: StateDir, session: str) -> Optional[Armed]:
     """The session's splitter if it stands ready, else None."""
     record = read_record(state_dir.session_dir(session), NAME)
     if record is None or not is_alive(record):
         return None
     try:
-        status = call(socket_path(state_dir, session), "status", CALL_TIMEOUT_S)["result"]
+        status = call(state_dir.socket_file(session, NAME), "status", CALL_TIMEOUT_S)["result"]
     except LineError:  # it is about to end
         return None
     return Armed(record.pid, status["deadline_s"], status["method"]) if status["state"] == "armed" else None
@@ -153,7 +148,7 @@ def arm(provider: MirrorProvider, session: str, timeout_s: float) -> Armed:
     """
     provider.check_splittable(session)  # refused here, nothing has been made yet
     folder = provider.state_dir.make_session_dir(session)
-    path = socket_path(provider.state_dir, session)
+    path = provider.state_dir.socket_file(session, NAME)
 
     def run(ready: Ready) -> None:
         turn = Turn(provider.state_dir) if provider.capabilities.takes_turns else None
@@ -170,7 +165,9 @@ def arm(provider: MirrorProvider, session: str, timeout_s: float) -> Armed:
     daemonize(folder, NAME, run, timeout_s=60.0 + timeout_s)
     ready = armed(provider.state_dir, session)
     if ready is None:
-        raise MirrorError(f"session {session}: its splitter ended at once; see {folder}/{NAME}.log.")
+        raise MirrorError(
+            f"session {session}: its splitter ended at once; see {provider.state_dir.log_file(session, NAME)}."
+        )
     return ready
 
 
@@ -180,7 +177,7 @@ def split(state_dir: StateDir, session: str) -> SplitResult:
     :raises NotRunning: none stands ready.
     :raises Refused: the split failed, and nothing is split.
     """
-    return SplitResult.from_dict(call(socket_path(state_dir, session), "split", SPLIT_TIMEOUT_S)["result"])
+    return SplitResult.from_dict(call(state_dir.socket_file(session, NAME), "split", SPLIT_TIMEOUT_S)["result"])
 
 
 def disarm(state_dir: StateDir, session: str) -> bool:

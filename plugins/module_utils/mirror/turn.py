@@ -39,9 +39,8 @@ class Turn:
         """Take the turn if it is free, and return whether it is ours now. Waits for nobody."""
         if self._fd is not None:
             return True
-        folder = os.path.join(self._state_dir.root, "mirrors")
-        self._state_dir.make_private_dir(folder)
-        fd = open_lock(os.path.join(folder, ".turn"))
+        self._state_dir.make_private_dir(self._state_dir.mirrors_dir)
+        fd = open_lock(self._state_dir.turn_lock)
         try:
             if try_lock(fd):
                 self._fd = fd

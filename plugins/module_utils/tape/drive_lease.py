@@ -21,7 +21,6 @@ from .st import StTape
 from .tickets import DriveTimeout, QueueTicket
 
 _AGAIN_S = 0.5
-_FOLDER = "drives"
 
 Tell = Callable[[Optional[str]], None]
 
@@ -76,7 +75,7 @@ class DriveOptions:
                 option="drives",
             )
         state = StateDir(params["state_dir"])
-        folder = os.path.join(state.root, _FOLDER)
+        folder = state.drives_dir
         if not dry_run:
             state.make_private_dir(folder)
         return cls(params["drive_type"], choices, changer, params["drive_timeout_s"], folder, dry_run)

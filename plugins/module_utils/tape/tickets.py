@@ -21,11 +21,10 @@ from types import TracebackType
 from typing import Callable, Optional, Union
 
 from ..host.files import locked, open_lock, replace_file, try_lock
+from ..session import LOADED, QUEUE_LOCK
 from .base import TapeError
 
 _LOOK_S = 0.25
-_LOCK = "lock"
-_LOADED = "loaded.json"
 
 
 class DriveTimeout(TapeError):
@@ -173,7 +172,7 @@ class QueueTicket:
         with self._alone():
             known = {device: volume for device, volume in self._loaded().items() if volume != self._ticket.volume}
             known[self.device] = self._ticket.volume
-            replace_file(os.path.join(self._folder, _LOADED), json.dumps(known))
+            replace_file(os.path.join(self._folder, LOADED), json.dumps(known))
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -215,7 +214,7 @@ class QueueTicket:
 
     def _loaded(self) -> dict[str, str]:
         try:
-            with open(os.path.join(self._folder, _LOADED), encoding="utf-8") as stream:
+            with open(os.path.join(self._folder, LOADED), encoding="utf-8") as stream:
                 return {str(device): str(volume) for device, volume in json.load(stream).items()}
         except (OSError, ValueError):
             return {}
@@ -228,5 +227,5 @@ class QueueTicket:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Nobody else looks at the queue or changes it; that never takes long."""
-        with locked(open_lock(os.path.join(self._folder, _LOCK))):
+        with locked(open_lock(os.path.join(self._folder, QUEUE_LOCK))):
             yield

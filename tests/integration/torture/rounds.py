@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import CheckCounts, check_map, pre_check
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
@@ -117,7 +116,7 @@ def _write(session: str, state: Path, map_path: Path, device: str, proof: str) -
     with VirtualTape(str(library), writable=True) as drive:
         drive.make_volume(_VOLUME, 1 << 40)
         drive.load(_VOLUME)
-        with Catalog.open(str(state / FILE_NAME), writable=True) as catalog:
+        with Catalog.open(str(state / "catalog.sqlite"), writable=True) as catalog:
             label_volume(drive, catalog, _VOLUME, "torture", _RECORD_BYTES)
         job = WriteJob(
             session=session,

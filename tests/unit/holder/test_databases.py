@@ -22,7 +22,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.database.base i
     LabelFile,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver import Refused
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import Refused
 from ansible_collections.splitmirror.backup.tests.support.freezing import HolderUnderTest, holder
 
 pytestmark = pytest.mark.root

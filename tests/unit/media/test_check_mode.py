@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import CatalogError
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import FILE_NAME
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
@@ -61,7 +60,7 @@ def test_check_mode_changes_nothing(labelled: Library, module: str, used: bool) 
             "tape_verify", {"session": "s1", "drive_type": "virtual", "drive": str(labelled.folder), **state}
         )
         # reading for real leaves SQLite's files beside the catalog, which the next writer takes away
-        Catalog.open(str(labelled.state_dir / FILE_NAME), writable=True).close()
+        Catalog.open(str(labelled.state_dir / "catalog.sqlite"), writable=True).close()
     before = fingerprint(labelled.state_dir)
     result = run_module_apart(module, {**MODULES[module], **state, **drive}, check=True)
     assert "failed" not in result, result
@@ -72,7 +71,7 @@ def test_check_mode_changes_nothing(labelled: Library, module: str, used: bool) 
 def test_what_was_written_while_it_was_looked_at_without_a_lock_is_not_told(
     labelled: Library, found: str | None
 ) -> None:
-    path = str(labelled.state_dir / FILE_NAME)
+    path = str(labelled.state_dir / "catalog.sqlite")
     labelled.catalog.close()
     looking = Catalog.open(path, no_trace=True)
     with Catalog.open(path, writable=True) as writing:

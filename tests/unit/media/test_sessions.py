@@ -47,7 +47,6 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import APPEND, OVERWRITE
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
-    STATUS_FILE,
     dry_run,
     write_session,
 )
@@ -804,7 +803,7 @@ def test_progress_and_the_plan_are_told(labelled: Library) -> None:
         assert dry_run(job, drive)["volume"] == "V1"
     assert labelled.catalog.sessions() == []
     labelled.back_up("s1", TREE)
-    status = json.loads((labelled.state_dir / "sessions" / "s1" / STATUS_FILE).read_text())
+    status = json.loads((labelled.state_dir / "sessions/s1/write-status.json").read_text())
     assert (status["done"], status["files"], status["bytes"]) == (True, 4, 3000 + 5120 + 1)
     assert (status["total_files"], status["total_bytes"]) == (4, 3000 + 5120 + 1)
 

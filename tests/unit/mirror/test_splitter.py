@@ -58,7 +58,7 @@ def test_armed_splitter_splits_at_one_word_and_puts_it_on_record(array: Array) -
     assert ready.method == "copy"
     assert 0 < ready.deadline_s <= 60
     assert splitter.armed(array.provider.state_dir, SESSION) is not None
-    path = splitter.socket_path(array.provider.state_dir, SESSION)
+    path = array.provider.state_dir.socket_file(SESSION, splitter.NAME)
     assert call(path, "ping", 10)["result"]["state"] == "armed"
     assert not any(os.path.exists(pair.mirror) for pair in array.pairs)
     result = splitter.split(array.provider.state_dir, SESSION)
@@ -92,7 +92,7 @@ def test_splitter_whose_time_is_over_leaves_no_trace(array: Array) -> None:
 def test_stopped_splitter_leaves_no_trace(array: Array, how: str) -> None:
     splitter.arm(array.provider, SESSION, 60)
     if how == "stop":
-        call(splitter.socket_path(array.provider.state_dir, SESSION), "stop", 10)
+        call(array.provider.state_dir.socket_file(SESSION, splitter.NAME), "stop", 10)
     else:
         assert splitter.disarm(array.provider.state_dir, SESSION)
     wait_for_end(array)
@@ -140,7 +140,7 @@ def test_failed_split_ends_the_splitter_without_a_trace(array: Array) -> None:
 def test_unknown_word_is_refused_and_it_stays_ready(array: Array) -> None:
     splitter.arm(array.provider, SESSION, 60)
     with pytest.raises(Refused, match="knows no 'freeze'"):
-        call(splitter.socket_path(array.provider.state_dir, SESSION), "freeze", 10)
+        call(array.provider.state_dir.socket_file(SESSION, splitter.NAME), "freeze", 10)
     assert splitter.armed(array.provider.state_dir, SESSION) is not None
 
 
@@ -153,9 +153,9 @@ def test_refusal_while_preparing_is_told_in_its_own_words(array: Array) -> None:
 
 
 def turn_of(array: Array, session: str, hold_s: float) -> bool:
-    granted: bool = call(splitter.socket_path(array.provider.state_dir, session), "turn", 10, hold_s=hold_s)["result"][
-        "granted"
-    ]
+    granted: bool = call(array.provider.state_dir.socket_file(session, splitter.NAME), "turn", 10, hold_s=hold_s)[
+        "result"
+    ]["granted"]
     return granted
 
 
