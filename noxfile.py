@@ -120,7 +120,7 @@ def quick(session: nox.Session) -> None:
 def units(session: nox.Session) -> None:
     """Run the unit tests: no root, no devices."""
     link_tree()
-    session.run("pytest", "tests/unit", *session.posargs)
+    session.run("pytest", "tests/unit", "tests/seams", *session.posargs)
 
 
 @nox.session

@@ -18,7 +18,6 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.database import
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.base import (
     DatabaseDriver,
     DatabaseError,
-    SessionLost,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import make_driver
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
@@ -37,7 +36,6 @@ from ansible_collections.splitmirror.backup.tests.support.postgres import (
 pytestmark = pytest.mark.root
 
 SMALL_WAL = ["--wal-segsize=1"]
-SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'splitmirror'"
 
 
 @pytest.fixture
@@ -199,23 +197,6 @@ def test_timeouts_of_the_server_do_not_end_the_session(folder: Path, drivers: li
         server.sql("SELECT pg_sleep(1)")  # by the server's clock more than its limit for idle sessions
         driver.ping()
         assert driver.end().label_files
-
-
-def test_a_session_ended_by_the_server_is_lost(shared: Cluster, drivers: list[DatabaseDriver]) -> None:
-    driver = driver_of(shared, drivers)
-    driver.begin("x")
-    shared.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'splitmirror'")
-    with pytest.raises(SessionLost):
-        driver.ping()
-    with pytest.raises(SessionLost):
-        driver.end()
-
-
-def test_closing_gives_the_backup_up(shared: Cluster, drivers: list[DatabaseDriver]) -> None:
-    driver = driver_of(shared, drivers)
-    driver.begin("x")
-    driver.close()
-    wait_for(lambda: shared.sql(SESSIONS) == "0", "the server has ended the session")
 
 
 # -- refusals: one clear sentence each ---------------------------------------------------------------------------

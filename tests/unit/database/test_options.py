@@ -127,20 +127,12 @@ def test_two_databases_of_one_name() -> None:
         make_drivers([SQLITE, SQLITE])
 
 
-def test_every_driver_and_its_options_are_documented() -> None:
+def test_a_database_has_a_key_for_each_driver() -> None:
     documented = yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]["databases"]
     spec = databases_spec()["options"]
     # Beside what every database has there is a key for each driver, and nothing else.
     assert spec.keys() == {"name", "driver", "quiesce", *DRIVERS}
     assert documented["suboptions"].keys() == spec.keys()
-    for name, driver in DRIVERS.items():
-        assert driver.name == name
-        assert f"V({name})" in "".join(documented["suboptions"]["driver"]["description"])
-        options = documented["suboptions"][name]["suboptions"]
-        assert options.keys() == driver.argument_spec.keys()
-        for option, rules in driver.argument_spec.items():
-            said = {key: value for key, value in options[option].items() if key not in ("description", "version_added")}
-            assert said == {key: value for key, value in rules.items() if key != "no_log"}, option
 
 
 @given(

@@ -74,20 +74,6 @@ def test_the_named_files_are_a_whole_database(
         assert restored.execute("SELECT count(*), sum(n) FROM t").fetchone() == (99, sum(range(100)))
 
 
-def test_a_writer_that_does_not_let_go(driver: SqliteDriver, writer: sqlite3.Connection) -> None:
-    writer.execute("BEGIN IMMEDIATE")
-    with pytest.raises(DatabaseError, match=r"is not let go by a writer within 0\.1 s"):
-        driver.in_window(0.1)
-    writer.execute("ROLLBACK")
-    driver.in_window(0.1)
-
-
-def test_closing_thaws(driver: SqliteDriver, writer: sqlite3.Connection) -> None:
-    driver.in_window(1)
-    driver.close()
-    writer.execute("INSERT INTO t VALUES (2)")
-
-
 @pytest.mark.parametrize("content", [None, b"", b"SQLite format 2\0 or so, more than sixteen bytes"])
 def test_no_database(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "file"
