@@ -26,7 +26,6 @@ options:
   driver:
     description: The driver of the database.
     type: str
-    choices: [commands, postgresql, sqlite]
     default: postgresql
   data_directory:
     description: The restored data directory, in O(target).
@@ -70,7 +69,7 @@ settings:
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import DRIVERS
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import driver_class
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -79,7 +78,7 @@ if TYPE_CHECKING:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Look at one data directory."""
     params = module.params
-    check = DRIVERS[params["driver"]].check_restored
+    check = driver_class("driver:", params["driver"]).check_restored
     settings = check(params["target"], params["data_directory"], params["bin_dir"], params["os_user"])
     return {"changed": False, "settings": settings}
 
@@ -90,7 +89,7 @@ def main() -> None:
         work,
         {
             "target": {"type": "path", "required": True},
-            "driver": {"type": "str", "choices": sorted(DRIVERS), "default": "postgresql"},
+            "driver": {"type": "str", "default": "postgresql"},
             "data_directory": {"type": "path", "required": True},
             "bin_dir": {"type": "path", "required": True},
             "os_user": {"type": "str", "default": "postgres"},

@@ -24,9 +24,9 @@ options:
     type: path
     required: true
   driver:
-    description: Look for databases of this driver only; by default for those of all drivers.
+    description:
+      - Look for databases of this driver only, such as V(postgresql). By default those of all drivers are looked for.
     type: str
-    choices: [commands, postgresql, sqlite]
     version_added: 0.2.0
   data_directory:
     description: Relocate this data directory in O(target) only; by default all that are found. It needs O(driver).
@@ -77,14 +77,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import DRIVERS, relocate_restored
+from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import relocate_restored
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
 SPEC: dict[str, dict[str, Any]] = {
     "target": {"type": "path", "required": True},
-    "driver": {"type": "str", "choices": sorted(DRIVERS)},
+    "driver": {"type": "str"},
     "data_directory": {"type": "path"},
 }
 

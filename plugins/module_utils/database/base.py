@@ -100,6 +100,8 @@ class DatabaseDriver(ABC):
     name: ClassVar[str]
     #: Options in the form of Ansible's argument specs (type, elements, default, required, no_log).
     argument_spec: ClassVar[dict[str, dict[str, Any]]]
+    #: Those of them that name files of the backup: a restore finds the files by these names, too, if they are links.
+    file_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, title: str, options: Mapping[str, Any], quiesce: str) -> None:
         self.title = title

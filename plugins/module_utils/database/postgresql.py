@@ -54,6 +54,7 @@ class PostgresqlDriver(DatabaseDriver):
         "fast": {"type": "bool", "default": True},
         "end_timeout_s": {"type": "int", "default": 300},
     }
+    file_options: ClassVar[tuple[str, ...]] = ("pgdata",)
 
     def __init__(self, title: str, options: Mapping[str, Any], quiesce: str) -> None:
         super().__init__(title, options, quiesce)

@@ -45,6 +45,15 @@ def databases_spec() -> dict[str, Any]:
     }
 
 
+def driver_class(where: str, kind: Any) -> type[DatabaseDriver]:
+    """The driver of this name. :param where: for messages. :raises DatabaseError: there is none."""
+    if kind not in DRIVERS:
+        raise DatabaseError(
+            f"{where} {kind!r} is not known; use one of {', '.join(sorted(DRIVERS))}.", option=where.partition(":")[0]
+        )
+    return DRIVERS[kind]
+
+
 def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
     """Make the driver of one database.
 
@@ -56,10 +65,7 @@ def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
     kind = description.get("driver")
     name = description.get("name") or kind
     where = f"databases: {name}"
-    if kind not in DRIVERS:
-        raise DatabaseError(
-            f"{where}: driver {kind!r} is not known; use one of {', '.join(sorted(DRIVERS))}.", option="databases"
-        )
+    driver = driver_class(f"{where}: driver", kind)
     for key, value in description.items():
         if value is not None and key not in ("name", "driver", "quiesce", kind):
             raise DatabaseError(
@@ -67,8 +73,9 @@ def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
                 "them.",
                 option="databases",
             )
-    driver = DRIVERS[kind]
-    options = check_options(where, f"driver {kind}", driver.argument_spec, description.get(kind) or {}, DatabaseError)
+    options = check_options(
+        where, f"driver {kind}", driver.argument_spec, description.get(driver.name) or {}, DatabaseError
+    )
     can = driver.capabilities(options)
     quiesce = description.get("quiesce") or "auto"
     if quiesce not in QUIESCE:
@@ -107,7 +114,7 @@ def relocate_restored(
     :returns: data directories, and what was changed or would be.
     :raises SplitMirrorError: one of them cannot be made safe.
     """
-    drivers = list(DRIVERS.values()) if kind is None else [DRIVERS[kind]]
+    drivers = list(DRIVERS.values()) if kind is None else [driver_class("driver:", kind)]
     found = [
         (driver, folder)
         for driver in drivers

@@ -48,7 +48,7 @@ def host_scopes(drivers: Sequence[DatabaseDriver], paths: Sequence[str], exclude
 
 def other_names(drivers: Sequence[DatabaseDriver], paths: Sequence[str]) -> dict[str, str]:
     """Names over symbolic links by which the user called what is backed up, and the real paths of these."""
-    named = [*paths, *(driver.options.get(option) for driver in drivers for option in ("path", "pgdata"))]
+    named = [*paths, *(driver.options[option] for driver in drivers for option in driver.file_options)]
     plain = {os.path.normpath(name) for name in named if isinstance(name, str) and os.path.isabs(name)}
     real = {name.replace("//", "/"): os.path.realpath(name) for name in plain}
     return {name: path for name, path in real.items() if name != path}

@@ -35,6 +35,7 @@ class SqliteDriver(DatabaseDriver):
 
     name: ClassVar[str] = "sqlite"
     argument_spec: ClassVar[dict[str, dict[str, Any]]] = {"path": {"type": "path", "required": True}}
+    file_options: ClassVar[tuple[str, ...]] = ("path",)
 
     def __init__(self, title: str, options: Mapping[str, Any], quiesce: str) -> None:
         super().__init__(title, options, quiesce)

@@ -26,6 +26,7 @@ class Folders(DatabaseDriver):
 
     name: ClassVar[str] = "folders"
     argument_spec: ClassVar[dict[str, dict[str, Any]]] = {}
+    file_options: ClassVar[tuple[str, ...]] = ("folder",)
 
     @classmethod
     def capabilities(cls, options: Mapping[str, Any]) -> Capabilities:
@@ -39,7 +40,7 @@ class Folders(DatabaseDriver):
 
 
 def folders(*roots: Path | str) -> Folders:
-    return Folders("d", {"roots": [str(root) for root in roots]}, "freeze")
+    return Folders("d", {"roots": [str(root) for root in roots], "folder": None}, "freeze")
 
 
 def test_paths_come_after_databases_with_their_exceptions(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_names_over_links_are_remembered_with_what_they_stand_for(tmp_path: Path
     (tmp_path / "real" / "sub").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real")
     real, linked = str(tmp_path / "real"), str(tmp_path / "link")
-    database = Folders("d", {"roots": [], "pgdata": f"{linked}/sub"}, "freeze")
+    database = Folders("d", {"roots": [], "folder": f"{linked}/sub"}, "freeze")
     assert other_names([database], [f"/{linked}/", real, f"{real}//sub"]) == {
         linked: real,
         f"{linked}/sub": f"{real}/sub",
