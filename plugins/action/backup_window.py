@@ -11,16 +11,17 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import DEFAULT_STATE_DIR
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import open_channel, own_channel
-from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import LinePeer, WindowFailed, run_window
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.line_peer import LinePeer
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import SPLITTERS_SPEC, make_splitter
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import WindowFailed, run_window
 
 ARGUMENT_SPEC = {
     "session": {"type": "str", "required": True},
-    "array": {"type": "str", "required": True},
+    "splitters": SPLITTERS_SPEC,
     "mounts": {"type": "list", "elements": "path", "required": True},
     "deadline_s": {"type": "float", "default": 30.0},
     "turn_timeout_s": {"type": "float", "default": 3600.0},
     "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
-    "array_state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
 }
 
 
@@ -35,15 +36,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         _validation, args = self.validate_argument_spec(ARGUMENT_SPEC)
         if args["deadline_s"] <= 0:
             raise AnsibleError("deadline_s: a freeze needs a deadline above 0 seconds; 30 is usual.")
-        own, array = own_channel(self, variables), open_channel(args["array"], self, variables)
+        own = own_channel(self, variables)
+        splitter = make_splitter(args["splitters"], args["session"], lambda host: open_channel(host, self, variables))
         if self._task.check_mode:
-            for channel in (own, array):
-                channel.must_be_root()
+            own.must_be_root()
+            splitter.preflight()
             result.update(changed=True, msg=f"would freeze {', '.join(args['mounts'])}, split the mirror and thaw")
             return result
 
         holder = LinePeer(own, args["state_dir"], args["session"], "holder")
-        splitter = LinePeer(array, args["array_state_dir"], args["session"], "splitter")
         try:
             evidence = run_window(holder, splitter, args["mounts"], args["deadline_s"], args["turn_timeout_s"])
             result.update(changed=True, **evidence)
@@ -52,5 +53,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         finally:
             splitter.close()
             holder.close()
-            array.close()
         return result

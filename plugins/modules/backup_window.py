@@ -12,8 +12,8 @@ version_added: 0.1.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
-  - Drives two hosts in one task. The host of the task is the database host; O(array) is reached over a connection of
-    its own.
+  - Drives two hosts in one task. The host of the task is the database host; the host that splits the mirror is reached
+    over a connection of its own, see O(splitters).
   - The holder of the session freezes the file systems (and the databases that can only freeze), the armed splitter on
     the array splits the mirror, the holder maps again what changed, and thaws. Nothing else happens in between.
   - One task, because between two tasks the default strategy waits for the slowest host of the play, and that wait would
@@ -29,10 +29,28 @@ description:
   - If anything fails, the file systems are thawed at once; if the controller itself vanishes, their guard thaws them at
     the deadline.
 options:
-  array:
-    description: Inventory name of the array.
-    type: str
+  splitters:
+    description: What splits the mirror in the window. Today there has to be exactly one entry.
+    type: list
+    elements: dict
     required: true
+    version_added: 0.2.0
+    suboptions:
+      kind:
+        description:
+          - V(armed) is the process that M(splitmirror.backup.mirror_split) leaves on the array with
+            O(splitmirror.backup.mirror_split#module:state=armed).
+        type: str
+        choices: [armed]
+        required: true
+      host:
+        description: Kind V(armed), which needs it. The inventory name of the array.
+        type: str
+      state_dir:
+        description:
+          - Kind V(armed). The state folder of the array, the same that M(splitmirror.backup.mirror_split) was given.
+            V(/var/lib/splitmirror) when it is left out.
+        type: path
   mounts:
     description:
       - Mount points to freeze. Nested ones are frozen inner last and thawed in reverse.
@@ -55,10 +73,6 @@ options:
     type: float
     default: 3600
     version_added: 0.2.0
-  array_state_dir:
-    description: The state folder of the array, the same that M(splitmirror.backup.mirror_split) was given.
-    type: path
-    default: /var/lib/splitmirror
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.session
@@ -80,7 +94,9 @@ EXAMPLES = r"""
 - name: Freeze, split, check, thaw
   splitmirror.backup.backup_window:
     session: "{{ session }}"
-    array: array1
+    splitters:
+      - kind: armed
+        host: array1
     mounts: [/var/lib/postgresql]
     deadline_s: 20
   register: window

@@ -80,7 +80,7 @@ class StandingLine:
             self.close()
             raise
 
-    def ask(self, line: str, timeout_s: Optional[float] = None) -> bytes:
+    def exchange(self, line: str, timeout_s: Optional[float] = None) -> bytes:
         """Send a line and return the answer, without its newline.
 
         :param timeout_s: how long to wait for it; None waits for ever.
@@ -101,7 +101,7 @@ class StandingLine:
             raise self._lost(exc.strerror) from exc
 
     def read_line(self, timeout_s: Optional[float] = None) -> bytes:
-        """Return the next line, without its newline; see ask."""
+        """Return the next line, without its newline; see exchange."""
         return self._next_line(None if timeout_s is None else time.monotonic() + timeout_s)
 
     def read(self, size_bytes: int) -> bytes:

@@ -4,27 +4,21 @@
 
 """The window: freeze acknowledged, then split sent, split returned, then check and thaw. Nothing else happens in it.
 
-Both processes it talks to are there before it begins, with all their code loaded: the holder on the database host and
-the armed splitter on the array. What proves that the split lay inside the window is the order in which this one
+Both sides that it talks to are ready before it begins, with all their code loaded: the holder on the database host, and
+what splits the mirror (splitters). What proves that the split lay inside the window is the order in which this one
 process saw the answers, never two hosts' clocks.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any, Optional
+from typing import Optional
 
 from ansible.errors import AnsibleError
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import CLIENT_GREETING, CLIENT_SOURCE
-from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from .line_peer import Json, LinePeer, PeerRefused, checked_result
+from .splitters import Splitter
 
-from .channel import Channel
-from .line import StandingLine
-from .programs import program
-
-Json = dict[str, Any]
 #: A thaw gets more tries than a freeze: until it is told otherwise, this process is all that stands for it in time.
 THAW_TRIES = 3
 #: How long an answer may take that no work is needed for.
@@ -45,108 +39,7 @@ class WindowFailed(AnsibleError):  # type: ignore[misc]
         self.split_sent = split_sent
 
 
-class PeerRefused(AnsibleError):  # type: ignore[misc]
-    """A holder or splitter that could not be reached, or said no. :ivar events: what it told along with it."""
-
-    def __init__(self, message: str, events: list[Json]) -> None:
-        super().__init__(message)
-        self.events = events
-
-
-class LinePeer:
-    """A process of the session on some host: the ``holder`` or the ``splitter``."""
-
-    def __init__(self, channel: Channel, state_dir: str, session: str, name: str) -> None:
-        self.channel = channel
-        self.name = name
-        self._session = session
-        self._socket = StateDir(state_dir).socket_file(session, name)
-        self._line: Optional[StandingLine] = None
-        self._may_stand = True
-
-    def stand_by(self) -> None:
-        """Start the client that carries all calls from now on, where the connection can; else each call starts one.
-
-        :raises PeerRefused: the process is not there.
-        """
-        try:
-            self._line = self.channel.stand(CLIENT_SOURCE, [self._socket], CLIENT_GREETING)
-        except AnsibleError as exc:
-            raise self._unreachable("stand by", str(exc)) from exc
-        self._may_stand = self._line is not None
-
-    def close(self) -> None:
-        """End the client."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
-
-    def call(self, op: str, timeout_s: Optional[float] = None, **args: Any) -> Json:
-        """Ask it to do ``op``; return its whole answer.
-
-        :param timeout_s: how long a standing client may take to answer. After that, and after every other loss of it,
-            the next call starts a client of its own.
-        :raises PeerRefused: it is not there, or it refused.
-        """
-        line = json.dumps({"op": op, "args": args})
-        if self._line is None and self._may_stand:
-            self.stand_by()
-        if self._line is not None:
-            try:
-                out, reason = self._line.ask(line, timeout_s), ""
-            except AnsibleError as exc:
-                self.close()
-                raise self._unreachable(op, str(exc)) from exc
-        else:
-            answer = self.channel.run_once(program(self.channel.python, CLIENT_SOURCE, [self._socket, line]))
-            out, reason = answer.out, answer.err.strip().rpartition("\n")[2] or f"exit code {answer.code}"
-        try:
-            reply: Json = json.loads(out)
-        except (ValueError, RecursionError):
-            raise self._unreachable(op, reason) from None
-        if not is_answer(reply):
-            raise self._unreachable(op, "its answer is not of the kind that it should be")
-        if not reply["ok"]:
-            raise PeerRefused(f"{self.channel.host}: {reply['error']}", reply["events"])
-        return reply
-
-    def _unreachable(self, op: str, reason: str) -> PeerRefused:
-        return PeerRefused(
-            f"{self.channel.host}: the {self.name} of session {self._session} cannot be asked to {op}: {reason}", []
-        )
-
-
-def is_answer(reply: Any) -> bool:
-    """Whether this is what a holder or a splitter answers; its host may be anybody's by now."""
-    if not isinstance(reply, dict) or not isinstance(reply.get("ok"), bool):
-        return False
-    told = isinstance(reply.get("result"), dict) if reply["ok"] else isinstance(reply.get("error"), str)
-    events = reply.setdefault("events", [])
-    kinds: dict[str, Any] = {"seq": int, "name": str, "mono_s": (int, float)}
-    return (
-        told
-        and isinstance(events, list)
-        and all(
-            isinstance(event, dict) and all(isinstance(event.get(key), kind) for key, kind in kinds.items())
-            for event in events
-        )
-    )
-
-
-def _result(peer: LinePeer, answer: Json, **kinds: Any) -> Json:
-    """The result of an answer. :raises PeerRefused: something is missing in it, or has a wrong type."""
-    result: Json = answer["result"]
-    for key, kind in kinds.items():
-        if not isinstance(result.get(key), kind):
-            raise PeerRefused(
-                f"{peer.channel.host}: the {peer.name} does not say what it did ({key}); update the collection on all "
-                "hosts at once, and look at that host.",
-                answer["events"],
-            )
-    return result
-
-
-class EventLog:
+class WindowLog:
     """The events of all hosts in the order in which this process learned of them."""
 
     def __init__(self) -> None:
@@ -173,7 +66,7 @@ class EventLog:
 
 
 def run_window(
-    holder: LinePeer, splitter: LinePeer, mounts: list[str], deadline_s: float, turn_timeout_s: float
+    holder: LinePeer, splitter: Splitter, mounts: list[str], deadline_s: float, turn_timeout_s: float
 ) -> Json:
     """Run the window and return its evidence.
 
@@ -184,15 +77,14 @@ def run_window(
         splitter's result, with the mirror's devices and instants).
     :raises WindowFailed: something went wrong; the file systems are thawed, or their guard will do it at the deadline.
     """
-    log = EventLog()
+    log = WindowLog()
     split_sent = False
     split: Optional[Json] = None
     asked_s: Optional[float] = None
     try:
-        # Both connections are opened, and both processes seen alive, while nobody waits.
-        splitter.stand_by()
+        # Both connections are opened, and both sides seen ready, while nobody waits.
         holder.stand_by()
-        splitter.call("ping")
+        splitter.stand_by()
         log.take(holder.call("ping")["events"])
         _await_turn(splitter, deadline_s, turn_timeout_s)
         asked_s = time.monotonic()
@@ -200,10 +92,10 @@ def run_window(
         split_sent = True
         log.note("split_sent")
         # After the deadline there is nothing to wait for any more.
-        split = _result(splitter, splitter.call("split", timeout_s=deadline_s), split_s=(int, float))
+        split = splitter.split(deadline_s)
         log.note("split_returned")
         closing = holder.call("check_thaw", timeout_s=deadline_s + ANSWER_TIMEOUT_S)
-        result = _result(holder, closing, window_s=(int, float), intact=bool, check=dict)
+        result = checked_result(holder, closing, window_s=(int, float), intact=bool, check=dict)
     except AnsibleError as exc:
         if isinstance(exc, PeerRefused):
             log.take(exc.events)
@@ -235,21 +127,21 @@ def run_window(
     return evidence
 
 
-def _await_turn(splitter: LinePeer, deadline_s: float, timeout_s: float) -> None:
+def _await_turn(splitter: Splitter, deadline_s: float, timeout_s: float) -> None:
     """Wait for our turn on the array, while nobody waits for us; it is given back with the split."""
     give_up = time.monotonic() + timeout_s
     # It must last for what the freeze takes and then for the split.
     hold_s = 2 * deadline_s + ANSWER_TIMEOUT_S
-    while splitter.call("turn", hold_s=hold_s)["result"].get("granted") is not True:
+    while not splitter.take_turn(hold_s):
         if time.monotonic() > give_up:
             raise AnsibleError(
-                f"{splitter.channel.host}: other sessions have split their mirrors there for {timeout_s:g} s, and it "
+                f"{splitter.host}: other sessions have split their mirrors there for {timeout_s:g} s, and it "
                 "is not our turn yet; raise turn_timeout_s, or start fewer backups at once."
             )
         time.sleep(TURN_POLL_S)
 
 
-def _thaw(holder: LinePeer, log: EventLog) -> Optional[str]:
+def _thaw(holder: LinePeer, log: WindowLog) -> Optional[str]:
     """Thaw whatever is frozen; return why that could not be confirmed, or None."""
     reason = None
     for _attempt in range(THAW_TRIES):

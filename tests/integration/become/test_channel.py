@@ -80,7 +80,7 @@ def serves(channel: Channel, folder: Path, without_terminal: bool = True) -> Non
             "print('there', flush=True)\nfor line in sys.stdin: print(line, end='', flush=True)", [], "there"
         )
         assert line is not None
-        assert [line.ask(word, 20) for word in ("one", "two")] == [b"one", b"two"]
+        assert [line.exchange(word, 20) for word in ("one", "two")] == [b"one", b"two"]
         line.close()
     finally:
         channel.close()

@@ -45,7 +45,7 @@ def test_a_host_that_never_stops_talking_is_left(script: str, become: bool) -> N
 def test_an_answer_that_never_ends_is_left() -> None:
     talking = line("echo ready; read asked; exec yes >&2")
     with within(60), pytest.raises(AnsibleError, match=r"^hostile: "):
-        talking.ask("anything", 1.0)
+        talking.exchange("anything", 1.0)
     talking.close()
 
 

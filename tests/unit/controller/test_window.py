@@ -24,13 +24,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineserver
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.line import StandingLine
-from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import (
-    LinePeer,
-    PeerRefused,
-    WindowFailed,
-    is_answer,
-    run_window,
-)
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.line_peer import LinePeer, PeerRefused, is_answer
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import ArmedSplitter
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import WindowFailed, run_window
 
 SESSION = "s1"
 Json = dict[str, Any]
@@ -81,6 +77,9 @@ class Peers:
         connection.set_options()
         return LinePeer(Channel("here", connection, sys.executable), self.state.root, SESSION, name)
 
+    def splitter(self, **answers: Callable[[], Json]) -> ArmedSplitter:
+        return ArmedSplitter(self.serve("splitter", **answers))
+
     def stop(self) -> None:
         for service in self.services:
             if service.server is not None:
@@ -103,7 +102,7 @@ def closed() -> Json:
 def test_the_window_waits_for_its_turn_before_the_freeze(peers: Peers) -> None:
     turns = iter([False, False, True])
     holder = peers.serve("holder", check_thaw=closed)
-    splitter = peers.serve("splitter", turn=lambda: {"granted": next(turns)}, split=lambda: {"split_s": 0.1})
+    splitter = peers.splitter(turn=lambda: {"granted": next(turns)}, split=lambda: {"split_s": 0.1})
     evidence = run_window(holder, splitter, ["/data"], 5, 60)
     holder.close()
     splitter.close()
@@ -122,7 +121,7 @@ def test_the_window_waits_for_its_turn_before_the_freeze(peers: Peers) -> None:
 
 def test_nothing_is_frozen_when_the_turn_does_not_come(peers: Peers) -> None:
     holder = peers.serve("holder")
-    splitter = peers.serve("splitter", turn=lambda: {"granted": False})
+    splitter = peers.splitter(turn=lambda: {"granted": False})
     with pytest.raises(WindowFailed, match="turn_timeout_s") as failed:
         run_window(holder, splitter, ["/data"], 5, 0)
     holder.close()
@@ -142,7 +141,7 @@ def test_a_lost_line_is_told_and_the_thaw_finds_another_way(peers: Peers) -> Non
         line._program.wait()
         return {"split_s": 0.1}
 
-    splitter = peers.serve("splitter", turn=lambda: {"granted": True}, split=cut)
+    splitter = peers.splitter(turn=lambda: {"granted": True}, split=cut)
     with pytest.raises(WindowFailed, match="cannot be asked to check_thaw: here: the line to it is lost") as failed:
         run_window(holder, splitter, ["/data"], 5, 60)
     splitter.close()
@@ -155,7 +154,7 @@ def test_a_lost_line_is_told_and_the_thaw_finds_another_way(peers: Peers) -> Non
 def test_a_thaw_that_leaves_something_frozen_is_asked_for_again_and_told(peers: Peers) -> None:
     stuck = {**thawed(), "frozen": True, "error": "databases: d: it cannot be thawed."}
     holder = peers.serve("holder", thaw=lambda: stuck)
-    splitter = peers.serve("splitter", turn=lambda: {"granted": True}, split=refuse)
+    splitter = peers.splitter(turn=lambda: {"granted": True}, split=refuse)
     with pytest.raises(WindowFailed, match="could not be confirmed either: databases: d: it cannot be thawed"):
         run_window(holder, splitter, ["/data"], 5, 60)
     holder.close()
@@ -170,7 +169,7 @@ def refuse() -> Json:
 def test_a_window_that_ends_at_its_deadline_says_so(peers: Peers) -> None:
     never = threading.Event()
     holder = peers.serve("holder", thaw=thawed)
-    splitter = peers.serve("splitter", turn=lambda: {"granted": True}, split=lambda: {"waited": never.wait(60)})
+    splitter = peers.splitter(turn=lambda: {"granted": True}, split=lambda: {"waited": never.wait(60)})
     try:
         with pytest.raises(WindowFailed, match="deadline of the freeze"):
             run_window(holder, splitter, ["/data"], 0.2, 60)
@@ -205,7 +204,7 @@ def shell(script: str) -> list[bytes]:
 def test_what_a_host_says_before_the_greeting_is_not_an_answer() -> None:
     line = StandingLine(shell("echo Welcome; echo; echo hello; cat"), "far", b"hello", 20)
     try:
-        assert [line.ask(question) for question in ("one", "two")] == [b"one", b"two"]
+        assert [line.exchange(question) for question in ("one", "two")] == [b"one", b"two"]
     finally:
         line.close()
 
@@ -215,7 +214,7 @@ def test_a_long_answer_is_whole() -> None:
         shell("echo hello; read question; head -c 300000 /dev/zero | tr '\\0' x; echo"), "far", b"hello", 20
     )
     try:
-        assert line.ask("question") == b"x" * 300_000
+        assert line.exchange("question") == b"x" * 300_000
     finally:
         line.close()
 
@@ -224,7 +223,7 @@ def test_silence_ends_at_its_time() -> None:
     line = StandingLine(shell("echo hello; cat >/dev/null"), "far", b"hello", 20)
     try:
         with pytest.raises(AnsibleError, match="no answer in time"):
-            line.ask("question", timeout_s=0.05)
+            line.exchange("question", timeout_s=0.05)
     finally:
         line.close()
 
@@ -251,7 +250,7 @@ def test_an_answer_of_a_wrong_kind_is_a_sentence_and_the_thaw_follows(peers: Pee
     holder = peers.serve("holder", check_thaw=lambda: junk)
     for split in (lambda: junk, lambda: {"split_s": 0.1}):
         peers.asked.clear()
-        splitter = peers.serve("splitter", turn=lambda: {"granted": True}, split=split)
+        splitter = peers.splitter(turn=lambda: {"granted": True}, split=split)
         with pytest.raises(WindowFailed, match=r"here: the (holder|splitter) does not say what it did"):
             run_window(holder, splitter, ["/"], 5, 5)
         assert "holder thaw" in peers.asked

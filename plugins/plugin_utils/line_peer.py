@@ -1,0 +1,130 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The controller's end of a process of the session on another host: one line of JSON out, one line of JSON back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Optional
+
+from ansible.errors import AnsibleError
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import CLIENT_GREETING, CLIENT_SOURCE
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+
+from .channel import Channel
+from .line import StandingLine
+from .programs import program
+
+Json = dict[str, Any]
+
+
+class PeerRefused(AnsibleError):  # type: ignore[misc]
+    """A holder or splitter that could not be reached, or said no. :ivar events: what it told along with it."""
+
+    def __init__(self, message: str, events: list[Json]) -> None:
+        super().__init__(message)
+        self.events = events
+
+
+class LinePeer:
+    """A process of the session on some host: the ``holder`` or the ``splitter``.
+
+    :param channel: to its host.
+    :param state_dir: the state folder of that host.
+    """
+
+    def __init__(self, channel: Channel, state_dir: str, session: str, name: str) -> None:
+        self.channel = channel
+        self.name = name
+        self._session = session
+        self._socket = StateDir(state_dir).socket_file(session, name)
+        self._line: Optional[StandingLine] = None
+        self._may_stand = True
+
+    def stand_by(self) -> None:
+        """Start the client that carries all calls from now on, where the connection can; else each call starts one.
+
+        :raises PeerRefused: the process is not there.
+        """
+        try:
+            self._line = self.channel.stand(CLIENT_SOURCE, [self._socket], CLIENT_GREETING)
+        except AnsibleError as exc:
+            raise self._unreachable("stand by", str(exc)) from exc
+        self._may_stand = self._line is not None
+
+    def close(self) -> None:
+        """End the client."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def call(self, op: str, timeout_s: Optional[float] = None, **args: Any) -> Json:
+        """Ask it to do ``op``; return its whole answer.
+
+        :param timeout_s: how long a standing client may take to answer. After that, and after every other loss of it,
+            the next call starts a client of its own.
+        :raises PeerRefused: it is not there, or it refused.
+        """
+        line = json.dumps({"op": op, "args": args})
+        if self._line is None and self._may_stand:
+            self.stand_by()
+        if self._line is not None:
+            try:
+                out, reason = self._line.exchange(line, timeout_s), ""
+            except AnsibleError as exc:
+                self.close()
+                raise self._unreachable(op, str(exc)) from exc
+        else:
+            answer = self.channel.run_once(program(self.channel.python, CLIENT_SOURCE, [self._socket, line]))
+            out, reason = answer.out, answer.err.strip().rpartition("\n")[2] or f"exit code {answer.code}"
+        try:
+            reply: Json = json.loads(out)
+        except (ValueError, RecursionError):
+            raise self._unreachable(op, reason) from None
+        if not is_answer(reply):
+            raise self._unreachable(op, "its answer is not of the kind that it should be")
+        if not reply["ok"]:
+            raise PeerRefused(f"{self.channel.host}: {reply['error']}", reply["events"])
+        return reply
+
+    def _unreachable(self, op: str, reason: str) -> PeerRefused:
+        return PeerRefused(
+            f"{self.channel.host}: the {self.name} of session {self._session} cannot be asked to {op}: {reason}", []
+        )
+
+
+def is_answer(reply: Any) -> bool:
+    """Whether this is what a holder or a splitter answers; its host may be anybody's by now."""
+    if not isinstance(reply, dict) or not isinstance(reply.get("ok"), bool):
+        return False
+    told = isinstance(reply.get("result"), dict) if reply["ok"] else isinstance(reply.get("error"), str)
+    events = reply.setdefault("events", [])
+    kinds: dict[str, Any] = {"seq": int, "name": str, "mono_s": (int, float)}
+    return (
+        told
+        and isinstance(events, list)
+        and all(
+            isinstance(event, dict) and all(isinstance(event.get(key), kind) for key, kind in kinds.items())
+            for event in events
+        )
+    )
+
+
+def checked_result(peer: LinePeer, answer: Json, **kinds: Any) -> Json:
+    """The result of an answer.
+
+    :param kinds: the type of each key that it must have.
+    :raises PeerRefused: something is missing in it, or has a wrong type.
+    """
+    result: Json = answer["result"]
+    for key, kind in kinds.items():
+        if not isinstance(result.get(key), kind):
+            raise PeerRefused(
+                f"{peer.channel.host}: the {peer.name} does not say what it did ({key}); update the collection on all "
+                "hosts at once, and look at that host.",
+                answer["events"],
+            )
+    return result

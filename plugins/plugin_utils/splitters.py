@@ -1,0 +1,169 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What splits the mirror inside the window: one small protocol, and the list of its kinds.
+
+Today there is one kind: the armed process that ``mirror_split`` leaves on the array.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from ansible.errors import AnsibleError
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.options import Spec, check_options, union_of
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import DEFAULT_STATE_DIR
+
+from .channel import Channel
+from .line_peer import Json, LinePeer, checked_result
+
+
+class Splitter(ABC):
+    """What the window needs of the side that splits. It calls, in this order::
+
+        stand_by                    before the freeze
+        take_turn, until granted    before the freeze
+        split                       frozen: everything waits for this
+        close                       in every case
+
+    :ivar host: where it splits, for messages.
+    """
+
+    #: The name in ``kind``, and in the list below.
+    kind: ClassVar[str]
+    #: The options of one entry of ``splitters`` beside ``kind``.
+    argument_spec: ClassVar[Spec]
+    host: str
+
+    @classmethod
+    @abstractmethod
+    def make(cls, options: Mapping[str, Any], session: str, open_channel: Callable[[str], Channel]) -> Splitter:
+        """Make it; nothing is asked of the other host yet.
+
+        :param options: checked against argument_spec.
+        :param open_channel: opens a channel to an inventory host.
+        :raises AnsibleError: the host is not in the inventory.
+        """
+
+    @abstractmethod
+    def preflight(self) -> None:
+        """Go the way of the split once, in check mode, and close. Changes nothing.
+
+        :raises AnsibleError: the way is not open.
+        """
+
+    @abstractmethod
+    def stand_by(self) -> None:
+        """Open the way to the array, and do all that makes the split short. Called while nobody waits.
+
+        :raises AnsibleError: it is not ready to split.
+        """
+
+    @abstractmethod
+    def take_turn(self, hold_s: float) -> bool:
+        """Take the turn on an array that splits one mirror set after the other; return whether it is ours now.
+
+        Waits for nobody. The turn ends with the split, or by itself.
+
+        :param hold_s: how long it may last, in seconds.
+        """
+
+    @abstractmethod
+    def split(self, timeout_s: float) -> Json:
+        """Split all pairs, or none.
+
+        :param timeout_s: after this time the answer is of no use any more.
+        :returns: what mirror_split returns of a split; ``split_s`` is the seconds that the array took.
+        :raises AnsibleError: it failed, or it is unknown whether the pairs are split.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what stands, and close the way to the array."""
+
+
+class ArmedSplitter(Splitter):
+    """The process that ``mirror_split`` with ``state: armed`` leaves on a host that reaches the array.
+
+    :param peer: the process.
+    """
+
+    kind = "armed"
+    argument_spec: ClassVar[Spec] = {
+        "host": {"type": "str", "required": True},
+        "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
+    }
+
+    def __init__(self, peer: LinePeer) -> None:
+        self.host = peer.channel.host
+        self._peer = peer
+
+    @classmethod
+    def make(cls, options: Mapping[str, Any], session: str, open_channel: Callable[[str], Channel]) -> Splitter:
+        """See Splitter."""
+        return cls(LinePeer(open_channel(options["host"]), options["state_dir"], session, "splitter"))
+
+    def preflight(self) -> None:
+        """See Splitter; it has to be root there."""
+        self._peer.channel.must_be_root()
+
+    def stand_by(self) -> None:
+        """See Splitter."""
+        self._peer.stand_by()
+        self._peer.call("ping")
+
+    def take_turn(self, hold_s: float) -> bool:
+        """See Splitter."""
+        return self._peer.call("turn", hold_s=hold_s)["result"].get("granted") is True
+
+    def split(self, timeout_s: float) -> Json:
+        """See Splitter."""
+        return checked_result(self._peer, self._peer.call("split", timeout_s), split_s=(int, float))
+
+    def close(self) -> None:
+        """See Splitter."""
+        self._peer.close()
+        self._peer.channel.close()
+
+
+SPLITTERS: dict[str, type[Splitter]] = {ArmedSplitter.kind: ArmedSplitter}
+
+#: The option ``splitters`` of backup_window.
+SPLITTERS_SPEC: dict[str, Any] = {
+    "type": "list",
+    "elements": "dict",
+    "required": True,
+    "options": {
+        "kind": {"type": "str", "choices": sorted(SPLITTERS), "required": True},
+        **union_of({kind: splitter.argument_spec for kind, splitter in SPLITTERS.items()}),
+    },
+}
+
+
+def make_splitter(
+    entries: Sequence[Mapping[str, Any]], session: str, open_channel: Callable[[str], Channel]
+) -> Splitter:
+    """Make what splits the mirror of a session.
+
+    :param entries: the option ``splitters``.
+    :param open_channel: opens a channel to an inventory host.
+    :raises AnsibleError: there is not one entry, or it does not fit its kind.
+    """
+    if len(entries) != 1:
+        raise AnsibleError(
+            f"splitters: there are {len(entries)} entries, and a window splits by one; put all pairs of the database "
+            "host on one array."
+        )
+    given = dict(entries[0])
+    kind = given.pop("kind")
+    splitter = SPLITTERS[kind]
+    try:
+        options = check_options("splitters", f"kind {kind}", splitter.argument_spec, given)
+    except SplitMirrorError as exc:
+        raise AnsibleError(exc.message) from None
+    return splitter.make(options, session, open_channel)

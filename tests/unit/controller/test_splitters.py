@@ -1,0 +1,55 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The option splitters of backup_window: its documentation, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleError
+
+from ansible_collections.splitmirror.backup.plugins.modules import backup_window
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import (
+    SPLITTERS,
+    SPLITTERS_SPEC,
+    make_splitter,
+)
+
+DOCUMENTED = yaml.safe_load(backup_window.DOCUMENTATION)["options"]["splitters"]["suboptions"]
+ARMED = {"kind": "armed", "host": "array1"}
+
+
+def no_channel(host: str) -> Channel:
+    raise AssertionError(f"a channel to {host} is opened")
+
+
+def test_documentation_has_the_kinds_and_options_of_the_registry() -> None:
+    assert DOCUMENTED["kind"]["choices"] == sorted(SPLITTERS)
+    assert {name: of["type"] for name, of in DOCUMENTED.items()} == {
+        name: of["type"] for name, of in SPLITTERS_SPEC["options"].items()
+    }
+    for kind, splitter in SPLITTERS.items():
+        assert splitter.kind == kind
+        for option in splitter.argument_spec:
+            assert f"V({kind})" in str(DOCUMENTED[option]["description"])
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ([], "splitters: there are 0 entries, and a window splits by one"),
+        ([ARMED, ARMED], "splitters: there are 2 entries, and a window splits by one"),
+        ([{"kind": "armed"}], "splitters: kind armed needs the option 'host'."),
+        ([{**ARMED, "state_dir": "here"}], "splitters: option 'state_dir' must be an absolute path, not 'here'."),
+        ([{**ARMED, "port": 22}], "splitters: 'port' is not an option of kind armed; it has host, state_dir."),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_host_is_reached(entries: list[dict[str, Any]], sentence: str) -> None:
+    with pytest.raises(AnsibleError) as refused:
+        make_splitter(entries, "s1", no_channel)
+    assert str(refused.value).startswith(sentence)
