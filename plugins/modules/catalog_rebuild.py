@@ -141,8 +141,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     options, volume = DriveOptions.of(params, dry_run=dry_run), params["volume"]
     who = f"catalog_rebuild of volume {volume}"
     known = Catalog.open_for(state_dir.catalog_file, writable=not dry_run, no_trace=dry_run)
-    with known as catalog, use_drive(options, volume, who=who) as drive:
-        return rebuild(volume, catalog, drive, allow_last=params["allow_last"], dry_run=dry_run)
+    with known as catalog, use_drive(options, volume, who=who) as lease:
+        return rebuild(volume, catalog, lease.drive, allow_last=params["allow_last"], dry_run=dry_run)
 
 
 def main() -> None:

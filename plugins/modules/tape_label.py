@@ -212,7 +212,8 @@ def label(module: AnsibleModule) -> dict[str, Any]:
     writable = not module.check_mode
     used = use_drive(options, volume, who=f"tape_label of volume {volume}", writable=writable)
     look = module.check_mode
-    with used as drive, Catalog.open_for(catalog_path, writable=writable, no_trace=look) as catalog:
+    with used as lease, Catalog.open_for(catalog_path, writable=writable, no_trace=look) as catalog:
+        drive = lease.drive
         check_record_bytes(drive, record_bytes)
         asked = new_label(volume, pool, record_bytes)
         names = drive.volumes()

@@ -208,8 +208,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         if module.check_mode:
             return {"changed": True, **plan_restore(job, catalog)}
         volume = needed_volume(job, catalog)
-        with use_drive(DriveOptions.of(params), volume, who=f"tape_read of session {job.session}") as drive:
-            return {"changed": True, **restore(job, catalog, drive)}
+        with use_drive(DriveOptions.of(params), volume, who=f"tape_read of session {job.session}") as lease:
+            return {"changed": True, **restore(job, catalog, lease.drive)}
 
 
 def main() -> None:

@@ -158,8 +158,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     with Catalog.open(path, no_trace=module.check_mode) as catalog:
         session = find_good_session(catalog, params["session"], params["host"])
         volume = needed_volume(session, catalog)
-        with use_drive(options, volume, who=f"tape_verify of session {session.id}") as drive:
-            return {"changed": False, **verify_session(session, catalog, drive, report=not module.check_mode)}
+        with use_drive(options, volume, who=f"tape_verify of session {session.id}") as lease:
+            return {"changed": False, **verify_session(session, catalog, lease.drive, report=not module.check_mode)}
 
 
 def main() -> None:

@@ -355,13 +355,13 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     options = DriveOptions.of(params, dry_run=module.check_mode)
     who = f"tape_write of session {job.session}"
     if module.check_mode:
-        with use_drive(options, job.volume, who=f"{who} in check mode") as drive:
-            return {"changed": True, **dry_run(job, drive)}
+        with use_drive(options, job.volume, who=f"{who} in check mode") as lease:
+            return {"changed": True, **dry_run(job, lease.drive)}
     leave_mount_namespace()
     state_dir.make_session_dir(job.session)
     waiting = Waiting(state_dir.status_file(job.session))
-    with use_drive(options, job.volume, who=who, writable=True, tell=waiting.tell) as drive:
-        return {"changed": True, **write_session(job, drive)}
+    with use_drive(options, job.volume, who=who, writable=True, tell=waiting.tell) as lease:
+        return {"changed": True, **write_session(job, lease.drive)}
 
 
 def main() -> None:

@@ -48,8 +48,8 @@ def prepare(
     def find() -> tuple[Optional[str], WritePosition]:
         with Catalog.open(catalog_path, no_trace=drives.dry_run) as catalog:
             try:
-                with use_drive(drives, volume, who=who) as opened:
-                    return opened.device, place_for(opened, catalog, volume, mode, allow_last=allow_last)
+                with use_drive(drives, volume, who=who) as lease:
+                    return lease.drive.device, place_for(lease.drive, catalog, volume, mode, allow_last=allow_last)
             except VolumeNotAtHand:
                 return None, predicted_position(catalog, volume, mode, allow_last=allow_last)
 

@@ -2,14 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How a task gets the drive that it needs: out of one or several, in a library or not, after whoever came before."""
+"""Get a drive for a task: wait for its turn, take a free drive, let the library load the volume.
+
+A task that needs several volumes exchanges the one in its drive for the next.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -26,7 +30,7 @@ Tell = Callable[[Optional[str]], None]
 
 
 class VolumeNotAtHand(TapeError):
-    """Whoever only looks cannot see the volume now: it is in no drive, or its drive is in use."""
+    """Check mode loads no volume, and this one is in no drive, or in a drive that is in use."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class Choice:
 class DriveOptions:
     """The options of the documentation fragment splitmirror.backup.drive, checked.
 
-    :param folder: of the queue.
-    :param dry_run: nothing is changed: no place in the queue is taken, and no volume loaded.
+    :param folder: the folder of the queue.
+    :param dry_run: nothing is changed: no place in the queue is taken, and no volume is loaded.
     """
 
     drive_type: str
@@ -54,10 +58,10 @@ class DriveOptions:
 
     @classmethod
     def of(cls, params: Mapping[str, Any], *, dry_run: bool = False) -> DriveOptions:
-        """Take a module's parameters.
+        """Take the parameters of a module.
 
         :param dry_run: make no state folder, and change nothing later.
-        :raises TapeError: they do not go together.
+        :raises TapeError: they contradict each other.
         """
         drives = params.get("drives") or [{"device": params["drive"], "element": params.get("drive_element")}]
         choices = tuple(Choice(drive["device"], drive.get("element")) for drive in drives)
@@ -86,55 +90,112 @@ class DriveOptions:
 
 
 def _silent(_reason: Optional[str]) -> None:
-    """Tell nobody why we wait."""
+    """Report no reason for waiting."""
+
+
+class DriveLease(ABC):
+    """A task's hold on a drive and on the volume in it.
+
+    :ivar drive: the open drive. Load the volume before anything else; it stays in the drive when the lease ends.
+    """
+
+    drive: TapeDrive
+
+    @abstractmethod
+    def exchange(self, volume: str) -> TapeDrive:
+        """Give the volume back and get another one, perhaps in another drive; the old ``drive`` is closed.
+
+        Nothing is held while the task waits, so two tasks can exchange their volumes with each other. The place in the
+        queue is kept: a task goes on before those that came after it.
+
+        :returns: ``drive``, which the library has brought the volume to. For the volume that is held already it stays
+            as it is.
+        :raises VolumeNotAtHand: in check mode, where no volume is loaded.
+        :raises TapeError: nothing became free in time, or the drive or the library failed; no drive is held any more.
+        """
 
 
 @contextmanager
 def use_drive(
     options: DriveOptions, volume: str, *, who: str, writable: bool = False, tell: Tell = _silent
-) -> Iterator[TapeDrive]:
-    """Wait for a drive, have the volume brought to it, and give both back at the end; the volume stays in the drive.
+) -> Iterator[DriveLease]:
+    """Wait for a drive, have the library bring the volume to it, and give both back at the end.
 
-    :param who: the task, for those who wait for it.
-    :param tell: gets the reason for waiting whenever that changes, and None when it is over.
-    :raises VolumeNotAtHand: whoever only looks would have to wait or to load the volume.
+    :param who: the task, for the messages of tasks that wait for it.
+    :param tell: gets the reason for waiting whenever it changes, and None when the waiting is over.
+    :raises VolumeNotAtHand: in check mode, when the task would have to wait or to load the volume.
     :raises TapeError: nothing became free in time, or the drive or the library failed.
     """
     if options.dry_run:
-        with _at_hand(options, volume) as drive:
-            yield drive
+        looking = _LeaseToLook(options, volume)
+        with closing(looking):
+            yield looking
         return
-    with QueueTicket(options.folder, who, volume, list(options.devices())) as place:
-        search = _Search(options, place, volume, writable, tell)
-        with search.found() as drive:
-            place.loaded()
-            yield drive
+    with QueueTicket(options.folder, who, volume, list(options.devices())) as ticket:
+        queued = _QueuedLease(options, ticket, volume, writable, tell)
+        with closing(queued):
+            yield queued
 
 
-class _Search:
-    """The way from a place in the queue to an open drive with the volume in it."""
+class _LeaseToLook(DriveLease):
+    """A drive in check mode: without a place in the queue, and only with a volume that is in a free drive already."""
 
-    def __init__(self, options: DriveOptions, place: QueueTicket, volume: str, writable: bool, tell: Tell) -> None:
+    def __init__(self, options: DriveOptions, volume: str) -> None:
+        self._options = options
+        self._volume = volume
+        self.drive = _at_hand(options, volume)
+
+    def exchange(self, volume: str) -> TapeDrive:
+        if volume != self._volume:
+            self.drive.close()
+            self.drive = _at_hand(self._options, volume)
+            self._volume = volume
+        return self.drive
+
+    def close(self) -> None:
+        self.drive.close()
+
+
+class _QueuedLease(DriveLease):
+    """A drive that was waited for in the queue, with the volume in it."""
+
+    def __init__(self, options: DriveOptions, ticket: QueueTicket, volume: str, writable: bool, tell: Tell) -> None:
         self._options = options
         self._devices = options.devices()
-        self._place = place
+        self._ticket = ticket
         self._volume = volume
         self._writable = writable
         self._tell = tell
-        self._limit_s = time.monotonic() + options.timeout_s
+        self.drive = self._found()
 
-    def found(self) -> TapeDrive:
-        """The drive. :raises TapeError: there is none."""
+    def exchange(self, volume: str) -> TapeDrive:
+        if volume != self._volume:
+            # Closed first: whoever takes the drive next must not find it in use.
+            self.drive.close()
+            self._ticket.want(volume)
+            self._volume = volume
+            self.drive = self._found()
+        return self.drive
+
+    def close(self) -> None:
+        self.drive.close()
+
+    def _found(self) -> TapeDrive:
+        """Wait for a drive and have the volume brought to it. :raises TapeError: there is none in time."""
+        limit_s = time.monotonic() + self._options.timeout_s
         while True:
-            self._place.wait(self._options.timeout_s, self._limit_s, self._tell)
+            self._ticket.wait(self._options.timeout_s, limit_s, self._tell)
             try:
-                return self._with_volume()
+                drive = self._with_volume(limit_s)
             except DriveBusy:
                 # It has no ticket: another program, or a dead process of ours whose last writes are being finished.
-                self._again(f"drive {self._place.device} is used by a process outside the queue")
-                self._place.avoid()
+                self._again(f"drive {self._ticket.device} is used by a process outside the queue", limit_s)
+                self._ticket.avoid()
+            else:
+                self._ticket.loaded()
+                return drive
 
-    def _with_volume(self) -> TapeDrive:
+    def _with_volume(self, limit_s: float) -> TapeDrive:
         drive = self._opened()
         try:
             while True:
@@ -145,18 +206,19 @@ class _Search:
                     device = self._device_of(exc.element)
                     if device is None:
                         raise
-                    if self._place.change(device):
+                    if self._ticket.change(device):
                         drive.close()
                         drive = self._opened()
                     else:
                         # Whoever has that drive wants another volume in it, and will put this one back first.
-                        self._again(f"volume {self._volume} is still in drive {device}")
+                        self._again(f"volume {self._volume} is still in drive {device}", limit_s)
         except BaseException:
             drive.close()
             raise
 
-    def _again(self, reason: str) -> None:
-        if time.monotonic() >= self._limit_s:
+    def _again(self, reason: str, limit_s: float) -> None:
+        """Wait a moment. :raises DriveTimeout: the time is over."""
+        if time.monotonic() >= limit_s:
             raise DriveTimeout(
                 f"drive_timeout_s: nothing became free in {self._options.timeout_s:g} s ({reason}); wait longer, or "
                 "see who uses it.",
@@ -167,7 +229,7 @@ class _Search:
         self._tell(None)
 
     def _opened(self) -> TapeDrive:
-        return _open(self._options, self._devices[self._place.device], self._writable)
+        return _open(self._options, self._devices[self._ticket.device], self._writable)
 
     def _device_of(self, element: int) -> Optional[str]:
         """Which drive of the task stands in this bay of the library; None when it is none of them."""

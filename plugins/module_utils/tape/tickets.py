@@ -149,6 +149,12 @@ class QueueTicket:
         """The drive that was taken; empty when there is none."""
         return self._ticket.device or ""
 
+    def want(self, volume: str) -> None:
+        """Give the drive and the volume back, and ask for another volume; the place in the queue is kept."""
+        with self._alone():
+            self._ticket = replace(self._ticket, volume=volume, device=None, avoids=(), since_s=time.time())
+            self._write()
+
     def avoid(self) -> None:
         """Give the drive back, which somebody without a ticket uses, and look for another one first."""
         with self._alone():

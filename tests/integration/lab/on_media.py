@@ -388,11 +388,11 @@ def a_fleet_shares_two_drives(where: Path) -> None:
                 library = RealLibrary(where)
                 library.volume = volume
                 # As the prepare phase does: nobody keeps a drive between two tasks.
-                with use_drive(pool(where), volume, who=f"prepare of s{number}") as drive:
-                    place_for(drive, library.catalog, volume, "append")
+                with use_drive(pool(where), volume, who=f"prepare of s{number}") as lease:
+                    place_for(lease.drive, library.catalog, volume, "append")
                 job = library.job(f"s{number}", tree(50_000 + number))
-                with use_drive(pool(where), volume, who=f"s{number}", writable=True) as drive:
-                    done = write_session(job, drive)
+                with use_drive(pool(where), volume, who=f"s{number}", writable=True) as lease:
+                    done = write_session(job, lease.drive)
                 judge(library, f"s{number}", done)
                 status = 0
             except BaseException:
@@ -404,8 +404,8 @@ def a_fleet_shares_two_drives(where: Path) -> None:
     library = RealLibrary(where)
     for number, volume in enumerate(volumes):
         target = where / f"t{number}"
-        with use_drive(pool(where), volume, who="restore") as drive:
-            restore(RestoreJob(f"s{number}", str(target)), library.catalog, drive)
+        with use_drive(pool(where), volume, who="restore") as lease:
+            restore(RestoreJob(f"s{number}", str(target)), library.catalog, lease.drive)
         assert contents(target) == files_of(tree(50_000 + number))
     assert sorted((found.name, found.files) for found in library.catalog.volumes()) == [
         ("LAB001", 3),
@@ -420,8 +420,8 @@ def a_volume_is_found_in_whichever_drive_it_is(where: Path) -> None:
     with opened(1) as drive:
         drive.load("LAB001")
     # Nobody told the queue; the drive is free, so it is taken instead.
-    with use_drive(pool(where), "LAB001", who="test") as drive:
-        assert drive.device == DRIVES[1]
+    with use_drive(pool(where), "LAB001", who="test") as lease:
+        assert lease.drive.device == DRIVES[1]
         # A killed holder frees both.
         child = os.fork()
         if child == 0:
@@ -429,7 +429,7 @@ def a_volume_is_found_in_whichever_drive_it_is(where: Path) -> None:
                 os.kill(os.getpid(), 9)
         os.waitpid(child, 0)
         with use_drive(pool(where, 5), "LAB002", who="test") as other:
-            assert other.device == DRIVES[0]
+            assert other.drive.device == DRIVES[0]
         refused(lambda: take(where, "LAB001"), "volume LAB001 is used by test")
     with StTape(DRIVES[0]), StTape(DRIVES[1]):
         refused(lambda: take(where, "LAB001"), "is used by a process outside the queue")

@@ -204,8 +204,8 @@ def test_a_drive_in_use_is_waited_for_and_why_is_told(labelled: Library) -> None
                 assert reason in json.loads(path.read_text())["waiting"]
                 os.kill(pid, signal.SIGKILL)
 
-        with use_drive(DriveOptions.of(options(labelled, drive_timeout_s=60)), "V1", who="me", tell=tell) as drive:
-            drive.load("V1")
+        with use_drive(DriveOptions.of(options(labelled, drive_timeout_s=60)), "V1", who="me", tell=tell) as lease:
+            lease.drive.load("V1")
     assert (len(told), told[-1]) == (2, None)
     assert "volume V1 is used by holder" in (told[0] or "")
     assert json.loads(path.read_text())["waiting"] is None
@@ -218,8 +218,114 @@ def test_a_user_without_a_ticket_is_waited_for_too(labelled: Library) -> None:
         use_drive(DriveOptions.of(options(labelled)), "V1", who="me"),
     ):
         pass
-    with use_drive(DriveOptions.of(options(labelled)), "V1", who="me") as drive:
+    with use_drive(DriveOptions.of(options(labelled)), "V1", who="me") as lease:
+        lease.drive.load("V1")
+
+
+def two_volumes(library: Library) -> None:
+    """A second volume beside V1."""
+    library.make("V2")
+    library.label("V2")
+
+
+def test_a_volume_is_exchanged_and_the_one_before_is_free(labelled: Library) -> None:
+    two_volumes(labelled)
+    with use_drive(DriveOptions.of(options(labelled)), "V1", who="me") as lease:
+        first = lease.drive
+        first.load("V1")
+        assert lease.exchange("V1") is first
+        assert first.status().volume == "V1"
+        drive = lease.exchange("V2")
+        assert drive is lease.drive
+        drive.load("V2")
+        folder = str(labelled.state_dir / "drives")
+        with QueueTicket(folder, "other", "V1", ("another",)) as other:
+            other.wait(0, 0, void)
+        with QueueTicket(folder, "other", "V2", ("another",)) as other, pytest.raises(DriveTimeout, match="V2 is used"):
+            other.wait(0, 0, void)
+    assert [path.name for path in (labelled.state_dir / "drives").iterdir() if path.name[:-5].isdigit()] == []
+    with labelled.drive() as drive:  # nobody has it open any more
         drive.load("V1")
+
+
+def test_a_volume_in_use_is_waited_for_and_nothing_is_held_meanwhile(labelled: Library) -> None:
+    two_volumes(labelled)
+    folder = str(labelled.state_dir / "drives")
+
+    def hold(say: Callable[[str], None]) -> None:
+        with QueueTicket(folder, "holder", "V2", ("another",)) as place:
+            place.wait(0, 0, void)
+            forever(say, "held")
+
+    at_once = DriveOptions.of(options(labelled))
+    with process(hold) as (_pid, line), use_drive(at_once, "V1", who="me") as refused:
+        assert line() == "held"
+        with pytest.raises(DriveTimeout, match="volume V2 is used by holder"):
+            refused.exchange("V2")
+
+    def tell(reason: str | None) -> None:
+        if reason is None:
+            return
+        assert "volume V2 is used by holder" in reason
+        with labelled.drive() as drive:  # neither the drive nor the volume is held
+            drive.load("V1")
+        assert take(Path(folder), "V1", ("third",)) == "third"
+        os.kill(pid, signal.SIGKILL)
+
+    patient = DriveOptions.of(options(labelled, drive_timeout_s=60))
+    with process(hold) as (pid, line), use_drive(patient, "V1", who="me", tell=tell) as lease:
+        assert line() == "held"
+        lease.exchange("V2").load("V2")
+
+
+def test_two_tasks_exchange_their_volumes_with_each_other(labelled: Library) -> None:
+    two_volumes(labelled)
+    folder = str(labelled.state_dir / "drives")
+    go_read, go = os.pipe()
+
+    def other(say: Callable[[str], None]) -> None:
+        with QueueTicket(folder, "other", "V2", ("another",)) as place:
+            place.wait(0, 0, void)
+            say("V2")
+            os.read(go_read, 1)
+            place.want("V1")
+            place.wait(60, time.monotonic() + 60, void)
+            forever(say, "V1")
+
+    patient = DriveOptions.of(options(labelled, drive_timeout_s=60))
+    # Forked first: a child would keep the drive open.
+    with process(other) as (_pid, line):
+        assert line() == "V2"
+        with use_drive(patient, "V1", who="me") as lease:
+            os.write(go, b"1")
+            lease.exchange("V2").load("V2")
+            assert line() == "V1"
+
+
+def test_whoever_exchanges_goes_on_before_those_who_came_later(labelled: Library) -> None:
+    two_volumes(labelled)
+    folder = str(labelled.state_dir / "drives")
+    device = os.path.realpath(labelled.folder)
+    go_read, go = os.pipe()
+
+    def wait(say: Callable[[str], None]) -> None:
+        os.read(go_read, 1)
+        with QueueTicket(folder, "waiter", "V3", (device,)) as place:
+            place.wait(60, time.monotonic() + 60, lambda reason: say(reason or "taken"))
+            forever(say, "taken")
+
+    at_once = DriveOptions.of(options(labelled))
+    with process(wait) as (_pid, line), use_drive(at_once, "V1", who="me") as lease:
+        os.write(go, b"1")
+        assert "is used by me" in line()
+        lease.exchange("V2").load("V2")
+
+
+def test_check_mode_exchanges_what_needs_no_loading(labelled: Library) -> None:
+    two_volumes(labelled)
+    with use_drive(DriveOptions.of(options(labelled), dry_run=True), "V1", who="me") as lease:
+        lease.exchange("V2").load("V2")
+    assert not (labelled.state_dir / "drives").exists()
 
 
 @pytest.mark.parametrize(
@@ -251,8 +357,8 @@ def test_modules_wait_and_give_up_in_one_sentence(labelled: Library) -> None:
 
 def test_check_mode_makes_no_folder(labelled: Library) -> None:
     asked = DriveOptions.of(options(labelled), dry_run=True)
-    with use_drive(asked, "V1", who="me") as drive:
-        drive.load("V1")
+    with use_drive(asked, "V1", who="me") as lease:
+        lease.drive.load("V1")
     assert not (labelled.state_dir / "drives").exists()
-    with pytest.raises(SplitMirrorError), use_drive(asked, "V1", who="me") as drive:
-        drive.load("V9")
+    with pytest.raises(SplitMirrorError), use_drive(asked, "V1", who="me") as lease:
+        lease.drive.load("V9")
