@@ -4,11 +4,7 @@
 
 from __future__ import annotations
 
-
-class ModuleDocFragment:
-    """Options that name a tape drive."""
-
-    DOCUMENTATION = r"""
+_DRIVE = r"""
 options:
   drive_type:
     description:
@@ -17,7 +13,8 @@ options:
         on a disk.
       - V(st) is a tape drive behind the kernel's C(st) driver, alone or in a library.
     type: str
-    required: true
+    choices: [st, virtual]
+    required: {required}
   drive:
     description:
       - The drive. For O(drive_type=virtual) the path of the folder that holds the volumes.
@@ -61,3 +58,12 @@ options:
     type: int
     default: 14400
 """
+
+
+class ModuleDocFragment:
+    """Options that name a tape drive."""
+
+    DOCUMENTATION = _DRIVE.format(required="true")
+
+    # For modules that need a drive in some of their states only.
+    OPTIONAL = _DRIVE.format(required="false")

@@ -35,7 +35,7 @@ options:
   transport:
     description: How the mirrors get here, as given to M(splitmirror.backup.mirror_present).
     type: str
-    choices: [tgt, lio, static]
+    choices: [lio, static, tgt]
     required: true
   session:
     description: The id of the backup session. Needed unless O(host) is given, or O(state=checked).
@@ -120,12 +120,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, Spec, run_module
-from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator
-from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import Portal, TransportError
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import AttachOptions
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import ATTACH_SPEC, make_attacher
 
 SPEC: Spec = {
     "state": {"type": "str", "choices": ["attached", "detached", "checked"], "default": "attached"},
-    "transport": {"type": "str", "choices": ["tgt", "lio", "static"], "required": True},
+    **ATTACH_SPEC,
     "session": {"type": "str"},
     "host": {"type": "str"},
     "portal": {"type": "str"},
@@ -137,28 +137,24 @@ SPEC: Spec = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Attach, detach, or only look."""
-    return {"attached": make_attached, "detached": make_detached, "checked": check}[module.params["state"]](module)
-
-
-def check(module: AnsibleModule) -> dict[str, Any]:
-    """Tell who this host is."""
-    if module.params["transport"] == "static":
-        attach.wanted_from_pairs(module.params["pairs"] or [])
-        return {"changed": False, "initiator": ""}
-    initiator.preflight()
-    return {"changed": False, "initiator": initiator.initiator_name()}
-
-
-def make_attached(module: AnsibleModule) -> dict[str, Any]:
-    """Find the mirror of each pair."""
     params = module.params
-    attacher: attach.Attacher
-    if params["transport"] == "static":
-        attacher, wanted = attach.StaticAttacher(), attach.wanted_from_pairs(params["pairs"] or [])
-    else:
-        portal = Portal.parse(needed(params, "portal"))
-        attacher = attach.IscsiAttacher(needed(params, "session"), portal, needed(params, "chap_secret"))
-        wanted = attach.wanted_from_luns(params["session"], needed(params, "luns"), params["pairs"])
+    attacher = make_attacher(
+        AttachOptions(
+            transport=params["transport"],
+            session=params["session"],
+            host=params["host"],
+            portal=params["portal"],
+            secret=params["chap_secret"],
+            luns=params["luns"],
+            pairs=params["pairs"],
+        )
+    )
+    if params["state"] == "checked":
+        return {"changed": False, "initiator": attacher.preflight()}
+    if params["state"] == "detached":
+        targets = attacher.detach(dry_run=module.check_mode)
+        return {"changed": bool(targets), "targets": targets, "diff": {"before": targets, "after": []}}
+    wanted = attacher.wanted()
     before = attacher.look(wanted)
     if module.check_mode:
         devices, changed = before, len(before) < len(wanted)
@@ -166,28 +162,6 @@ def make_attached(module: AnsibleModule) -> dict[str, Any]:
         attached = attacher.attach(wanted)
         devices, changed = attached.devices, attached.changed
     return {"changed": changed, "devices": devices, "diff": {"before": before, "after": devices}}
-
-
-def make_detached(module: AnsibleModule) -> dict[str, Any]:
-    """Let go of what is meant."""
-    params = module.params
-    if params["transport"] == "static":
-        attach.let_go_of_luns(attach.wanted_from_pairs(params["pairs"] or []), change=not module.check_mode)
-        return {"changed": False, "targets": []}
-    session = None if params["host"] else needed(params, "session")
-    targets = attach.attached_targets(session, params["host"])
-    for target in targets:
-        (attach.refuse_busy_target if module.check_mode else attach.detach_target)(target)
-    return {"changed": bool(targets), "targets": targets, "diff": {"before": targets, "after": []}}
-
-
-def needed(params: dict[str, Any], option: str) -> Any:
-    """The value of an option that this state needs."""
-    if not params[option]:
-        raise TransportError(
-            f"{option}: state {params['state']} with transport {params['transport']} needs it.", option=option
-        )
-    return params[option]
 
 
 def main() -> None:

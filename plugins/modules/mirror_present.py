@@ -43,7 +43,7 @@ options:
       - With V(static) the array shows the mirror's LUN to the media server once and for all. Nothing is exported.
     type: str
     version_added: 0.2.0
-    choices: [local, tgt, lio, static]
+    choices: [lio, local, static, tgt]
     default: local
   initiator:
     description: The media server's iSCSI name. Needed for V(tgt) and V(lio) unless O(state=withdrawn).
@@ -160,13 +160,14 @@ from ansible_collections.splitmirror.backup.plugins.module_utils import _module
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, provider_of
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import TRANSPORT_SPEC
 
 SPEC = {
     **PROVIDER_SPEC,
     **_module.PAIRS_SPEC,
     **_module.SESSION_SPEC,
     "state": {"type": "str", "choices": ["presented", "withdrawn", "checked"], "default": "presented"},
-    "transport": {"type": "str", "choices": ["local", "tgt", "lio", "static"], "default": "local"},
+    **TRANSPORT_SPEC,
     "initiator": {"type": "str"},
     "initiator_address": {"type": "str"},
     "portal": {"type": "str"},
@@ -180,7 +181,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     provider = provider_of(params)
     if params["state"] == "withdrawn":
         return make_withdrawn(module, provider)
-    way = presenting.Way.of(
+    route = presenting.Route.of(
         params["transport"],
         params["initiator"],
         params["initiator_address"],
@@ -188,16 +189,16 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         params["chap_secret"],
     )
     if params["state"] == "checked":
-        way.exporter.preflight(way.portal)
+        route.exporter.preflight(route.portal)
         return {"changed": False}
-    return make_presented(module, provider, way)
+    return make_presented(module, provider, route)
 
 
-def make_presented(module: AnsibleModule, provider: MirrorProvider, way: presenting.Way) -> dict[str, Any]:
+def make_presented(module: AnsibleModule, provider: MirrorProvider, route: presenting.Route) -> dict[str, Any]:
     """Give a device for each pair, and export them."""
     session = module.params["session"]
     before = seen(provider)
-    presented = (presenting.dry_run if module.check_mode else presenting.present)(provider, session, way)
+    presented = (presenting.dry_run if module.check_mode else presenting.present)(provider, session, route)
     size_bytes = {state.name: state.size_bytes for state in provider.state()}
     export = presented.export
     targets = {export.target} if export.target else set()

@@ -151,7 +151,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base imp
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, provider_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, host_part, is_of_host
-from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import Exported
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import FoundExport
 
 #: A production host is to be disturbed for about a second.
 LONG_SPLIT_S = 1.0
@@ -205,7 +205,7 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
-def dry_run(states: list[PairState], session: Any, recovering: bool, exports: list[Exported]) -> dict[str, Any]:
+def dry_run(states: list[PairState], session: Any, recovering: bool, exports: list[FoundExport]) -> dict[str, Any]:
     """What a run would do."""
     freed = [state for state in states if state.session and (state.session == session or recovering)]
     refuse_problems([state for state in states if state not in freed])

@@ -19,7 +19,7 @@ extends_documentation_fragment:
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.databases
   - splitmirror.backup.databases.paths
-  - splitmirror.backup.drive
+  - splitmirror.backup.drive.optional
   - splitmirror.backup.mirror.optional_provider
   - splitmirror.backup.mirror.optional_pairs
 options:
@@ -46,10 +46,6 @@ options:
   host:
     description: The database host, whose last session tells how much room is needed. For O(ask=media_server).
     type: str
-  drive_type:
-    description: The type of the drive, required for O(ask=media_server).
-    type: str
-    required: false
   volume:
     description: The volume to write to, required for O(ask=media_server).
     type: str
@@ -132,7 +128,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.prefligh
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC
 from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Preflight, folder_ready
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, OPTIONAL_DRIVE_SPEC
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -194,8 +190,7 @@ def main() -> None:
             "paths": {"type": "list", "elements": "path", "default": []},
             "exclude": {"type": "list", "elements": "str", "default": []},
             "on_unreadable": {"type": "str", "choices": list(ON_UNREADABLE), "default": FAIL},
-            **DRIVE_SPEC,
-            "drive_type": {"type": "str"},
+            **OPTIONAL_DRIVE_SPEC,
             "volume": {"type": "str"},
             "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
             "allow_last": {"type": "bool", "default": False},

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from ..transport.base import (
+    Device,
     Export,
-    Exported,
     Exporter,
+    FoundExport,
     Initiator,
     Lun,
-    Unit,
 )
 from ..transport.names import (
     Portal,
@@ -44,7 +44,7 @@ from .journal import Journal
 
 
 @dataclass(frozen=True)
-class Way:
+class Route:
     """How the mirrors get to the media server. :param initiator: None, like portal, where nothing is exported."""
 
     exporter: Exporter
@@ -60,7 +60,7 @@ class Way:
         address: Optional[str],
         portal: Optional[str],
         secret: Optional[str] = None,
-    ) -> Way:
+    ) -> Route:
         """From the options of the modules.
 
         :param secret: None where nothing is exported, or nothing yet.
@@ -68,7 +68,7 @@ class Way:
         :raises TransportError: one is missing, or cannot be understood.
         """
         exporter = make_exporter(transport)
-        if not exporter.capabilities.exports:
+        if not exporter.exports:
             return cls(exporter)
         for option, value in (("initiator", initiator), ("initiator_address", address), ("portal", portal)):
             if not value:
@@ -100,7 +100,7 @@ class Withdrawn:
     targets: list[str]
 
 
-def present(provider: MirrorProvider, session: str, way: Way) -> Presented:
+def present(provider: MirrorProvider, session: str, route: Route) -> Presented:
     """Make the session's mirrors readable to the media server, and only readable; again gives the same.
 
     An export of the session that is not as asked is made anew.
@@ -108,47 +108,47 @@ def present(provider: MirrorProvider, session: str, way: Way) -> Presented:
     :raises SplitMirrorError: the session has no finished split, or they cannot be exported.
     """
     presentation = provider.present(session)
-    units = units_of(session, presentation.devices)
+    exported = devices_of(session, presentation.devices)
     with Journal(provider.state_dir).locked():
-        export = _export(session, units, way)
+        export = _export(session, exported, route)
     return Presented(presentation.devices, export, presentation.changed or export.changed)
 
 
-def units_of(session: str, devices: dict[str, str]) -> list[Unit]:
+def devices_of(session: str, devices: dict[str, str]) -> list[Device]:
     """The devices as what they are exported. :param devices: by name of the pair, in the order of the pairs."""
-    return [Unit(name, device, serial_of(session, name)) for name, device in devices.items()]
+    return [Device(name, path, serial_of(session, name)) for name, path in devices.items()]
 
 
-def _export(session: str, units: Sequence[Unit], way: Way) -> Export:
-    if way.initiator is None or way.portal is None:
+def _export(session: str, devices: Sequence[Device], route: Route) -> Export:
+    if route.initiator is None or route.portal is None:
         return Export("", "", {}, False)
-    chap = way.chap(session)
-    luns = way.exporter.luns(units)
-    if way.exporter.matches(session, units, way.initiator, way.portal, chap):
-        return Export(str(way.portal), target_of(session), luns, False)
+    chap = route.chap(session)
+    luns = route.exporter.luns(devices)
+    if route.exporter.matches(session, devices, route.initiator, route.portal, chap):
+        return Export(str(route.portal), target_of(session), luns, False)
     _remove(found for found in _exports() if found[1].session == session)
-    way.exporter.make(session, units, way.initiator, way.portal, chap)
-    return Export(str(way.portal), target_of(session), luns, True)
+    route.exporter.make(session, devices, route.initiator, route.portal, chap)
+    return Export(str(route.portal), target_of(session), luns, True)
 
 
-def dry_run(provider: MirrorProvider, session: str, way: Way) -> Presented:
+def dry_run(provider: MirrorProvider, session: str, route: Route) -> Presented:
     """What present would return, as far as it can be told. Changes nothing.
 
     :raises SplitMirrorError: it would be refused.
     """
     if provider.split_result(session) is None:
         raise MirrorError(f"session {session}: it has not split these pairs; split them first.", option="session")
-    way.exporter.preflight(way.portal)
+    route.exporter.preflight(route.portal)
     devices = presented_devices(provider)
     missing = len(devices) < len(provider.pairs)
     luns: dict[str, Lun] = {}
     exported = True
-    if way.initiator is not None and way.portal is not None:
+    if route.initiator is not None and route.portal is not None:
         names = {pair.name: devices.get(pair.name, "") for pair in provider.pairs}
-        luns = way.exporter.luns(units_of(session, names))
-        units, chap = units_of(session, names), way.chap(session)
-        exported = not missing and way.exporter.matches(session, units, way.initiator, way.portal, chap)
-    export = Export(str(way.portal or ""), target_of(session) if luns else "", luns, not exported)
+        luns = route.exporter.luns(devices_of(session, names))
+        shown, chap = devices_of(session, names), route.chap(session)
+        exported = not missing and route.exporter.matches(session, shown, route.initiator, route.portal, chap)
+    export = Export(str(route.portal or ""), target_of(session) if luns else "", luns, not exported)
     return Presented(devices, export, missing or not exported)
 
 
@@ -168,7 +168,7 @@ def withdraw(provider: MirrorProvider, session: str) -> Withdrawn:
     return Withdrawn(provider.withdraw(session), targets)
 
 
-def exports_of(provider: MirrorProvider, states: Iterable[PairState]) -> list[Exported]:
+def exports_of(provider: MirrorProvider, states: Iterable[PairState]) -> list[FoundExport]:
     """The exports of ours that show one of these mirrors, or belong to a session that holds one."""
     return [export for _exporter, export in _exports_of(states)]
 
@@ -182,7 +182,7 @@ def resync(provider: MirrorProvider, session: str, wait: bool, timeout_s: float)
     return provider.resync(session, wait, timeout_s)
 
 
-def refuse_exported(exports: Iterable[Exported]) -> None:
+def refuse_exported(exports: Iterable[FoundExport]) -> None:
     """Refuse to resync mirrors that are exported. :raises MirrorError: there is an export."""
     for export in exports:
         raise MirrorError(
@@ -202,11 +202,11 @@ def recover(provider: MirrorProvider) -> tuple[list[Recovered], list[str]]:
     return provider.recover(), targets
 
 
-def _exports() -> list[tuple[Exporter, Exported]]:
-    return [(exporter, export) for exporter in all_exporters() for export in exporter.exported()]
+def _exports() -> list[tuple[Exporter, FoundExport]]:
+    return [(exporter, export) for exporter in all_exporters() for export in exporter.find_exports()]
 
 
-def _exports_of(states: Iterable[PairState]) -> list[tuple[Exporter, Exported]]:
+def _exports_of(states: Iterable[PairState]) -> list[tuple[Exporter, FoundExport]]:
     known = list(states)
     sessions = {state.session for state in known}
     devices = {os.path.realpath(device) for state in known for device in state.devices}
@@ -217,7 +217,7 @@ def _exports_of(states: Iterable[PairState]) -> list[tuple[Exporter, Exported]]:
     ]
 
 
-def _remove(exports: Iterable[tuple[Exporter, Exported]]) -> list[str]:
+def _remove(exports: Iterable[tuple[Exporter, FoundExport]]) -> list[str]:
     removed = []
     for exporter, export in exports:
         exporter.remove(export)

@@ -15,9 +15,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import ClassVar, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Optional, Union
 
 from ..errors import SplitMirrorError
+
+if TYPE_CHECKING:
+    from .library import Bay
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -81,12 +84,15 @@ class TapeDrive(ABC):
 
     :param drive: what the option ``drive`` names: a device, or a folder.
     :param writable: open it for writing too.
+    :param bay: its place in a library; None without one, and always where uses_changer is False.
     """
 
     #: What the option ``drive`` named.
     device: str
     #: Name in the registry, value of the option ``drive_type``.
     name: ClassVar[str]
+    #: A changer can bring volumes to it; each drive is then one bay of a library.
+    uses_changer: ClassVar[bool] = False
     #: make_volume works: volumes are made by the collection and not bought.
     makes_volumes: ClassVar[bool] = False
     #: Bounds of one record.
@@ -94,7 +100,7 @@ class TapeDrive(ABC):
     max_record_bytes: ClassVar[int] = 16 << 20
 
     @abstractmethod
-    def __init__(self, drive: str, *, writable: bool = False) -> None: ...
+    def __init__(self, drive: str, *, writable: bool = False, bay: Optional[Bay] = None) -> None: ...
 
     def __enter__(self) -> TapeDrive:
         return self

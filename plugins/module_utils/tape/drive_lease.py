@@ -21,7 +21,6 @@ from ..session import StateDir
 from .base import DriveBusy, TapeDrive, TapeError
 from .library import Bay, MtxLibrary, VolumeElsewhere, find_bay
 from .registry import drive_class, open_drive
-from .st import StTape
 from .tickets import DriveTimeout, QueueTicket
 
 _AGAIN_S = 0.5
@@ -66,7 +65,7 @@ class DriveOptions:
         drives = params.get("drives") or [{"device": params["drive"], "element": params.get("drive_element")}]
         choices = tuple(Choice(drive["device"], drive.get("element")) for drive in drives)
         changer = params.get("changer")
-        if drive_class(params["drive_type"]) is not StTape:
+        if not drive_class(params["drive_type"]).uses_changer:
             if len(choices) > 1 or changer or choices[0].element is not None:
                 raise TapeError(
                     f"drive_type: a drive of type {params['drive_type']} is a library of its own; give one drive, and "

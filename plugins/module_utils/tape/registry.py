@@ -19,7 +19,7 @@ DRIVES: dict[str, type[TapeDrive]] = {drive.name: drive for drive in (VirtualTap
 
 #: Options of every module that uses a drive (documentation fragment splitmirror.backup.drive).
 DRIVE_SPEC: dict[str, dict[str, Any]] = {
-    "drive_type": {"type": "str", "required": True},
+    "drive_type": {"type": "str", "choices": sorted(DRIVES), "required": True},
     "drive": {"type": "path"},
     "drives": {
         "type": "list",
@@ -29,6 +29,11 @@ DRIVE_SPEC: dict[str, dict[str, Any]] = {
     "drive_element": {"type": "int"},
     "changer": {"type": "path"},
     "drive_timeout_s": {"type": "int", "default": 14400},
+}
+#: The same for modules that need a drive in some of their states only.
+OPTIONAL_DRIVE_SPEC: dict[str, dict[str, Any]] = {
+    **DRIVE_SPEC,
+    "drive_type": {**DRIVE_SPEC["drive_type"], "required": False},
 }
 #: What a module that needs a drive gives to AnsibleModule besides.
 DRIVE_RULES: dict[str, Any] = {
@@ -40,13 +45,10 @@ DRIVE_RULES: dict[str, Any] = {
 def open_drive(drive_type: str, drive: str, *, writable: bool = False, bay: Optional[Bay] = None) -> TapeDrive:
     """Open a drive for this process alone.
 
-    :param bay: its place in a library; only drives of the type ``st`` have one.
+    :param bay: its place in a library, for a type with uses_changer.
     :raises TapeError: the type is unknown, or the drive cannot be opened.
     """
-    found = drive_class(drive_type)
-    if issubclass(found, StTape):
-        return found(drive, writable=writable, bay=bay)
-    return found(drive, writable=writable)
+    return drive_class(drive_type)(drive, writable=writable, bay=bay)
 
 
 def make_virtual_folder(drive_type: str, drive: str, *, dry_run: bool = False) -> bool:

@@ -33,6 +33,7 @@ from .base import (
     TapeDrive,
     TapeError,
 )
+from .library import Bay
 from .medium import VOLUME_JSON, Medium, TapeFile
 
 VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
@@ -51,7 +52,7 @@ class VirtualTape(TapeDrive):
     makes_volumes = True
     min_record_bytes = 1
 
-    def __init__(self, drive: str, *, writable: bool = False) -> None:
+    def __init__(self, drive: str, *, writable: bool = False, bay: Optional[Bay] = None) -> None:
         self.device = self._folder = drive
         self._writable = writable
         self._medium: Optional[Medium] = None

@@ -11,18 +11,17 @@ import glob
 import os
 import re
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Optional
 
 from ..host import blockdev
 from ..host.tools import ToolError, run_tool
 from ..session import is_of_host
 from . import initiator
+from .base import Attached, Attacher, Wanted
 from .disks import Disk, all_disks, check_size, foreign_holders, read_disk, stable_name
 from .names import Portal, TransportError, serial_of, session_of, target_of
-from .secret import chap_of
+from .secret import Chap, chap_of
 
 #: How long the LUNs of a session may take to appear.
 FIND_TIMEOUT_S = 30.0
@@ -32,47 +31,19 @@ _WWN = re.compile("[0-9a-f]{16}|[0-9a-f]{32}")
 _MOST_LUNS = 1 << 14
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The mirror of one pair. :param serial: its serial number. :param size_bytes: None for any size."""
-
-    name: str
-    serial: str
-    lun: int = 0
-    wwn: str = ""
-    size_bytes: Optional[int] = None
-
-
-@dataclass(frozen=True)
-class Attached:
-    """The mirrors as this host reads them. :param devices: paths under /dev/disk/by-id, by name of the pair."""
-
-    devices: dict[str, str]
-    changed: bool
-
-
-class Attacher(ABC):
-    """How this host comes to the mirrors of a session."""
-
-    @abstractmethod
-    def look(self, wanted: Sequence[Wanted]) -> dict[str, str]:
-        """The devices that are attached as they should be, by name of the pair. Changes nothing."""
-
-    @abstractmethod
-    def attach(self, wanted: Sequence[Wanted]) -> Attached:
-        """Find all mirrors, read-only and with nothing cached of them; again gives the same.
-
-        :raises SplitMirrorError: one cannot be found, or is not what it should be.
-        """
-
-
 class IscsiAttacher(Attacher):
-    """A session's own target. :param portal: where it is. :param secret: that the session was presented with."""
+    """A session's own target. It needs session, portal, secret and LUNs to attach, session or host to detach."""
 
-    def __init__(self, session: str, portal: Portal, secret: str) -> None:
-        self._chap = chap_of(session, secret)
-        self._target = target_of(session)
-        self._portal = portal
+    def preflight(self) -> str:
+        """See Attacher."""
+        initiator.preflight()
+        return initiator.initiator_name()
+
+    def wanted(self) -> list[Wanted]:
+        """See Attacher."""
+        self._login()
+        luns = self._options.needed("luns", self._options.luns)
+        return wanted_from_luns(self._session_id, luns, self._options.pairs)
 
     def look(self, wanted: Sequence[Wanted]) -> dict[str, str]:
         """See Attacher."""
@@ -92,7 +63,7 @@ class IscsiAttacher(Attacher):
             # What is left of an array that went away and came back.
             detach_target(self._target)
             before = None
-        found = before or initiator.log_in(self._target, self._portal, self._chap)
+        found = before or initiator.log_in(self._target, *self._login())
         disks = self._wait(found, wanted)
         for one in wanted:
             check_size(one.name, disks[one.name], one.size_bytes)
@@ -100,6 +71,27 @@ class IscsiAttacher(Attacher):
         for disk in disks.values():
             make_read_only(disk)
         return Attached(devices, before is None)
+
+    def detach(self, *, dry_run: bool = False) -> list[str]:
+        """See Attacher."""
+        host = self._options.host
+        targets = attached_targets(None if host else self._session_id, host)
+        for target in targets:
+            (refuse_busy_target if dry_run else detach_target)(target)
+        return targets
+
+    def _login(self) -> tuple[Portal, Chap]:
+        """Where the target is, and the account. :raises TransportError: an option is missing or wrong."""
+        portal = Portal.parse(self._options.needed("portal", self._options.portal))
+        return portal, chap_of(self._session_id, self._options.needed("chap_secret", self._options.secret))
+
+    @property
+    def _session_id(self) -> str:
+        return str(self._options.needed("session", self._options.session))
+
+    @property
+    def _target(self) -> str:
+        return target_of(self._session_id)
 
     def _session(self) -> Optional[initiator.Session]:
         return next((one for one in initiator.sessions() if one.target == self._target), None)
@@ -143,6 +135,15 @@ class IscsiAttacher(Attacher):
 class StaticAttacher(Attacher):
     """LUNs that the array shows this host once and for all. They are known by ``mirror_serial`` of the pair."""
 
+    def preflight(self) -> str:
+        """See Attacher."""
+        self.wanted()
+        return ""
+
+    def wanted(self) -> list[Wanted]:
+        """See Attacher."""
+        return wanted_from_pairs(self._options.pairs or [])
+
     def look(self, wanted: Sequence[Wanted]) -> dict[str, str]:
         """See Attacher."""
         disks = all_disks()
@@ -173,6 +174,11 @@ class StaticAttacher(Attacher):
                 check_size(one.name, disk, one.size_bytes)
                 changed = make_read_only(disk) or changed
         return Attached(devices, changed)
+
+    def detach(self, *, dry_run: bool = False) -> list[str]:
+        """See Attacher."""
+        let_go_of_luns(self.wanted(), change=not dry_run)
+        return []
 
 
 def _paths_to(one: Wanted, disks: Sequence[Disk]) -> list[Disk]:

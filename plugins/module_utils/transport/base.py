@@ -4,36 +4,20 @@
 
 """Between array and media server: how one initiator gets to read the mirrors of a session, and nobody else.
 
-An exporter takes the read-only block devices that a mirror provider made on this host and gives them to the media
-server. It keeps no records: what is exported is asked of the target itself, so that nothing is forgotten when a process
-or the machine dies.
+An exporter works on the array. It takes the read-only block devices that a mirror provider made there and gives them to
+the media server. It keeps no records: what is exported is asked of the target itself, so that nothing is forgotten when
+a process or the machine dies. An attacher works on the media server and finds there what was exported.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 from .names import Portal, TransportError
 from .secret import Chap
-
-
-@dataclass(frozen=True)
-class ExporterCapabilities:
-    """What an exporter can do.
-
-    :param exports: it makes something on this host that has to be taken away again.
-    :param checks_name: it lets the initiator in under its own name only.
-    :param checks_address: it lets the initiator in from its own address only.
-    :param binds_portal: it answers at the given portal only.
-    """
-
-    exports: bool
-    checks_name: bool
-    checks_address: bool
-    binds_portal: bool
 
 
 @dataclass(frozen=True)
@@ -45,11 +29,11 @@ class Initiator:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A device to be exported. :param name: of the pair. :param serial: see names.serial_of."""
+class Device:
+    """A block device to be exported. :param name: of the pair. :param serial: see names.serial_of."""
 
     name: str
-    device: str
+    path: str
     serial: str
 
 
@@ -67,7 +51,7 @@ class Lun:
 
 
 @dataclass(frozen=True)
-class Exported:
+class FoundExport:
     """A session's export, as the target tells it; it may be half made.
 
     :param devices: the block devices behind it.
@@ -95,12 +79,95 @@ class Export:
     changed: bool
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The mirror of one pair. :param serial: its serial number. :param size_bytes: None for any size."""
+
+    name: str
+    serial: str
+    lun: int = 0
+    wwn: str = ""
+    size_bytes: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The mirrors as this host reads them. :param devices: paths under /dev/disk/by-id, by name of the pair."""
+
+    devices: dict[str, str]
+    changed: bool
+
+
+@dataclass(frozen=True)
+class AttachOptions:
+    """What the module mirror_attach was given. An attacher refuses when one that it needs is missing.
+
+    :param session: id; None when ``host`` is given, or when only preflight is called.
+    :param host: the database host whose sessions are all to be detached.
+    :param luns: as mirror_present returned them. :param pairs: the mirror set, None for any.
+    """
+
+    transport: str
+    session: Optional[str] = None
+    host: Optional[str] = None
+    portal: Optional[str] = None
+    secret: Optional[str] = field(default=None, repr=False)
+    luns: Optional[Mapping[str, Any]] = None
+    pairs: Optional[Sequence[Mapping[str, Any]]] = None
+
+    def needed(self, option: str, value: Any) -> Any:
+        """Return the value of an option. :raises TransportError: it was not given."""
+        if not value:
+            raise TransportError(f"{option}: transport {self.transport} needs it.", option=option)
+        return value
+
+
+class Attacher(ABC):
+    """How this host comes to the mirrors of a session."""
+
+    def __init__(self, options: AttachOptions) -> None:
+        self._options = options
+
+    @abstractmethod
+    def preflight(self) -> str:
+        """Refuse what could not be attached later, and return this host's iSCSI name, or nothing. Changes nothing.
+
+        :raises SplitMirrorError: this host could not attach a mirror.
+        """
+
+    @abstractmethod
+    def wanted(self) -> list[Wanted]:
+        """The mirrors that the options name. :raises TransportError: an option is missing or wrong."""
+
+    @abstractmethod
+    def look(self, wanted: Sequence[Wanted]) -> dict[str, str]:
+        """The devices that are attached as they should be, by name of the pair. Changes nothing."""
+
+    @abstractmethod
+    def attach(self, wanted: Sequence[Wanted]) -> Attached:
+        """Find all mirrors, read-only and with nothing cached of them; again gives the same.
+
+        :raises SplitMirrorError: one cannot be found, or is not what it should be.
+        """
+
+    @abstractmethod
+    def detach(self, *, dry_run: bool = False) -> list[str]:
+        """Let go of the session's mirrors, or of those of all sessions of ``host``.
+
+        :returns: the names of the targets that were logged out of.
+        :raises SplitMirrorError: a mirror is in use.
+        """
+
+
 class Exporter(ABC):
     """One way from the array to the media server."""
 
     #: The name in ``transport``, and in the registry.
-    name: str
-    capabilities: ExporterCapabilities
+    name: ClassVar[str]
+    #: It makes something on this host that has to be taken away again, for which it needs initiator, portal and secret.
+    exports: ClassVar[bool] = True
+    #: How the media server finds the mirrors; None where it is the array itself.
+    attacher: ClassVar[Optional[type[Attacher]]] = None
 
     @abstractmethod
     def preflight(self, portal: Optional[Portal]) -> None:
@@ -110,67 +177,29 @@ class Exporter(ABC):
         """
 
     @abstractmethod
-    def exported(self) -> list[Exported]:
+    def find_exports(self) -> list[FoundExport]:
         """All exports of ours on this host, whole or half; none where the target is not installed or does not run."""
 
     @abstractmethod
-    def luns(self, units: Sequence[Unit]) -> dict[str, Lun]:
-        """As what the units will be found by the initiator, by name of the pair."""
+    def luns(self, devices: Sequence[Device]) -> dict[str, Lun]:
+        """As what the devices will be found by the initiator, by name of the pair."""
 
     @abstractmethod
-    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
+    def matches(
+        self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap
+    ) -> bool:
         """Whether the session's export is there and just like this."""
 
     @abstractmethod
-    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> None:
-        """Export the units read-only to this initiator when it knows the secret; there is no export of this session.
+    def make(self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
+        """Export the devices read-only to this initiator when it knows the secret; there is no export of this session.
 
-        :raises TransportError: it failed; what was made of it is found by exported.
+        :raises TransportError: it failed; find_exports finds what was made of it.
         """
 
     @abstractmethod
-    def remove(self, export: Exported) -> None:
+    def remove(self, export: FoundExport) -> None:
         """Take an export away, whole or half made, whoever is still logged in.
 
         :raises TransportError: it failed.
         """
-
-
-class NoExporter(Exporter):
-    """What is common to all ways on which nothing has to be exported."""
-
-    capabilities = ExporterCapabilities(exports=False, checks_name=False, checks_address=False, binds_portal=False)
-
-    def preflight(self, portal: Optional[Portal]) -> None:
-        """See Exporter."""
-
-    def exported(self) -> list[Exported]:
-        """See Exporter."""
-        return []
-
-    def luns(self, units: Sequence[Unit]) -> dict[str, Lun]:
-        """See Exporter."""
-        return {}
-
-    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
-        """See Exporter."""
-        return True
-
-    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> None:
-        """See Exporter."""
-        raise TransportError(f"transport: {self.name} exports nothing.", option="transport")
-
-    def remove(self, export: Exported) -> None:
-        """See Exporter."""
-
-
-class LocalExporter(NoExporter):
-    """The media server is the array."""
-
-    name = "local"
-
-
-class StaticExporter(NoExporter):
-    """The array shows the mirror's LUN to the media server once and for all; see docs/providers.md."""
-
-    name = "static"

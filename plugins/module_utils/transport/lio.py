@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from typing import Optional
 
 from ..host.tools import ToolError, run_tool
-from .base import Exported, Exporter, ExporterCapabilities, Initiator, Lun, Unit
+from .attach import IscsiAttacher
+from .base import Device, Exporter, FoundExport, Initiator, Lun
 from .names import Portal, TransportError, is_taken, refuse_foreign_address, session_of, target_of
 from .secret import Chap
 
@@ -39,7 +40,7 @@ class LioExporter(Exporter):
     """Targets of this kernel."""
 
     name = "lio"
-    capabilities = ExporterCapabilities(exports=True, checks_name=True, checks_address=False, binds_portal=True)
+    attacher = IscsiAttacher
 
     def __init__(self, configfs: str = CONFIGFS) -> None:
         self._configfs = configfs
@@ -70,7 +71,7 @@ class LioExporter(Exporter):
                 option="portal",
             )
 
-    def exported(self) -> list[Exported]:
+    def find_exports(self) -> list[FoundExport]:
         """See Exporter."""
         found = []
         for target in _names(self._fabric):
@@ -80,17 +81,19 @@ class LioExporter(Exporter):
             devices = tuple(_read(f"{store}/udev_path") for store in self._stores(session))
             acls = f"{self._fabric}/{target}/tpgt_1/acls"
             logged_in = [name for name in _names(acls) if not _read(f"{acls}/{name}/info").startswith("No active")]
-            found.append(Exported(session, target, tuple(filter(None, devices)), tuple(logged_in)))
+            found.append(FoundExport(session, target, tuple(filter(None, devices)), tuple(logged_in)))
         return found
 
-    def luns(self, units: Sequence[Unit]) -> dict[str, Lun]:
+    def luns(self, devices: Sequence[Device]) -> dict[str, Lun]:
         """See Exporter."""
         return {
-            unit.name: Lun(number, unit.serial, (_WWN_PREFIX + unit.serial)[:_WWN_DIGITS])
-            for number, unit in enumerate(units)
+            device.name: Lun(number, device.serial, (_WWN_PREFIX + device.serial)[:_WWN_DIGITS])
+            for number, device in enumerate(devices)
         }
 
-    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
+    def matches(
+        self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap
+    ) -> bool:
         """See Exporter."""
         group = f"{self._fabric}/{target_of(session)}/tpgt_1"
         # It is enabled last of all.
@@ -101,17 +104,17 @@ class LioExporter(Exporter):
             chap.secret,
         ):
             return False
-        if _names(f"{group}/np") != [str(portal)] or len(_names(f"{group}/lun")) != len(units):
+        if _names(f"{group}/np") != [str(portal)] or len(_names(f"{group}/lun")) != len(devices):
             return False
-        for number, unit in enumerate(units):
+        for number, device in enumerate(devices):
             store = next(iter(_links(f"{group}/lun/lun_{number}")), "")
             serial = _read(f"{store}/wwn/vpd_unit_serial").rpartition(": ")[2]
-            same = _read(f"{store}/udev_path") == os.path.realpath(unit.device) and serial == unit.serial
+            same = _read(f"{store}/udev_path") == os.path.realpath(device.path) and serial == device.serial
             if not same or _read(f"{group}/acls/{initiator.name}/lun_{number}/write_protect") != "1":
                 return False
         return True
 
-    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> None:
+    def make(self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
         """See Exporter."""
         self.preflight(portal)
         self._load()
@@ -132,14 +135,14 @@ class LioExporter(Exporter):
         _write(f"{acl}/auth/userid", chap.user)
         _write(f"{acl}/auth/password", chap.secret, secret=True)
         adapter = self._new_adapter()
-        for number, unit in enumerate(units):
+        for number, device in enumerate(devices):
             store = f"{adapter}/{_BACKSTORE_PREFIX}{session}:{number}"
             _mkdir(store)
-            device = os.path.realpath(unit.device)
-            _write(f"{store}/control", f"udev_path={device},readonly=1")
-            _write(f"{store}/udev_path", device)
+            path = os.path.realpath(device.path)
+            _write(f"{store}/control", f"udev_path={path},readonly=1")
+            _write(f"{store}/udev_path", path)
             _write(f"{store}/enable", "1")
-            _write(f"{store}/wwn/vpd_unit_serial", unit.serial)
+            _write(f"{store}/wwn/vpd_unit_serial", device.serial)
             lun = f"{group}/lun/lun_{number}"
             _mkdir(lun)
             _link(store, f"{lun}/mirror")
@@ -149,7 +152,7 @@ class LioExporter(Exporter):
         _mkdir(f"{group}/np/{portal}")
         _write(f"{group}/enable", "1")
 
-    def remove(self, export: Exported) -> None:
+    def remove(self, export: FoundExport) -> None:
         """See Exporter. Disabling the group sends away who is logged in, and lets nobody in again."""
         target = f"{self._fabric}/{export.target}"
         group = f"{target}/tpgt_1"

@@ -2,20 +2,32 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one list of transports."""
+"""The one list of transports. A new transport is one file and one row."""
 
 from __future__ import annotations
 
-from .base import Exporter, LocalExporter, StaticExporter
+from typing import Any
+
+from .base import Attacher, AttachOptions, Exporter
 from .lio import LioExporter
 from .names import TransportError
+from .no_export import LocalExporter, StaticExporter
 from .tgt import TgtExporter
 
 EXPORTERS: dict[str, type[Exporter]] = {
-    LocalExporter.name: LocalExporter,
-    TgtExporter.name: TgtExporter,
-    LioExporter.name: LioExporter,
-    StaticExporter.name: StaticExporter,
+    exporter.name: exporter for exporter in (LocalExporter, TgtExporter, LioExporter, StaticExporter)
+}
+#: The option ``transport`` on the array.
+TRANSPORT_SPEC: dict[str, dict[str, Any]] = {
+    "transport": {"type": "str", "choices": sorted(EXPORTERS), "default": LocalExporter.name}
+}
+#: The same on the media server, where the mirrors have to be found.
+ATTACH_SPEC: dict[str, dict[str, Any]] = {
+    "transport": {
+        "type": "str",
+        "choices": sorted(name for name, kind in EXPORTERS.items() if kind.attacher is not None),
+        "required": True,
+    }
 }
 
 
@@ -23,10 +35,21 @@ def make_exporter(name: str) -> Exporter:
     """Make the exporter ``name``. :raises TransportError: there is none."""
     if name not in EXPORTERS:
         known = ", ".join(sorted(EXPORTERS))
-        raise TransportError(f"transport: unknown transport {name!r}; known are: {known}.", option="transport")
+        raise TransportError(f"transport: {name!r} is unknown; known are {known}.", option="transport")
     return EXPORTERS[name]()
+
+
+def make_attacher(options: AttachOptions) -> Attacher:
+    """Make what attaches the mirrors of a transport. :raises TransportError: there is none."""
+    attacher = make_exporter(options.transport).attacher
+    if attacher is None:
+        raise TransportError(
+            f"transport: with {options.transport} the media server is the array, and nothing is attached there.",
+            option="transport",
+        )
+    return attacher(options)
 
 
 def all_exporters() -> list[Exporter]:
     """Each exporter that may have left something on this host."""
-    return [kind() for kind in EXPORTERS.values() if kind.capabilities.exports]
+    return [kind() for kind in EXPORTERS.values() if kind.exports]

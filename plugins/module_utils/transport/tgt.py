@@ -24,7 +24,8 @@ from typing import Optional
 
 from ..host.blockdev import sector_bytes
 from ..host.tools import ToolError, run_tool
-from .base import Exported, Exporter, ExporterCapabilities, Initiator, Lun, Unit
+from .attach import IscsiAttacher
+from .base import Device, Exporter, FoundExport, Initiator, Lun
 from .names import Portal, TransportError, refuse_foreign_address, session_of, target_of
 from .secret import Chap, user_prefix
 
@@ -61,7 +62,7 @@ class TgtExporter(Exporter):
     """Targets of the tgtd that runs on this host."""
 
     name = "tgt"
-    capabilities = ExporterCapabilities(exports=True, checks_name=False, checks_address=True, binds_portal=False)
+    attacher = IscsiAttacher
 
     def preflight(self, portal: Optional[Portal]) -> None:
         """See Exporter."""
@@ -77,7 +78,7 @@ class TgtExporter(Exporter):
                 option="portal",
             )
 
-    def exported(self) -> list[Exported]:
+    def find_exports(self) -> list[FoundExport]:
         """See Exporter."""
         try:
             targets = read_targets(_show("target"))
@@ -88,28 +89,30 @@ class TgtExporter(Exporter):
             session = session_of(target.name)
             if session is not None:
                 devices = tuple(unit["Backing store path"] for unit in _disks(target))
-                found.append(Exported(session, target.name, devices, tuple(target.initiators)))
+                found.append(FoundExport(session, target.name, devices, tuple(target.initiators)))
         return found
 
-    def luns(self, units: Sequence[Unit]) -> dict[str, Lun]:
+    def luns(self, devices: Sequence[Device]) -> dict[str, Lun]:
         """See Exporter."""
         return {
-            unit.name: Lun(number, unit.serial, _WWN_PREFIX + unit.serial[:_ID_DIGITS])
-            for number, unit in enumerate(units, start=_FIRST_LUN)
+            device.name: Lun(number, device.serial, _WWN_PREFIX + device.serial[:_ID_DIGITS])
+            for number, device in enumerate(devices, start=_FIRST_LUN)
         }
 
-    def matches(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
+    def matches(
+        self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap
+    ) -> bool:
         """See Exporter."""
         target = _find(target_of(session))
         if target is None or target.acl != [initiator.address] or target.accounts != [chap.user]:
             return False
         keys = ("LUN", "SCSI SN", "Backing store path", "Readonly", "Online")
         return [tuple(unit.get(key) for key in keys) for unit in _disks(target)] == [
-            (str(number), unit.serial, os.path.realpath(unit.device), "Yes", "Yes")
-            for number, unit in enumerate(units, start=_FIRST_LUN)
+            (str(number), device.serial, os.path.realpath(device.path), "Yes", "Yes")
+            for number, device in enumerate(devices, start=_FIRST_LUN)
         ]
 
-    def make(self, session: str, units: Sequence[Unit], initiator: Initiator, portal: Portal, chap: Chap) -> None:
+    def make(self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
         """See Exporter. The list of who may come in is made last, when all is read-only and asks for the secret."""
         self.preflight(portal)
         self._remove_accounts(session)
@@ -118,17 +121,17 @@ class TgtExporter(Exporter):
         _admin("new", "target", tid, f"--targetname={target_of(session)}")
         add_account(chap)
         _admin("bind", "account", tid, f"--user={chap.user}")
-        for number, unit in enumerate(units, start=_FIRST_LUN):
+        for number, device in enumerate(devices, start=_FIRST_LUN):
             where = (tid, f"--lun={number}")
             # Direct: what tgtd's host caches of a mirror may be of the split before. It opens a device that takes no
             # writes read-only.
-            options = ("--bstype=rdwr", "--bsoflags=direct", f"--blocksize={sector_bytes(unit.device)}")
-            _admin("new", "logicalunit", *where, *options, f"--backing-store={os.path.realpath(unit.device)}")
-            names = f"scsi_sn={unit.serial},scsi_id={unit.serial[:_ID_DIGITS]}"
+            options = ("--bstype=rdwr", "--bsoflags=direct", f"--blocksize={sector_bytes(device.path)}")
+            _admin("new", "logicalunit", *where, *options, f"--backing-store={os.path.realpath(device.path)}")
+            names = f"scsi_sn={device.serial},scsi_id={device.serial[:_ID_DIGITS]}"
             _admin("update", "logicalunit", *where, f"--params={names},readonly=1")
         _admin("bind", "target", tid, f"--initiator-address={initiator.address}")
 
-    def remove(self, export: Exported) -> None:
+    def remove(self, export: FoundExport) -> None:
         """See Exporter."""
         target = _find(export.target)
         if target is None:

@@ -21,9 +21,18 @@ from typing import Any
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator, names, secret
-from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import Unit
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import (
+    Attacher,
+    AttachOptions,
+    Device,
+    Wanted,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import Portal
-from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import all_exporters, make_exporter
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import (
+    all_exporters,
+    make_attacher,
+    make_exporter,
+)
 from ansible_collections.splitmirror.backup.tests.integration.lab import on_array
 
 STATE_DIR = "/var/tmp/san"
@@ -40,9 +49,9 @@ class Bench(on_array.Bench):
             self._make()
 
 
-def way(step: Step) -> presenting.Way:
+def route(step: Step) -> presenting.Route:
     """As the module mirror_present gets it."""
-    return presenting.Way.of(step["transport"], step["initiator"], step["address"], step["portal"], step["secret"])
+    return presenting.Route.of(step["transport"], step["initiator"], step["address"], step["portal"], step["secret"])
 
 
 # ---- on the array ----
@@ -60,12 +69,12 @@ def write(step: Step) -> object:
 
 
 def dry_run(step: Step) -> object:
-    return presenting.dry_run(Bench(step["mirror"]).provider(), step["session"], way(step)).changed
+    return presenting.dry_run(Bench(step["mirror"]).provider(), step["session"], route(step)).changed
 
 
 def present(step: Step) -> object:
     provider = Bench(step["mirror"]).provider()
-    presented = presenting.present(provider, step["session"], way(step))
+    presented = presenting.present(provider, step["session"], route(step))
     sizes = {state.name: state.size_bytes for state in provider.state()}
     luns = {name: {**lun.as_dict(), "size_bytes": sizes[name]} for name, lun in sorted(presented.export.luns.items())}
     return {"changed": presented.changed, "target": presented.export.target, "luns": luns}
@@ -74,17 +83,17 @@ def present(step: Step) -> object:
 def present_half(step: Step) -> object:
     """The second device of the export is gone when its turn comes, and whoever does it dies of that."""
     devices = Bench(step["mirror"]).provider().present(step["session"]).devices
-    units = presenting.units_of(step["session"], devices)
-    units[1] = Unit(units[1].name, "/dev/null", units[1].serial)
-    how = way(step)
+    shown = presenting.devices_of(step["session"], devices)
+    shown[1] = Device(shown[1].name, "/dev/null", shown[1].serial)
+    how = route(step)
     assert how.initiator is not None
     assert how.portal is not None
-    how.exporter.make(step["session"], units, how.initiator, how.portal, how.chap(step["session"]))
+    how.exporter.make(step["session"], shown, how.initiator, how.portal, how.chap(step["session"]))
     return None
 
 
 def exports(_step: Step) -> object:
-    found = [export for exporter in all_exporters() for export in exporter.exported()]
+    found = [export for exporter in all_exporters() for export in exporter.find_exports()]
     return [[export.session, len(export.devices), list(export.initiators)] for export in found]
 
 
@@ -115,12 +124,12 @@ def preflight(step: Step) -> object:
 # ---- on the media server ----
 
 
-def attacher(step: Step) -> tuple[attach.IscsiAttacher, list[attach.Wanted]]:
+def attacher(step: Step) -> tuple[Attacher, list[Wanted]]:
     luns = [
-        attach.Wanted(name, lun["serial"], lun["lun"], lun["wwn"], lun["size_bytes"])
-        for name, lun in step["luns"].items()
+        Wanted(name, lun["serial"], lun["lun"], lun["wwn"], lun["size_bytes"]) for name, lun in step["luns"].items()
     ]
-    return attach.IscsiAttacher(step["session"], Portal.parse(step["portal"]), step["secret"]), luns
+    options = AttachOptions(step["transport"], step["session"], portal=step["portal"], secret=step["secret"])
+    return make_attacher(options), luns
 
 
 def look(step: Step) -> object:
@@ -171,8 +180,8 @@ def sessions(_step: Step) -> object:
 
 
 def attach_static(step: Step) -> object:
-    wanted = attach.wanted_from_pairs([{"name": "t0", "mirror_serial": step["serial"]}])
-    result = attach.StaticAttacher().attach(wanted)
+    static = make_attacher(AttachOptions("static", pairs=[{"name": "t0", "mirror_serial": step["serial"]}]))
+    result = static.attach(static.wanted())
     return {"devices": result.devices, "changed": result.changed}
 
 

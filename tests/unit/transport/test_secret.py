@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.presenting import Way
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.presenting import Route
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.initiator import keep_secret
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import TransportError
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.secret import chap_of, user_prefix
@@ -35,7 +35,7 @@ node.conn[0].address = 10.0.0.1
 def test_an_account_tells_its_session_and_hides_its_secret() -> None:
     chap = chap_of(SESSION, SECRET)
     assert chap.user.startswith(user_prefix(SESSION))
-    assert SECRET not in repr(chap) + repr(Way.of("lio", "iqn.2026-01.a:b", "10.0.0.1", "10.0.0.2", SECRET))
+    assert SECRET not in repr(chap) + repr(Route.of("lio", "iqn.2026-01.a:b", "10.0.0.1", "10.0.0.2", SECRET))
     assert chap.user != chap_of(SESSION, "y" * 32).user
     assert chap.user != chap_of("other", SECRET).user
 
@@ -51,7 +51,7 @@ def test_a_secret_that_may_be_guessed_or_misread_is_refused(secret: str) -> None
 
 def test_an_export_without_a_secret_is_refused() -> None:
     with pytest.raises(TransportError, match="chap_secret: transport tgt needs it"):
-        Way.of("tgt", "iqn.2026-01.a:b", "10.0.0.1", "10.0.0.2").chap(SESSION)
+        Route.of("tgt", "iqn.2026-01.a:b", "10.0.0.1", "10.0.0.2").chap(SESSION)
 
 
 @pytest.mark.parametrize("place", ["10.0.0.1,3260", "10.0.0.1,3260,1/default"])
