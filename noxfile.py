@@ -187,8 +187,12 @@ def unit_tests_of(changed: list[str]) -> list[str]:
         parts = Path(name).parts
         if parts[:2] == ("tests", "unit"):
             found.add(units / parts[2])
+        elif parts[:2] == ("tests", "seams"):
+            found.add(Path("tests/seams"))
         elif parts[:2] == ("plugins", "module_utils"):
             found |= {units / parts[2], units / f"test_{Path(parts[2]).stem}.py"}
+            if parts[2] in ("database", "mirror", "tape", "transport"):
+                found.add(Path("tests/seams"))
         elif parts[0] == "plugins":
             of_folder = {"modules": "test_modules.py", "filter": "filter"}
             found.add(units / of_folder.get(parts[1], "controller"))

@@ -25,6 +25,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base 
     Attacher,
     AttachOptions,
     Device,
+    Exporter,
     Wanted,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import Portal
@@ -34,6 +35,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.transport.regis
     make_exporter,
 )
 from ansible_collections.splitmirror.backup.tests.integration.lab import on_array
+from ansible_collections.splitmirror.backup.tests.seams.exporters import ExporterContract
 
 STATE_DIR = "/var/tmp/san"
 Step = dict[str, Any]
@@ -119,6 +121,51 @@ def check_whole(step: Step) -> object:
 
 def preflight(step: Step) -> object:
     return make_exporter(step["transport"]).preflight(Portal.parse(step["portal"]))
+
+
+class Contract(ExporterContract):
+    """The contract of an exporter, on two loop devices of the array. :param step: says which exporter, and where."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._loops: list[str] = []
+
+    def __enter__(self) -> Contract:
+        for number in range(2):
+            path = f"/var/tmp/contract{number}"
+            with open(path, "wb") as image:
+                image.truncate(4 << 20)
+            words = ["losetup", "--find", "--show", "--read-only", path]
+            self._loops.append(subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip())
+        return self
+
+    def __exit__(self, *_dummy: object) -> None:
+        self.remove_all()
+        for loop in self._loops:
+            on_array.run("losetup", "--detach", loop)
+
+    @property
+    def exporter(self) -> Exporter:
+        return make_exporter(self._step["transport"])
+
+    @property
+    def portal(self) -> Portal:
+        return Portal.parse(self._step["portal"])
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        return self._loops[0], self._loops[1]
+
+
+#: The exporters that keep it; test_presenting.py has a test of each.
+CONTRACTS = ["tgt", "lio"]
+CONTRACT_TESTS = [name for name in dir(Contract) if name.startswith("test_")]
+
+
+def contract(step: Step) -> object:
+    with Contract(step) as case:
+        getattr(case, step["test"])()
+    return "kept"
 
 
 # ---- on the media server ----
@@ -259,6 +306,7 @@ STEPS: dict[str, Callable[[Step], object]] = {
         recover,
         check_whole,
         preflight,
+        contract,
         look,
         attached,
         read,

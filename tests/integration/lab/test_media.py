@@ -25,13 +25,13 @@ COLLECTION = Path(__file__).resolve().parents[3]
 def media(lab: RunningLab) -> RunningLab:
     """Give the lab whose media server has the collection's code."""
     target = lab.machine(lab.lab().host("media1")).root / "opt/ansible_collections/splitmirror/backup"
-    for folder in ("plugins/module_utils", "tests/support"):
+    for folder in ("plugins/module_utils", "tests/support", "tests/seams"):
         shutil.copytree(COLLECTION / folder, target / folder, dirs_exist_ok=True)
     shutil.copy(on_media.__file__, target / "on_media.py")
     return lab
 
 
-@pytest.mark.parametrize("case", [case.__name__ for case in on_media.CASES])
+@pytest.mark.parametrize("case", [*on_media.CONTRACT, *(case.__name__ for case in on_media.CASES)])
 def test_on_the_media_server(media: RunningLab, case: str) -> None:
     script = "/opt/ansible_collections/splitmirror/backup/on_media.py"
     assert on(media, "media1", f"PYTHONPATH=/opt python3 {script} {case}") == '"passed"'

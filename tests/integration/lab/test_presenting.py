@@ -41,6 +41,7 @@ def install(lab: RunningLab) -> None:
     for host in lab.lab().hosts:
         target = lab.machine(host).root / HOME
         shutil.copytree(COLLECTION / "plugins/module_utils", target / "plugins/module_utils", dirs_exist_ok=True)
+        shutil.copytree(COLLECTION / "tests/seams", target / "tests/seams", dirs_exist_ok=True)
         scripts = target / SCRIPTS
         scripts.mkdir(parents=True, exist_ok=True)
         for script in (on_array, on_san):
@@ -145,6 +146,12 @@ def small_lab(lab_tools: None) -> Iterator[RunningLab]:
 def ways(which: list[tuple[str, str]]) -> pytest.MarkDecorator:
     """The mirrors and transports of a test."""
     return pytest.mark.parametrize("do", which, indirect=True, ids=["-".join(way) for way in which])
+
+
+@pytest.mark.parametrize("transport", on_san.CONTRACTS)
+@pytest.mark.parametrize("test", on_san.CONTRACT_TESTS)
+def test_the_exporter_keeps_the_contract(hands: Hands, transport: str, test: str) -> None:
+    assert steps(hands, "lvm", transport)("array1", "contract", test=test) == "kept"
 
 
 @ways(EACH_ONCE)

@@ -10,38 +10,19 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import (
     EarlyWarning,
     EndOfData,
     EndOfMedium,
-    Position,
     TapeError,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import open_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from ansible_collections.splitmirror.backup.tests.support.faultytape import Faults, FaultyTape
-from ansible_collections.splitmirror.backup.tests.support.tapemodel import MARK, Item, Model, play
-
-OPERATIONS = st.one_of(
-    st.tuples(st.just("write"), st.binary(min_size=1, max_size=40)),
-    st.tuples(st.just("write"), st.binary(min_size=8, max_size=8)),
-    st.tuples(st.just("filemarks"), st.integers(0, 3)),
-    st.tuples(st.just("read"), st.sampled_from([8, 100])),
-    st.tuples(st.just("pass"), st.just(0)),
-    st.tuples(st.just("files"), st.integers(-3, 3)),
-    st.tuples(st.just("records"), st.integers(-4, 4)),
-    st.tuples(st.just("rewind"), st.just(0)),
-    st.tuples(st.just("end"), st.just(0)),
-    st.tuples(st.just("locate"), st.tuples(st.integers(0, 4), st.integers(0, 4))),
-    st.tuples(st.just("reopen"), st.just(0)),
-)
 
 
 def make(folder: Path, capacity_bytes: int = 64 << 20, volume: str = "V1") -> None:
@@ -53,62 +34,6 @@ def loaded(folder: Path, **options: object) -> FaultyTape:
     drive = FaultyTape(str(folder), writable=True, **options)  # type: ignore[arg-type]
     drive.load("V1")
     return drive
-
-
-@settings(max_examples=150, deadline=None)
-@given(operations=st.lists(OPERATIONS, max_size=30), tells=st.booleans())
-def test_any_row_of_operations_equals_the_list_model(operations: list[tuple[str, object]], tells: bool) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make(folder)
-        model = Model()
-        drive = loaded(folder, tells=tells)
-        for what, value in operations:
-            if what == "reopen":
-                drive.close()
-                drive = loaded(folder, tells=tells)
-                model.reopen()
-            else:
-                played = play(drive, model, what, value)
-                assert played.got == played.expected, what
-            assert drive.position() == model.place(), what
-            assert drive.tell_block() == (model.head if tells else None), what
-        drive.close()
-        check_folder(folder, model)
-
-
-def check_folder(folder: Path, model: Model) -> None:
-    """The plain files hold what the model holds, and nothing else lies there."""
-    model.reopen()
-    contents: list[bytes] = [b""]
-    for item in model.items:
-        if item is MARK:
-            contents.append(b"")
-        else:
-            contents[-1] += item
-    files = sorted((folder / "V1").glob("*.tar"))
-    assert [path.read_bytes() for path in files] == contents[:-1]
-
-
-@given(records=st.lists(st.one_of(st.none(), st.just(b"r")), max_size=20), data=st.data())
-@settings(max_examples=50, deadline=None)
-def test_locate_by_block_is_locate_by_file_and_record(records: list[Item], data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        make(Path(name))
-        with loaded(Path(name)) as drive:
-            for item in records:
-                if item is MARK:
-                    drive.write_filemarks(1)
-                else:
-                    drive.write_record(item)
-            block = data.draw(st.integers(0, len(records)))
-            drive.locate(Position(99, 99), block)
-            assert drive.tell_block() == block
-            place = drive.position()
-            assert place is not None
-            drive.rewind()
-            drive.locate(place)
-            assert drive.tell_block() == block
 
 
 def test_the_warning_comes_before_the_end_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -172,12 +97,6 @@ def test_a_writer_killed_while_it_overwrites_leaves_a_readable_volume(tmp_path: 
         assert (drive.read_record(99), drive.read_record(99)) == (b"1" * 9, b"")
         with pytest.raises(EndOfData):
             drive.read_record(99)
-
-
-def test_one_drive_serves_one_user(tmp_path: Path) -> None:
-    with VirtualTape(str(tmp_path)), pytest.raises(TapeError, match="in use"):
-        VirtualTape(str(tmp_path))
-    VirtualTape(str(tmp_path)).close()
 
 
 def test_a_protected_volume_and_a_drive_opened_for_reading_are_not_written(tmp_path: Path) -> None:
