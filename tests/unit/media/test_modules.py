@@ -269,7 +269,6 @@ def test_each_refusal_names_its_option(site: Site) -> None:
         (tape_label, {"volume": "../V2"}, "volume"),
         (tape_label, {"volume": "V1", "record_bytes": 1000}, "record_bytes"),
         (tape_label, {"volume": "V2", "pool": "a b"}, "pool"),
-        (tape_label, {"volume": "V1", "drive_type": "punchcard"}, "drive_type"),
         (tape_read, {"session": "s9", "target": str(site.root / "t")}, "session"),
         (tape_read, {"session": "latest", "target": str(site.root / "t")}, "host"),
         (tape_verify, {"session": "s9"}, "session"),
