@@ -36,7 +36,7 @@ def refusal(description: dict[str, Any]) -> str:
 
 def test_an_unknown_driver_is_told_the_known_ones() -> None:
     assert refusal({"name": "x", "driver": "oracle"}) == (
-        "databases: x: driver 'oracle' is not known; use one of commands, postgresql, sqlite."
+        f"databases: x: driver 'oracle' is not known; use one of {', '.join(sorted(DRIVERS))}."
     )
 
 
