@@ -27,8 +27,9 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import Mapping
-from typing import Callable, NamedTuple, NoReturn, Optional
+from typing import Callable, NamedTuple, Optional
 
+from ..host.forking import close_inherited, fork
 from .lun_loops import Job, read_loops
 from .lun_reader import LunReader, ReadFault, coalesce
 from .model import ArchiveError
@@ -79,21 +80,19 @@ class EngineOptions(NamedTuple):
 def fork_engine(ring: memoryview, shape: RingShape, options: EngineOptions) -> tuple[int, socket.socket]:
     """Start an engine; return its pid and the writer's end of the socket. It ends when the socket is closed."""
     ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid:
-        theirs.close()
-        return pid, ours
-    _run_engine(ring, shape, options, theirs)
+    pid = fork(lambda: _run_engine(ring, shape, options, theirs))
+    theirs.close()
+    return pid, ours
 
 
-def _run_engine(ring: memoryview, shape: RingShape, options: EngineOptions, link: socket.socket) -> NoReturn:
-    """The child's whole life; nothing of the parent's is touched, and no exit handler of it runs."""
+def _run_engine(ring: memoryview, shape: RingShape, options: EngineOptions, link: socket.socket) -> None:
+    """The child's whole life; nothing of the parent's is touched."""
     try:
         # The parent's objects stay as they are: their finalizers would close descriptors that are now others.
         gc.freeze()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _close_inherited(keep=link.fileno())
+        close_inherited(link.fileno())
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         Engine(ring, shape, options, link).run()
     except BaseException as exc:  # whatever it is, the parent is told in words
@@ -104,19 +103,6 @@ def _run_engine(ring: memoryview, shape: RingShape, options: EngineOptions, link
             link.recv(1)
         except OSError:
             pass
-    finally:
-        os._exit(0)
-
-
-def _close_inherited(keep: int) -> None:
-    """Close all open files of the parent but the socket and the three standard ones: a tape must not stay open."""
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        if fd > 2 and fd != keep:
-            try:
-                os.close(fd)
-            except OSError:  # the one that listed the folder
-                pass
 
 
 class Engine:

@@ -15,6 +15,7 @@ import struct
 from typing import Any, Callable
 
 from ..errors import SplitMirrorError
+from ..host.forking import fork
 from ..host.lifeline import die_with
 from .maprows import MapError
 
@@ -40,9 +41,7 @@ class Worker:
         with contextlib.suppress(OSError):
             fcntl.fcntl(write_end, _F_SETPIPE_SZ, _PIPE_BYTES)
         parent = os.getpid()
-        self._pid = os.fork()
-        if not self._pid:
-            _live(work, parent, self._read_end, write_end)
+        self._pid = fork(lambda: _live(work, parent, self._read_end, write_end))
         os.close(write_end)
 
     def fileno(self) -> int:
@@ -80,22 +79,16 @@ class Worker:
 
 
 def _live(work: Callable[[Send], None], parent: int, read_end: int, write_end: int) -> None:
-    """The life of the forked process. Never returns."""
-    status = 1
+    """The whole life of the forked process."""
+    # It has inherited its parent's tape, locks and mounts.
+    die_with(parent)
+    # Or a write would wait for ever for a reader that is this process itself.
+    os.close(read_end)
     try:
-        # It has inherited its parent's tape, locks and mounts.
-        die_with(parent)
-        # Or a write would wait for ever for a reader that is this process itself.
-        os.close(read_end)
-        try:
-            work(lambda message: _send(write_end, "message", message))
-            _send(write_end, "end", None)
-        except SplitMirrorError as exc:
-            _send(write_end, "error", (exc.message, exc.option))
-        status = 0
-    finally:
-        # This is a copy of the parent: nothing of its clean-up may run here.
-        os._exit(status)
+        work(lambda message: _send(write_end, "message", message))
+        _send(write_end, "end", None)
+    except SplitMirrorError as exc:
+        _send(write_end, "error", (exc.message, exc.option))
 
 
 def _send(write_end: int, kind: str, message: Any) -> None:

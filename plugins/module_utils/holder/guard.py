@@ -19,6 +19,7 @@ from typing import Any, Callable, NoReturn, Optional, Sequence
 from ..database.base import ThawCommand
 from ..errors import SplitMirrorError
 from ..host.daemon import DaemonRecord
+from ..host.forking import fork, fork_orphan
 from .rescue import kill
 from .standby import run_backstop, run_guard
 
@@ -189,9 +190,7 @@ class Guards:
 
 def _start_guard(link: socket.socket, holder: DaemonRecord) -> End:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        run_guard(theirs, link, holder)
+    pid = fork(lambda: run_guard(theirs, link, holder))
     theirs.close()
 
     def reap() -> None:
@@ -204,15 +203,8 @@ def _start_guard(link: socket.socket, holder: DaemonRecord) -> End:
 
 def _start_backstop(link: socket.socket, holder: DaemonRecord, guard: DaemonRecord) -> End:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    child = os.fork()
-    if child == 0:
-        try:
-            if os.fork() == 0:  # nobody's child
-                run_backstop(theirs, link, holder, guard)
-        finally:
-            os._exit(0)
+    fork_orphan(lambda: run_backstop(theirs, link, holder, guard))
     theirs.close()
-    os.waitpid(child, 0)
     ours.settimeout(START_S)
     try:
         record = _record(int(ours.recv(64) or b"0"), "backstop")

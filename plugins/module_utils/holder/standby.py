@@ -25,10 +25,11 @@ import socket
 import sys
 import time
 import traceback
-from typing import Callable, NoReturn, Optional
+from typing import Callable, Optional
 
 from ..database.base import ThawCommand
 from ..host.daemon import DaemonRecord
+from ..host.forking import close_inherited
 from ..host.process import harden
 from . import freeze
 from .outside import leave_group
@@ -88,12 +89,12 @@ class Station:
         return True
 
 
-def run_guard(channel: socket.socket, link: socket.socket, holder: DaemonRecord) -> NoReturn:
+def run_guard(channel: socket.socket, link: socket.socket, holder: DaemonRecord) -> None:
     """The guard's whole life, in the forked child. :param link: to the backstop."""
     _live("splitmirror-grd", channel, link, lambda: None, lambda station: _guard(station, link, holder))
 
 
-def run_backstop(channel: socket.socket, link: socket.socket, holder: DaemonRecord, guard: DaemonRecord) -> NoReturn:
+def run_backstop(channel: socket.socket, link: socket.socket, holder: DaemonRecord, guard: DaemonRecord) -> None:
     """The backstop's whole life, in a process that is nobody's child. :param link: to the guard."""
 
     def begin() -> None:
@@ -109,24 +110,15 @@ def _live(
     link: socket.socket,
     begin: Callable[[], None],
     watch: Callable[[Station], None],
-) -> NoReturn:
-    code = 1
-    try:
-        os.setsid()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        kept = (channel.fileno(), link.fileno())
-        for entry in os.listdir("/proc/self/fd"):
-            if int(entry) > 2 and int(entry) not in kept:
-                with contextlib.suppress(OSError):  # the listing's own descriptor is closed already
-                    os.close(int(entry))
-        harden(name)
-        gc.disable()
-        begin()
-        watch(Station(channel))
-        code = 0
-    finally:
-        os._exit(code)
+) -> None:
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    close_inherited(channel.fileno(), link.fileno())
+    harden(name)
+    gc.disable()
+    begin()
+    watch(Station(channel))
 
 
 def _guard(station: Station, link: socket.socket, holder: DaemonRecord) -> None:

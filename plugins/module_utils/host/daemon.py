@@ -20,10 +20,11 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Callable, NoReturn, Optional
+from typing import Callable, Optional
 
 from ..errors import SplitMirrorError
 from .files import replace_file
+from .forking import close_inherited, fork_orphan
 
 Ready = Callable[[], None]
 
@@ -59,12 +60,8 @@ def daemonize(folder: str, name: str, run: Callable[[Ready], None], timeout_s: f
     :raises DaemonError: it failed before it was ready, or was not ready in time (it is killed then).
     """
     read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read_end)
-        _become_daemon(folder, name, run, write_end)
+    fork_orphan(lambda: _live(folder, name, run, write_end))
     os.close(write_end)
-    os.waitpid(child, 0)
     try:
         return _wait_ready(folder, name, read_end, timeout_s)
     finally:
@@ -118,13 +115,9 @@ def terminate(record: DaemonRecord, timeout_s: float = 5.0) -> bool:
     raise DaemonError(f"process {record.pid} does not end, not even by SIGKILL; it hangs in the kernel.")
 
 
-def _become_daemon(folder: str, name: str, run: Callable[[Ready], None], pipe: int) -> NoReturn:
-    """In the forked child: fork again, so that nobody has to wait for us, and never come back."""
-    code = 1
+def _live(folder: str, name: str, run: Callable[[Ready], None], pipe: int) -> None:
+    """The whole life of the process."""
     try:
-        os.setsid()
-        if os.fork():
-            os._exit(0)
         _detach(folder, name, pipe)
         _write_own_record(folder, name)
 
@@ -133,14 +126,12 @@ def _become_daemon(folder: str, name: str, run: Callable[[Ready], None], pipe: i
             os.close(pipe)
 
         run(ready)
-        code = 0
     except BaseException as exc:
         traceback.print_exc()
         message = exc.message if isinstance(exc, SplitMirrorError) else f"{name}: {type(exc).__name__}: {exc}"
         with contextlib.suppress(OSError):  # it was ready: nobody listens any more
             os.write(pipe, b"-" + message.encode())
-    finally:
-        os._exit(code)
+        raise
 
 
 def _detach(folder: str, name: str, pipe: int) -> None:
@@ -152,10 +143,7 @@ def _detach(folder: str, name: str, pipe: int) -> None:
     # The caller's own objects may lead to files that are closed below.
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
-    for entry in os.listdir("/proc/self/fd"):
-        if int(entry) > 2 and int(entry) != pipe:
-            with contextlib.suppress(OSError):  # the folder's own descriptor is closed already
-                os.close(int(entry))
+    close_inherited(pipe)
     os.set_inheritable(pipe, False)
     os.chdir("/")
     os.umask(0o077)
