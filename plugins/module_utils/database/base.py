@@ -192,7 +192,10 @@ class DatabaseDriver(ABC):
         :returns: what was changed; empty when all was in place already.
         :raises SplitMirrorError: it cannot be made safe.
         """
-        raise DatabaseError(f"driver: {cls.name} has no data directory that could be relocated.", option="driver")
+        raise DatabaseError(
+            f"driver: {cls.name} cannot relocate a data directory; name the driver of the restored database.",
+            option="driver",
+        )
 
     @classmethod
     def check_restored(cls, target: str, data_directory: str, bin_dir: str, os_user: str) -> dict[str, str]:
@@ -202,7 +205,10 @@ class DatabaseDriver(ABC):
         :returns: settings that the server needs to recover, by name.
         :raises SplitMirrorError: it would reach something outside, or the directory cannot be read.
         """
-        raise DatabaseError(f"driver: {cls.name} has no check of a restored data directory.", option="driver")
+        raise DatabaseError(
+            f"driver: {cls.name} cannot check a restored data directory; name the driver of the restored database.",
+            option="driver",
+        )
 
     @property
     def where(self) -> str:

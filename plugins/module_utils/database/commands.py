@@ -39,7 +39,7 @@ class CommandsDriver(DatabaseDriver):
         for first, second in (("begin", "end"), ("freeze", "thaw")):
             if bool(options[first]) != bool(options[second]):
                 raise DatabaseError(
-                    f"databases: driver commands needs {first} and {second} together; only one of them is given.",
+                    f"databases: driver commands needs {first} and {second} together; give both or neither.",
                     option="databases",
                 )
         return Capabilities(
@@ -52,7 +52,8 @@ class CommandsDriver(DatabaseDriver):
             argv = self.options[name]
             if rules is _ARGV and argv and not _is_program(argv[0]):
                 raise DatabaseError(
-                    f"{self.where}: the program of {name}, {argv[0]!r}, is no absolute path of an executable file.",
+                    f"{self.where}: the program of {name}, {argv[0]!r}, is not an executable file with an absolute "
+                    "path; give the full path.",
                     option="databases",
                 )
         return {name: bool(self.options[name]) for name, rules in self.argument_spec.items() if rules is _ARGV}
@@ -67,8 +68,8 @@ class CommandsDriver(DatabaseDriver):
                 continue
             if not os.path.isabs(line) or not os.path.exists(path):
                 raise DatabaseError(
-                    f"{self.where}: the command of files named {line!r}; it must print absolute paths that exist, one "
-                    "a line.",
+                    f"{self.where}: the files command printed {line!r}; it must print absolute paths that exist, one "
+                    "on each line.",
                     option="databases",
                 )
             scopes.append(Scope(path, label=f"commands {self.title}"))
@@ -137,12 +138,15 @@ def run_command(
     try:
         done = run_limited(argv, limit_s, environment, **life)
     except OSError as exc:
-        raise DatabaseError(f"{where}: the command of {name} cannot be started ({exc}).") from exc
+        raise DatabaseError(f"{where}: the {name} command cannot be started ({exc}).") from exc
     if done.code is None:
-        raise DatabaseError(f"{where}: the command of {name} was not done after {limit_s:g} s and was ended.")
+        raise DatabaseError(
+            f"{where}: the {name} command was still running after {limit_s:g} s and was killed; make it faster, or raise "
+            "its limit (timeout_s, and inside the window also the deadline)."
+        )
     if done.code:
         words = done.err.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise DatabaseError(f"{where}: the command of {name} failed with exit code {done.code}: {words}")
+        raise DatabaseError(f"{where}: the {name} command failed with exit code {done.code}: {words}")
     return os.fsdecode(done.out)
 
 

@@ -71,7 +71,7 @@ def _destination(where: str, link: str) -> str:
     except OSError as exc:
         raise DatabaseError(
             f"{where}: {link} is a link to {os.readlink(link)}, which cannot be opened ({exc.strerror}); remove the "
-            "link, or make what it leads to.",
+            "link, or create what it leads to.",
             option="databases",
         ) from exc
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):

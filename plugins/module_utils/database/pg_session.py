@@ -63,8 +63,8 @@ class PgSession:
             except psycopg2.OperationalError as exc:
                 words = " ".join(str(exc).split())
                 raise DatabaseError(
-                    f"{self._where}: PostgreSQL does not let {target['user']!r} in; check login_user, login_password, "
-                    f"os_user and pg_hba.conf. It says: {words}",
+                    f"{self._where}: PostgreSQL refuses the login of {target['user']!r}; check login_user, "
+                    f"login_password, os_user and pg_hba.conf. The server says: {words}",
                     option="databases",
                 ) from exc
         self._connection.autocommit = True

@@ -64,8 +64,8 @@ def settings_for_recovery(target: str, data_directory: str, bin_dir: str, os_use
     for name in SIGNALS:
         if os.path.lexists(os.path.join(data_directory, name)):
             raise StartError(
-                f"data_directory: {data_directory} holds {name}, with which a server asks elsewhere for its log; "
-                "remove the file first.",
+                f"data_directory: {data_directory} contains {name}, which makes a server fetch its log from "
+                "elsewhere; remove the file first.",
                 option="data_directory",
             )
     refuse_other_server(data_directory)
@@ -104,8 +104,8 @@ def refuse_other_server(data_directory: str) -> None:
         at_home = False
     if not at_home:
         raise StartError(
-            f"data_directory: {path} names process {pid}, which is no server on these files; with it the end of the "
-            "drill would end that process, perhaps the original server; remove the file.",
+            f"data_directory: {path} names process {pid}, which is not a server on these files; at its end the "
+            "drill would stop that process, perhaps the original server; remove the file.",
             option="data_directory",
         )
 
@@ -138,7 +138,9 @@ def _check_log(data_directory: str, bin_dir: str, os_user: str, control: Mapping
             text = stream.read()
         found = _LABEL_START.search(text)
         if found is None:
-            raise StartError(f"data_directory: {label} names no start of the log; restore it again.", "data_directory")
+            raise StartError(
+                f"data_directory: {label} does not name the start of the log; restore it again.", "data_directory"
+            )
         start = found[1]
         on_timeline = _LABEL_TIMELINE.search(text)  # not before PostgreSQL 11
         timeline = on_timeline[1] if on_timeline else timeline
@@ -160,9 +162,9 @@ def _check_log(data_directory: str, bin_dir: str, os_user: str, control: Mapping
     created = _CREATED.search(told)
     if created is not None:
         raise StartError(
-            f"data_directory: recovery would create the tablespace {created[1]} at that very path, outside of the "
-            "restored files, for it was created just before the backup; take another backup, or start this one on a "
-            "machine of its own.",
+            f"data_directory: recovery would create the tablespace {created[1]} at its original path, outside of "
+            "the restored files, because it was created just before or during the backup; use a later backup, or start "
+            "this one on another machine.",
             option="data_directory",
         )
 

@@ -69,7 +69,7 @@ class PostgresqlDriver(DatabaseDriver):
     def preflight(self) -> dict[str, Any]:
         pg = self._connected()
         if pg.version < OLDEST_VERSION:
-            raise DatabaseError(f"{self.where}: PostgreSQL {pg.version // 10000} is too old; 11 is the oldest.")
+            raise DatabaseError(f"{self.where}: PostgreSQL {pg.version // 10000} is too old; 11 or later is needed.")
         (standby,) = pg.row("SELECT pg_is_in_recovery()")
         if standby:
             raise DatabaseError(f"{self.where}: the server is a standby or in recovery; back up its primary.")
@@ -83,7 +83,8 @@ class PostgresqlDriver(DatabaseDriver):
         if self.quiesce == "hot_backup":
             if wal_level == "minimal":
                 raise DatabaseError(
-                    f"{self.where}: wal_level is minimal, which allows no hot backup; set it to replica or logical."
+                    f"{self.where}: wal_level is minimal, which does not allow hot backup; set it to replica or "
+                    "logical."
                 )
             self._check_archiving()
             self._check_privilege()
@@ -206,14 +207,14 @@ class PostgresqlDriver(DatabaseDriver):
                 (found,) = struct.unpack("=Q", stream.read(8))
         except (OSError, struct.error) as exc:
             raise DatabaseError(
-                f"{self.where}: {path} is no data folder of PostgreSQL on this host ({exc}); set pgdata, or run on "
+                f"{self.where}: {path} is not a data folder of PostgreSQL on this host ({exc}); set pgdata, or run on "
                 "the host of the server.",
                 option="databases",
             ) from exc
         if found != identifier & 0xFFFFFFFFFFFFFFFF:
             raise DatabaseError(
                 f"{self.where}: the server's data folder is not {path} of this host, which belongs to another server; "
-                "set port, unix_socket or pgdata right.",
+                "correct port, unix_socket or pgdata.",
                 option="databases",
             )
         self._pgdata = path
@@ -232,7 +233,9 @@ class PostgresqlDriver(DatabaseDriver):
                 continue
             path = os.path.realpath(link)
             if not os.path.isdir(path):
-                raise DatabaseError(f"{self.where}: tablespace {name} points to {path}, which is no folder; drop it.")
+                raise DatabaseError(
+                    f"{self.where}: tablespace {name} points to {path}, which is not a folder; drop the tablespace."
+                )
             paths.append(path)
         return paths
 

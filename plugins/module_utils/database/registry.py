@@ -98,7 +98,9 @@ def make_drivers(descriptions: Sequence[Mapping[str, Any]]) -> list[DatabaseDriv
     names = [driver.title for driver in drivers]
     for name in names:
         if names.count(name) > 1:
-            raise DatabaseError(f"databases: two are named {name!r}; give each its own name.", option="databases")
+            raise DatabaseError(
+                f"databases: two databases are named {name!r}; give each its own name.", option="databases"
+            )
     return drivers
 
 

@@ -102,7 +102,8 @@ def _links(folder: str) -> Iterator[str]:
                 yield found
             elif stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
                 raise RelocationError(
-                    f"target: {found} is a device, which no server has among its files; remove it.", option="target"
+                    f"target: {found} is a device, which does not belong in a data directory; remove it.",
+                    option="target",
                 )
 
 

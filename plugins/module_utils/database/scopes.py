@@ -28,7 +28,7 @@ def host_scopes(drivers: Sequence[DatabaseDriver], paths: Sequence[str], exclude
     from_databases = list(scopes)
     for path in paths:
         if not os.path.isabs(path):
-            raise DatabaseError(f"paths: {path!r} is not absolute; name it from the root folder on.", option="paths")
+            raise DatabaseError(f"paths: {path!r} is not an absolute path; give the full path.", option="paths")
         root = os.path.realpath(path)
         try:
             status = os.lstat(root)

@@ -78,7 +78,7 @@ class SqliteDriver(DatabaseDriver):
                 return
             except sqlite3.OperationalError as exc:
                 if time.monotonic() > deadline:
-                    raise self._error(f"is not let go by a writer within {limit_s:g} s", exc) from exc
+                    raise self._error(f"was locked by a writer for {limit_s:g} s", exc) from exc
                 time.sleep(_AGAIN_S)
             except sqlite3.Error as exc:
                 raise self._error("cannot be frozen", exc) from exc
@@ -90,7 +90,7 @@ class SqliteDriver(DatabaseDriver):
                 connection.execute("ROLLBACK")
             except sqlite3.Error as exc:
                 self.close()
-                raise self._error("could not be thawed but by closing it", exc) from exc
+                raise self._error("could not be thawed, so the connection was closed", exc) from exc
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -119,7 +119,7 @@ class SqliteDriver(DatabaseDriver):
                 ) from exc
             if magic != _MAGIC:
                 raise DatabaseError(
-                    f"{self.where}: {self._path} is no SQLite database; set path to the database file.",
+                    f"{self.where}: {self._path} is not an SQLite database; set path to the database file.",
                     option="databases",
                 )
             try:

@@ -80,7 +80,7 @@ class MapChecker:
         :raises SplitMirrorError: there is no map, something cannot be mapped any more, or the budget is spent.
         """
         if self._tracker is None or not os.path.exists(self._map_path):
-            raise CheckError("session: nothing is mapped in this session; extent_map with state mapped does it.")
+            raise CheckError("session: nothing is mapped in this session; run extent_map with state mapped first.")
         if self._map is None:
             self._map = MapFile.open(self._map_path, self._session)
         missing = _not_frozen(self._map, frozen)
@@ -155,7 +155,7 @@ def _not_frozen(map_file: MapFile, devices: AbstractSet[int]) -> Optional[str]:
     for fs in map_file.filesystems():
         if fs.dev not in devices:
             return (
-                f"mounts: {os.fsdecode(fs.mount_point)} holds files of the map and is not frozen; name all mount "
+                f"mounts: {os.fsdecode(fs.mount_point)} contains mapped files and is not frozen; name all mount "
                 "points that extent_map returned."
             )
     return None

@@ -54,10 +54,12 @@ def check_mounts(mounts: Sequence[str], needed: Sequence[Needed], swaps: str = "
     """Return the mounts in the order in which they are frozen, each file system once.
 
     :param mounts: mount points. :param needed: what must stay writable besides the system's own folders.
-    :raises FreezeError: one of them is no mount point, not local, or must stay writable.
+    :raises FreezeError: one of them is not a mount point, not local, or must stay writable.
     """
     if len(mounts) > MAX_MOUNTS:
-        raise FreezeError(f"mounts: {len(mounts)} file systems are too many; {MAX_MOUNTS} is the most.", "mounts")
+        raise FreezeError(
+            f"mounts: {len(mounts)} file systems are too many; at most {MAX_MOUNTS} can be frozen together.", "mounts"
+        )
     known = {os.fsdecode(mount.mount_point): mount for mount in read_mounts()}
     writable = [Needed(path, "which the system and Ansible need") for path in SYSTEM_FOLDERS]
     writable += list(needed) + [Needed(path, "which is swapped to") for path in _swap_files(swaps)]
@@ -65,12 +67,12 @@ def check_mounts(mounts: Sequence[str], needed: Sequence[Needed], swaps: str = "
     for path in sorted(os.path.realpath(mount) for mount in mounts):
         mount = known.get(path)
         if mount is None:
-            raise FreezeError(f"mounts: {path} is no mount point; name the mount point that holds it.", "mounts")
+            raise FreezeError(f"mounts: {path} is not a mount point; name the mount point above it.", "mounts")
         _check_local(path, mount.fs_type)
         for other in writable:
             if _device(other.path) == mount.dev:
                 raise FreezeError(
-                    f"mounts: {path} is never frozen: it holds {other.path}, {other.reason}; put the data on a file "
+                    f"mounts: {path} is never frozen: it contains {other.path}, {other.reason}; put the data on a file "
                     "system of its own.",
                     option="mounts",
                 )
@@ -90,7 +92,7 @@ def _check_local(path: str, fs_type: str) -> None:
         without_device = {line.split()[1] for line in stream if line.startswith("nodev")}
     if fs_type in without_device or fs_type.startswith("fuse"):
         raise FreezeError(
-            f"mounts: {path} is {fs_type}, which lies on no local block device and is never frozen; leave it out.",
+            f"mounts: {path} is {fs_type}, which is not on a local block device and is never frozen; leave it out.",
             option="mounts",
         )
 
@@ -146,7 +148,9 @@ def freeze(fd: int, name: str) -> None:
             raise FrozenBySomeoneElse(
                 f"mounts: {name} is already frozen by someone else; let them thaw it first (fsfreeze --unfreeze)."
             ) from exc
-        raise FreezeError(f"mounts: {name} cannot be frozen ({exc.strerror}); it takes root and ext4 or XFS.") from exc
+        raise FreezeError(
+            f"mounts: {name} cannot be frozen ({exc.strerror}); that needs root, and ext4 or XFS."
+        ) from exc
 
 
 def thaw(fd: int) -> bool:

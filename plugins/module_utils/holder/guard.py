@@ -220,5 +220,5 @@ def _kill(record: DaemonRecord) -> None:
 def _record(pid: int, name: str) -> DaemonRecord:
     record = DaemonRecord.of(pid) if pid else None
     if record is None:
-        raise GuardError(f"the {name} of the holder did not come up; see holder.log in the session's folder.")
+        raise GuardError(f"the {name} of the holder did not start; see holder.log in the session's folder.")
     return record

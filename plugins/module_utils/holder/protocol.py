@@ -34,8 +34,8 @@ def ask(state: StateDir, session: str, op: str, timeout_s: float = LONG_S, **arg
         return call(state.socket_file(session, NAME), op, timeout_s, **args)
     except NotRunning as exc:
         raise NotRunning(
-            f"session: {session} has no holder on this host, so it cannot {op}; extent_map with state mapped (or "
-            "write_freeze) starts one."
+            f"session: {session} has no holder on this host, so it cannot {op}; run extent_map with state mapped "
+            "(or write_freeze), which starts one."
         ) from exc
 
 
@@ -62,8 +62,8 @@ def question(state: StateDir, session: str, op: str, patience_s: Optional[float]
         if record is None or not is_alive(record):
             return None
         raise NoAnswer(
-            f"session: the holder of {session} has not answered for {patience_s:g} s, as when a command of a database "
-            "takes long; ask again later, or give up what it holds by hot_backup with state recovered."
+            f"session: the holder of {session} has not answered for {patience_s:g} s; a command of a database may take "
+            "long. Try again later, or give up what the holder keeps with hot_backup, state recovered."
         ) from exc
     return result
 

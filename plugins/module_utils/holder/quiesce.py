@@ -201,7 +201,7 @@ def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
     window = {**answer["result"], "events": answer["events"]}
     if window.pop("frozen"):
         raise SplitMirrorError(
-            "session: not everything is thawed; the guard goes on trying at the deadline of the freeze "
+            "session: not everything is thawed; the guard tries again at the deadline of the freeze "
             f"({str(window['error']).rstrip('.')})."
         )
     if not status["hot_backup"] and status["tracking"] is None:

@@ -176,8 +176,8 @@ def _hangs(holder: DaemonRecord) -> str:
     with contextlib.suppress(OSError):
         hanging = ", ".join(hanging_processes()) or hanging
     return (
-        f"The freeze of the holder (process {holder.pid}) has not come to its end in the kernel, so it cannot be "
-        f"thawed yet; it is as soon as it does. Processes that hang in the kernel: {hanging}."
+        f"The kernel has not finished the freeze that the holder (process {holder.pid}) began, so it cannot be thawed "
+        f"yet; it will be as soon as the kernel has finished. Processes that hang in the kernel: {hanging}."
     )
 
 

@@ -99,7 +99,7 @@ class Holder(Service):
 
     def handle(self, op: str, args: Json) -> Json:
         if op not in self._ops:
-            raise HolderError(f"the holder knows no {op!r}; it knows {', '.join(sorted(self._ops))}.")
+            raise HolderError(f"the holder does not know the request {op!r}; it knows {', '.join(sorted(self._ops))}.")
         return self._ops[op](**args)
 
     def events(self) -> list[Json]:
@@ -209,7 +209,7 @@ class Holder(Service):
         if split is not None:
             if not self._window.is_open or split != self._token:
                 raise HolderError(
-                    "split: the mirror was not split in this freeze, so the session is no backup; split it between "
+                    "split: the mirror was not split in this freeze, so this session is not a backup; split it between "
                     "write_freeze and this check, with the freeze that write_freeze returned."
                 )
             self._log.add("split_sent")

@@ -111,7 +111,7 @@ class Window:
             raise FreezeError("mounts: this session has frozen already; thaw it first.", option="mounts")
         if not 0 < deadline_s <= MAX_DEADLINE_S:
             raise FreezeError(
-                f"deadline_s: {deadline_s:g} is no deadline; it must be above 0 and at most {MAX_DEADLINE_S:g} s.",
+                f"deadline_s: {deadline_s:g} s is out of range; it must be above 0 and at most {MAX_DEADLINE_S:g} s.",
                 option="deadline_s",
             )
         if not mounts and all(driver.quiesce != "freeze" for driver in drivers):
@@ -209,7 +209,7 @@ class Window:
                 stuck.insert(0, index)
                 self._errors.append(f"mounts: {name} could not be thawed: {problem}.")
             elif not frozen:
-                self._errors.append(f"mounts: {name} was thawed before its time by someone else.")
+                self._errors.append(f"mounts: {name} was thawed by someone else before this thaw.")
             elif went_on:
                 self._errors.append(
                     f"mounts: {name} was written to while it was frozen: someone else thawed it and froze it again."

@@ -38,8 +38,8 @@ def write_out(opened: Sequence[tuple[str, int]], deadline_s: float) -> float:
     slowest = max(took)[1]
     raise FreezeError(
         f"deadline_s: {deadline_s:g} s is too short for what is written now: after {MAX_ROUNDS} rounds of writing out "
-        f"memory, one still took {round_s:.2f} s, most of it for {slowest}, and a freeze cannot be ended while it "
-        f"writes; begin when less is written, or set a deadline of at least {round_s / SHORT_PART:.0f} s.",
+        f"memory, a round still took {round_s:.2f} s, most of it for {slowest}, and a freeze cannot be ended while "
+        f"it writes; begin when less is written, or set a deadline of at least {round_s / SHORT_PART:.0f} s.",
         option="deadline_s",
     )
 

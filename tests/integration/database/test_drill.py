@@ -169,5 +169,5 @@ def test_a_drill_does_not_stop_the_original_whose_lock_file_was_restored(tmp_pat
         copy_tree(server.data, copy)
         code, said = drill(tmp_path, copy, copy, {"n": "7"})
         assert code != 0
-        assert "is no server on these files" in said.replace("\n", " ")
+        assert "is not a server on these files" in said.replace("\n", " ")
         assert server.sql("SELECT n FROM t") == "7"

@@ -226,8 +226,8 @@ def test_wrong_credentials(folder: Path, drivers: list[DatabaseDriver]) -> None:
         server.sql("CREATE ROLE backup LOGIN SUPERUSER PASSWORD 'right'")
         (folder / "password").write_text("right\n", encoding="utf-8")
 
-        assert "does not let 'backup' in" in refusal(server, drivers, login_user="backup", login_password="wrong")
-        assert "does not let 'nobody' in" in refusal(server, drivers, login_user="nobody", login_password="x")
+        assert "refuses the login of 'backup'" in refusal(server, drivers, login_user="backup", login_password="wrong")
+        assert "refuses the login of 'nobody'" in refusal(server, drivers, login_user="nobody", login_password="x")
         driver_of(server, drivers, login_user="backup", login_password="right").preflight()
         driver_of(server, drivers, login_user="backup", login_password_file=str(folder / "password")).preflight()
 
@@ -238,7 +238,7 @@ def test_a_missing_psycopg2(shared: Cluster, drivers: list[DatabaseDriver], monk
 
 
 def test_a_data_folder_of_another_server(shared: Cluster, folder: Path, drivers: list[DatabaseDriver]) -> None:
-    assert "is no data folder of PostgreSQL" in refusal(shared, drivers, pgdata=str(folder))
+    assert "is not a data folder of PostgreSQL" in refusal(shared, drivers, pgdata=str(folder))
     with cluster(folder / "other") as other:
         assert "belongs to another server" in refusal(shared, drivers, pgdata=str(other.data))
 
@@ -294,7 +294,7 @@ def test_a_tablespace_that_leads_nowhere(folder: Path, drivers: list[DatabaseDri
     with cluster(folder / "data") as server:
         server.sql(f"CREATE TABLESPACE far LOCATION '{space}'")
         shutil.rmtree(space)
-        assert f"points to {space}, which is no folder" in refusal(server, drivers)
+        assert f"points to {space}, which is not a folder" in refusal(server, drivers)
 
 
 def test_what_links_lead_to_belongs_to_the_files(folder: Path, drivers: list[DatabaseDriver]) -> None:

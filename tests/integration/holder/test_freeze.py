@@ -146,7 +146,7 @@ def test_a_thaw_by_someone_else_breaks_the_window(ext4: Path, held: HolderUnderT
     result = held.ask("check_thaw")
 
     assert not result["intact"]
-    assert "thawed before its time" in result["error"]
+    assert "was thawed by someone else" in result["error"]
 
 
 def test_a_thaw_and_freeze_by_someone_else_is_noticed(mount: Path, held: HolderUnderTest) -> None:
@@ -206,14 +206,14 @@ def test_nothing_to_freeze_is_refused(held: HolderUnderTest) -> None:
 
 
 def test_the_root_file_system_is_refused(held: HolderUnderTest) -> None:
-    with pytest.raises(Refused, match="/ is never frozen: it holds /, which the system and Ansible need"):
+    with pytest.raises(Refused, match="/ is never frozen: it contains /, which the system and Ansible need"):
         held.ask("freeze", mounts=["/"], deadline_s=10)
 
 
 def test_the_file_system_of_the_state_folder_is_refused(scratch: Path) -> None:
     with file_system(scratch, "ext4") as mount, holder(mount) as running:
         assert mount.is_mount()
-        with pytest.raises(Refused, match=f"{mount} is never frozen: it holds {mount}/state"):
+        with pytest.raises(Refused, match=f"{mount} is never frozen: it contains {mount}/state"):
             running.ask("freeze", mounts=[str(mount)], deadline_s=10)
 
 
@@ -237,7 +237,7 @@ def test_a_file_system_without_a_local_device_is_refused(tmp_path: Path) -> None
     folder.mkdir()
     run("mount", "-t", "tmpfs", "none", folder)
     try:
-        with pytest.raises(FreezeError, match=f"{folder} is tmpfs, which lies on no local block device"):
+        with pytest.raises(FreezeError, match=f"{folder} is tmpfs, which is not on a local block device"):
             check_mounts([str(folder)], [])
     finally:
         run("umount", folder)
@@ -245,7 +245,7 @@ def test_a_file_system_without_a_local_device_is_refused(tmp_path: Path) -> None
 
 def test_a_folder_that_is_no_mount_point_is_refused(ext4: Path) -> None:
     (ext4 / "folder").mkdir()
-    with pytest.raises(FreezeError, match="no mount point"):
+    with pytest.raises(FreezeError, match="not a mount point"):
         check_mounts([str(ext4 / "folder")], [])
 
 

@@ -496,7 +496,7 @@ def test_a_database_that_cannot_be_thawed_stays_guarded(
         script.hold()
         record, guard = held.record(), held.record("guard")
 
-        assert "the command of thaw failed" in held.ask("thaw")["error"]
+        assert "the thaw command failed" in held.ask("thaw")["error"]
 
         Writer(ext4 / "file").wait_done()
         wait_for(lambda: not is_alive(record), "the guard takes over at the deadline")
@@ -515,7 +515,7 @@ def test_a_database_that_could_not_be_thawed_can_be_thawed_again(
 
     failed = held.ask("thaw")
 
-    assert "databases: free: the command of thaw failed" in failed["error"]
+    assert "databases: free: the thaw command failed" in failed["error"]
     assert script.tried == ["free", "held"] * 3
     status = held.ask("status")
     assert status["frozen"]

@@ -340,7 +340,7 @@ def test_a_thaw_that_leaves_a_database_frozen_fails(files: Host, folder: Path) -
     files.call(write_freeze, state="frozen", mounts=[])
     stopper.rename(folder / "aside")
 
-    assert "d: the command of thaw failed" in files.refused(write_freeze, state="thawed")
+    assert "d: the thaw command failed" in files.refused(write_freeze, state="thawed")
     (folder / "aside").rename(stopper)
     assert files.call(write_freeze, state="thawed")["changed"]
 
@@ -442,12 +442,12 @@ def test_a_file_system_of_the_map_that_is_left_out_is_not_called_frozen(files: H
         message = files.refused(write_freeze, state="frozen", mounts=[str(files.mount)])
 
         assert files.refused(write_freeze, state="frozen", mounts=[str(files.mount)], check=True) == message
-        assert message.startswith(f"mounts: {inner} holds files of the map and is not frozen; ")
+        assert message.startswith(f"mounts: {inner} contains mapped files and is not frozen; ")
         assert not ask(files.state, SESSION, "status")["result"]["frozen"]
         Writer(files.mount / "new").wait_done()
         unfrozen = files.call(extent_map, state="checked")["check"]
         assert not unfrozen["complete"]
-        assert unfrozen["error"].startswith(f"mounts: {files.mount} holds files of the map")
+        assert unfrozen["error"].startswith(f"mounts: {files.mount} contains mapped files")
         assert files.call(write_freeze, state="frozen", mounts=mounts, check=True)["changed"]
         files.call(write_freeze, state="frozen", mounts=mounts)
         assert files.call(extent_map, state="checked")["check"]["complete"]
@@ -463,7 +463,7 @@ def test_a_map_made_while_less_is_frozen_is_not_checked_completely(files: Host, 
         result = ask(files.state, SESSION, "check_thaw")["result"]
 
         assert (result["check"]["complete"], result["intact"]) == (False, True)
-        assert result["error"].startswith(f"mounts: {other} holds files of the map and is not frozen; ")
+        assert result["error"].startswith(f"mounts: {other} contains mapped files and is not frozen; ")
         with MapFile.open(files.state.session_file(SESSION, "map.sqlite")) as map_file:
             assert map_file.meta("seals") is None
 

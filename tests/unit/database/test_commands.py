@@ -76,7 +76,7 @@ def test_a_failure_is_told_with_the_last_words() -> None:
     driver = commands(begin=python("import sys; sys.exit('first\\nthe reason')"), end=TRUE)
     with pytest.raises(DatabaseError) as refused:
         driver.begin("x")
-    assert refused.value.message == "databases: d: the command of begin failed with exit code 1: the reason"
+    assert refused.value.message == "databases: d: the begin command failed with exit code 1: the reason"
 
 
 def test_a_command_that_hangs_is_ended_with_its_children() -> None:
@@ -131,7 +131,7 @@ def test_a_path_that_cannot_be(line: str) -> None:
 
 @pytest.mark.parametrize("program", ["true", "/not/there", "/etc/passwd"])
 def test_a_program_that_cannot_be_run(program: str) -> None:
-    with pytest.raises(DatabaseError, match="is no absolute path of an executable file"):
+    with pytest.raises(DatabaseError, match="is not an executable file with an absolute path"):
         commands(ping=[program]).preflight()
 
 

@@ -123,7 +123,7 @@ def test_auto_takes_hot_backup_where_the_driver_can(description: dict[str, Any],
 
 
 def test_two_databases_of_one_name() -> None:
-    with pytest.raises(DatabaseError, match="two are named 'd'"):
+    with pytest.raises(DatabaseError, match="two databases are named 'd'"):
         make_drivers([SQLITE, SQLITE])
 
 

@@ -45,7 +45,7 @@ def test_a_stop_at_the_beginning_of_a_file_needs_only_the_one_before() -> None:
 
 
 def test_no_label() -> None:
-    with pytest.raises(DatabaseError, match="names no WAL position"):
+    with pytest.raises(DatabaseError, match="does not name a WAL position"):
         wal_range(b"LABEL: START WAL LOCATION: 1/2 (file x)\n", "1/2", 16 * MIB)
 
 

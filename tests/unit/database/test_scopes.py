@@ -99,7 +99,7 @@ def test_a_single_file(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, sentence in {
-        "relative": "paths: 'relative' is not absolute",
+        "relative": "paths: 'relative' is not an absolute path",
         str(tmp_path / "gone"): "cannot be read",
         str(tmp_path / "pipe"): "neither a folder nor a regular file",
     }.items():
