@@ -141,7 +141,7 @@ def run_command(
         raise DatabaseError(f"{where}: the {name} command cannot be started ({exc}).") from exc
     if done.code is None:
         raise DatabaseError(
-            f"{where}: the {name} command was still running after {limit_s:g} s and was killed; make it faster or raise "
+            f"{where}: the {name} command was still running after {limit_s:g} s and was killed; speed it up or raise "
             "its limit (timeout_s, and inside the window also the deadline)."
         )
     if done.code:
