@@ -174,7 +174,7 @@ class StateDir:
 
     def status_file(self, session: str) -> str:
         """How far the long work of the session on this host has come."""
-        return self.session_file(session, "write-status.json")
+        return self.session_file(session, "status.json")
 
     def make_session_dir(self, session: str) -> str:
         """Make the session's folder (0700) if it is missing, and return its path."""

@@ -46,6 +46,13 @@ options:
       - When it is left out, sessions of all names are cleaned up.
     type: str
     version_added: 0.2.0
+  for_session:
+    description:
+      - The id of the session that waits for the synchronization. C(status.json) in its folder on this host shows how
+        far the synchronization has come, as for M(splitmirror.backup.tape_write), in percent.
+      - It is O(session) when it is left out. Without either, nothing is written.
+    type: str
+    version_added: 0.2.0
   wait:
     description: Whether to wait until all pairs are in sync; otherwise the module fails at once when they are not.
     type: bool
@@ -143,6 +150,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils import _module
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.lease import Leases
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting, splitter
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import (
@@ -162,6 +170,7 @@ SPEC = {
     "state": {"type": "str", "choices": ["synced", "recovered"], "default": "synced"},
     "session": {"type": "str"},
     "host": {"type": "str"},
+    "for_session": {"type": "str"},
     "wait": {"type": "bool", "default": True},
     "timeout_s": {"type": "int", "default": 14400},
 }
@@ -189,8 +198,13 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
     changed = bool(session) and splitter.disarm(provider.state_dir, session)
     recovered, targets = presenting.recover(provider) if recovering else ([], [])
     wait, timeout_s = params["wait"], params["timeout_s"]
-    resynced_bytes = presenting.resync(provider, session, wait, timeout_s) if session and not recovering else 0
+    resynced_bytes = 0
+    if session and not recovering:
+        provider.status = status_of(module, "resync")
+        resynced_bytes = presenting.resync(provider, session, wait, timeout_s)
+    provider.status = status_of(module, "sync")
     waited_s = provider.sync(wait, timeout_s)
+    provider.status.finish()
     after = provider.state()
     refuse_problems(after)
     warn_of_a_long_split(module, after)
@@ -203,6 +217,14 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
         "targets": targets,
         "diff": {"before": holders(before), "after": holders(after)},
     }
+
+
+def status_of(module: AnsibleModule, phase: str) -> StatusWriter:
+    """Where to tell how far it is."""
+    state, session = StateDir(module.params["state_dir"]), module.params["for_session"] or module.params["session"]
+    if session:
+        state.make_session_dir(session)
+    return StatusWriter(state.status_file(session) if session else None, phase, "percent", 100)
 
 
 def dry_run(states: list[PairState], session: Any, recovering: bool, exports: list[FoundExport]) -> dict[str, Any]:

@@ -186,6 +186,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_status import reading_status
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import (
     RestoreJob,
     needed_volume,
@@ -204,12 +205,15 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Restore, or tell what would be restored."""
     params = module.params
     job = RestoreJob(params["session"], params["target"], params["host"], params["paths"], params["numeric_owner"])
-    with Catalog.open(StateDir(params["state_dir"]).catalog_file, no_trace=module.check_mode) as catalog:
+    state = StateDir(params["state_dir"])
+    with Catalog.open(state.catalog_file, no_trace=module.check_mode) as catalog:
         if module.check_mode:
             return {"changed": True, **plan_restore(job, catalog)}
         volume = needed_volume(job, catalog)
-        with use_drive(DriveOptions.of(params), volume, who=f"tape_read of session {job.session}") as lease:
-            return {"changed": True, **restore(job, catalog, lease.drive)}
+        who = f"tape_read of session {job.session}"
+        told, options = reading_status(state, job.session, "restore"), DriveOptions.of(params)
+        with told as status, use_drive(options, volume, who=who, tell=status.wait_for) as lease:
+            return {"changed": True, **restore(job, catalog, lease.drive, status)}
 
 
 def main() -> None:

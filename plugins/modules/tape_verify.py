@@ -134,6 +134,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, Spec, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_status import reading_status
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import needed_volume, verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
@@ -154,12 +155,17 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Verify a session."""
     params = module.params
     options = DriveOptions.of(params, dry_run=module.check_mode)
-    path = StateDir(params["state_dir"]).catalog_file
-    with Catalog.open(path, no_trace=module.check_mode) as catalog:
+    state = StateDir(params["state_dir"])
+    with Catalog.open(state.catalog_file, no_trace=module.check_mode) as catalog:
         session = find_good_session(catalog, params["session"], params["host"])
         volume = needed_volume(session, catalog)
-        with use_drive(options, volume, who=f"tape_verify of session {session.id}") as lease:
-            return {"changed": False, **verify_session(session, catalog, lease.drive, report=not module.check_mode)}
+        who = f"tape_verify of session {session.id}"
+        if module.check_mode:
+            with use_drive(options, volume, who=who) as lease:
+                return {"changed": False, **verify_session(session, catalog, lease.drive, report=False)}
+        told = reading_status(state, session.id, "verify")
+        with told as status, use_drive(options, volume, who=who, tell=status.wait_for) as lease:
+            return {"changed": False, **verify_session(session, catalog, lease.drive, status=status)}
 
 
 def main() -> None:

@@ -113,9 +113,10 @@ attributes:
     support: none
     details: An archive has no former state to compare with.
 notes:
-  - How far it has come is told in C(write-status.json) in the session's folder on this host, replaced twice a second,
-    with the keys C(files), C(bytes), C(total_files), C(total_bytes), C(bytes_per_s), C(seconds) and C(done). While it
-    waits for a drive or a volume, C(waiting) says for which and who has it.
+  - C(status.json) in the session's folder on this host shows how far the work has come. It is replaced twice a second.
+    Its keys are C(phase), C(done), C(total), C(unit), C(rate) (units per second), C(eta_s), C(since_s) and
+    C(updated_s) (seconds since 1970). While the task waits for a drive or a volume, C(waiting_for) names it, and who
+    has it.
   - GNU tar reads the archive when its blocking factor is at least C(record_bytes / 512).
 seealso:
   - module: splitmirror.backup.tape_label
@@ -306,8 +307,8 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.progress import Waiting
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
     WriteJob,
     dry_run,
@@ -359,9 +360,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             return {"changed": True, **dry_run(job, lease.drive)}
     leave_mount_namespace()
     state_dir.make_session_dir(job.session)
-    waiting = Waiting(state_dir.status_file(job.session))
-    with use_drive(options, job.volume, who=who, writable=True, tell=waiting.tell) as lease:
-        return {"changed": True, **write_session(job, lease.drive)}
+    status = StatusWriter(state_dir.status_file(job.session), "write", "bytes")
+    with use_drive(options, job.volume, who=who, writable=True, tell=status.wait_for) as lease:
+        return {"changed": True, **write_session(job, lease.drive, status)}
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from ..extents.rules import ScopeTree
 from ..extents.scope import Scope
 from ..extents.stack import LunSpec, Segment
 from ..extents.survey import survey
+from ..host.status import StatusWriter
 from ..session import StateDir
 from .freeze import Needed, check_mounts
 from .protocol import Json, ask
@@ -131,7 +132,11 @@ class HostMapping:
             tracker = ask(self._state, self._session, "track", TRACK_S, mounts=plan.mounts)["result"]["tracker"]
             with MapFile.create(self.path, self._session, os.uname().nodename) as map_file:
                 map_file.set_meta("names", json.dumps(other_names(self._drivers, self._paths)))
-                counts = map_scopes(map_file, plan.scopes, self._luns, on_unreadable=self._on_unreadable)
+                status = StatusWriter(self._state.status_file(self._session), "map", "files")
+                counts = map_scopes(
+                    map_file, plan.scopes, self._luns, progress=status.set, on_unreadable=self._on_unreadable
+                )
+            status.finish()
         except BaseException:
             if started:
                 recover(self._state, self._session)

@@ -27,6 +27,7 @@ from ..catalog.lookup import show_path
 from ..catalog.records import Part
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
+from ..host.status import StatusWriter
 from ..tape.base import TapeDrive, TapeError
 from .tape_file import TapeStream
 from .volumes import load_known
@@ -78,12 +79,14 @@ class FoundMember:
 class SessionReader:
     """Goes to members in the order in which they lie on tape.
 
+    :param status: how far the reading has come, in bytes.
     :ivar records_read: how many records were read, labels included.
     :ivar lost: names of members that are lost; hard links to them are lost as well.
     """
 
-    def __init__(self, drive: TapeDrive, catalog: Catalog) -> None:
+    def __init__(self, drive: TapeDrive, catalog: Catalog, status: Optional[StatusWriter] = None) -> None:
         self._drive = drive
+        self._status = status
         self._catalog = catalog
         self._stream: Optional[TapeStream] = None
         self._records_before = 0
@@ -115,7 +118,7 @@ class SessionReader:
     def _renew(self, part: Part) -> TapeStream:
         """A stream that does not believe to know where the head stands."""
         self._records_before = self.records_read
-        self._stream = TapeStream(self._drive, part.file_number, part.block, part.record_bytes)
+        self._stream = TapeStream(self._drive, part.file_number, part.block, part.record_bytes, self._status)
         return self._stream
 
     def _find(self, part: Part, record: MemberRecord) -> FoundMember:

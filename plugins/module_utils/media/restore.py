@@ -29,12 +29,15 @@ from ..catalog.records import GOOD, CatalogError, Part, Session
 from ..catalog.rowcheck import part_named
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
+from ..host.status import StatusWriter
 from ..tape.base import TapeDrive
 from .arrival import NotThere, what_differs
 from .extract import Said, TarExtractor
 from .losses import DOUBTFUL, MISSING, Losses
 from .reading import Located, SessionReader, check_names
 
+#: What the headers of a member take on tape, for the total that is told: those of most, and a little more.
+_HEADER_BYTES = 2048
 _SHOWN_FILES = 1000
 # A new ext4 has it.
 _LOST_FOUND = "lost+found"
@@ -77,6 +80,7 @@ class _Run:
     session: Session
     losses: Losses
     tally: _Tally
+    status: Optional[StatusWriter]
 
     def wanted(self) -> Generator[Located, None, None]:
         return _wanted(self.job, self.catalog, self.session)
@@ -117,9 +121,12 @@ def plan_restore(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
     return {**_result(job, session, tally), "positions": positions}
 
 
-def restore(job: RestoreJob, catalog: Catalog, drive: TapeDrive) -> dict[str, Any]:
+def restore(
+    job: RestoreJob, catalog: Catalog, drive: TapeDrive, status: Optional[StatusWriter] = None
+) -> dict[str, Any]:
     """Restore.
 
+    :param status: where it is told how far the reading has come.
     :returns: as plan_restore without positions, of what is in the target, with ``records_read``, ``seconds`` and
         ``bytes_per_s``.
     :raises SplitMirrorError: something was refused or nothing could be restored, and the target is as it was; or
@@ -129,9 +136,13 @@ def restore(job: RestoreJob, catalog: Catalog, drive: TapeDrive) -> dict[str, An
     session = _checked(job, catalog)
     losses = Losses(os.path.dirname(catalog.path), f"{session.id}-tape_read")
     tally = _Tally()
-    run = _Run(job, catalog, session, losses, tally)
+    run = _Run(job, catalog, session, losses, tally, status)
+    total_bytes = 0
     for _part, member in run.wanted():
         check_names(member.path, member.kind, member.linkname)
+        total_bytes += _HEADER_BYTES + (member.size if member.kind == "f" else 0)
+    if status is not None:
+        status.set(0, total_bytes)
     with _Staging(job.target, session.id) as staging:
         try:
             done = _extract(run, drive, staging.folder)
@@ -160,7 +171,7 @@ def restore(job: RestoreJob, catalog: Catalog, drive: TapeDrive) -> dict[str, An
 
 def _extract(run: _Run, drive: TapeDrive, folder: str) -> _Extracted:
     """Hand all members to tar that can be read; note the others."""
-    reader = SessionReader(drive, run.catalog)
+    reader = SessionReader(drive, run.catalog, run.status)
     doubtful: set[bytes] = set()
     end = None
     # Where the reading ends early, its selection would go on in the catalog, and no other could be made.

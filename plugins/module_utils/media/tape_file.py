@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Optional
 
+from ..host.status import StatusWriter
 from ..tape.base import (
     EarlyWarning,
     EndOfData,
@@ -22,11 +23,13 @@ from .volumes import WritePosition
 class TapeRecordSink:
     """Takes the records of one archive; it becomes the tape file at ``place``, where the head stands.
 
+    :param status: how far the writing has come, in bytes.
     :ivar records: how many were written.
     """
 
-    def __init__(self, drive: TapeDrive, place: WritePosition) -> None:
+    def __init__(self, drive: TapeDrive, place: WritePosition, status: Optional[StatusWriter] = None) -> None:
         self._drive = drive
+        self._status = status
         self._place = place
         self.records = 0
 
@@ -41,6 +44,8 @@ class TapeRecordSink:
                 option="volume",
             ) from exc
         self.records += 1
+        if self._status is not None:
+            self._status.add(len(record))
 
     def finish(self) -> None:
         """Write the filemark and prove that it is on the medium, with exactly our records before it.
@@ -76,6 +81,7 @@ class TapeStream:
     :param file_number: the tape file.
     :param block: where it begins as the drive counts, None if not known.
     :param record_bytes: length of every record in it.
+    :param status: how far the reading has come, in bytes.
     :ivar records_read: how many records were read from the tape.
     """
 
@@ -85,8 +91,10 @@ class TapeStream:
         file_number: int,
         block: Optional[int],
         record_bytes: int,
+        status: Optional[StatusWriter] = None,
     ) -> None:
         self._drive = drive
+        self._status = status
         self._file_number = file_number
         self._block = block
         self._record_bytes = record_bytes
@@ -156,4 +164,6 @@ class TapeStream:
             )
         self._next += 1
         self.records_read += 1
+        if self._status is not None:
+            self._status.add(len(self._record))
         return True

@@ -19,6 +19,7 @@ from ..archive.tar_reader import iterate_members
 from ..catalog.lookup import complete_parts, show_path
 from ..catalog.records import Part, Session
 from ..catalog.store import Catalog
+from ..host.status import StatusWriter
 from ..tape.base import TapeDrive, TapeError
 from .losses import DOUBTFUL, MISSING, Losses
 from .reading import FoundMember, Located, SessionReader
@@ -41,12 +42,15 @@ def needed_volume(session: Session, catalog: Catalog) -> str:
     return complete_parts(catalog, session)[0].volume
 
 
-def verify_session(session: Session, catalog: Catalog, drive: TapeDrive, *, report: bool = True) -> dict[str, Any]:
+def verify_session(
+    session: Session, catalog: Catalog, drive: TapeDrive, *, report: bool = True, status: Optional[StatusWriter] = None
+) -> dict[str, Any]:
     """Read a session from tape and compare every member with the catalog and with the index on the tape.
 
     All of it is read, whatever is found; a member is damaged here exactly when it is so for tape_read.
 
     :param report: write the list of damaged members to a file.
+    :param status: where it is told how far the reading has come.
     :returns: session, host, members, files, bytes, records_read, volumes, seconds, bytes_per_s.
     :raises SplitMirrorError: something differs; the sentence, the facts and the report say what.
     """
@@ -55,7 +59,9 @@ def verify_session(session: Session, catalog: Catalog, drive: TapeDrive, *, repo
     (part,) = complete_parts(catalog, session).values()
     state_dir = os.path.dirname(catalog.path)
     losses = Losses(state_dir if report else None, f"{session.id}-tape_verify")
-    reader = SessionReader(drive, catalog)
+    if status is not None:
+        status.set(0, part.records * part.record_bytes)
+    reader = SessionReader(drive, catalog, status)
     read = _Read()
     headers = hashlib.sha256()
     index = index_name(session.id)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ..archive.estimate import Estimate, estimate
-from ..archive.index import index_name
 from ..archive.model import ArchiveResult, MemberRecord, Owners, WriterOptions
 from ..archive.ring import make_ring
 from ..archive.writer import write_archive
@@ -29,10 +28,10 @@ from ..extents.mapcheck import parse_names
 from ..extents.mapfile import MapFile
 from ..extents.proof import FULL, NONE
 from ..host.files import open_folder, try_lock
+from ..host.status import StatusWriter
 from ..session import StateDir
 from ..tape.base import TapeDrive
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
-from .progress import Progress
 from .proving import Proving
 from .tape_file import TapeRecordSink
 from .volumes import APPEND, OVERWRITE, WritePosition, begin_anew, check_room, cut_back, place_for
@@ -105,9 +104,10 @@ def dry_run(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
         }
 
 
-def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
+def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter] = None) -> dict[str, Any]:
     """Write the session to the volume.
 
+    :param status: where it is told how far the writing has come; made here unless it is given.
     :returns: the facts for the catalog and the report; ``evidence`` in it is what catalog_session judges by.
     :raises SplitMirrorError: something was refused, or failed; then the session is not on the volume.
     """
@@ -138,9 +138,10 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
         part = Part(number, 0, job.volume, place.file_number, place.block, place.label.record_bytes, 0, 0, False)
         catalog.begin_part(part)
         try:
-            progress = Progress(state.status_file(job.session), ready.size.files, ready.size.data_bytes)
-            entered = _Members(catalog, number, progress, index_name(job.session))
-            sink = TapeRecordSink(drive, place)
+            status = status or StatusWriter(state.status_file(job.session), "write", "bytes")
+            status.set(0, ready.size.archive_bytes)
+            entered = _Members(catalog, number)
+            sink = TapeRecordSink(drive, place, status)
             done = write_archive(
                 proving.entries(),
                 ready.devices,
@@ -174,7 +175,7 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
         catalog.finish_part(
             part._replace(records=sink.records), files=done.files, size_bytes=done.bytes_data, write=facts
         )
-        progress.finish()
+        status.finish()
     seconds = time.monotonic() - begun
     return {
         **_where(place),
@@ -198,19 +199,15 @@ def write_session(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
 class _Members:
     """Takes members from the pipeline and enters them into the catalog in batches."""
 
-    def __init__(self, catalog: Catalog, number: int, progress: Progress, index: bytes) -> None:
+    def __init__(self, catalog: Catalog, number: int) -> None:
         self._catalog = catalog
-        self._index = index
         self._number = number
-        self._progress = progress
         self._batch: list[MemberRecord] = []
         self.members = 0
 
     def add(self, member: MemberRecord) -> None:
         self._batch.append(member)
         self.members += 1
-        if member.kind == "f" and member.path != self._index:
-            self._progress.add(member.size)
         if len(self._batch) >= _BATCH_MEMBERS:
             self.flush()
 

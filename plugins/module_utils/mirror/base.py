@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Optional
 
 from ..errors import SplitMirrorError
+from ..host.status import StatusWriter
 from ..options import Spec, check_options
 from ..session import StateDir
 
@@ -220,6 +221,7 @@ class MirrorProvider(ABC):
     :param state_dir: where the array keeps its records.
     :param options: of the provider, as the user gave them.
     :ivar options: checked against argument_spec, with defaults filled in; those of each pair likewise.
+    :ivar status: where sync and resync tell how far they are; None tells nobody.
     :raises MirrorError: the set is empty or names something twice, or an option is not one of this provider.
     """
 
@@ -245,6 +247,7 @@ class MirrorProvider(ABC):
             for pair in pairs
         )
         self.state_dir = state_dir
+        self.status: Optional[StatusWriter] = None
 
     @abstractmethod
     def state(self) -> list[PairState]:

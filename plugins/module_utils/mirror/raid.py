@@ -116,7 +116,8 @@ class RaidProvider(JournaledProvider):
         begin = time.monotonic()
         while True:
             waiting = None
-            for pair, view in zip(self.pairs, self.look(self.pairs)):
+            views = self.look(self.pairs)
+            for pair, view in zip(self.pairs, views):
                 if view.broken:
                     raise MirrorError(view.broken, option="pairs")
                 if view.split:
@@ -127,6 +128,7 @@ class RaidProvider(JournaledProvider):
                 return waited_s
             if not wait or waited_s > timeout_s:
                 raise MirrorError(f"{waiting} Waited {waited_s:.0f} s.")
+            self._tell(views)
             time.sleep(POLL_S)
 
     def prepare(self, session: str) -> PreparedSplit:
@@ -264,7 +266,14 @@ class RaidProvider(JournaledProvider):
                 return
             if any(view.broken for view in views) or time.monotonic() >= deadline:
                 raise MirrorError(f"session {record.session}: the resync has not come to its end: {problem}")
+            self._tell(views)
             time.sleep(POLL_S)
+
+    def _tell(self, views: Sequence[PairView]) -> None:
+        """Tell who waits how far the pairs are."""
+        if self.status is not None:
+            percents = [100.0 if view.syncing is None else view.sync_percent or 0.0 for view in views]
+            self.status.set(sum(percents) / len(percents))
 
 
 class RaidSplit(PreparedSplit):

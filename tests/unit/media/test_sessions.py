@@ -42,6 +42,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import pack_xattrs
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import read_status
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, plan_restore, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
@@ -803,9 +804,10 @@ def test_progress_and_the_plan_are_told(labelled: Library) -> None:
         assert dry_run(job, drive)["volume"] == "V1"
     assert labelled.catalog.sessions() == []
     labelled.back_up("s1", TREE)
-    status = json.loads((labelled.state_dir / "sessions/s1/write-status.json").read_text())
-    assert (status["done"], status["files"], status["bytes"]) == (True, 4, 3000 + 5120 + 1)
-    assert (status["total_files"], status["total_bytes"]) == (4, 3000 + 5120 + 1)
+    status = read_status(str(labelled.state_dir / "sessions/s1/status.json"))
+    assert status is not None
+    written = sum(len(content) for name, content in labelled.content().items() if name != "00000.tar")
+    assert (status.phase, status.done, status.total, status.eta_s) == ("write", written, written, 0)
 
 
 def test_the_estimate_is_never_too_small(labelled: Library) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.progress import Waiting
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.tickets import (
@@ -199,16 +199,16 @@ def test_a_drive_in_use_is_waited_for_and_why_is_told(labelled: Library) -> None
 
         def tell(reason: str | None) -> None:
             told.append(reason)
-            Waiting(str(path)).tell(reason)
+            StatusWriter(str(path), "write", "bytes").wait_for(reason)
             if reason is not None:
-                assert reason in json.loads(path.read_text())["waiting"]
+                assert reason in json.loads(path.read_text())["waiting_for"]
                 os.kill(pid, signal.SIGKILL)
 
         with use_drive(DriveOptions.of(options(labelled, drive_timeout_s=60)), "V1", who="me", tell=tell) as lease:
             lease.drive.load("V1")
     assert (len(told), told[-1]) == (2, None)
     assert "volume V1 is used by holder" in (told[0] or "")
-    assert json.loads(path.read_text())["waiting"] is None
+    assert json.loads(path.read_text())["waiting_for"] is None
 
 
 def test_a_user_without_a_ticket_is_waited_for_too(labelled: Library) -> None:
