@@ -106,6 +106,18 @@ class Journal:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(session))
             sync_folder(self._folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(session) + ".new")
+
+    def remove_unfinished(self) -> None:
+        """Remove the records that processes did not live to finish; they had done nothing yet.
+
+        A process writes the first record of its session with the journal locked, so none of these has a living one.
+        """
+        with self.locked():
+            for name in os.listdir(self._folder):
+                if name.endswith(".json.new") and not os.path.exists(os.path.join(self._folder, name[: -len(".new")])):
+                    os.unlink(os.path.join(self._folder, name))
 
     def all(self) -> list[SplitRecord]:
         """The records of all sessions, by name."""

@@ -71,6 +71,7 @@ class JournaledProvider(MirrorProvider):
     def recover(self) -> list[Recovered]:
         """See MirrorProvider. Starts the resync and does not wait for it."""
         done = []
+        self._journal.remove_unfinished()
         for record in self._leftovers():
             phase = record.phase
             if phase == "armed":

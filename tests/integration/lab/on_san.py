@@ -48,7 +48,7 @@ class Bench(on_array.Bench):
         self.kind = kind
         self.state_dir = STATE_DIR
         if not os.path.exists(self.primary()):
-            self._make()
+            self.make()
 
 
 def route(step: Step) -> presenting.Route:

@@ -46,6 +46,7 @@ def install(lab: RunningLab) -> None:
         scripts.mkdir(parents=True, exist_ok=True)
         for script in (on_array, on_san):
             shutil.copy(str(script.__file__), scripts)
+        shutil.copytree(COLLECTION / "tests/seams", target / "tests/seams", dirs_exist_ok=True)
 
 
 class Hands:

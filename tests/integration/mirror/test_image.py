@@ -2,27 +2,24 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The image provider on a real XFS: clones under load, crashes at every step, presentation."""
+"""The image provider on a real XFS: clones under load, presentation. The rest is in test_image_contract.py."""
 
 from __future__ import annotations
 
 import mmap
 import os
 import select
-import signal
 import struct
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import loop, splitter
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, Pair, PreparedSplit
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider, ImageSplit, _Job
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.journal import Journal, SplitRecord
-from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.host import blockdev
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, Pair
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
 from ansible_collections.splitmirror.backup.tests.support.blockdev import (
     XFS_MIN_MIB,
     loop_device,
@@ -30,7 +27,7 @@ from ansible_collections.splitmirror.backup.tests.support.blockdev import (
     mounted,
     run,
 )
-from ansible_collections.splitmirror.backup.tests.support.mirrors import OTHER, SESSION, Array, in_child, reflink_array
+from ansible_collections.splitmirror.backup.tests.support.mirrors import OTHER, SESSION, Array, reflink_array
 
 pytestmark = pytest.mark.root
 
@@ -130,121 +127,12 @@ def test_mirror_of_a_frozen_file_system_mounts_read_only_with_the_frozen_state(a
         assert array.provider.withdraw(SESSION)
 
 
-class Crash:
-    """A provider whose process is killed at one step of the split."""
-
-    def __init__(self, array: Array, step: str, nth: int = 0) -> None:
-        self.array = array
-        self.step = step
-        self.nth = nth
-
-    def __call__(self, step: str) -> None:
-        if step == self.step:
-            if self.nth == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            self.nth -= 1
-
-    def provider(self) -> ImageProvider:
-        crash = self
-
-        class CrashingSplit(ImageSplit):
-            def _open(self, job: _Job, allow_copy: bool) -> None:
-                crash("open")
-                super()._open(job, allow_copy)
-
-            def _clone(self, job: _Job) -> None:
-                crash("clone")
-                super()._clone(job)
-                crash("cloned")
-
-            def _publish(self, job: _Job) -> None:
-                crash("publish")
-                super()._publish(job)
-                crash("published")
-
-            def settle(self) -> None:
-                crash("settle")
-                super().settle()
-
-        class CrashingJournal(Journal):
-            def write(self, record: SplitRecord) -> None:
-                if record.result is not None:
-                    crash("record")
-                super().write(record)
-
-        class CrashingProvider(ImageProvider):
-            def _prepared(self, record: SplitRecord) -> PreparedSplit:
-                return CrashingSplit(record, CrashingJournal(self.state_dir), self.options["allow_copy"])
-
-        return CrashingProvider(self.array.pairs, StateDir(str(self.array.state)))
-
-
-STEPS = [(step, nth) for step in ("open", "clone", "cloned", "publish", "published") for nth in (0, 1)]
-STEPS += [("settle", 0), ("record", 0)]
-
-
-@pytest.mark.parametrize(("step", "nth"), STEPS)
-def test_splitter_killed_at_any_step_is_found_and_cleaned_up(array: Array, step: str, nth: int) -> None:
-    before = {pair.primary: Path(pair.primary).read_bytes() for pair in array.pairs}
-    status = in_child(lambda: Crash(array, step, nth).provider().split(SESSION))
-    assert os.WIFSIGNALED(status)
-    assert os.WTERMSIG(status) == signal.SIGKILL
-
-    assert {(state.phase, state.session) for state in array.provider.state()} == {("broken", SESSION)}
-    assert array.provider.split_result(SESSION) is None  # never taken for a split
-    for action in (array.provider.present, array.provider.split):
-        with pytest.raises(MirrorError, match=r"did not finish|died while"):
-            action(SESSION)
-
-    assert [(done.session, done.phase) for done in array.provider.recover()] == [(SESSION, "broken")]
-    assert array.files() == {"data.img", "wal.img"}
-    assert array.records() == []
-    assert {path: Path(path).read_bytes() for path in before} == before
-    assert array.provider.recover() == []
-    array.provider.split(OTHER)
-
-
-@pytest.mark.parametrize("step", ["clones", "record"])
-def test_resync_that_dies_is_finished_by_the_next(array: Array, step: str) -> None:
-    array.provider.split(SESSION)
-
-    class DyingJournal(Journal):
-        def remove(self, session: str) -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def resync() -> None:
-        array.provider._journal = DyingJournal(array.provider.state_dir)
-        if step == "clones":
-            os.unlink(array.pairs[0].mirror)  # as far as it came
-            os.kill(os.getpid(), signal.SIGKILL)
-        array.provider.resync(SESSION, wait=True, timeout_s=60)
-
-    assert os.WIFSIGNALED(in_child(resync))
-    assert array.records() == [f"{SESSION}.json"]
-    array.provider.resync(SESSION, wait=True, timeout_s=60)
-    assert array.files() == {"data.img", "wal.img"}
-    assert array.records() == []
-
-
-def test_presentation_is_read_only_and_the_same_again(array: Array) -> None:
-    array.provider.split(SESSION)
-    presented = array.provider.present(SESSION)
-    assert presented.changed
-    assert set(presented.devices) == {"data", "wal"}
-    for device in presented.devices.values():
-        name = os.path.basename(device)
-        assert Path(f"/sys/block/{name}/ro").read_text().strip() == "1"
-        # An XFS made on 512-byte sectors would not mount on the 4096 that the kernel takes by itself.
-        assert Path(f"/sys/block/{name}/queue/logical_block_size").read_text().strip() == "512"
-    again = array.provider.present(SESSION)
-    assert (again.devices, again.changed) == (presented.devices, False)
-    assert [state.devices for state in array.provider.state()] == [(device,) for device in presented.devices.values()]
-    assert sorted(array.provider.withdraw(SESSION)) == sorted(presented.devices.values())
-    assert array.provider.withdraw(SESSION) == []
-    assert [loop.loops_of(pair.mirror) for pair in array.pairs] == [[], []]
-
-
 def test_presented_mirror_has_the_sectors_of_its_primary(array: Array) -> None:
+    array.provider.split(OTHER)
+    name = os.path.basename(array.provider.present(OTHER).devices["data"])
+    # An XFS made on 512-byte sectors would not mount on the 4096 that the kernel takes by itself.
+    assert Path(f"/sys/block/{name}/queue/logical_block_size").read_text().strip() == "512"
+    array.provider.recover()
     primary = run("losetup", "--find", "--show", "--sector-size=4096", array.pairs[0].primary).stdout.strip()
     try:
         array.provider.split(SESSION)
@@ -255,36 +143,8 @@ def test_presented_mirror_has_the_sectors_of_its_primary(array: Array) -> None:
         run("losetup", "--detach", primary)
 
 
-def test_presented_mirror_is_not_resynced(array: Array) -> None:
-    array.provider.split(SESSION)
-    array.provider.present(SESSION)
-    with pytest.raises(MirrorError, match="still presented as /dev/loop"):
-        array.provider.resync(SESSION, wait=True, timeout_s=60)
-    assert os.path.exists(array.pairs[0].mirror)
-    array.provider.withdraw(SESSION)
-    array.provider.resync(SESSION, wait=True, timeout_s=60)
-
-
-def test_mirror_that_is_read_is_neither_withdrawn_nor_recovered(array: Array, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "SETTLE_S", 0.2)
-    array.provider.split(SESSION)
-    device = array.provider.present(SESSION).devices["wal"]
-    with subprocess.Popen(["sh", "-c", f"exec <{device}; echo open; exec sleep 60"], stdout=subprocess.PIPE) as reader:
-        try:
-            assert reader.stdout is not None
-            assert reader.stdout.readline() == b"open\n"
-            for action in (lambda: array.provider.withdraw(SESSION), array.provider.recover):
-                with pytest.raises(MirrorError, match=rf"in use by process {reader.pid} \(sleep\)"):
-                    action()
-            assert array.provider.state()[1].users == (f"process {reader.pid} (sleep)",)
-        finally:
-            reader.kill()
-    # All or nothing: the other device is still there too.
-    assert [len(state.devices) for state in array.provider.state()] == [1, 1]
-    array.provider.withdraw(SESSION)
-
-
-def test_mounted_mirror_is_not_withdrawn(array: Array, tmp_path: Path) -> None:
+def test_mounted_mirror_is_not_withdrawn(array: Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockdev, "SETTLE_S", 0.2)
     make_image(Path(array.pairs[0].primary), XFS_MIN_MIB, "xfs")
     array.provider.split(SESSION)
     device = array.provider.present(SESSION).devices["data"]
@@ -300,14 +160,6 @@ def test_writable_device_over_a_mirror_is_refused(array: Array) -> None:
     os.chmod(array.pairs[0].mirror, 0o600)
     with loop_device(Path(array.pairs[0].mirror)), pytest.raises(MirrorError, match="attached writable"):
         array.provider.present(SESSION)
-
-
-def test_recover_withdraws_what_a_dead_session_presented(array: Array) -> None:
-    array.provider.split(SESSION)
-    devices = set(array.provider.present(SESSION).devices.values())
-    (done,) = array.provider.recover()
-    assert (done.session, done.phase, set(done.withdrawn)) == (SESSION, "split", devices)
-    assert array.files() == {"data.img", "wal.img"}
 
 
 def test_mirror_on_another_file_system_is_refused_before_anything_is_made(array: Array, tmp_path: Path) -> None:

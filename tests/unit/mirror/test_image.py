@@ -66,13 +66,6 @@ def test_two_names_of_one_image_are_one_lun(array: Array) -> None:
         ImageProvider(pairs, StateDir(str(array.state)))
 
 
-def test_state_of_a_fresh_set(array: Array) -> None:
-    for state in array.provider.state():
-        assert (state.phase, state.in_sync, state.sync_percent, state.problem) == ("none", True, 100.0, None)
-        assert state.size_bytes == 1 << 20
-    assert array.records() == []
-
-
 def test_missing_primary_is_told(array: Array) -> None:
     os.unlink(array.pairs[1].primary)
     assert array.provider.state()[1].in_sync is False
@@ -110,80 +103,11 @@ def test_allowed_copy_is_whole_sparse_and_read_only(array: Array) -> None:
     assert array.files() == {"data.img", "wal.img", "data.mirror", "wal.mirror"}
 
 
-def test_split_result_is_recorded_with_instants_in_order(array: Array) -> None:
-    result = array.provider.split(SESSION)
-    assert array.provider.split_result(SESSION) == result
-    first, second = result.pairs
-    assert first.before_mono_s <= first.after_mono_s <= second.before_mono_s <= second.after_mono_s
-    assert result.split_s == second.after_mono_s - first.before_mono_s
-    assert result.as_dict()["devices"] == {pair.name: pair.mirror for pair in array.pairs}
-
-
-def test_split_set_is_refused_to_all_until_resynced(array: Array) -> None:
-    array.provider.split(SESSION)
-    for session in (SESSION, OTHER):
-        with pytest.raises(MirrorError, match=f"already split by session {SESSION}"):
-            array.provider.split(session)
-    with pytest.raises(MirrorError, match=f"split by session {SESSION}, not by {OTHER}"):
-        array.provider.resync(OTHER, wait=True, timeout_s=60)
-    assert array.provider.resync(SESSION, wait=True, timeout_s=60) == 0
-    assert array.files() == {"data.img", "wal.img"}
-    assert array.records() == []
-    assert array.provider.resync(SESSION, wait=True, timeout_s=60) == 0  # again changes nothing
-    array.provider.split(OTHER)
-
-
 def test_primary_under_another_mirror_name_is_held_too(array: Array) -> None:
     array.provider.split(SESSION)
     other = ImageProvider([Pair("x", array.pairs[0].primary, str(array.folder / "y"))], StateDir(str(array.state)))
     with pytest.raises(MirrorError, match=f"already split by session {SESSION}"):
         other.split(OTHER)
-
-
-def test_foreign_file_at_the_mirror_is_never_touched(array: Array) -> None:
-    Path(array.pairs[1].mirror).write_text("precious")
-    with pytest.raises(MirrorError, match="no split of ours made it"):
-        array.provider.split(SESSION)
-    assert array.provider.recover() == []
-    assert Path(array.pairs[1].mirror).read_text() == "precious"
-
-
-def test_file_that_comes_between_prepare_and_split_undoes_the_whole_set(array: Array) -> None:
-    prepared = array.provider.prepare(SESSION)
-    Path(array.pairs[1].mirror).write_text("precious")
-    with pytest.raises(MirrorError, match="pair wal: the clone"):
-        prepared.split()
-    prepared.cancel()
-    assert array.files() == {"data.img", "wal.img", "wal.mirror"}
-    assert Path(array.pairs[1].mirror).read_text() == "precious"
-    assert array.records() == []
-
-
-def test_prepared_set_is_armed_and_cancelled_without_a_trace(array: Array) -> None:
-    prepared = array.provider.prepare(SESSION)
-    assert [(state.phase, state.session) for state in array.provider.state()] == [("armed", SESSION)] * 2
-    for action in (lambda: array.provider.prepare(OTHER), array.provider.recover):
-        with pytest.raises(MirrorError, match="stands ready"):
-            action()
-    prepared.cancel()
-    assert array.files() == {"data.img", "wal.img"}
-    assert array.records() == []
-
-
-def test_mirror_whose_record_was_lost_is_found_by_its_mark(array: Array) -> None:
-    array.provider.split(SESSION)
-    os.unlink(array.state / "mirrors" / f"{SESSION}.json")
-    assert [(state.phase, state.session) for state in array.provider.state()] == [("broken", SESSION)] * 2
-    with pytest.raises(MirrorError, match="died while it split"):
-        array.provider.split(OTHER)
-    assert [done.session for done in array.provider.recover()] == [SESSION, SESSION]
-    array.provider.split(OTHER)
-
-
-def test_presenting_what_is_not_split_is_refused(array: Array) -> None:
-    with pytest.raises(MirrorError, match="has not split these pairs"):
-        array.provider.present(SESSION)
-    assert array.provider.withdraw(SESSION) == []
 
 
 def test_broken_record_is_named_and_kept(array: Array) -> None:

@@ -20,6 +20,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.journal 
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, PROVIDERS
 from ansible_collections.splitmirror.backup.plugins.module_utils.options import Spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.tests.integration.lab import on_array
+from ansible_collections.splitmirror.backup.tests.integration.mirror import test_image_contract
 from ansible_collections.splitmirror.backup.tests.support.mirrors import SESSION, Array
 
 DOCUMENTED = yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]
@@ -49,6 +51,11 @@ def test_documentation_tells_what_each_provider_is_and_takes(name: str) -> None:
         assert not rules.get("no_log"), "options of pairs are kept in records"
     assert f"| `{name}` |" in GUIDE
     assert f"\n## {name}\n" in GUIDE
+
+
+def test_every_provider_is_tried_by_the_contract() -> None:
+    tried = [*on_array.CASES, test_image_contract.TestImage.kind]
+    assert sorted(tried) == sorted(PROVIDERS)
 
 
 class Colored(ImageProvider):
