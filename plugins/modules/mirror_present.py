@@ -158,7 +158,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils import _module
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, provider_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import TRANSPORT_SPEC
 
@@ -198,7 +198,7 @@ def make_presented(module: AnsibleModule, provider: MirrorProvider, route: prese
     """Give a device for each pair, and export them."""
     session = module.params["session"]
     before = seen(provider)
-    presented = (presenting.dry_run if module.check_mode else presenting.present)(provider, session, route)
+    presented = presenting.present(provider, session, route, dry_run=module.check_mode)
     size_bytes = {state.name: state.size_bytes for state in provider.state()}
     export = presented.export
     targets = {export.target} if export.target else set()
@@ -219,7 +219,7 @@ def make_withdrawn(module: AnsibleModule, provider: MirrorProvider) -> dict[str,
     """Take all exports and devices away."""
     session = module.params["session"]
     before = seen(provider)
-    withdrawn = (foretell_withdrawal if module.check_mode else presenting.withdraw)(provider, session)
+    withdrawn = presenting.withdraw(provider, session, dry_run=module.check_mode)
     after = {
         "devices": {name: path for name, path in before["devices"].items() if path not in withdrawn.devices},
         "targets": [target for target in before["targets"] if target not in withdrawn.targets],
@@ -231,20 +231,6 @@ def make_withdrawn(module: AnsibleModule, provider: MirrorProvider) -> dict[str,
         "targets": withdrawn.targets,
         "diff": {"before": before, "after": after},
     }
-
-
-def foretell_withdrawal(provider: MirrorProvider, session: str) -> presenting.Withdrawn:
-    """What would be withdrawn."""
-    if provider.split_result(session) is None:
-        return presenting.Withdrawn([], [])
-    states = provider.state()
-    exports = presenting.exports_of(provider, states)
-    for state in states:
-        # What has an exported device open is the target, which goes first.
-        if state.users and not exports:
-            raise MirrorError(f"{state.problem}")
-    devices = [state.devices[0] for state in states if state.devices]
-    return presenting.Withdrawn(devices, [export.target for export in exports])
 
 
 def seen(provider: MirrorProvider) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class NoAnswer(SplitMirrorError):
     """A holder that lives and does not answer."""
 
 
-def question(state: StateDir, session: str, op: str, patience_s: Optional[float] = None) -> Optional[Json]:
+def ask_if_running(state: StateDir, session: str, op: str, patience_s: Optional[float] = None) -> Optional[Json]:
     """Ask the holder of a session for what it knows; None when the session has none.
 
     :param patience_s: how long to wait for the answer, BUSY_S unless given.

@@ -18,7 +18,7 @@ from ..host.files import replace_file
 from ..session import StateDir
 from .checking import check_covered
 from .freeze import Needed, check_mounts
-from .protocol import Json, NoAnswer, ask, question
+from .protocol import Json, NoAnswer, ask, ask_if_running
 from .recovery import recover, thaw_mounts
 from .spawn import ensure_holder, state_needed
 
@@ -73,7 +73,7 @@ class Frozen:
 
 def databases_of(state: StateDir, session: str) -> Optional[dict[str, str]]:
     """The databases that the session's holder has in hand, and how each is quiesced; None without a holder."""
-    status = question(state, session, "status")
+    status = ask_if_running(state, session, "status")
     return None if status is None else dict(status["databases"])
 
 
@@ -85,7 +85,7 @@ def begin(
     :param needed: folders that are never frozen, for a holder that is started here.
     :raises SplitMirrorError: a database cannot be backed up; nothing has begun then.
     """
-    status = question(state, session, "status")
+    status = ask_if_running(state, session, "status")
     before = {} if status is None else dict(status["databases"])
     drivers = make_drivers(descriptions)
     after = {driver.title: driver.quiesce for driver in drivers}
@@ -116,7 +116,7 @@ def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
     :param descriptions: a hot backup of these that the holder does not have in hand was lost, or never begun.
     :raises SplitMirrorError: the holder refuses, because the window is still open.
     """
-    status = question(state, session, "status")
+    status = ask_if_running(state, session, "status")
     result_path = state.hot_backup_file(session)
     if status is None:
         try:
@@ -161,7 +161,7 @@ def freeze(
 
     :raises SplitMirrorError: nothing is frozen then.
     """
-    status = question(state, session, "status")
+    status = ask_if_running(state, session, "status")
     if status is not None and status["frozen"] and set(status["mounts"]) == {os.path.realpath(m) for m in mounts}:
         return Frozen(False, status["mounts"], freeze=status["freeze"])
     if dry_run:
@@ -187,7 +187,7 @@ def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
     """
     stands_still = os.path.exists(state.frozen_file(session))
     try:
-        status = question(state, session, "status", STUCK_S if stands_still else None)
+        status = ask_if_running(state, session, "status", STUCK_S if stands_still else None)
     except NoAnswer:
         if not stands_still:
             raise
@@ -211,7 +211,7 @@ def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
 
 def frozen_mounts(state: StateDir, session: str) -> list[str]:
     """What the session has frozen now."""
-    status = question(state, session, "status")
+    status = ask_if_running(state, session, "status")
     return [] if status is None else list(status["mounts"])
 
 

@@ -22,7 +22,7 @@ from ..host.daemon import (
 from ..host.lineclient import LineError
 from ..session import StateDir, is_of_host
 from . import freeze
-from .protocol import BACKSTOP, GUARD, NAME, ask, question
+from .protocol import BACKSTOP, GUARD, NAME, ask, ask_if_running
 from .rescue import COMMANDS_S
 from .window import read_record as read_frozen
 
@@ -62,7 +62,7 @@ def quiesced_by_others(state: StateDir, host: Optional[str]) -> set[str]:
     found: set[str] = set()
     for session in state.sessions() if host is not None else []:
         if not is_of_host(session, str(host)):
-            status = question(state, session, "status")
+            status = ask_if_running(state, session, "status")
             found.update(status["databases"] if status is not None else ())
     return found
 

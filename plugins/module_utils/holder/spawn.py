@@ -16,7 +16,7 @@ from typing import Callable, Optional, Sequence
 from ..host.daemon import daemonize
 from ..session import StateDir
 from .freeze import Needed
-from .protocol import NAME, question
+from .protocol import NAME, ask_if_running
 from .server import HolderConfig, run_holder
 
 DEFAULT_LIFETIME_S = 86400.0
@@ -34,7 +34,7 @@ def ensure_holder(
     :param lifetime_s: after which it ends by itself.
     :raises SplitMirrorError: it does not start.
     """
-    if question(state, session, "ping") is not None:
+    if ask_if_running(state, session, "ping") is not None:
         return False
     folder = state.make_session_dir(session)
     config = HolderConfig(session, state, lifetime_s, state_needed(state, needed))

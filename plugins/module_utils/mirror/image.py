@@ -38,7 +38,7 @@ from .base import (
     SplitResult,
 )
 from .journal import Journal, SplitRecord
-from .journaled import JournaledProvider, held_by, held_problem
+from .journaled import JournaledProvider, held_problem, phase_and_session
 
 MARK = "user.splitmirror.session"
 
@@ -116,9 +116,9 @@ class ImageProvider(JournaledProvider):
         return 0
 
     def _pair_state(self, pair: Pair) -> PairState:
-        record = self._journal.holder_of(pair)
+        record = self._journal.record_of(pair)
         mark = _mark(pair.mirror)
-        phase, session = held_by(record, mark)
+        phase, session = phase_and_session(record, mark)
         attached = loop.loops_of(pair.mirror) if mark is not None else []
         users = tuple(user for device in attached for user in blockdev.users(device.path))
         problem = _primary_problem(pair) or _place_problem(pair)

@@ -124,7 +124,7 @@ class Journal:
         found = [self.read(session) for session in self._state_dir.mirror_sessions()]
         return [record for record in found if record is not None]
 
-    def holder_of(self, pair: Pair) -> Optional[SplitRecord]:
+    def record_of(self, pair: Pair) -> Optional[SplitRecord]:
         """The record that holds this pair's primary or mirror, or None."""
         return next((record for record in self.all() if record.touches(pair)), None)
 

@@ -102,7 +102,7 @@ class JournaledProvider(MirrorProvider):
     def _own_record(self, session: str) -> Optional[SplitRecord]:
         """The session's record; raises when another session holds one of the pairs."""
         for pair in self.pairs:
-            record = self._journal.holder_of(pair)
+            record = self._journal.record_of(pair)
             if record is not None and record.session != session:
                 raise MirrorError(
                     f"pair {pair.name}: it is split by session {record.session}, not by {session}.", option="session"
@@ -147,7 +147,7 @@ class JournaledProvider(MirrorProvider):
         return found
 
 
-def held_by(record: Optional[SplitRecord], mark: Optional[str]) -> tuple[str, Optional[str]]:
+def phase_and_session(record: Optional[SplitRecord], mark: Optional[str]) -> tuple[str, Optional[str]]:
     """Phase and session that a pair is in. :param record: its holder's. :param mark: that of the pair's mirror."""
     if record is not None:
         return record.phase, record.session

@@ -157,7 +157,7 @@ class LvmProvider(RaidProvider):
         """See RaidProvider."""
         self._set_read_only(pair, False)
 
-    def leg(self, pair: Pair) -> str:
+    def leg_device(self, pair: Pair) -> str:
         """See RaidProvider."""
         image = self._volumes([pair]).get(pair.mirror)
         if image is None:
@@ -172,7 +172,7 @@ class LvmProvider(RaidProvider):
         return super().prepare(session)
 
     def _set_read_only(self, pair: Pair, read_only: bool) -> None:
-        set_read_only(kernel_device(self.leg(pair)), read_only)
+        set_read_only(kernel_device(self.leg_device(pair)), read_only)
 
     def _volumes(self, pairs: Sequence[Pair]) -> dict[str, Volume]:
         return read_volumes(list(dict.fromkeys(pair.primary.split("/")[0] for pair in pairs)))

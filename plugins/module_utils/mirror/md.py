@@ -84,7 +84,7 @@ class MdProvider(RaidProvider):
 
     def put_back(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
-        changed_bytes = written_between(self._written_at_split(pair, session), written(self.leg(pair)))
+        changed_bytes = written_between(self._written_at_split(pair, session), written(self.leg_device(pair)))
         if changed_bytes:
             raise MirrorError(
                 f"pair {pair.name}: {changed_bytes} bytes were written to {pair.mirror} while it was out, and md would "
@@ -105,7 +105,7 @@ class MdProvider(RaidProvider):
         for device in loop.loops_of(pair.mirror):
             loop.detach(device.path, pair.mirror)
 
-    def leg(self, pair: Pair) -> str:
+    def leg_device(self, pair: Pair) -> str:
         """See RaidProvider."""
         try:
             number = os.stat(pair.mirror).st_rdev
@@ -120,7 +120,7 @@ class MdProvider(RaidProvider):
         """Keep what was written to the leg so far. Not durably: a machine that starts anew counts anew, too."""
         path = self._note(pair, session)
         try:
-            replace_file(path, json.dumps(written(self.leg(pair))._asdict()))
+            replace_file(path, json.dumps(written(self.leg_device(pair))._asdict()))
         except OSError as exc:
             raise MirrorError(
                 f"pair {pair.name}: {path} cannot be written ({exc.strerror}), and without it nobody could tell "

@@ -100,13 +100,16 @@ class Withdrawn:
     targets: list[str]
 
 
-def present(provider: MirrorProvider, session: str, route: Route) -> Presented:
+def present(provider: MirrorProvider, session: str, route: Route, *, dry_run: bool = False) -> Presented:
     """Make the session's mirrors readable to the media server, and only readable; again gives the same.
 
     An export of the session that is not as asked is made anew.
 
+    :param dry_run: change nothing, and return what is known beforehand.
     :raises SplitMirrorError: the session has no finished split, or they cannot be exported.
     """
+    if dry_run:
+        return _present_dry_run(provider, session, route)
     presentation = provider.present(session)
     exported = devices_of(session, presentation.devices)
     with Journal(provider.state_dir).locked():
@@ -131,11 +134,7 @@ def _export(session: str, devices: Sequence[Device], route: Route) -> Export:
     return Export(str(route.portal), target_of(session), luns, True)
 
 
-def dry_run(provider: MirrorProvider, session: str, route: Route) -> Presented:
-    """What present would return, as far as it can be told. Changes nothing.
-
-    :raises SplitMirrorError: it would be refused.
-    """
+def _present_dry_run(provider: MirrorProvider, session: str, route: Route) -> Presented:
     if provider.split_result(session) is None:
         raise MirrorError(f"session {session}: it has not split these pairs; split them first.", option="session")
     route.exporter.preflight(route.portal)
@@ -157,15 +156,29 @@ def presented_devices(provider: MirrorProvider) -> dict[str, str]:
     return {state.name: state.devices[0] for state in provider.state() if state.devices}
 
 
-def withdraw(provider: MirrorProvider, session: str) -> Withdrawn:
+def withdraw(provider: MirrorProvider, session: str, *, dry_run: bool = False) -> Withdrawn:
     """Take the session's exports back, then its devices; whoever is still logged in loses them.
 
+    :param dry_run: change nothing, and return what would go.
     :raises SplitMirrorError: a device is in use on this host, or another session holds the pairs.
     """
-    provider.split_result(session)  # refuses a session that holds none of the pairs while another one does
+    split = provider.split_result(session)  # refuses a session that holds none of the pairs while another one does
+    if dry_run:
+        return _withdraw_dry_run(provider) if split is not None else Withdrawn([], [])
     with Journal(provider.state_dir).locked():
         targets = _remove(found for found in _exports() if found[1].session == session)
     return Withdrawn(provider.withdraw(session), targets)
+
+
+def _withdraw_dry_run(provider: MirrorProvider) -> Withdrawn:
+    states = provider.state()
+    exports = exports_of(provider, states)
+    for state in states:
+        # What has an exported device open is the target, which goes first.
+        if state.users and not exports:
+            raise MirrorError(f"{state.problem}")
+    devices = [state.devices[0] for state in states if state.devices]
+    return Withdrawn(devices, [export.target for export in exports])
 
 
 def exports_of(provider: MirrorProvider, states: Iterable[PairState]) -> list[FoundExport]:

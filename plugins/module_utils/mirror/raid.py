@@ -29,7 +29,7 @@ from .base import (
 )
 from .host import written, written_between
 from .journal import Journal, SplitRecord
-from .journaled import JournaledProvider, held_by, held_problem
+from .journaled import JournaledProvider, held_problem, phase_and_session
 from .turn import Turn
 
 POLL_S = 0.5
@@ -102,7 +102,7 @@ class RaidProvider(JournaledProvider):
         """Take that device back; nobody has it open."""
 
     @abstractmethod
-    def leg(self, pair: Pair) -> str:
+    def leg_device(self, pair: Pair) -> str:
         """The block device of the leg, as ``major:minor``; it is the same device for both states or made anew."""
 
     # ---- the seam ----
@@ -170,11 +170,11 @@ class RaidProvider(JournaledProvider):
                     f"pair {pair.name}: its mirror is still presented as {view.presented}; withdraw it before the "
                     "resync."
                 )
-        before = [written(self.leg(pair)) for pair in record.pairs]
+        before = [written(self.leg_device(pair)) for pair in record.pairs]
         with self._in_turn():
             self.put_all_back(record)
         self._wait_in_sync(record, timeout_s if wait else 0.0)
-        after = [written(self.leg(pair)) for pair in record.pairs]
+        after = [written(self.leg_device(pair)) for pair in record.pairs]
         with self._in_turn():
             self.forget(record)
         return sum(written_between(old, new) for old, new in zip(before, after))
@@ -214,7 +214,7 @@ class RaidProvider(JournaledProvider):
         return Turn(self.state_dir).waited_for(TURN_TIMEOUT_S) if self.capabilities.takes_turns else nullcontext()
 
     def _pair_state(self, pair: Pair, view: PairView) -> PairState:
-        phase, session = held_by(self._journal.holder_of(pair), view.mark)
+        phase, session = phase_and_session(self._journal.record_of(pair), view.mark)
         users = tuple(user for device in view.devices for user in blockdev.users(device)) if view.split else ()
         in_sync = not (view.broken or view.syncing or view.split)
         problem = view.broken

@@ -39,7 +39,7 @@ SPLIT_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Armed:
+class ReadySplitter:
     """A splitter that stands ready. :param deadline_s: seconds until it gives up. :param method: see SplitResult."""
 
     pid: int
@@ -47,7 +47,7 @@ class Armed:
     method: str
 
 
-class Splitter(Service):
+class SplitterService(Service):
     """The service; one split, then the end.
 
     :param turn: the turn on the array; None where sets are split side by side.
@@ -128,7 +128,7 @@ class Splitter(Service):
             self.server.stop()
 
 
-def armed(state_dir: StateDir, session: str) -> Optional[Armed]:
+def armed(state_dir: StateDir, session: str) -> Optional[ReadySplitter]:
     """The session's splitter if it stands ready, else None."""
     record = read_record(state_dir.session_dir(session), NAME)
     if record is None or not is_alive(record):
@@ -137,10 +137,10 @@ def armed(state_dir: StateDir, session: str) -> Optional[Armed]:
         status = call(state_dir.socket_file(session, NAME), "status", CALL_TIMEOUT_S)["result"]
     except LineError:  # it is about to end
         return None
-    return Armed(record.pid, status["deadline_s"], status["method"]) if status["state"] == "armed" else None
+    return ReadySplitter(record.pid, status["deadline_s"], status["method"]) if status["state"] == "armed" else None
 
 
-def arm(provider: MirrorProvider, session: str, timeout_s: float) -> Armed:
+def arm(provider: MirrorProvider, session: str, timeout_s: float) -> ReadySplitter:
     """Prepare the split in a process of its own, which waits ``timeout_s`` for the word.
 
     :raises MirrorError: the mirror set cannot be split now.
@@ -152,7 +152,7 @@ def arm(provider: MirrorProvider, session: str, timeout_s: float) -> Armed:
 
     def run(ready: Ready) -> None:
         turn = Turn(provider.state_dir) if provider.capabilities.takes_turns else None
-        splitter = Splitter(provider.prepare(session), timeout_s, turn)
+        splitter = SplitterService(provider.prepare(session), timeout_s, turn)
         try:
             server = splitter.server = LineServer(path, splitter)
             signal.signal(signal.SIGTERM, lambda number, frame: server.stop())

@@ -71,7 +71,7 @@ def write(step: Step) -> object:
 
 
 def dry_run(step: Step) -> object:
-    return presenting.dry_run(Bench(step["mirror"]).provider(), step["session"], route(step)).changed
+    return presenting.present(Bench(step["mirror"]).provider(), step["session"], route(step), dry_run=True).changed
 
 
 def present(step: Step) -> object:
