@@ -29,7 +29,8 @@ options:
       - Only sessions in this state.
       - An V(open) session is at work, was interrupted, or has not been judged yet.
       - Only a V(good) one is a backup.
-      - A V(damaged) one is a tape file that M(splitmirror.backup.catalog_rebuild) could not read as a whole session.
+      - A V(damaged) one was entered by M(splitmirror.backup.catalog_rebuild) and is not complete. It is a tape file
+        that could not be read as a whole archive, or a session with parts on volumes that were not entered yet.
     type: str
     choices: [open, good, failed, damaged]
   at:

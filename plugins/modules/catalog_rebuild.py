@@ -15,6 +15,9 @@ description:
   - Reads all sessions of O(volume) and enters those that the catalog does not have, so that a lost catalog is rebuilt
     volume by volume. Each session is judged by the evidence in its index, as M(splitmirror.backup.catalog_session) did,
     and by what the reading itself proves.
+  - A session may have parts on several volumes, which can be read in any order. It is judged when the last of them is
+    entered. Until then it is V(damaged), which is never offered for a restore and keeps its volumes from being
+    overwritten.
   - Nothing is ever written to the volume.
 options:
   volume:
@@ -67,10 +70,10 @@ entered:
       description: The id.
       type: str
     state:
-      description: V(good) or V(failed).
+      description: V(good), V(failed), or V(damaged) as long as a part of the session is not in the catalog.
       type: str
     reason:
-      description: Why it failed.
+      description: Why it failed, or which part is missing.
       type: str
     file_number:
       description: The tape file.

@@ -213,7 +213,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         who = f"tape_read of session {job.session}"
         told, options = reading_status(state, job.session, "restore"), DriveOptions.of(params)
         with told as status, use_drive(options, volume, who=who, tell=status.wait_for) as lease:
-            return {"changed": True, **restore(job, catalog, lease.drive, status)}
+            return {"changed": True, **restore(job, catalog, lease, status)}
 
 
 def main() -> None:

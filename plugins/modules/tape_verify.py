@@ -162,10 +162,10 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         who = f"tape_verify of session {session.id}"
         if module.check_mode:
             with use_drive(options, volume, who=who) as lease:
-                return {"changed": False, **verify_session(session, catalog, lease.drive, report=False)}
+                return {"changed": False, **verify_session(session, catalog, lease, report=False)}
         told = reading_status(state, session.id, "verify")
         with told as status, use_drive(options, volume, who=who, tell=status.wait_for) as lease:
-            return {"changed": False, **verify_session(session, catalog, lease.drive, status=status)}
+            return {"changed": False, **verify_session(session, catalog, lease, status=status)}
 
 
 def main() -> None:

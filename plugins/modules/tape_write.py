@@ -277,12 +277,6 @@ evidence:
     checksums:
       description: The checksums of all files are in the catalog and in the index on the tape.
       type: bool
-    volume:
-      description: The volume.
-      type: str
-    file_number:
-      description: The tape file.
-      type: int
     members:
       description: Number of members.
       type: int
@@ -298,6 +292,24 @@ evidence:
     fallback:
       description: Files read through the mount.
       type: int
+    parts:
+      description:
+        - The parts of the session, today one. Each has the values above for itself, and these.
+      type: list
+      elements: dict
+      contains:
+        part:
+          description: Its number, from 0.
+          type: int
+        volume:
+          description: The volume that it is on.
+          type: str
+        file_number:
+          description: The tape file.
+          type: int
+        last:
+          description: Whether it is the last one.
+          type: bool
     proof:
       description: What the proof found.
       type: dict

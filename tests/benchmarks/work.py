@@ -20,10 +20,10 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import check_map, pre_check
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.proof import Proof
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.proving import Proving
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
@@ -74,10 +74,10 @@ def do_write(options: argparse.Namespace) -> None:
     """The media server's pipeline: from the mirror to the standard output."""
     with (
         MapFile.open(options.map, SESSION, read_only=True) as opened,
-        Proving(options.map, options.proof, {1: options.mount}) as proving,
+        Proof(options.map, {1: options.mount}, options.proof) as proof,
     ):
         write_archive(
-            proving.entries(),
+            proof.entries(),
             {1: options.device},
             _Output(options.limit),
             WriterOptions(window_bytes=options.window),

@@ -95,6 +95,16 @@ def judge(library: Library, session: str, done: Mapping[str, Any]) -> None:
     library.catalog.close_session(session, verdict_of(library.catalog, session, evidence), evidence)
 
 
+class Held:
+    """A drive that nobody waited for in the queue, in place of a lease."""
+
+    def __init__(self, drive: TapeDrive) -> None:
+        self._drive = drive
+
+    def exchange(self, _volume: str) -> TapeDrive:
+        return self._drive
+
+
 class Library:
     """A folder with volumes, a catalog, and how sessions get there.
 
@@ -189,7 +199,7 @@ class Library:
 
     def restore(self, session: str, target: Path, *paths: str, **options: Any) -> Any:
         with self.drive(writable=False) as drive:
-            return restore(RestoreJob(session, str(target), paths=paths, **options), self.catalog, drive)
+            return restore(RestoreJob(session, str(target), paths=paths, **options), self.catalog, Held(drive))
 
 
 _APART = """

@@ -2,15 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The session's index, the last member of its archive: JSON lines, so that a lost catalog is rebuilt from the tape.
+"""The index of a part, the last member of its archive: JSON lines, so that a lost catalog is rebuilt from the tape.
 
-The first line is an object about the session; each further line is one member, in the order of the archive.
+The first line is an object about session and part; each further line is one member, in the order of the archive.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
 from typing import Any, Optional
@@ -23,9 +24,17 @@ FORMAT_VERSION = 2
 FORMAT_WITHOUT_HEADERS = 1
 
 
-def index_name(session: str) -> bytes:
-    """Name of the index of a session in its archive."""
-    return f".splitmirror/{session}/index.jsonl".encode()
+_INDEX_NAME = re.compile(rb"\.splitmirror/[^/]+/index(-[0-9]+)?\.jsonl")
+
+
+def index_name(session: str, part: int = 0) -> bytes:
+    """Name of the index in the archive of a part of a session. :param part: its number, from 0."""
+    return f".splitmirror/{session}/index{f'-{part + 1}' if part else ''}.jsonl".encode()
+
+
+def looks_like_index(name: bytes) -> bool:
+    """Whether a member may be the index of a part, by its name."""
+    return _INDEX_NAME.fullmatch(name) is not None
 
 
 def head_line(meta: Mapping[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple, Optional, Union
 from ..extents.maprows import SOURCE_CONTENT, SOURCE_MOUNT, SOURCE_SKIP, ExtentRow, FileEntry, unpack_xattrs
 from . import pax
 from .acl import ACL_COPIES, ACL_KEYS, acl_text
-from .model import BLOCK_BYTES, ArchiveError, Fallback
+from .model import BLOCK_BYTES, ArchiveError, Fallback, Links
 from .sparse import is_worth_it, sparse_header_name, sparse_map, sparse_records
 from .tar_headers import show
 
@@ -88,15 +88,15 @@ def member_name(path: bytes) -> bytes:
 class MemberPlanner:
     """Plans members one after another; it remembers the first names of files with several hard links.
 
-    :param headers: makes the headers.
+    :ivar headers: makes the headers.
     :param fallback: opens files that are read through the mount; None when there is no mount.
+    :param links: where the first names are remembered; None for a new place.
     """
 
-    def __init__(self, headers: pax.HeaderMaker, fallback: Optional[Fallback]) -> None:
-        self._headers = headers
+    def __init__(self, headers: pax.HeaderMaker, fallback: Optional[Fallback], links: Optional[Links] = None) -> None:
+        self.headers = headers
         self._fallback = fallback
-        # (dev, inode) -> name and number of links that have not come yet.
-        self._links: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self._links: Links = {} if links is None else links
 
     def plan(self, entry: FileEntry, extents: Sequence[ExtentRow]) -> Optional[MemberPlan]:
         """Plan one member; None for what a tar cannot hold.
@@ -168,7 +168,7 @@ class MemberPlanner:
         extra: Sequence[pax.Record] = (),
         header_name: bytes = b"",
     ) -> bytes:
-        return self._headers.header(
+        return self.headers.header(
             name,
             typeflag,
             (entry.mode & 0o7777, entry.uid, entry.gid),

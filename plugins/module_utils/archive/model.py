@@ -71,6 +71,8 @@ class RecordSink(Protocol):
 
 #: Gets every member, in order, in the thread that called write_archive, when its checksum is known.
 MemberSink = Callable[[MemberRecord], None]
+#: (dev, inode) of a file with several names -> its first name in the archive, and how many names have not come yet.
+Links = dict[tuple[int, int], tuple[bytes, int]]
 #: Opens a file that cannot be read by its extents, through the mirror mounted read-only.
 Fallback = Callable[[FileEntry], BinaryIO]
 

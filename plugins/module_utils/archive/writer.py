@@ -33,6 +33,7 @@ from .model import (
     ArchiveError,
     ArchiveResult,
     Fallback,
+    Links,
     MemberRecord,
     MemberSink,
     Owners,
@@ -82,17 +83,39 @@ def write_archive(
     """
     if "session" not in index_meta:
         raise ArchiveError("index_meta: the session's id is missing in it.")
+    with open_archive(
+        devices, sink, options, member=member, owners=owners, fallback=fallback, spool_dir=spool_dir
+    ) as archive:
+        archive.put_entries(entries)
+        if extras is not None:
+            archive.put_extras(extras)
+        return archive.finish(index_meta)
+
+
+@contextlib.contextmanager
+def open_archive(
+    devices: Mapping[int, str],
+    sink: RecordSink,
+    options: WriterOptions = WriterOptions(),  # noqa: B008  it is frozen
+    *,
+    member: Optional[MemberSink] = None,
+    owners: Owners = Owners(),  # noqa: B008  it is frozen
+    fallback: Optional[Fallback] = None,
+    spool_dir: Optional[str] = None,
+    links: Optional[Links] = None,
+) -> Iterator[ArchiveWriter]:
+    """Begin an archive step by step, for a caller that learns only while it writes what belongs to the archive.
+
+    The parameters are those of write_archive.
+
+    :param links: the first names of files with several names, shared by all archives of one session; None for a
+        session of one archive.
+    """
     with contextlib.closing(_Spool(spool_dir)) as spool:
-        writer = _Writer(devices, sink, options, member=member, owners=owners, fallback=fallback, spool=spool)
+        planner = MemberPlanner(HeaderMaker(owners), fallback, links)
+        writer = ArchiveWriter(devices, sink, options, member=member, planner=planner, spool=spool)
         with writer.stream:
-            writer.put_index_head(index_meta)
-            writer.put_entries(entries)
-            if extras is not None:
-                writer.put_extras(extras)
-            writer.put_index(index_name(str(index_meta["session"])))
-            writer.stream.finish()
-            writer.report()
-            return writer.result()
+            yield writer
 
 
 class _Spool:
@@ -135,7 +158,9 @@ class _Spool:
             ) from exc
 
 
-class _Writer:
+class ArchiveWriter:
+    """An archive that is being written; see open_archive. Entries come first, then extras, then ``finish``."""
+
     def __init__(
         self,
         devices: Mapping[int, str],
@@ -143,13 +168,12 @@ class _Writer:
         options: WriterOptions,
         *,
         member: Optional[MemberSink],
-        owners: Owners,
-        fallback: Optional[Fallback],
+        planner: MemberPlanner,
         spool: _Spool,
     ) -> None:
         self._member = member
-        self._headers = HeaderMaker(owners)
-        self._planner = MemberPlanner(self._headers, fallback)
+        self._headers = planner.headers
+        self._planner = planner
         self._spool = spool
         self._record_bytes = options.record_bytes
         self._pending: deque[_Pending] = deque()
@@ -278,21 +302,32 @@ class _Writer:
                 f"extras: {path} cannot be read ({exc.strerror}); it holds the label files of the session."
             ) from exc
 
-    def put_index_head(self, meta: Mapping[str, Any]) -> None:
-        """Begin the index."""
-        self._spool.write(head_line({"record_bytes": self._record_bytes, **meta}))
+    def finish(self, index_meta: Mapping[str, Any]) -> ArchiveResult:
+        """Lay out the index, and hand the last record to the sink.
 
-    def put_index(self, name: bytes) -> None:
+        :param index_meta: as for write_archive. ``part`` in it is the number of the part; without it the number is 0.
+        """
+        part = int(index_meta.get("part", 0))
+        self._put_index(
+            index_name(str(index_meta["session"]), part), head_line({"record_bytes": self._record_bytes, **index_meta})
+        )
+        self.stream.finish()
+        self.report()
+        return self.result()
+
+    def _put_index(self, name: bytes, head: bytes) -> None:
         """Lay out the index; every other member must be reported before."""
         self.stream.flush()
         self.report()
         size, written_ns = self._spool.rewind()
+        size += len(head)
         ownership = (0o600, 0, 0)
         header = self._headers.header(name, REGULAR, ownership, size, written_ns)
         self._expect(MemberPlan(name, "f", size, None, header), written_ns, ownership, True)
         self.stream.put(header)
         self.stream.begin_content()
-        self.stream.content(self._spool.readinto, size)
+        self.stream.content(_filler(head), len(head))
+        self.stream.content(self._spool.readinto, size - len(head))
         self.stream.end_content()
         self.stream.fill_block()
 

@@ -28,6 +28,9 @@ def verdict_of(catalog: Catalog, session: str, evidence: Mapping[str, Any]) -> V
     for key, value in told.items():
         if known.write.get(key) != value:
             return Verdict(False, f"the evidence of the write is not what the catalog has ({key}).")
+    parts = catalog.parts(known.number)
+    if [part.part for part in parts if part.complete] != list(range(len(known.write.get("parts", ())))):
+        return Verdict(False, "the parts in the evidence of the write are not those that the catalog has.")
     return judge({**evidence, "write": known.write}, session)
 
 

@@ -60,9 +60,9 @@ def find_good_session(catalog: Catalog, session: str, host: Optional[str]) -> Se
 
 
 def complete_parts(catalog: Catalog, session: Session) -> dict[int, Part]:
-    """The parts of a session by number. :raises CatalogError: one is not complete, or there is none."""
+    """The parts of a session by number, in order. :raises CatalogError: one is missing or not complete."""
     parts = {part.part: part for part in catalog.parts(session.number)}
-    if not parts or not all(part.complete for part in parts.values()):
+    if not parts or list(parts) != list(range(len(parts))) or not all(part.complete for part in parts.values()):
         raise CatalogError(f"session: {session.id} has no complete archive on tape.", option="session")
     return parts
 
@@ -146,7 +146,7 @@ def host_facts(sessions: Sequence[Session]) -> list[dict[str, Any]]:
 
 
 def member_facts(session: str, part: Part, member: MemberRecord) -> dict[str, Any]:
-    """A member as modules return it."""
+    """A member as modules return it; where it lies is counted from the beginning of its part."""
     return {
         "session": session,
         "path": show_path(member.path),
@@ -162,7 +162,7 @@ def member_facts(session: str, part: Part, member: MemberRecord) -> dict[str, An
         "volume": part.volume,
         "file_number": part.file_number,
         "record": (member.offset_bytes - part.offset_bytes) // part.record_bytes,
-        "offset_bytes": member.offset_bytes,
+        "offset_bytes": member.offset_bytes - part.offset_bytes,
     }
 
 

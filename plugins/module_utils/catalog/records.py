@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the catalog knows: volumes, sessions, and the pieces of sessions that lie on volumes."""
+"""What the catalog knows: volumes, sessions, and the parts of sessions that lie on volumes."""
 
 from __future__ import annotations
 
@@ -69,10 +69,12 @@ class Session(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A piece of a session's archive in one tape file of one volume.
+    """What of a session is on one volume: a whole archive with its own index, in one tape file.
 
+    :param part: its number in the session, from 0.
     :param block: where its first record is, as the drive counts.
-    :param offset_bytes: which byte of the archive that is.
+    :param offset_bytes: where it begins when the archives of all parts are put one behind another. The catalog counts
+        the offsets of members from the beginning of the session, an index from the beginning of its part.
     :param complete: the filemark behind it is on the volume.
     """
 
@@ -85,3 +87,8 @@ class Part(NamedTuple):
     offset_bytes: int
     records: int
     complete: bool
+
+    @property
+    def end_bytes(self) -> int:
+        """Where the next part begins."""
+        return self.offset_bytes + self.records * self.record_bytes

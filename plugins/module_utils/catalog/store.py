@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from ..archive.model import MemberRecord
@@ -50,17 +50,15 @@ class Catalog(CatalogDatabase):
     def replace_volume(self, volume: Volume, *, allow_last: bool = False) -> None:
         """Enter a volume that was labelled anew; what the catalog knew of its name is forgotten.
 
+        A session that had a part on it is forgotten with its parts on other volumes: it cannot be restored any more.
+
         :param allow_last: also the last good session of a host.
         :raises CatalogError: what is on the one it knew is still needed.
         """
         with self._transaction():
             self.refuse_needed(volume.name, allow_last=allow_last)
-            self._db.execute(
-                "DELETE FROM members WHERE session IN (SELECT session FROM parts WHERE volume = ?)", (volume.name,)
-            )
-            self._db.execute(
-                "DELETE FROM sessions WHERE number IN (SELECT session FROM parts WHERE volume = ?)", (volume.name,)
-            )
+            for session in self._sessions("number IN (SELECT session FROM parts WHERE volume = ?)", (volume.name,)):
+                self._forget(session.number)
             self._db.execute("DELETE FROM parts WHERE volume = ?", (volume.name,))
             self._db.execute("INSERT OR REPLACE INTO volumes VALUES(?, ?, ?, ?, ?, ?, ?)", volume)
 
@@ -159,22 +157,44 @@ class Catalog(CatalogDatabase):
                 Session(0, session, host, OPEN, "", created_s, None, expires_s, 0, 0, 0, {}, {})
             )
 
-    def enter_session(self, session: Session, part: Part, members: Iterable[MemberRecord]) -> None:
-        """Enter a session that was found on a volume, judged already; the volume ends behind it, if not later.
+    def joined_by(self, session: str, part: Part) -> Optional[Session]:
+        """The session, some of whose parts are known, that a part found on a volume belongs to; None for a new one.
 
-        It is entered all at once, so that nobody takes it for one that is being written, or for what a dead writer
-        left. Other writers wait meanwhile.
+        :raises CatalogError: the session is in the catalog already, or the part does not fit the parts that are.
+        """
+        known = self.session(session)
+        parts = [] if known is None else self.parts(known.number)
+        if known is None or _is_dead(known, parts):
+            return None
+        if known.state != DAMAGED or not known.write.get("parts") or not all(_apart(part, other) for other in parts):
+            raise _known_already(known)
+        return known
+
+    def enter_part(
+        self, session: str, part: Part, members: Iterable[MemberRecord], make: Callable[[Optional[Session]], Session]
+    ) -> None:
+        """Enter a part that was found on a volume, and its session; the volume ends behind it, if not later.
+
+        Both are entered at once, so that nobody takes the session for one that is being written, or for what a dead
+        writer left. Other writers wait meanwhile.
 
         What was damaged at this place when it was read before is forgotten.
 
-        :param session: its number is given here, as that of ``part`` is.
-        :param members: all of them, lying in this part; few are held in memory.
-        :raises CatalogError: the session's archive is on a volume already.
+        :param part: the number of its session is given here.
+        :param members: all that lie in this part, by their offsets in the session; few are held in memory.
+        :param make: gets what joined_by returns, and returns the session as it is with this part, judged already.
+        :raises CatalogError: as joined_by.
         """
         with self._transaction():
-            self._forget_dead(session.id)
+            known = self.joined_by(session, part)
+            entered = make(known)
             self._forget_damaged(part)
-            number = self._insert_session(session)
+            if known is None:
+                self._forget_dead(session)
+                number = self._insert_session(entered)
+            else:
+                number = known.number
+                self._update_session(entered._replace(number=number))
             self._insert_part(part._replace(session=number))
             self._insert_members(number, part.part, members)
             volume = self.volume(part.volume)
@@ -239,7 +259,7 @@ class Catalog(CatalogDatabase):
     # -- what is written -----------------------------------------------------------------------------------------
 
     def parts(self, number: int) -> list[Part]:
-        """The pieces of a session's archive, in order."""
+        """The parts of a session, in order."""
         rows = self._rows(f"SELECT {_PART} FROM parts WHERE session = ? ORDER BY part", number)  # noqa: S608
         return [part_of(row) for row in rows]
 
@@ -305,17 +325,20 @@ class Catalog(CatalogDatabase):
 
     # -- members -------------------------------------------------------------------------------------------------
 
-    def members(self, number: int, wanted: Optional[Sequence[bytes]] = None) -> Iterator[tuple[int, MemberRecord]]:
-        """(part, member) of a session in the order of the archive; few are held in memory.
+    def members(
+        self, number: int, wanted: Optional[Sequence[bytes]] = None, *, part: Optional[int] = None
+    ) -> Iterator[tuple[int, MemberRecord]]:
+        """(number of the part, member) of a session in the order of the archive; few are held in memory.
 
+        :param part: only the members of this part; not together with ``wanted``.
         :param wanted: only these paths (names of members) and what is below them, and what their hard links point
             to. One selection at a time can be read from a catalog.
         :raises CatalogError: the catalog cannot be read (any more).
         """
         columns = "m." + _MEMBER.replace(", ", ", m.")
         if wanted is None:
-            query = f"SELECT m.part, {columns} FROM members m WHERE session = ? ORDER BY offset_bytes"  # noqa: S608
-            rows = self._rows(query, number)
+            query = f"SELECT m.part, {columns} FROM members m WHERE session = ?1 AND (?2 IS NULL OR part = ?2) "  # noqa: S608
+            rows = self._rows(f"{query}ORDER BY offset_bytes", number, part)
         else:
             with self._in_words():
                 self._select(number, wanted)
@@ -365,31 +388,37 @@ class Catalog(CatalogDatabase):
         old = self.session(session)
         if old is None:
             return
-        parts = self.parts(old.number)
-        if old.state != OPEN or any(part.complete for part in parts):
-            raise CatalogError(
-                f"session: {session} is in the catalog already ({old.state}); begin a new session.",
-                option="session",
-            )
-        for table, column in (("members", "session"), ("parts", "session"), ("sessions", "number")):
-            self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (old.number,))  # noqa: S608
-        for part in parts:
-            self._leave_unfinished(part.volume, part.file_number, part.block)
+        if not _is_dead(old, self.parts(old.number)):
+            raise _known_already(old)
+        self._forget(old.number)
 
     def _forget_damaged(self, part: Part) -> None:
         """Forget what was called damaged in the tape file of a part."""
         known = self.session_in(part.volume, part.file_number)
         if known is not None and known.state == DAMAGED:
-            self._db.execute("DELETE FROM parts WHERE session = ?", (known.number,))
-            self._db.execute("DELETE FROM sessions WHERE number = ?", (known.number,))
+            self._forget(known.number)
+
+    def _forget(self, number: int) -> None:
+        """Forget a session with all its parts, but not where on a volume an unfinished one stands."""
+        parts = self.parts(number)
+        for table, column in (("members", "session"), ("parts", "session"), ("sessions", "number")):
+            self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (number,))  # noqa: S608
+        for part in parts:
+            if not part.complete:
+                self._leave_unfinished(part.volume, part.file_number, part.block)
 
     def _insert_session(self, session: Session) -> int:
-        told = session._replace(bytes=min(session.bytes, MOST_BYTES))
         cursor = self._db.execute(
             f"INSERT INTO sessions({_SESSION}) VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*told[1:-2], json.dumps(session.write), json.dumps(session.evidence)),
+            _session_row(session)[1:],
         )
         return int(cursor.lastrowid or 0)
+
+    def _update_session(self, session: Session) -> None:
+        self._db.execute(
+            f"REPLACE INTO sessions({_SESSION}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            _session_row(session),
+        )
 
     def _move_end(self, volume: str, files: int, blocks: int) -> None:
         self._db.execute("UPDATE volumes SET files = ?, blocks = ? WHERE name = ?", (files, blocks, volume))
@@ -418,6 +447,28 @@ class Catalog(CatalogDatabase):
             for m in members
         )
         self._db.executemany("INSERT INTO members VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+
+def _is_dead(session: Session, parts: Sequence[Part]) -> bool:
+    """Whether nothing of a session is left on a volume: its writer died before a part was complete."""
+    return session.state == OPEN and not any(part.complete for part in parts)
+
+
+def _known_already(session: Session) -> CatalogError:
+    return CatalogError(
+        f"session: {session.id} is in the catalog already ({session.state}); begin a new session.", option="session"
+    )
+
+
+def _apart(part: Part, other: Part) -> bool:
+    """Whether two parts of a session lie in the order of their numbers and do not overlap."""
+    first, second = sorted((part, other), key=lambda one: one.part)
+    return first.part != second.part and first.end_bytes <= second.offset_bytes
+
+
+def _session_row(session: Session) -> tuple[object, ...]:
+    told = session._replace(bytes=min(session.bytes, MOST_BYTES))
+    return (*told[:-2], json.dumps(session.write), json.dumps(session.evidence))
 
 
 def _below(path: bytes) -> tuple[bytes, bytes]:

@@ -56,6 +56,10 @@ def _part(evidence: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _window(window: Mapping[str, Any]) -> str:
     events = window.get("events")
     if not isinstance(events, Sequence) or isinstance(events, (str, bytes)) or not events:
@@ -106,15 +110,24 @@ def _hot_backup(hot_backup: Mapping[str, Any]) -> str:
 
 
 def _write(write: Mapping[str, Any]) -> str:
-    if write.get("complete") is not True:
-        return "not every byte is on the volume."
-    if write.get("filemark") is not True:
-        return "the filemark behind the archive is not proved to be on the volume."
-    if write.get("checksums") is not True:
-        return "the checksums of the files were not written."
-    volume, number = write.get("volume"), write.get("file_number")
-    if not isinstance(volume, str) or not volume or isinstance(number, bool) or not isinstance(number, int):
-        return "it is not told on which volume and where the archive lies."
+    parts = write.get("parts")
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, Mapping) for part in parts):
+        return "the parts of the session are missing in the evidence of the write, so it is not known where they lie."
+    for told in (write, *parts):
+        if told.get("complete") is not True:
+            return "not every byte is on the volume."
+        if told.get("filemark") is not True:
+            return "the filemark behind the archive is not proved to be on the volume."
+        if told.get("checksums") is not True:
+            return "the checksums of the files were not written."
+    for number, part in enumerate(parts):
+        volume = part.get("volume")
+        if not isinstance(volume, str) or not volume or not _is_number(part.get("file_number")):
+            return "it is not told on which volume and where the archive lies."
+        if not _is_number(part.get("part")) or part["part"] != number:
+            return f"part {number + 1} of the session is missing."
+        if part.get("last") is not (number == len(parts) - 1):
+            return "the last part of the session is missing, or another part follows it."
     proof = write.get("proof")
     if isinstance(proof, Mapping) and proof.get("mode") != "none" and proof.get("complete") is not True:
         return "the proof of the extent map against the mirror was not complete."

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from .compare import ADDED, ATTRIBUTES, REMAPPED, REMOVED, SAME, Finding, compare
 from .ext4 import InodeTables
@@ -73,6 +73,7 @@ class Proof:
         self._counts = dict.fromkeys((REMAPPED, ADDED, REMOVED, ATTRIBUTES), 0)
         self._examined = 0
         self._changes: list[tuple[bytes, str]] = []
+        self._complete = False
         self._worker: Optional[Worker] = None
         if mode != NONE:
             with MapFile.open(map_path, read_only=True, foreign=True) as map_file:
@@ -96,6 +97,10 @@ class Proof:
             self._mode, self._examined, counts[REMAPPED], counts[ADDED], counts[REMOVED], counts[ATTRIBUTES]
         )
 
+    def result(self) -> dict[str, Any]:
+        """The fields of ProofCounts, and ``complete``: all entries were handed out, and each was proved."""
+        return {**self.counts()._asdict(), "complete": self._complete and self._mode != NONE}
+
     def entries(self) -> Iterator[Mapped]:
         """The entries of the map as the mirror is, in logical order; to be called once.
 
@@ -104,6 +109,7 @@ class Proof:
         if self._worker is None:
             with MapFile.open(self._path, read_only=True, foreign=True) as map_file:
                 yield from map_file.entries()
+            self._complete = True
             return
         make_entry, make_row = FileEntry._make, ExtentRow._make
         while True:
@@ -120,6 +126,7 @@ class Proof:
         if self._changes:
             with MapFile.open(self._path) as map_file:
                 map_file.add_changes(LAYER, self._changes)
+        self._complete = True
 
 
 def _places(map_file: MapFile, mounts: Mapping[int, str]) -> FileSystems:

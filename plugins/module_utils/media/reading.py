@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Optional
+from typing import Optional, Protocol
 
 from ..archive.model import ArchiveError, MemberRecord
 from ..archive.own_headers import has_own_headers
@@ -29,8 +29,8 @@ from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..host.status import StatusWriter
 from ..tape.base import TapeDrive, TapeError
+from .part import open_part
 from .tape_file import TapeStream
-from .volumes import load_known
 
 Located = tuple[Part, MemberRecord]
 
@@ -76,18 +76,26 @@ class FoundMember:
             self.reason = "its content is not what was written"
 
 
+class Drives(Protocol):
+    """What a task reads with: a lease of a drive (tape/drive_lease.py), in which the volume can be exchanged."""
+
+    def exchange(self, volume: str) -> TapeDrive:
+        """The drive, with this volume in it or ready to be loaded. :raises TapeError: it cannot be had."""
+
+
 class SessionReader:
-    """Goes to members in the order in which they lie on tape.
+    """Goes to members in the order in which they lie on tape, from one part to the next.
 
     :param status: how far the reading has come, in bytes.
     :ivar records_read: how many records were read, labels included.
     :ivar lost: names of members that are lost; hard links to them are lost as well.
     """
 
-    def __init__(self, drive: TapeDrive, catalog: Catalog, status: Optional[StatusWriter] = None) -> None:
-        self._drive = drive
+    def __init__(self, drives: Drives, catalog: Catalog, status: Optional[StatusWriter] = None) -> None:
+        self._drives = drives
         self._status = status
         self._catalog = catalog
+        self._drive: Optional[TapeDrive] = None
         self._stream: Optional[TapeStream] = None
         self._records_before = 0
         self.lost: set[bytes] = set()
@@ -103,9 +111,9 @@ class SessionReader:
         :raises TapeError: the volume is another one, or the drive does not find a place on it (any more).
         """
         for part, members in itertools.groupby(wanted, key=lambda located: located[0]):
-            load_known(self._drive, self._catalog, part.volume)
+            self._drive = self._drives.exchange(part.volume)
+            self._take(open_part(self._drive, part, self._catalog, status=self._status))
             self._records_before += 1  # the label
-            self._renew(part)
             for _part, record in members:
                 found = self._find(part, record)
                 yield found
@@ -115,11 +123,15 @@ class SessionReader:
         """What stands behind the member that was read last; None before the first."""
         return self._stream
 
-    def _renew(self, part: Part) -> TapeStream:
-        """A stream that does not believe to know where the head stands."""
+    def _take(self, stream: TapeStream) -> TapeStream:
         self._records_before = self.records_read
-        self._stream = TapeStream(self._drive, part.file_number, part.block, part.record_bytes, self._status)
-        return self._stream
+        self._stream = stream
+        return stream
+
+    def _renew(self, part: Part) -> None:
+        """Go on with a stream that does not rely on where the head stands."""
+        if self._drive is not None:
+            self._take(open_part(self._drive, part, status=self._status))
 
     def _find(self, part: Part, record: MemberRecord) -> FoundMember:
         if record.kind == "h" and record.linkname in self.lost:
@@ -127,7 +139,9 @@ class SessionReader:
                 part, record, None, f"it is a link to {show_path(record.linkname or b'')}, which is lost"
             )
         start = record.offset_bytes - part.offset_bytes
-        stream = self._stream or self._renew(part)
+        stream = self._stream
+        if stream is None:
+            raise AssertionError("a part is opened before its members are looked for")
         # This goes to the record and does not read it yet: not to get there is the end, not to read it is not.
         stream.seek(start - start % part.record_bytes)
         try:

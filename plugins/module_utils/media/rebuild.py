@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Optional
 
+from ..catalog.parts import join_facts, missing_parts, part_facts
 from ..catalog.records import DAMAGED, FAILED, GOOD, Part, Session, Volume
 from ..catalog.store import Catalog
 from ..catalog.verdict import judge
@@ -30,10 +31,11 @@ from .volumes import enter_label, load_labelled
 def rebuild(
     volume: str, catalog: Catalog, drive: TapeDrive, *, allow_last: bool = False, dry_run: bool = False
 ) -> dict[str, Any]:
-    """Read all sessions of a volume and enter those that the catalog does not have, each with its verdict.
+    """Read all parts of sessions on a volume and enter those that the catalog does not have.
 
-    A session is judged by the evidence in its index and by what the reading itself proves. A tape file that is no whole
-    session is entered as damaged: most of it may still be read, so it is kept until it is said to expire. Only what an
+    A session is judged by the evidence in its index and by what the reading itself proves, when all its parts are in
+    the catalog; until then it is damaged, and its reason says which part is missing. A tape file that is no whole
+    archive is entered as damaged: most of it may still be read, so it is kept until it is said to expire. Only what an
     interrupted writer left behind the last filemark is given to the next session.
 
     :param allow_last: forget also the last good session of a host, on another volume of that name.
@@ -55,7 +57,7 @@ def rebuild(
     while _goes_on(drive, Position(file_number, 0), block):
         part = Part(0, 0, volume, file_number, block, label.record_bytes, 0, 0, True)
         try:
-            with scan(drive, file_number, block, label.record_bytes, os.path.dirname(catalog.path)) as read:
+            with scan(drive, part, os.path.dirname(catalog.path)) as read:
                 part = part._replace(records=read.records)
                 if _enter(read, part, catalog, result, dry_run=dry_run):
                     changed = True
@@ -90,9 +92,10 @@ def rebuild(
 
 
 def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, dry_run: bool) -> bool:
-    """Enter a session that was read, unless the catalog has it; True when something changes by that.
+    """Enter a part that was read, unless the catalog has it; True when something changes by that.
 
-    :raises SplitMirrorError: it is no whole session, or not what its own index says.
+    :param part: where it was read.
+    :raises SplitMirrorError: it is no whole archive, not what its own index says, or does not fit the other parts.
     """
     found = Differences()
     session = "" if read.head is None else str(read.head.get("session"))
@@ -100,47 +103,18 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
     if found.count or read.head is None or read.end is None:
         raise VerifyError(f"it is no whole session ({'; '.join(found.shown)}).")
     check_session_id(session)
+    part = part._replace(part=read.part_number, offset_bytes=read.offset_bytes)
     known = catalog.session(session)
     if known is not None and any(_same_place(part, other) for other in catalog.parts(known.number)):
         result["known"].append({"session": session, "state": known.state, "file_number": part.file_number})
         return False
-    proof, names = read.head.get("proof"), read.head.get("names")
-    write = {
-        "complete": True,
-        "filemark": True,
-        "checksums": True,
-        "members": read.members,
-        "files": read.files,
-        "bytes": read.size_bytes,
-        "records": read.records,
-        "volume": part.volume,
-        "file_number": part.file_number,
-        "names": names if isinstance(names, dict) else {},
-        # an archive gets its index only when the proof came to its end
-        "proof": {**proof, "complete": True} if isinstance(proof, dict) else None,
-    }
-    if read.is_old:
-        write["headers_sha256"] = read.headers_sha256
-    told = read.head.get("evidence")
-    evidence = {**(told if isinstance(told, Mapping) else {}), "session": session, "write": write}
-    verdict = judge(evidence, session)
-    entered = Session(
-        0,
-        session,
-        str(read.head.get("host", "")),
-        GOOD if verdict.good else FAILED,
-        verdict.reason,
-        _time(read.head, "created_s") or 0.0,
-        time.time(),
-        _time(read.head, "expires_s"),
-        read.files,
-        read.size_bytes,
-        read.members,
-        write,
-        evidence,
-    )
+
+    def make(joined: Optional[Session]) -> Session:
+        return _session_with(joined, session, part, read)
+
+    entered = make(catalog.joined_by(session, part))
     if not dry_run:
-        catalog.enter_session(entered, part, read.all_members())
+        catalog.enter_part(session, part, read.all_members(), make)
     result["entered"].append(
         {
             "session": session,
@@ -152,11 +126,79 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
     return True
 
 
+def _session_with(known: Optional[Session], session: str, part: Part, read: Scan) -> Session:
+    """A session with a part that was read: judged if all parts are there, and damaged as long as one is missing.
+
+    :param known: what the catalog has of it, with its other parts.
+    :raises VerifyError: the index of the part contradicts that of another part.
+    """
+    head = read.head or {}
+    proof, names, told = head.get("proof"), head.get("names"), head.get("evidence")
+    counts = {"members": read.members, "files": read.files, "bytes": read.size_bytes}
+    mine = part_facts(part, counts, last=read.is_last, complete=True, filemark=True, checksums=True)
+    earlier = [] if known is None else known.write["parts"]
+    common = {
+        "names": names if isinstance(names, dict) else {},
+        # an archive gets its index only when the proof came to its end
+        "proof": {**proof, "complete": True} if isinstance(proof, dict) else None,
+        **({"headers_sha256": read.headers_sha256} if read.is_old else {}),
+    }
+    write = join_facts(sorted([*earlier, mine], key=lambda facts: int(facts["part"])), common)
+    evidence = {**(told if isinstance(told, Mapping) else {}), "session": session, "write": write}
+    volumes = read.volumes if known is None else max(read.volumes, known.evidence["volumes"], key=len)
+    missing = missing_parts(write["parts"], volumes)
+    if missing:
+        state, reason = DAMAGED, missing
+        evidence["volumes"] = volumes
+    else:
+        verdict = judge(evidence, session)
+        state, reason = GOOD if verdict.good else FAILED, verdict.reason
+    entered = Session(
+        number=0,
+        id=session,
+        host=str(head.get("host", "")),
+        state=state,
+        reason=reason,
+        created_s=_time(head, "created_s") or 0.0,
+        closed_s=time.time(),
+        expires_s=_time(head, "expires_s"),
+        files=write["files"],
+        bytes=write["bytes"],
+        members=write["members"],
+        write=write,
+        evidence=evidence,
+    )
+    if known is not None:
+        _refuse_contradiction(entered, known)
+    return entered
+
+
+def _refuse_contradiction(entered: Session, known: Session) -> None:
+    """:raises VerifyError: the indexes of two parts say different things of their session."""
+
+    def said(session: Session) -> dict[str, Any]:
+        evidence = {key: value for key, value in session.evidence.items() if key not in ("write", "volumes")}
+        common = {key: session.write.get(key) for key in ("names", "proof")}
+        return {
+            "host": session.host,
+            "created_s": session.created_s,
+            "expires_s": session.expires_s,
+            "evidence": evidence,
+            **common,
+        }
+
+    one, other = said(entered), said(known)
+    differ = [key for key in one if one[key] != other[key]]
+    if differ:
+        raise VerifyError(f"its index contradicts that of another part of session {known.id} in {', '.join(differ)}.")
+
+
 def _keep(name: str, part: Part, reason: str, catalog: Catalog) -> None:
     """Enter a tape file that is no whole session, so that nothing is written over it; a dead writer's has expired."""
     now_s = time.time()
     expires_s = now_s if catalog.unfinished(part.volume, part.file_number) else None
-    catalog.enter_session(Session(0, name, "", DAMAGED, reason, now_s, now_s, expires_s, 0, 0, 0, {}, {}), part, ())
+    damaged = Session(0, name, "", DAMAGED, reason, now_s, now_s, expires_s, 0, 0, 0, {}, {})
+    catalog.enter_part(name, part, (), lambda _known: damaged)
 
 
 def _time(head: Mapping[str, Any], key: str) -> Optional[float]:

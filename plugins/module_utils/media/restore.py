@@ -30,11 +30,10 @@ from ..catalog.rowcheck import part_named
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..host.status import StatusWriter
-from ..tape.base import TapeDrive
 from .arrival import NotThere, what_differs
 from .extract import Said, TarExtractor
 from .losses import DOUBTFUL, MISSING, Losses
-from .reading import Located, SessionReader, check_names
+from .reading import Drives, Located, SessionReader, check_names
 
 #: What the headers of a member take on tape, for the total that is told: those of most, and a little more.
 _HEADER_BYTES = 2048
@@ -102,7 +101,10 @@ class _Extracted:
 
 def needed_volume(job: RestoreJob, catalog: Catalog) -> str:
     """The volume that is read first. :raises SplitMirrorError: the target, the session or a path is refused."""
-    return complete_parts(catalog, _checked(job, catalog))[0].volume
+    session = _checked(job, catalog)
+    with closing(_wanted(job, catalog, session)) as wanted:
+        first = next(wanted, None)
+    return complete_parts(catalog, session)[0].volume if first is None else first[0].volume
 
 
 def plan_restore(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
@@ -121,12 +123,11 @@ def plan_restore(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
     return {**_result(job, session, tally), "positions": positions}
 
 
-def restore(
-    job: RestoreJob, catalog: Catalog, drive: TapeDrive, status: Optional[StatusWriter] = None
-) -> dict[str, Any]:
+def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[StatusWriter] = None) -> dict[str, Any]:
     """Restore.
 
-    :param status: where it is told how far the reading has come.
+    :param drives: gives the drive with the volumes, one after another.
+    :param status: reports how far the reading has come.
     :returns: as plan_restore without positions, of what is in the target, with ``records_read``, ``seconds`` and
         ``bytes_per_s``.
     :raises SplitMirrorError: something was refused or nothing could be restored, and the target is as it was; or
@@ -145,7 +146,7 @@ def restore(
         status.set(0, total_bytes)
     with _Staging(job.target, session.id) as staging:
         try:
-            done = _extract(run, drive, staging.folder)
+            done = _extract(run, drives, staging.folder)
             try:
                 _take_stock(run, staging.folder, done)
             except SplitMirrorError:
@@ -169,9 +170,9 @@ def restore(
     return {**result, **losses.facts()}
 
 
-def _extract(run: _Run, drive: TapeDrive, folder: str) -> _Extracted:
+def _extract(run: _Run, drives: Drives, folder: str) -> _Extracted:
     """Hand all members to tar that can be read; note the others."""
-    reader = SessionReader(drive, run.catalog, run.status)
+    reader = SessionReader(drives, run.catalog, run.status)
     doubtful: set[bytes] = set()
     end = None
     # Where the reading ends early, its selection would go on in the catalog, and no other could be made.
@@ -297,12 +298,12 @@ def _check_target(target: str) -> None:
 
 
 def _wanted(job: RestoreJob, catalog: Catalog, session: Session) -> Generator[Located, None, None]:
-    """The members to restore in the order in which they lie on tape; the index of the session only if it is named."""
+    """The members to restore in the order in which they lie on tape; an index only if it is named."""
     parts = complete_parts(catalog, session)
     names = [_name_of(catalog, session, path) for path in job.paths] or None
-    index = index_name(session.id)
+    indexes = {index_name(session.id, number) for number in parts}
     for number, member in catalog.members(session.number, names):
-        if names is not None or member.path != index:
+        if names is not None or member.path not in indexes:
             yield part_named(parts, number), member
 
 

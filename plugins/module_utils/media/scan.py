@@ -19,15 +19,26 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, BinaryIO, Optional, cast
 
-from ..archive.index import FORMAT_WITHOUT_HEADERS, index_name, member_line, read_head, read_member
+from ..archive.index import (
+    FORMAT_WITHOUT_HEADERS,
+    index_name,
+    looks_like_index,
+    member_line,
+    read_head,
+    read_member,
+)
 from ..archive.model import ArchiveError, MemberRecord
 from ..archive.tar_reader import Member, iterate_members
 from ..catalog.lookup import show_path
+from ..catalog.records import Part
 from ..errors import SplitMirrorError
 from ..tape.base import TapeDrive
+from .part import open_part
 from .tape_file import TapeStream
 
 _SHOWN = 5
+# Offsets in a session, and what is added to them, stay in the range of SQLite's integers.
+_MOST = 1 << 62
 
 
 class VerifyError(SplitMirrorError):
@@ -58,6 +69,35 @@ class Scan:
     headers_sha256: str = ""
 
     @property
+    def part_number(self) -> int:
+        """Which part of its session this is, from 0. An index without the number is that of the only part.
+
+        :raises ArchiveError: the index does not name the volumes of all parts before it.
+        """
+        number = _count(self.head, "part")
+        if number and len(self.volumes) != number + 1:
+            raise ArchiveError(
+                "the index of the session does not name the volumes of its parts; it is no archive of ours."
+            )
+        return number
+
+    @property
+    def offset_bytes(self) -> int:
+        """Where the part begins in its session."""
+        return _count(self.head, "offset_bytes")
+
+    @property
+    def is_last(self) -> bool:
+        """No part of the session comes behind this one."""
+        return self.head is not None and self.head.get("last", True) is True
+
+    @property
+    def volumes(self) -> list[str]:
+        """The volumes of the session up to this part, as far as the index has them."""
+        volumes = None if self.head is None else self.head.get("volumes")
+        return [str(volume) for volume in volumes] if isinstance(volumes, list) else []
+
+    @property
     def is_old(self) -> bool:
         """Version 0.1 wrote it."""
         return self.head is not None and self.head["format_version"] == FORMAT_WITHOUT_HEADERS
@@ -75,10 +115,23 @@ class Scan:
         return (read_member(line) for line in self.index)
 
     def all_members(self) -> Iterator[MemberRecord]:
-        """What was found on the tape, and the index itself behind it."""
+        """What was found on the tape, and the index itself behind it, with their offsets in the session."""
+        offset_bytes = self.offset_bytes
+        for member in self._found_members():
+            yield member._replace(offset_bytes=member.offset_bytes + offset_bytes) if offset_bytes else member
+
+    def _found_members(self) -> Iterator[MemberRecord]:
         yield from self.observed_members()
         if self.end is not None:
             yield self.end._replace(header_digest=None) if self.is_old else self.end
+
+
+def _count(head: Optional[dict[str, Any]], key: str) -> int:
+    """A number of the index's first line, 0 when it is not there. :raises ArchiveError: it is not a number."""
+    value = 0 if head is None else head.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+        raise ArchiveError(f"the index of the session has {value!r} as {key}; it is no archive of ours.")
+    return value
 
 
 @dataclass
@@ -95,24 +148,25 @@ class Differences:
 
 
 @contextmanager
-def scan(drive: TapeDrive, file_number: int, block: int, record_bytes: int, spool_dir: str) -> Iterator[Scan]:
+def scan(drive: TapeDrive, part: Part, spool_dir: str) -> Iterator[Scan]:
     """Read one tape file to its filemark and take the checksums of what is in it.
 
+    :param part: where it is; its volume is in the drive.
     :param spool_dir: folder for the spools, which grow with the files.
     :raises SplitMirrorError: a record is bad, it is no archive, it has no filemark, or the spools have no room.
     """
     with (
-        keeping(file_number, spool_dir),
+        keeping(part.file_number, spool_dir),
         spool("observed", spool_dir) as observed,
         spool("index", spool_dir) as index,
     ):
-        read = _scan(TapeStream(drive, file_number, block, record_bytes), Scan(observed, index), logical=False)
+        read = _scan(open_part(drive, part), Scan(observed, index), logical=False)
         if read.is_old and read.sparse:
             # What the checksums of its sparse files cover is known only now, behind them.
             for spooled in (observed, index):
                 spooled.seek(0)
                 spooled.truncate()
-            read = _scan(TapeStream(drive, file_number, block, record_bytes), Scan(observed, index), logical=True)
+            read = _scan(open_part(drive, part), Scan(observed, index), logical=True)
         yield read
 
 
@@ -147,15 +201,14 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
             f"{show_path(member.name)} stands behind the index of the session; it is no archive of ours."
         )
     read.members += 1
-    name = member.name.split(b"/")
-    if len(name) == 3 and name[0] == b".splitmirror" and name[2] == b"index.jsonl":
+    if looks_like_index(member.name):
         content = hashlib.sha256()
         for piece in member.content():
             content.update(piece)
             read.index.write(piece)
         read.index.seek(0)
         read.head = read_head(read.index.readline())
-        if index_name(str(read.head.get("session"))) != member.name:
+        if index_name(str(read.head.get("session")), read.part_number) != member.name:
             raise ArchiveError("the index of the session has the name of another one; it is no archive of ours.")
         read.end = member.record(content.hexdigest())
         return

@@ -20,16 +20,16 @@ from ..catalog.lookup import complete_parts, show_path
 from ..catalog.records import Part, Session
 from ..catalog.store import Catalog
 from ..host.status import StatusWriter
-from ..tape.base import TapeDrive, TapeError
+from ..tape.base import TapeError
 from .losses import DOUBTFUL, MISSING, Losses
-from .reading import FoundMember, Located, SessionReader
+from .reading import Drives, FoundMember, SessionReader
 from .scan import Differences, VerifyError, compare, keeping, spool
 from .tape_file import TapeStream
 
 
 @dataclass
 class _Read:
-    """What was read so far."""
+    """What was read so far. :ivar end: where the next member of the part begins in the session; -1 if not known."""
 
     members: int = 0
     files: int = 0
@@ -37,15 +37,27 @@ class _Read:
     end: int = 0
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One verification while it is under way."""
+
+    session: Session
+    catalog: Catalog
+    reader: SessionReader
+    losses: Losses
+    differences: Differences
+    read: _Read
+
+
 def needed_volume(session: Session, catalog: Catalog) -> str:
-    """The volume that verify_session reads. :raises CatalogError: the session has no complete archive."""
+    """The volume that verify_session reads first. :raises CatalogError: the session has no complete archive."""
     return complete_parts(catalog, session)[0].volume
 
 
 def verify_session(
-    session: Session, catalog: Catalog, drive: TapeDrive, *, report: bool = True, status: Optional[StatusWriter] = None
+    session: Session, catalog: Catalog, drives: Drives, *, report: bool = True, status: Optional[StatusWriter] = None
 ) -> dict[str, Any]:
-    """Read a session from tape and compare every member with the catalog and with the index on the tape.
+    """Read all parts of a session from tape and compare every member with the catalog and with the indexes on the tape.
 
     All of it is read, whatever is found; a member is damaged here exactly when it is so for tape_read.
 
@@ -55,53 +67,41 @@ def verify_session(
     :raises SplitMirrorError: something differs; the sentence, the facts and the report say what.
     """
     begun = time.monotonic()
-    differences = Differences()
-    (part,) = complete_parts(catalog, session).values()
+    parts = list(complete_parts(catalog, session).values())
     state_dir = os.path.dirname(catalog.path)
     losses = Losses(state_dir if report else None, f"{session.id}-tape_verify")
     if status is not None:
-        status.set(0, part.records * part.record_bytes)
-    reader = SessionReader(drive, catalog, status)
-    read = _Read()
+        status.set(0, parts[-1].end_bytes)
+    run = _Run(session, catalog, SessionReader(drives, catalog, status), losses, Differences(), _Read())
     headers = hashlib.sha256()
-    index = index_name(session.id)
-    with keeping(part.file_number, state_dir), spool("index", state_dir) as kept:
-        try:
-            for found in reader.read(_located(catalog, session, part)):
-                is_index = found.record.path == index
-                if found.header is not None and not is_index:
-                    headers.update(found.header.header)
-                _take(found, read, losses, differences, kept if is_index else None)
-            stream = reader.rest()
-            if stream is not None:
-                _check_end(stream, read.end, part, differences)
-        except TapeError as exc:
-            if not read.members:
-                raise
-            differences.add(f"the rest cannot be reached ({exc.message.rstrip('.')})")
-            _note_missing(catalog, session, read.members, losses, differences)
-        finally:
-            losses.close()
-        # Sessions of version 0.1 have no digests of their own for each header.
-        if session.write.get("headers_sha256") not in (None, headers.hexdigest()):
-            differences.add("the checksum of all headers differs")
-        _compare_index(kept, session, catalog, index, differences)
+    try:
+        for part in parts:
+            with keeping(part.file_number, state_dir), spool("index", state_dir) as kept:
+                _verify_part(run, part, kept, headers)
+                _compare_index(run, part, kept)
+    finally:
+        losses.close()
+    # Sessions of version 0.1 have no digests of their own for each header.
+    if session.write.get("headers_sha256") not in (None, headers.hexdigest()):
+        run.differences.add("the checksum of all headers differs")
     seconds = time.monotonic() - begun
+    volumes = list(dict.fromkeys(part.volume for part in parts))
     result = {
         "session": session.id,
         "host": session.host,
-        "members": read.members,
-        "files": read.files,
-        "bytes": read.size_bytes,
-        "records_read": part.records,
-        "volumes": [part.volume],
+        "members": run.read.members,
+        "files": run.read.files,
+        "bytes": run.read.size_bytes,
+        "records_read": sum(part.records for part in parts),
+        "volumes": volumes,
         "seconds": round(seconds, 3),
-        "bytes_per_s": round(part.records * part.record_bytes / seconds),
+        "bytes_per_s": round(sum(part.records * part.record_bytes for part in parts) / seconds),
     }
-    if differences.count:
+    if run.differences.count:
         error = VerifyError(
-            f"session: {session.id} on volume {part.volume} is not what was written, with {differences.count} "
-            f"differences ({'; '.join(differences.shown)}){losses.where()}.",
+            f"session: {session.id} on {'volume' if len(volumes) == 1 else 'volumes'} {', '.join(volumes)} is not what "
+            f"was written, with {run.differences.count} differences ({'; '.join(run.differences.shown)})"
+            f"{losses.where()}.",
             option="session",
         )
         error.facts = {**result, **losses.facts()}
@@ -109,8 +109,31 @@ def verify_session(
     return {**result, **losses.facts()}
 
 
-def _located(catalog: Catalog, session: Session, part: Part) -> Iterator[Located]:
-    return ((part, member) for _part, member in catalog.members(session.number))
+def _verify_part(run: _Run, part: Part, kept: BinaryIO, headers: hashlib._Hash) -> None:
+    """Read one part and note what is wrong with it.
+
+    :param kept: takes its index.
+    :param headers: takes the headers of its members.
+    :raises TapeError: not one member of the session could be reached.
+    """
+    index = index_name(run.session.id, part.part)
+    members, differences = run.catalog.members(run.session.number, part=part.part), run.differences
+    before = run.read.members
+    run.read.end = part.offset_bytes
+    try:
+        for found in run.reader.read((part, member) for _part, member in members):
+            is_index = found.record.path == index
+            if found.header is not None and not is_index:
+                headers.update(found.header.header)
+            _take(found, run.read, run.losses, differences, kept if is_index else None)
+        stream = run.reader.rest()
+        if stream is not None:
+            _check_end(stream, run.read.end, part, differences)
+    except TapeError as exc:
+        if not run.read.members:
+            raise
+        differences.add(f"the rest of volume {part.volume} cannot be reached ({exc.message.rstrip('.')})")
+        _note_missing(run, part, run.read.members - before)
 
 
 def _take(found: FoundMember, read: _Read, losses: Losses, differences: Differences, index: Optional[BinaryIO]) -> None:
@@ -139,7 +162,7 @@ def _check_end(stream: TapeStream, end: int, part: Part, differences: Difference
     """Behind the last member are zeros up to the end of a record, and the filemark."""
     try:
         if end >= 0:
-            stream.seek(end)
+            stream.seek(end - part.offset_bytes)
             if next(iterate_members(stream), None) is not None:
                 differences.add("more stands behind its index than the catalog has")
         records = stream.skip_to_filemark()
@@ -150,26 +173,31 @@ def _check_end(stream: TapeStream, end: int, part: Part, differences: Difference
         differences.add(f"{records} records were read and the catalog has {part.records}")
 
 
-def _note_missing(catalog: Catalog, session: Session, done: int, losses: Losses, differences: Differences) -> None:
-    """Note the members that were not come to."""
-    for number, (_part, member) in enumerate(catalog.members(session.number)):
+def _note_missing(run: _Run, part: Part, done: int) -> None:
+    """Note the members of a part that were not reached. :param done: how many were."""
+    for number, (_part, member) in enumerate(run.catalog.members(run.session.number, part=part.part)):
         if number >= done:
-            losses.add(MISSING, member.path, "it was not reached")
-            differences.add(f"{show_path(member.path)} is in the catalog and not on the tape")
+            run.losses.add(MISSING, member.path, "it was not reached")
+            run.differences.add(f"{show_path(member.path)} is in the catalog and not on the tape")
 
 
-def _compare_index(kept: BinaryIO, session: Session, catalog: Catalog, index: bytes, differences: Differences) -> None:
+def _compare_index(run: _Run, part: Part, kept: BinaryIO) -> None:
     """Compare the index on the tape with the catalog."""
+    index, differences = index_name(run.session.id, part.part), run.differences
     kept.seek(0)
     line = kept.readline()
     if not line:
-        differences.add("its index is missing")
+        differences.add(f"the index on volume {part.volume} is missing")
         return
     try:
         told = read_head(line).get("session")
-        if told != session.id:
+        if told != run.session.id:
             differences.add(f"its index is that of session {told}")
-        expected = (member for _part, member in catalog.members(session.number) if member.path != index)
+        expected = (
+            member._replace(offset_bytes=member.offset_bytes - part.offset_bytes)
+            for _part, member in run.catalog.members(run.session.number, part=part.part)
+            if member.path != index
+        )
         compare("its index", _lines(kept), expected, differences)
     except ArchiveError as exc:
         differences.add(f"its index is damaged ({exc.message.rstrip('.')})")

@@ -18,25 +18,22 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ..archive.estimate import Estimate, estimate
-from ..archive.model import ArchiveResult, MemberRecord, Owners, WriterOptions
+from ..archive.model import Owners, WriterOptions
 from ..archive.ring import make_ring
-from ..archive.writer import write_archive
-from ..catalog.records import Part
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..extents.mapcheck import parse_names
 from ..extents.mapfile import MapFile
-from ..extents.proof import FULL, NONE
+from ..extents.proof import FULL, NONE, Proof
 from ..host.files import open_folder, try_lock
 from ..host.status import StatusWriter
 from ..session import StateDir
 from ..tape.base import TapeDrive
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
-from .proving import Proving
-from .tape_file import TapeRecordSink
-from .volumes import APPEND, OVERWRITE, WritePosition, begin_anew, check_room, cut_back, place_for
+from .part import ArchiveSource, PartWriter
+from .selection import Selection
+from .volumes import APPEND, OVERWRITE, WritePosition, begin_anew, check_room, place_for
 
-_BATCH_MEMBERS = 5000
 _DAY_S = 86400
 
 
@@ -105,7 +102,7 @@ def dry_run(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
 
 
 def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter] = None) -> dict[str, Any]:
-    """Write the session to the volume.
+    """Write the session to the volume: prove, write the parts (today one), and return what the verdict needs.
 
     :param status: where it is told how far the writing has come; made here unless it is given.
     :returns: the facts for the catalog and the report; ``evidence`` in it is what catalog_session judges by.
@@ -127,54 +124,39 @@ def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter
             mounts = stack.enter_context(
                 ReadOnlyMounts(os.path.join(job.mounts_dir, job.session), map_file, ready.devices)
             )
-        # It starts a process, so it comes before any thread.
-        folders = {} if mounts is None else mounts.folders
-        proving = stack.enter_context(Proving(job.map_path, job.proof, folders))
-        expires_s = None if job.retention_days is None else time.time() + job.retention_days * _DAY_S
+        # The proof starts a process, so it begins before any thread.
+        proof = stack.enter_context(Proof(job.map_path, {} if mounts is None else mounts.folders, job.proof))
+        created_s = time.time()
+        expires_s = None if job.retention_days is None else created_s + job.retention_days * _DAY_S
         number = catalog.begin_session(job.session, ready.host, expires_s=expires_s)
         place = ready.place
         if job.mode == OVERWRITE:
             place = begin_anew(drive, catalog, place, allow_last=job.allow_last)
-        part = Part(number, 0, job.volume, place.file_number, place.block, place.label.record_bytes, 0, 0, False)
-        catalog.begin_part(part)
-        try:
-            status = status or StatusWriter(state.status_file(job.session), "write", "bytes")
-            status.set(0, ready.size.archive_bytes)
-            entered = _Members(catalog, number)
-            sink = TapeRecordSink(drive, place, status)
-            done = write_archive(
-                proving.entries(),
-                ready.devices,
-                sink,
-                ready.options,
-                member=entered.add,
-                owners=Owners(map_file.users(), map_file.groups()),
-                fallback=mounts.open if mounts is not None else None,
-                extras=job.extras or None,
-                # The index grows with the files, and /tmp may lie in memory.
-                spool_dir=os.path.dirname(job.map_path),
-                index_meta={
-                    "session": job.session,
-                    "host": ready.host,
-                    "created_s": time.time(),
-                    "expires_s": expires_s,
-                    "volume": job.volume,
-                    "evidence": dict(job.evidence or {}),
-                    "proof": {"mode": job.proof},
-                    "names": names,
-                },
-            )
+        selection = Selection(proof.entries(), job.extras or None)
+        source = ArchiveSource(
+            ready.devices,
+            ready.options,
+            Owners(map_file.users(), map_file.groups()),
+            mounts.open if mounts is not None else None,
+            # The index grows with the files, and /tmp may lie in memory.
+            spool_dir=os.path.dirname(job.map_path),
+        )
+        head = {
+            "session": job.session,
+            "host": ready.host,
+            "created_s": created_s,
+            "expires_s": expires_s,
+            "evidence": dict(job.evidence or {}),
+            "proof": {"mode": job.proof},
+            "names": names,
+        }
+        status = status or StatusWriter(state.status_file(job.session), "write", "bytes")
+        status.set(0, ready.size.archive_bytes)
+        with PartWriter(drive, catalog, number, place, status=status) as part:
+            done = part.write(source, selection, head)
             # A mirror that went on while it was read gave no backup.
             check_seals(map_file, ready.devices)
-            sink.finish()
-            entered.flush()
-        except BaseException:
-            _give_back(drive, catalog, place, part)
-            raise
-        facts = {**_facts(done, entered.members, sink.records, place, proving), "names": names}
-        catalog.finish_part(
-            part._replace(records=sink.records), files=done.files, size_bytes=done.bytes_data, write=facts
-        )
+            facts = part.finish({"proof": proof.result(), "names": names})
         status.finish()
     seconds = time.monotonic() - begun
     return {
@@ -194,26 +176,6 @@ def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter
         "archive": drive.data_path(place.file_number),
         "evidence": facts,
     }
-
-
-class _Members:
-    """Takes members from the pipeline and enters them into the catalog in batches."""
-
-    def __init__(self, catalog: Catalog, number: int) -> None:
-        self._catalog = catalog
-        self._number = number
-        self._batch: list[MemberRecord] = []
-        self.members = 0
-
-    def add(self, member: MemberRecord) -> None:
-        self._batch.append(member)
-        self.members += 1
-        if len(self._batch) >= _BATCH_MEMBERS:
-            self.flush()
-
-    def flush(self) -> None:
-        self._catalog.add_members(self._number, 0, self._batch)
-        self._batch = []
 
 
 def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: MapFile) -> _Ready:
@@ -241,23 +203,6 @@ def _prove_options(job: WriteJob, place: WritePosition) -> WriterOptions:
     return options
 
 
-def _facts(done: ArchiveResult, entered: int, records: int, place: WritePosition, proving: Proving) -> dict[str, Any]:
-    """What the verdict needs to know of the writing; it is told only when the filemark is proved."""
-    return {
-        "complete": records == done.records,
-        "filemark": True,
-        "checksums": entered == done.members,
-        "members": done.members,
-        "files": done.files,
-        "bytes": done.bytes_data,
-        "records": records,
-        "volume": place.label.volume,
-        "file_number": place.file_number,
-        "fallback": done.fallback,
-        "proof": proving.result(),
-    }
-
-
 def _where(place: WritePosition) -> dict[str, Any]:
     return {
         "volume": place.label.volume,
@@ -265,16 +210,6 @@ def _where(place: WritePosition) -> dict[str, Any]:
         "block": place.block,
         "record_bytes": place.label.record_bytes,
     }
-
-
-def _give_back(drive: TapeDrive, catalog: Catalog, place: WritePosition, part: Part) -> None:
-    """Make the volume end where it ended before; what cannot be cut off is known in the catalog as unfinished."""
-    try:
-        cut_back(drive, place)
-        catalog.drop_part(part)
-    except SplitMirrorError:
-        # the error that led here is the one to be told
-        return
 
 
 @contextmanager

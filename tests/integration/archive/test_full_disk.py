@@ -27,7 +27,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.write imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from tests.support.blockdev import run
-from tests.support.tape import Library, inline
+from tests.support.tape import Held, Library, inline
 
 pytestmark = pytest.mark.root
 
@@ -140,7 +140,7 @@ def test_a_volume_is_not_called_damaged_for_what_the_state_folder_lacks(small: P
         before = library.content()
         with full(small), library.drive(writable=False) as drive:
             with refused("No space left"):
-                verify_session(find_good_session(library.catalog, "s1", None), library.catalog, drive)
+                verify_session(find_good_session(library.catalog, "s1", None), library.catalog, Held(drive))
             with refused("No space left"):
                 rebuild("V1", library.catalog, drive)
         with library.drive(writable=False) as drive:

@@ -32,7 +32,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label impo
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.library import Bay, MtxLibrary, find_bay
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.st import StTape
 from ansible_collections.splitmirror.backup.tests.seams.drives import DriveContract
-from ansible_collections.splitmirror.backup.tests.support.tape import Library, folder, inline, judge
+from ansible_collections.splitmirror.backup.tests.support.tape import Held, Library, folder, inline, judge
 from ansible_collections.splitmirror.backup.tests.support.tapemodel import MARK, Item, Model
 
 CHANGER = "/dev/tape/by-id/scsi-LIBRARY001"
@@ -169,7 +169,7 @@ def sessions_go_there_and_back(where: Path) -> None:
         library.restore(session, where / session)
         assert contents(where / session) == files_of(entries)
         with library.drive(writable=False) as drive:
-            found = verify_session(find_good_session(library.catalog, session, None), library.catalog, drive)
+            found = verify_session(find_good_session(library.catalog, session, None), library.catalog, Held(drive))
         assert found["files"] == 4
     one = library.restore("s2", where / "one", "/srv/c")
     assert contents(where / "one") == {"srv/c": files_of(second)["srv/c"]}
@@ -362,7 +362,7 @@ def a_fleet_shares_two_drives(where: Path) -> None:
     for number, volume in enumerate(volumes):
         target = where / f"t{number}"
         with use_drive(pool(where), volume, who="restore") as lease:
-            restore(RestoreJob(f"s{number}", str(target)), library.catalog, lease.drive)
+            restore(RestoreJob(f"s{number}", str(target)), library.catalog, lease)
         assert contents(target) == files_of(tree(50_000 + number))
     assert sorted((found.name, found.files) for found in library.catalog.volumes()) == [
         ("LAB001", 3),

@@ -20,7 +20,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
-from ansible_collections.splitmirror.backup.tests.support.tape import MTIME_NS, Library, folder, inline, link
+from ansible_collections.splitmirror.backup.tests.support.tape import MTIME_NS, Held, Library, folder, inline, link
 
 DEVICE = FileEntry(b"/srv/null", "c", mode=0o666, rdev_major=1, rdev_minor=3, mtime_ns=MTIME_NS)
 LONG_LINK = link("/srv/long", "x" * 1500)
@@ -64,7 +64,7 @@ def missing(library: Library, target: Path) -> dict[str, str]:
         contextlib.closing(Catalog.open(library.catalog.path)) as catalog,
         pytest.raises(SplitMirrorError) as caught,
     ):
-        restore(RestoreJob("s1", str(target)), catalog, drive)
+        restore(RestoreJob("s1", str(target)), catalog, Held(drive))
     assert caught.value.option == "target"
     facts = caught.value.facts
     named = {row["path"]: row["reason"] for key in ("missing", "doubtful") for row in facts[key]}

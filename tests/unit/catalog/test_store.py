@@ -190,16 +190,16 @@ def test_a_session_that_was_found_is_seen_whole_or_not_at_all(catalog: Catalog) 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        catalog.enter_session(found, part, seen_between(dies=True))
+        catalog.enter_part("s1", part, seen_between(dies=True), lambda _known: found)
     assert (catalog.sessions(), catalog.unfinished("V1", 1), catalog.volume("V1")) == ([], False, volume())
-    catalog.enter_session(found, part, seen_between(dies=False))
+    catalog.enter_part("s1", part, seen_between(dies=False), lambda _known: found)
     (entered,) = catalog.sessions()
     assert entered._replace(number=0) == found
     assert [one for _part, one in catalog.members(entered.number)] == members
     assert catalog.parts(entered.number) == [part._replace(session=entered.number)]
     assert catalog.volume("V1") == volume()._replace(files=2, blocks=12)
     with pytest.raises(CatalogError, match="already"):
-        catalog.enter_session(found, part, members)
+        catalog.enter_part("s1", part, members, lambda _known: found)
 
 
 def test_a_session_that_is_found_takes_the_place_of_its_dead_run_and_never_shortens_the_volume(
@@ -209,7 +209,8 @@ def test_a_session_that_is_found_takes_the_place_of_its_dead_run_and_never_short
     dead = catalog.begin_session("s1", "db1")
     catalog.begin_part(Part(dead, 0, "V1", 1, 2, 512, 0, 0, False))
     found = Session(0, "s1", "db1", "failed", "broken.", 1.0, 2.0, None, 1, 5, 1, {}, {})
-    catalog.enter_session(found, Part(0, 0, "V1", 1, 2, 512, 0, 9, True), [member(b"a", 0)])
+    part = Part(0, 0, "V1", 1, 2, 512, 0, 9, True)
+    catalog.enter_part("s1", part, [member(b"a", 0)], lambda _known: found)
     assert [(one.id, one.state) for one in catalog.sessions(host="db1")] == [("s2", "open"), ("s1", "failed")]
     assert not catalog.unfinished("V1", 1)
     assert catalog.volume("V1") == volume()._replace(files=3, blocks=12)

@@ -23,6 +23,11 @@ def events(names: tuple[str, ...] | list[str]) -> list[dict[str, Any]]:
     return [{"seq": number, "name": name, "source": "test"} for number, name in enumerate(names, 1)]
 
 
+def part(number: int, *, last: bool) -> dict[str, Any]:
+    proved = {"complete": True, "filemark": True, "checksums": True}
+    return {"part": number, "volume": f"V{number}", "file_number": 1, "last": last, **proved}
+
+
 def evidence(names: tuple[str, ...] | list[str] = WINDOW_ORDER) -> dict[str, Any]:
     return {
         "session": SESSION,
@@ -35,8 +40,7 @@ def evidence(names: tuple[str, ...] | list[str] = WINDOW_ORDER) -> dict[str, Any
             "checksums": True,
             "members": 3,
             "bytes": 10,
-            "volume": "V1",
-            "file_number": 1,
+            "parts": [part(0, last=False), part(1, last=True)],
             "fallback": 0,
             "proof": {"mode": "full", "complete": True},
         },
@@ -96,8 +100,12 @@ NEEDED = [
     ("write", "complete"),
     ("write", "filemark"),
     ("write", "checksums"),
-    ("write", "volume"),
-    ("write", "file_number"),
+    ("write", "parts"),
+    *(
+        ("write", "parts", number, key)
+        for number in (0, 1)
+        for key in ("part", "volume", "file_number", "last", "complete", "filemark", "checksums")
+    ),
     ("write", "proof"),
     ("write", "proof", "complete"),
 ]
@@ -105,9 +113,9 @@ NEEDED = [
 
 @pytest.mark.parametrize("keys", NEEDED)
 @pytest.mark.parametrize("value", ["missing", None, "", "yes", "true", 0, 1, [], {}])
-def test_what_is_missing_or_only_looks_true_is_not_proved(keys: tuple[str, ...], value: Any) -> None:
+def test_what_is_missing_or_only_looks_true_is_not_proved(keys: tuple[Any, ...], value: Any) -> None:
     told = copy.deepcopy(evidence())
-    place = told
+    place: Any = told
     for key in keys[:-1]:
         place = place[key]
     if value == "missing":
@@ -115,9 +123,28 @@ def test_what_is_missing_or_only_looks_true_is_not_proved(keys: tuple[str, ...],
     else:
         place[keys[-1]] = value
     harmless = (keys[-1] == "volume" and value in ("yes", "true")) or (keys[-1] == "file_number" and value in (0, 1))
+    harmless = harmless or (keys[-1] == "part" and value == keys[-2] and value != "")
     verdict = judge(told, SESSION)
     assert verdict.good == harmless
     assert harmless or verdict.reason.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [part(0, last=False)],
+        [part(1, last=True)],
+        [part(0, last=True), part(1, last=True)],
+        [part(1, last=True), part(0, last=False)],
+        [part(0, last=False), part(2, last=True)],
+        [part(0, last=False), part(0, last=False), part(1, last=True)],
+    ],
+)
+def test_a_session_without_all_of_its_parts_is_not_good(parts: list[dict[str, Any]]) -> None:
+    told = evidence()
+    told["write"]["parts"] = parts
+    verdict = judge(told, SESSION)
+    assert (verdict.good, "part" in verdict.reason) == (False, True)
 
 
 def test_a_backup_without_hot_backup_needs_none() -> None:

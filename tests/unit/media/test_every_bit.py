@@ -36,7 +36,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading import look_at
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
-from ansible_collections.splitmirror.backup.tests.support.tape import RECORD, Library, folder, inline, link
+from ansible_collections.splitmirror.backup.tests.support.tape import RECORD, Held, Library, folder, inline, link
 
 #: Flips in the whole way there and back; without it, one bit of each byte is tried on the members alone.
 ROUNDS = int(os.environ.get("SPLITMIRROR_ROUNDS", "0"))
@@ -116,7 +116,7 @@ def told(call: object) -> str:
 
 def verify(library: Library) -> None:
     with library.drive(writable=False) as drive:
-        verify_session(find_good_session(library.catalog, "s1", None), library.catalog, drive)
+        verify_session(find_good_session(library.catalog, "s1", None), library.catalog, Held(drive))
 
 
 def facts(target: Path) -> dict[str, object]:

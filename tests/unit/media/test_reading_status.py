@@ -19,7 +19,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_s
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.tests.support.tape import Library, folder, inline
+from ansible_collections.splitmirror.backup.tests.support.tape import Held, Library, folder, inline
 
 TREE = [folder("/srv"), *(inline(f"/srv/{number:02}", bytes([number]) * 3000) for number in range(30))]
 
@@ -52,11 +52,11 @@ def test_reading_tells_how_far_it_is(
     monkeypatch.setattr(module, "StatusWriter", Watched)
     with reading_status(state, "s1", phase) as status, library.drive(writable=False) as drive:
         if phase == "restore":
-            restore(RestoreJob("s1", str(tmp_path / "t")), library.catalog, drive, status)
+            restore(RestoreJob("s1", str(tmp_path / "t")), library.catalog, Held(drive), status)
         else:
             session = library.catalog.session("s1")
             assert session is not None
-            verify_session(session, library.catalog, drive, status=status)
+            verify_session(session, library.catalog, Held(drive), status=status)
     assert {found.phase for found in seen} == {phase}
     assert [found.done for found in seen] == sorted(found.done for found in seen)
     assert seen[-1].done > 30 * 3000

@@ -63,6 +63,7 @@ from ansible_collections.splitmirror.backup.tests.support.faultytape import Faul
 from ansible_collections.splitmirror.backup.tests.support.tape import (
     MTIME_NS,
     RECORD,
+    Held,
     Library,
     folder,
     inline,
@@ -144,7 +145,7 @@ def without(*paths: str) -> dict[str, bytes]:
 
 def verify(library: Library, session: str) -> dict[str, Any]:
     with library.drive(writable=False) as drive:
-        return verify_session(find_good_session(library.catalog, session, None), library.catalog, drive)
+        return verify_session(find_good_session(library.catalog, session, None), library.catalog, Held(drive))
 
 
 def patch(library: Library, old: bytes, new: bytes, name: str = "00001.tar") -> None:
@@ -200,7 +201,7 @@ def test_one_file_costs_its_own_records_and_two_more(labelled: Library, tmp_path
     labelled.back_up("s0", TREE)
     done = labelled.back_up("s1", TREE)
     with labelled.drive(writable=False, tells=tells) as drive:
-        back = restore(RestoreJob("s1", str(tmp_path / "t"), paths=[path]), labelled.catalog, drive)
+        back = restore(RestoreJob("s1", str(tmp_path / "t"), paths=[path]), labelled.catalog, Held(drive))
     session = labelled.catalog.session("s1")
     assert session is not None
     members = [member for _part, member in labelled.catalog.members(session.number)]
@@ -440,7 +441,7 @@ def test_a_record_that_cannot_be_read_costs_only_what_is_on_it(labelled: Library
     labelled.back_up("s1", [*TREE[:-1], inline("/srv/bb", b"b" * (PIECE_BYTES + 3000)), TREE[-1]])
     bad = [(b"srv/bb", HEADERS + PIECE_BYTES + 1024), (b"srv/b/empty", 512), (b"srv/c", 1024)]
     with worn(labelled, *bad, tells=tells) as drive:
-        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive))
+        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, Held(drive)))
     assert found == Named({"/srv/b/empty", "/srv/c"}, {"/srv/bb"})
     expected = {**FILES, "srv/bb": b"b" * PIECE_BYTES + bytes(3000)}
     del expected["srv/b/empty"], expected["srv/c"]
@@ -456,7 +457,7 @@ def test_members_that_begin_on_the_same_bad_record_are_all_left_out(
     library.label(record_bytes=8192)
     library.back_up("s1", [*TREE, inline("/srv/d", b"d")])
     with worn(library, (b"srv/c", 0), tells=tells, record_bytes=8192) as drive:
-        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), library.catalog, drive))
+        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), library.catalog, Held(drive)))
     assert found.missing == {"/srv/b/empty", "/srv/b/one", "/srv/b/two", "/srv/b/way", "/srv/c"}
     assert found.doubtful <= {"/srv/b"}
     assert contents(tmp_path / "t") == {"srv/a": FILES["srv/a"], "srv/d": b"d"}
@@ -468,7 +469,7 @@ def test_hard_links_share_what_became_of_their_file(
 ) -> None:
     labelled.back_up("s1", TREE)
     with worn(labelled, (b"srv/b/one", place)) as drive:
-        names = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive))
+        names = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, Held(drive)))
     assert names[became is not None] == {"/srv/b/one", "/srv/b/two"}
     assert not names[became is None]
     found = contents(tmp_path / "t")
@@ -479,7 +480,7 @@ def test_hard_links_share_what_became_of_their_file(
 def test_a_folder_that_cannot_be_read_takes_nothing_with_it(labelled: Library, tmp_path: Path) -> None:
     labelled.back_up("s1", TREE)
     with worn(labelled, (b"srv/b", 0)) as drive:
-        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive))
+        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, Held(drive)))
     assert found == Named({"/srv/b"}, set())
     assert contents(tmp_path / "t") == FILES
 
@@ -492,7 +493,9 @@ def test_a_drive_that_finds_no_place_any_more_ends_the_restore(
     drive = worn(labelled, (b"srv/b/one", HEADERS))
     drive.stays_lost = True
     with drive:
-        found = named(lambda: restore(RestoreJob("s1", str(tmp_path / "t"), paths=paths), labelled.catalog, drive))
+        found = named(
+            lambda: restore(RestoreJob("s1", str(tmp_path / "t"), paths=paths), labelled.catalog, Held(drive))
+        )
     assert found == Named({"/srv/b/two", "/srv/b/way", "/srv/c"}, {"/srv/b/one"})
     assert contents(tmp_path / "t") == {**without("srv/b/two", "srv/c"), "srv/b/one": b"\0"}
 
@@ -502,7 +505,7 @@ def test_a_drive_that_finds_no_place_at_all_leaves_the_target_as_it_was(labelled
     drive = worn(labelled, (b"srv", 0))
     drive.stays_lost = True
     with drive:
-        refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, drive), "drive")
+        refused(lambda: restore(RestoreJob("s1", str(tmp_path / "t")), labelled.catalog, Held(drive)), "drive")
     assert not (tmp_path / "t").exists()
 
 
@@ -568,9 +571,9 @@ def test_one_lost_record_costs_what_is_on_it_and_all_agree_what(labelled: Librar
             assert isinstance(drive, WornTape)
             drive.bad = frozenset((number,))
             job = RestoreJob("s1", str(target))
-            found = damage(functools.partial(restore, job, labelled.catalog, drive))
+            found = damage(functools.partial(restore, job, labelled.catalog, Held(drive)))
             drive.lost = False
-            seen = damage(functools.partial(verify_session, session, labelled.catalog, drive))
+            seen = damage(functools.partial(verify_session, session, labelled.catalog, Held(drive)))
         bad = {name[1:] for name in found.missing | found.doubtful}
         assert len(bad - {"srv/b/two"}) <= 1
         assert {name: text for name, text in contents(target).items() if name not in bad} == without(*bad)
@@ -981,7 +984,7 @@ def test_what_a_rebuild_did_not_come_to_is_not_written_over(
     before = labelled.content()
     lose_catalog(labelled)
     with monkeypatch.context() as patched, labelled.drive(writable=False) as drive:
-        patched.setattr(type(labelled.catalog), "enter_session", interrupt)
+        patched.setattr(type(labelled.catalog), "enter_part", interrupt)
         with pytest.raises(KeyboardInterrupt):
             rebuild("V1", labelled.catalog, drive)
 
