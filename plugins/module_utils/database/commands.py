@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Any other database, by the user's own commands: lists of arguments, never through a shell, each with a time limit."""
+"""Any other database, by the user's own commands: lists of arguments, never run by a shell, each with a time limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ARGV = {"type": "list", "elements": "str"}
 
 
 class CommandsDriver(DatabaseDriver):
-    """A database that is told by commands. Exit code 0 is success."""
+    """A database that is quiesced by commands. Exit code 0 is success."""
 
     name: ClassVar[str] = "commands"
     argument_spec: ClassVar[dict[str, dict[str, Any]]] = {

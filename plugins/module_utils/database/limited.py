@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Run a command that may hang, and be back in time whatever it does."""
+"""Run a command that may hang, and return in time whatever it does."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Callable, Mapping, Optional, Sequence
 from ..host.lifeline import die_with
 from ..host.tools import start_program
 
-# After SIGKILL a process is gone at once, unless it hangs in the kernel; then nobody waits for it.
+# After SIGKILL a process is gone at once, unless it hangs in the kernel; then it is not waited for.
 _KILLED_S = 1.0
-#: Becomes the command once it is let through; ends when nobody is left to do that.
+#: Waits for a line and then becomes the command; ends without it when the sender of the line is dead.
 _GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
 
 
@@ -47,7 +47,7 @@ def run_limited(
     :param limit_s: seconds.
     :param environment: variables besides those of own_environment.
     :param dies_with_us: whether the kernel kills it (not what it started) when we die.
-    :param started: told its process group before the command runs; when this raises, it never does.
+    :param started: called with its process group before the command runs; if it raises, the command never runs.
     :raises OSError: it cannot be started.
     """
     us = os.getpid()

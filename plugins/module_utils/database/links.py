@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Symbolic links in the folders of a database: what they lead to belongs to the database, too.
+"""Symbolic links in the folders of a database: what they lead to belongs to the database as well.
 
 A server opens a file of its data folder through any link that it finds there. A backup that holds the link alone lacks
 the file, and a server that is started on the restored copy would follow the link to the original.
@@ -22,8 +22,8 @@ from .base import DatabaseError
 def with_linked(where: str, scopes: Sequence[Scope]) -> list[Scope]:
     """Return the scopes, and one more for everything outside of them that a link in them leads to.
 
-    Links below links are followed, too. A link that is left out of the backup, or in whose place the backup has an
-    empty folder, leads to nothing that is needed.
+    Links below links are followed, too. A link that is left out of the backup, or that is an empty folder in
+    the backup, is not followed.
 
     :param where: how messages name the database.
     :raises DatabaseError: a link that leads to nothing, round in a circle, to a folder that holds one of the scopes,
@@ -46,7 +46,7 @@ def with_linked(where: str, scopes: Sequence[Scope]) -> list[Scope]:
 
 
 def _links(scope: Scope) -> Iterator[str]:
-    """Yield the paths of all links that belong to a scope; what vanishes meanwhile is passed over."""
+    """Yield the paths of all links that belong to a scope; what vanishes meanwhile is skipped."""
     rule = Rule(scope)
     folders = [scope.root] if os.path.isdir(scope.root) else []
     while folders:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One connection to a local PostgreSQL server, and clear sentences for why there is none."""
+"""One connection to a local PostgreSQL server, and clear errors when it cannot be made."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .login import as_os_user, login_password
 
 try:
     import psycopg2
-except ImportError:  # told by connect(), because only this driver needs it
+except ImportError:  # connect() reports it, because only this driver needs it
     psycopg2 = None
 
 CONNECT_TIMEOUT_S = 10
 
 
 class PgSession:
-    """A connection in autocommit mode, made for sitting idle for hours.
+    """A connection in autocommit mode that may be idle for hours.
 
     :param where: for messages. :param options: the driver's options.
     """
@@ -37,7 +37,7 @@ class PgSession:
     def connect(self) -> None:
         """Open the connection.
 
-        :raises DatabaseError: nobody listens, the server refuses us, or psycopg2 is missing.
+        :raises DatabaseError: no server listens, the server refuses the login, or psycopg2 is missing.
         """
         if psycopg2 is None:
             raise DatabaseError(
@@ -78,7 +78,7 @@ class PgSession:
             self.execute("SET idle_session_timeout = 0")
 
     def _probe(self, host: str, port: int) -> None:
-        """Tell "nobody is there" from "not let in": libpq's own words are in the language of the host."""
+        """Find out first whether a server listens: libpq's errors do not say so in a fixed language."""
         try:
             if host.startswith("/"):
                 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -80,8 +80,8 @@ def settings_for_recovery(target: str, data_directory: str, bin_dir: str, os_use
 def refuse_other_server(data_directory: str) -> None:
     """Refuse a lock file that names a living process, unless that is a server on these very files.
 
-    pg_ctl stops the process that the file names, whose server that ever is: in a copy of the files of a living server
-    it names the original. A server has its data directory as working directory (postmaster.c, ChangeToDataDir).
+    pg_ctl stops the process that the file names. In a copy of the files of a running server that is the original. A
+    server has its data directory as working directory (postmaster.c, ChangeToDataDir).
 
     :raises StartError: it does.
     """
@@ -158,7 +158,7 @@ def _check_log(data_directory: str, bin_dir: str, os_user: str, control: Mapping
     except ToolError as exc:
         if exc.exit_code is None:
             raise
-        told = exc.output  # the log ends somewhere, and pg_waldump calls that an error, as recovery does not
+        told = exc.output  # pg_waldump reports the end of the log as an error; recovery does not
     created = _CREATED.search(told)
     if created is not None:
         raise StartError(

@@ -52,7 +52,7 @@ def wal_name(timeline: int, number: int, segment_bytes: int) -> str:
 def wal_range(label: bytes, stop_lsn: str, segment_bytes: int) -> WalRange:
     """The range of a backup from its label file and the position that the end returned.
 
-    :raises DatabaseError: the label is no label.
+    :raises DatabaseError: the label cannot be read.
     """
     found = _START.search(label)
     if found is None:

@@ -5,8 +5,8 @@
 """PostgreSQL 11 and later: hot backup by the low-level backup functions, never in their exclusive mode.
 
 PostgreSQL manual, chapter "Continuous Archiving and Point-in-Time Recovery", section "Making a Base Backup Using the
-Low Level API". With quiesce ``freeze`` nothing is asked of the server but a checkpoint: the split image holds data and
-WAL of one instant, and the server recovers from it as after a power cut.
+Low Level API". With quiesce ``freeze`` the server is only asked for a checkpoint: the split image holds data and WAL of
+one instant, and the server recovers from it as after a power cut.
 """
 
 from __future__ import annotations

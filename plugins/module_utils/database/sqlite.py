@@ -5,8 +5,8 @@
 """SQLite: the write lock is held through the window; the write-ahead log belongs to the copy.
 
 https://www.sqlite.org/lockingv3.html and https://www.sqlite.org/wal.html: a copy of the database and its ``-wal`` of
-one instant, taken while nobody writes, is a whole database. ``-shm`` is only an index of ``-wal`` and is made again; a
-rollback journal cannot be there while the write lock is ours.
+one instant, taken while there are no writes, is a whole database. ``-shm`` is only an index of ``-wal`` and is made
+anew. There is no rollback journal while the driver holds the write lock.
 
 A process loses all of its locks on a file when it closes any descriptor of that file (fcntl(2), "advisory record
 locking"). The holder also maps files, which opens and closes them, so a connection is opened for the freeze and not
@@ -61,7 +61,7 @@ class SqliteDriver(DatabaseDriver):
 
     def prepare_window(self) -> None:
         connection = self._connected()
-        # Moves what it can into the database without waiting for anybody; does nothing in other journal modes.
+        # Moves what it can into the database without waiting for others; does nothing in other journal modes.
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         self.close()
@@ -69,8 +69,8 @@ class SqliteDriver(DatabaseDriver):
     def in_window(self, limit_s: float, started: Optional[Callable[[int], None]] = None) -> None:
         connection = self._connected()
         deadline = time.monotonic() + limit_s
-        # SQLite's own busy handler comes to sleep 100 ms between two tries, and a writer that pauses for microseconds
-        # only would never let us in; see sqliteDefaultBusyCallback in its main.c.
+        # SQLite's own busy handler sleeps up to 100 ms between two tries, so a writer that pauses for microseconds only
+        # would keep the lock; see sqliteDefaultBusyCallback in its main.c.
         connection.execute("PRAGMA busy_timeout = 0").fetchone()
         while True:
             try:

@@ -24,7 +24,7 @@ class CheckError(SplitMirrorError):
 
 
 class MapChecker:
-    """The tracker of a session, and what it is good for.
+    """The change tracker of a session, and the check of the map that uses it.
 
     :param map_path: where the session's map is (or will be).
     """
@@ -45,7 +45,7 @@ class MapChecker:
         return None if self._tracker is None else list(self._tracker.mounts)
 
     def track(self, mounts: Sequence[str]) -> Json:
-        """Begin to follow the changes of these file systems; what was followed before is followed no more.
+        """Begin to follow the changes of these file systems, instead of those that were followed before.
 
         :raises SplitMirrorError: one of them is not there.
         """
@@ -57,9 +57,9 @@ class MapChecker:
         return {"tracker": kind}
 
     def pre_check(self, devices: AbstractSet[int], budget_s: Optional[float] = None) -> None:
-        """Do what can be done of the check before the window, and make the map ready to be used in it.
+        """Do the part of the check that is possible before the window, and open the map for the part inside it.
 
-        Nothing happens when nothing was mapped in this session: then there is only a freeze.
+        Nothing happens when nothing was mapped in this session: then only a freeze is wanted.
 
         :param devices: numbers of the devices that will be frozen. :param budget_s: what check() will be given.
         :raises SplitMirrorError: a file system of the map is not among them; something cannot be mapped any more, or
@@ -74,7 +74,7 @@ class MapChecker:
     def check(self, frozen: AbstractSet[int], budget_s: Optional[float] = None) -> Json:
         """Check the map now; return counts, whether it was complete, the counts of ``pre_check``, what is left out.
 
-        :param frozen: numbers of the devices that are. The check is complete, and the map sealed, only when all file
+        :param frozen: numbers of the frozen devices. The check is complete, and the map sealed, only when all file
             systems of the map are among them; ``error`` names one that is not.
         :param budget_s: after which the check gives up.
         :raises SplitMirrorError: there is no map, something cannot be mapped any more, or the budget is spent.
@@ -106,7 +106,7 @@ class MapChecker:
         return checked if missing is None else {**checked, "error": missing}
 
     def checked_or_why_not(self, frozen: AbstractSet[int], budget_s: Optional[float] = None) -> Json:
-        """As check, but an error becomes ``complete: false`` with ``error``: the thaw comes anyway."""
+        """Like check, but an error is returned as ``complete: false`` with ``error``, so that the thaw follows."""
         try:
             return self.check(frozen, budget_s)
         except SplitMirrorError as exc:
@@ -121,23 +121,23 @@ class MapChecker:
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
 
     def close(self) -> None:
-        """Stop following, and let go of the map."""
+        """Stop following changes, and close the map."""
         self.close_map()
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
             tracker.close()
 
     def close_map(self) -> None:
-        """Let go of the map, so that others may use it."""
+        """Close the map, so that others may use it."""
         map_file, self._map = self._map, None
         if map_file is not None:
             map_file.close()
 
 
 def check_covered(map_path: str, session: str, devices: AbstractSet[int]) -> None:
-    """Foretell whether a freeze of these devices would be refused for what it leaves out of the map, if there is one.
+    """Refuse devices that leave out a file system of the map, as a freeze would; without a map all is well.
 
-    :raises SplitMirrorError: it would be.
+    :raises SplitMirrorError: a file system of the map is on none of them.
     """
     if os.path.exists(map_path):
         with MapFile.open(map_path, session, read_only=True) as map_file:

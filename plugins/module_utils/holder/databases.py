@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The databases of a session as the holder keeps them: hot backups under way, and what is frozen in the window."""
+"""The databases of a session in its holder: hot backups under way, and what happens to each in the window."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .protocol import EventLog
 class Databases:
     """All databases of a session.
 
-    :param watch: called with a descriptor and what to do when it becomes readable. :param unwatch: undoes it.
+    :param watch: called with a descriptor and what to do when it becomes readable. :param unwatch: ends that.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Databases:
         return dict(self._lost)
 
     def begin(self, descriptions: Sequence[Mapping[str, Any]], backup_name: str) -> dict[str, Any]:
-        """Begin hot backup of those that do it, and make those ready that are frozen in the window.
+        """Begin the hot backups, and make the other databases ready for the window.
 
-        :returns: what preflight told of each, by name.
+        :returns: the facts of each database's preflight, by name.
         :raises SplitMirrorError: one of them cannot; nothing has begun then.
         """
         if self.begun:
@@ -75,17 +75,17 @@ class Databases:
         return facts
 
     def ping(self) -> None:
-        """Ask every hot backup's session for a sign of life, and note those that gave none."""
+        """Ping the session of every hot backup, and note those that are lost."""
         for driver in self._hot:
             self._ping(driver)
 
     def pause(self) -> None:
-        """Ask no more questions until resume(): on a frozen file system an answer may not come."""
+        """Do not ping until resume(): while file systems are frozen, an answer may not come."""
         for driver in self._hot:
             self._unwatch_driver(driver)
 
     def resume(self) -> None:
-        """Undo pause(), and find out what was lost meanwhile, where that can be told without a question."""
+        """Undo pause(), and note the sessions that were closed meanwhile, as far as that is seen without a ping."""
         for driver in self._hot:
             if driver.title not in self._lost:
                 fd = driver.fileno()
@@ -125,7 +125,7 @@ class Databases:
                 size = write_extras(extras_path, results)
             except SplitMirrorError as exc:
                 errors.append(exc.message)
-        # Only now: the sessions kept the log files from being removed.
+        # Not earlier: the sessions keep the server from removing the log files.
         self.close()
         if required:
             self._log.add("backup_ended", ended_cleanly=not errors)

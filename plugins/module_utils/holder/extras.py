@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""extras.tar: what belongs to a session beside the files of the mirror, as a pax archive with its final names."""
+"""extras.tar: label files and logs, which belong to a session but are not on the mirror, as a pax archive."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Freezing and thawing mounted file systems, and which of them are never frozen.
+"""Freeze and thaw mounted file systems, and refuse those that must never be frozen.
 
-ioctl_fsfreeze is in <linux/fs.h>; what it answers is in the kernel's fs/super.c: EBUSY when a file system is frozen
-already, EINVAL on thawing one that is not.
+ioctl_fsfreeze is in <linux/fs.h>. Its errors are in the kernel's fs/super.c: EBUSY for a file system that is frozen
+already, EINVAL for the thaw of one that is not frozen.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ FIFREEZE = 0xC0045877
 FITHAW = 0xC0045878
 MAX_MOUNTS = 100
 
-# Code is loaded from there, modules are put there, logs are written there: with one of them frozen, nobody could
-# come to thaw.
+# Code is loaded from these, Ansible puts modules there, logs are written there. With one of them frozen, no task could
+# thaw it.
 SYSTEM_FOLDERS = ("/", "/usr", "/etc", "/run", "/var", "/var/log", "/var/tmp", "/tmp", "/home", "/root")  # noqa: S108
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -39,7 +39,7 @@ class FreezeError(SplitMirrorError):
 
 
 class FrozenBySomeoneElse(FreezeError):
-    """A file system that was frozen before; it is not ours to thaw."""
+    """A file system that somebody else has frozen, so that this freeze must not thaw it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _check_local(path: str, fs_type: str) -> None:
 
 
 def _device(path: str) -> Optional[int]:
-    """The device of a folder that may not exist yet: that of the nearest one above it."""
+    """The device of a folder. For one that does not exist yet it is that of the nearest folder above it."""
     while True:
         try:
             return os.stat(path).st_dev
@@ -157,7 +157,7 @@ def thaw(fd: int) -> bool:
     """Let writes go on.
 
     :returns: False when it was not frozen.
-    :raises OSError: any other answer of the kernel; try again.
+    :raises OSError: any other error of the kernel; try again.
     """
     try:
         fcntl.ioctl(fd, FITHAW, 0)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The holder's ends of the guard and the backstop, see standby."""
+"""The holder's side of the guard and the backstop; their own side is in standby."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .rescue import kill
 from .standby import run_backstop, run_guard
 
 ANSWER_S = 2.0
-#: Leaving its control group may take it longer, but nobody waits for that.
+#: For a start, which may take longer because the backstop leaves its control group; writes do not stand still then.
 START_S = 10.0
-#: How much before the deadline the guard thaws: this part of it, and at most so many seconds. The holder takes twice
-#: that, so that one after the other they are done when the backstop's time has come.
+#: How long before the deadline the guard thaws: this part of the deadline, and at most so many seconds. The holder
+#: thaws twice as early. So each has time to finish before the next one acts, and the backstop acts at the deadline.
 _EARLIER_PART, _EARLIER_S = 0.05, 0.5
 
 
@@ -36,7 +36,7 @@ class GuardError(SplitMirrorError):
 
 
 class End:
-    """The holder's end of one of the two. :param name: for messages and events. :param reap: ends the process."""
+    """The holder's connection to one of them. :param name: for messages and events. :param reap: ends the process."""
 
     def __init__(self, name: str, record: DaemonRecord, channel: socket.socket, reap: Callable[[], None]) -> None:
         self.name = name
@@ -47,15 +47,15 @@ class End:
 
     @property
     def alive(self) -> bool:
-        """Whether it still lives, as far as was noticed."""
+        """Whether the process is still alive, as far as is known."""
         return self._alive
 
     def fileno(self) -> int:
-        """A descriptor that becomes readable when it dies: it never speaks unasked."""
+        """A descriptor that becomes readable when the process dies: it sends nothing unless it is asked."""
         return self._channel.fileno()
 
     def ask(self, message: dict[str, Any], fds: Sequence[int] = (), patience_s: float = ANSWER_S) -> None:
-        """Tell it something; return once it has understood. :raises GuardError: it is gone or does not answer."""
+        """Send a message and wait for the answer. :raises GuardError: the process is gone or does not answer."""
         self._channel.settimeout(max(0.01, patience_s))
         try:
             self._send({**message, "answer": True}, fds)
@@ -66,7 +66,7 @@ class End:
             self._lose()
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Tell it something that it will have understood before anything else. :raises GuardError: it is gone."""
+        """Send a message without waiting; messages are handled in order. :raises GuardError: the process is gone."""
         self._channel.settimeout(0.0)
         try:
             self._send({**message, "answer": False})
@@ -74,13 +74,13 @@ class End:
             self._lose()
 
     def reap(self) -> None:
-        """Be done with a process that is dead, or as good as dead: it must not come back and thaw a later freeze."""
+        """Kill and reap a process that is dead or does not answer: it must not thaw a later freeze."""
         if self._alive:
             self._alive = False
             self._reap()
 
     def close(self) -> None:
-        """Let it go; unless it is armed, it just ends."""
+        """Close the connection; unless the process is armed, it ends."""
         self._channel.close()
         self._alive = False
 
@@ -94,7 +94,7 @@ class End:
 
 
 class Guards:
-    """Both of them. Make it by start()."""
+    """Guard and backstop. Made by start()."""
 
     def __init__(self, guard: End, backstop: End) -> None:
         self.guard = guard
@@ -104,9 +104,9 @@ class Guards:
 
     @classmethod
     def start(cls) -> Guards:
-        """Fork both; call it while the process has one thread only.
+        """Fork both, while this process has only one thread.
 
-        :raises GuardError: one of them does not come up.
+        :raises GuardError: one of them does not start.
         """
         holder = _record(os.getpid(), "holder")
         to_backstop, to_guard = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -123,7 +123,7 @@ class Guards:
         return self.guard, self.backstop
 
     def arm(self, deadline: float, fds: Sequence[int], commands: Sequence[ThawCommand]) -> None:
-        """Give them what to thaw and when; it returns once both stand ready.
+        """Send both what to thaw and when, and wait until both are ready.
 
         :param deadline: instant, time.monotonic, at which the backstop thaws. :param fds: open mount points, in the
             order of freezing. :param commands: of the databases, likewise.
@@ -145,14 +145,14 @@ class Guards:
         return self._holders_time
 
     def mark(self, index: int, ours: bool) -> None:
-        """Tell them that this one of the mounts is about to be frozen by us, or that it turned out not to be ours.
+        """Tell both that this mount is about to be frozen by us, or that somebody else had frozen it.
 
         :raises GuardError: see arm.
         """
         self._both({"op": "mark", "index": index, "ours": ours})
 
     def command_started(self, group: int) -> None:
-        """Tell them the process group of a freeze command under way: it must not come true after the thaw.
+        """Tell both the process group of a running freeze command: it must not stop writes after the thaw.
 
         :raises GuardError: see arm.
         """
@@ -160,7 +160,7 @@ class Guards:
         self._both({"op": "command", "group": group})
 
     def command_over(self) -> None:
-        """Tell them that the freeze command is over, if there was one: its group's number may be given to another.
+        """Tell both that the freeze command is over, if there was one: its group's number may be used again.
 
         :raises GuardError: see arm.
         """
@@ -169,7 +169,7 @@ class Guards:
             self._both({"op": "command", "group": None})
 
     def disarm(self) -> None:
-        """Tell them that all is thawed; they close their descriptors. One that does not answer is ended."""
+        """Tell both that all is thawed, so that they close their descriptors. One that does not answer is killed."""
         self._holders_time = None
         for end in (self.backstop, self.guard):
             if end.alive:
@@ -177,12 +177,12 @@ class Guards:
                     end.ask({"op": "disarm"})
 
     def close(self) -> None:
-        """Let both go; unless they are armed, they just end."""
+        """Close both connections; unless they are armed, both processes end."""
         for end in self.ends():
             end.close()
 
     def _both(self, message: dict[str, Any]) -> None:
-        # The backstop is told without waiting for its answer, because writes stand still.
+        # Without waiting for the backstop's answer, because writes stand still.
         self.backstop.tell(message)
         left_s = ANSWER_S if self._holders_time is None else self._holders_time - time.monotonic()
         self.guard.ask(message, patience_s=min(ANSWER_S, left_s))

@@ -2,14 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which processes hang in the kernel: one that writes holds a freeze up, and others wait for the thaw."""
+"""Find processes that hang in the kernel: a writer among them may delay a freeze, the others wait for the thaw."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 
-#: No more are named: the sentence is to be read.
+#: At most so many are named, so that the sentence stays readable.
 MOST = 20
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Map a database host with the tracking begun before the first file, and later find out what has come since."""
+"""Map a database host, with change tracking begun before the first file, and later find out what is new since then."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class HostMapping:
 
         :raises SplitMirrorError: it cannot be mapped; a holder that was started for it is ended again.
         """
-        # A connection must not be taken along into a forked process: libraries keep state beside it (SQLite its locks).
+        # No connection must be open in a forked process: libraries keep state besides it (SQLite its locks).
         self._close()
         started = ensure_holder(self._state, self._session, self._needed, lifetime_s)
         try:
@@ -177,7 +177,7 @@ class HostMapping:
             return map_file.counts()
 
     def archive_bytes(self) -> int:
-        """How much the map takes on tape at most, but for the logs that come behind it. :raises MapError: as counts."""
+        """How many bytes the map takes on tape at most, without the logs. :raises MapError: as counts."""
         return estimate(self.path).archive_bytes
 
 
@@ -190,7 +190,7 @@ def lun_specs(pairs: Sequence[Mapping[str, Any]]) -> list[LunSpec]:
 
 
 def scope_changes(before: Sequence[Scope], after: Sequence[Scope]) -> tuple[list[str], list[str]]:
-    """Roots that came, and roots that went or changed their exceptions."""
+    """Roots that are new or have new rules, and roots that are gone."""
     old: dict[str, Optional[Scope]] = {scope.root: scope for scope in before}
     new = {scope.root: scope for scope in after}
     came = [root for root, scope in new.items() if old.get(root) != scope]
@@ -198,5 +198,5 @@ def scope_changes(before: Sequence[Scope], after: Sequence[Scope]) -> tuple[list
 
 
 def layout_changes(before: Layout, after: Layout) -> list[str]:
-    """Mount points of the file systems that came, went, or lie elsewhere."""
+    """Mount points of file systems that are new, gone, or lie elsewhere now."""
     return sorted(point for point in {**before, **after} if before.get(point) != after.get(point))

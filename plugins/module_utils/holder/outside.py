@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Where a process is safe from what happens to the session that started it.
+"""Move a process out of the reach of whatever ends the session that started it.
 
 A service manager ends or freezes a login session as a whole, by its control group. Where systemd runs, a process gets
 a scope of its own (org.freedesktop.systemd1(5), StartTransientUnit); elsewhere it goes to the root of each hierarchy
-that can freeze or kill, which nobody can do to the root itself (Documentation/admin-guide/cgroup-v2.rst).
+that can freeze or kill, which is not possible for the root itself (Documentation/admin-guide/cgroup-v2.rst).
 """
 
 from __future__ import annotations

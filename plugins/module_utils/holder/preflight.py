@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a database host is asked before a backup begins."""
+"""The preflight questions for a database host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .freeze import Needed
 from .mapping import HostMapping, lun_specs
 from .recovery import leftovers
 
-_LATER = "A dead session left something here; that is cleaned up first, and this is asked afterwards."
+_LATER = "A dead session left something here; that is cleaned up first, and this is examined afterwards."
 
 
 def ask_database_host(

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Names that the holder and its callers share. The lines themselves are those of lineserver."""
+"""What the holder and its callers share: names, how to ask, events. The format of the lines is that of lineserver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GUARD = "guard"
 BACKSTOP = "backstop"
 #: For work that has no limit of its own: a checkpoint, a check of many files.
 LONG_S = 3600.0
-#: For a question: the holder may be busy with a command of a database, which has a minute unless it is set otherwise.
+#: For a short answer: the holder may be busy with a command of a database, whose limit is a minute by default.
 BUSY_S = 150.0
 
 Json = dict[str, Any]
@@ -28,7 +28,7 @@ Json = dict[str, Any]
 def ask(state: StateDir, session: str, op: str, timeout_s: float = LONG_S, **args: Any) -> Json:
     """Ask the holder of a session; return its whole answer.
 
-    :raises NotRunning: the session has no holder. :raises Refused: it said no. :raises LineError: no answer.
+    :raises NotRunning: the session has no holder. :raises Refused: the holder refuses. :raises LineError: no answer.
     """
     try:
         return call(state.socket_file(session, NAME), op, timeout_s, **args)
@@ -44,11 +44,11 @@ class NoAnswer(SplitMirrorError):
 
 
 def ask_if_running(state: StateDir, session: str, op: str, patience_s: Optional[float] = None) -> Optional[Json]:
-    """Ask the holder of a session for what it knows; None when the session has none.
+    """Ask the holder of a session something that it can answer at once; return None when the session has no holder.
 
     :param patience_s: how long to wait for the answer, BUSY_S unless given.
     :returns: the result alone.
-    :raises NoAnswer: it lives, and has not answered in time. It is left alone: it may hold a hot backup, and be busy.
+    :raises NoAnswer: the holder lives but has not answered in time. It is left alone: it may be busy with a hot backup.
     """
     patience_s = BUSY_S if patience_s is None else patience_s
     try:

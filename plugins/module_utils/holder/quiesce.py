@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What tasks ask of a session's holder: begin and end hot backup, freeze and thaw; each may be repeated."""
+"""What tasks ask of a session's holder: begin and end hot backup, freeze and thaw; each can be repeated."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Ended:
 class Frozen:
     """A freeze or a thaw. :param mounts: what is frozen now, or was.
 
-    :param window: of a thaw: window_s, intact, error, events. :param freeze: of a freeze: what tells it from others.
+    :param window: of a thaw: window_s, intact, error, events. :param freeze: the id of a freeze.
     """
 
     changed: bool
@@ -72,7 +72,7 @@ class Frozen:
 
 
 def databases_of(state: StateDir, session: str) -> Optional[dict[str, str]]:
-    """The databases that the session's holder has in hand, and how each is quiesced; None without a holder."""
+    """The databases that the session's holder keeps, and how each is quiesced; None without a holder."""
     status = ask_if_running(state, session, "status")
     return None if status is None else dict(status["databases"])
 
@@ -111,9 +111,9 @@ def begin(
 
 
 def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
-    """End hot backup and the holder; the second time the first result is told again.
+    """End hot backup and the holder; a second call returns the first result again.
 
-    :param descriptions: a hot backup of these that the holder does not have in hand was lost, or never begun.
+    :param descriptions: a hot backup of one of these that the holder does not keep was lost, or never begun.
     :raises SplitMirrorError: the holder refuses, because the window is still open.
     """
     status = ask_if_running(state, session, "status")
@@ -180,9 +180,9 @@ def freeze(
 
 
 def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
-    """Thaw, also when the holder is dead or stuck; a holder that has nothing left to hold is ended.
+    """Thaw, also when the holder is dead or stuck. A holder that has nothing left to keep is ended.
 
-    :param mounts: tried in any case, unless another session's living holder has frozen them.
+    :param mounts: thawed in any case, unless the living holder of another session has frozen them.
     :raises SplitMirrorError: something stays frozen.
     """
     stands_still = os.path.exists(state.frozen_file(session))
@@ -220,7 +220,7 @@ def _hot_backups(descriptions: Descriptions) -> list[str]:
 
 
 def _lost(session: str, titles: Sequence[str]) -> Optional[Json]:
-    """The evidence of hot backups that nobody holds; None when there is none."""
+    """The evidence of hot backups that no holder keeps; None when there are none."""
     if not titles:
         return None
     error = (

@@ -35,7 +35,7 @@ class Recovered:
     """What was found of one session.
 
     :param session: id. :param thawed: mount points that were frozen. :param databases: names whose hot backup was
-        given up. :param holder: ``ended`` in order, ``killed``, or None when none lived any more.
+        given up. :param holder: ``ended`` in order, ``killed``, or None when it was dead already.
     """
 
     session: str
@@ -45,7 +45,7 @@ class Recovered:
 
 
 def leftovers(state: StateDir, host: Optional[str] = None) -> list[str]:
-    """Ids of the sessions that have a holder, a guard, a backstop, or a freeze that nobody ended.
+    """Ids of the sessions that have a holder, a guard, a backstop, or a freeze that was not ended.
 
     :param host: inventory name of the database host; only its sessions.
     """
@@ -54,10 +54,10 @@ def leftovers(state: StateDir, host: Optional[str] = None) -> list[str]:
 
 
 def quiesced_by_others(state: StateDir, host: Optional[str]) -> set[str]:
-    """Names of the databases that a holder keeps quiesced whose session is not one of this database host.
+    """Names of the databases that are quiesced by holders of sessions of other database hosts.
 
-    :param host: its inventory name; None when all sessions here are meant, so that there are no others.
-    :raises NoAnswer: one of these holders is busy, so that it is not known what it keeps.
+    :param host: inventory name of this host; None when sessions of all names are meant, so that there are no others.
+    :raises NoAnswer: one of these holders is busy, so that its databases are not known.
     """
     found: set[str] = set()
     for session in state.sessions() if host is not None else []:
@@ -68,7 +68,7 @@ def quiesced_by_others(state: StateDir, host: Optional[str]) -> set[str]:
 
 
 def recover(state: StateDir, session: str) -> Recovered:
-    """End whatever a session left on this host; afterwards nothing of it is frozen or running.
+    """End whatever a session left on this host; afterwards nothing of the session is frozen or running.
 
     :raises SplitMirrorError: something could not be ended.
     """
@@ -88,7 +88,7 @@ def recover(state: StateDir, session: str) -> Recovered:
     if record is not None and not (holder and _gone(folder, NAME, ANSWER_S)) and terminate(record, 0.5):
         holder = "killed"
         thawed = [*thawed, *frozen]  # by its guard, or below
-    # A guard whose holder is dead thaws and ends; only a database may take it longer.
+    # A guard whose holder is dead thaws and ends; only a database may delay it.
     _gone(folder, GUARD, GUARD_S)
     thawed = sorted({*thawed, *thaw_mounts(state, session, frozen)})
     for name in (GUARD, BACKSTOP):  # the second one takes over when the first one fails
@@ -122,7 +122,7 @@ def _is_left(state: StateDir, session: str) -> bool:
 
 
 def _frozen_by_others(state: StateDir, session: str) -> set[str]:
-    """Mount points that living holders of other sessions have frozen, which they can only when ours is thawed."""
+    """Mount points that living holders of other sessions have frozen; they could only do so after our thaw."""
     found: set[str] = set()
     for other in state.sessions():
         folder = state.session_dir(other)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Ending a freeze whose holder cannot: kill the holder, thaw the file systems, then the databases.
+"""End a freeze that its holder cannot end: kill the holder, thaw the file systems, then the databases.
 
 All of it is done by processes that were forked before the freeze, with open descriptors and locked memory: nothing
 here reads a file outside /proc.
@@ -28,7 +28,7 @@ from .hanging import hanging_processes
 #: For how long a thaw command that fails is repeated, and how long to wait before the next try.
 COMMANDS_S = 120.0
 COMMAND_PAUSE_S = 0.5
-#: How long a first try to thaw may take before what hangs in the kernel is told, and before the databases go on.
+#: How long a first try to thaw may take before what hangs in the kernel is reported and the databases are thawed.
 PATIENCE_S = 2.0
 _PAUSE_S = 0.05
 
@@ -48,7 +48,7 @@ class Armed:
     group: Optional[int] = None
 
     def close(self) -> None:
-        """Let go of the mount points."""
+        """Close the mount points."""
         for fd in self.fds:
             os.close(fd)
         self.fds = []
@@ -60,15 +60,15 @@ def rescue(
     before_databases: Callable[[], bool] = lambda: True,
     thawed: Callable[[], object] = lambda: None,
 ) -> None:
-    """End the holder, thaw, and go on thawing until nothing can be frozen any more.
+    """Kill the holder and thaw, again and again until nothing can be frozen any more.
 
-    The signal comes first: a holder that hangs in a freeze must not be able to report it as good afterwards. With it
-    goes a freeze command of a database that is under way, with all that it started.
+    The signal comes first: a holder that hangs in a freeze must not be able to report it as good afterwards. A freeze
+    command of a database that still runs is killed as well, with all that it started.
 
     A freeze under way in the holder answers EINVAL to a thaw and may be complete a moment later, so only a thaw after
-    the holder's death is the last word. Each file system has its own thread: a thaw waits in the kernel for a freeze
+    the holder's death is final. Each file system has its own thread: a thaw waits in the kernel for a freeze
     under way, and that freeze may itself wait for the thaw of another file system. The databases come after a first
-    try of each, because they write when they go on; they have a thread of their own, for they may take long.
+    try of each, because they write when they go on; they have a thread of their own, because they may take long.
 
     :param before_databases: called before them; False leaves them to another.
     :param thawed: called when the file systems are thawed for good; databases may take longer.
@@ -114,9 +114,9 @@ def rescue(
 
 
 def start(work: Callable[[], None]) -> bool:
-    """Let a thread of its own do it; return False when there can be none, for want of processes or of memory.
+    """Do the work in a thread; return False when no thread can be started, for lack of processes or of memory.
 
-    Where writes stand still, other programs may start processes until there can be no more.
+    While writes stand still, other programs may start processes until the host has no more to give.
     """
     try:
         threading.Thread(target=work, daemon=True).start()
@@ -143,10 +143,10 @@ def _databases(armed: Armed, before: Callable[[], bool]) -> None:
 
 
 def _thaw_databases(commands: Sequence[ThawCommand], group: Optional[int]) -> None:
-    """Run the thaw commands, the last that was frozen first, each until it succeeds; tell of those that never did.
+    """Run the thaw commands, the last that was frozen first, each until it succeeds; report those that never did.
 
-    :param group: of a freeze command that was killed; its end is awaited before, but not for ever: it may hang in the
-        kernel, and a zombie that nobody reaps counts as well.
+    :param group: of a freeze command that was killed. Its end is awaited before, but not for ever: it may hang in the
+        kernel, or be a zombie that is never reaped.
     """
     patience = time.monotonic() + PATIENCE_S
     while not _kill_group(group) and time.monotonic() < patience:
@@ -161,7 +161,7 @@ def _thaw_databases(commands: Sequence[ThawCommand], group: Optional[int]) -> No
 
 
 def _run_thaws(commands: Iterable[ThawCommand]) -> dict[ThawCommand, str]:
-    """Run each once; return those that failed, and why."""
+    """Run each command once; return those that failed, and why."""
     failed = {}
     for command in commands:
         try:
@@ -172,7 +172,7 @@ def _run_thaws(commands: Iterable[ThawCommand]) -> dict[ThawCommand, str]:
 
 
 def _hangs(holder: DaemonRecord) -> str:
-    hanging = "none that /proc tells of"
+    hanging = "none that /proc shows"
     with contextlib.suppress(OSError):
         hanging = ", ".join(hanging_processes()) or hanging
     return (
@@ -193,7 +193,7 @@ def _kill_group(group: Optional[int]) -> bool:
         return True
     try:
         os.killpg(group, signal.SIGKILL)
-    except OSError:  # or it runs as another user, and we may not
+    except OSError:  # it is gone, or it runs as another user and may not be signalled
         return True
     return False
 
@@ -208,7 +208,7 @@ class _Thaw:
         self.over = threading.Event()
 
     def run(self) -> None:
-        """Go on to the end."""
+        """Try until the last try is done."""
         try:
             while not self.turn():
                 self._holder_gone.wait(_PAUSE_S)
@@ -216,7 +216,7 @@ class _Thaw:
             self.over.set()
 
     def turn(self) -> bool:
-        """Try once; return whether that was the last word."""
+        """Try once; return whether that was the last try that was needed."""
         last = self._holder_gone.is_set()
         done = False
         with contextlib.suppress(OSError):

@@ -32,12 +32,12 @@ from .guard import End, Guards
 from .protocol import NAME, EventLog
 from .window import CHECK_SHARE, Closed, Window
 
-#: How often it looks whether the databases still answer, and whether it can still be reached itself.
+#: How often the holder pings the databases, and looks whether its own socket is still there.
 LOOK_S = 30.0
 
 
 class HolderError(FreezeError):
-    """Something the holder was asked to do, and cannot."""
+    """A request that the holder cannot do."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Holder(Service):
         self._socket = self._server.path
         self._socket_inode = os.stat(self._socket).st_ino
         self._next_look = time.monotonic() + LOOK_S
-        #: What a split must know of the freeze to have been made in it.
+        #: The id of the freeze. A split that knows it was made after the freeze.
         self._token: Optional[str] = None
         self._ops: dict[str, Callable[..., Json]] = {
             "ping": self._ping,
@@ -87,10 +87,10 @@ class Holder(Service):
             self._server.watch(end.fileno(), functools.partial(self._on_lost, end))
 
     def serve(self) -> None:
-        """Answer until told to stop, until SIGTERM, or until the lifetime is over; then let everything go."""
+        """Answer until a request to stop, SIGTERM, or the end of the lifetime; then thaw, end and close everything."""
         signal.signal(signal.SIGTERM, lambda _number, _frame: self._server.stop())
         with contextlib.ExitStack() as last:
-            # from the last to the first, and all of them whichever fails
+            # these run from the last to the first, and all of them even if one fails
             last.callback(self._guards.close)
             last.callback(self._checker.close)
             last.callback(self._databases.close)
@@ -106,7 +106,7 @@ class Holder(Service):
         return self._log.entries
 
     def orphaned(self, op: str, *, done: bool) -> None:
-        """A freeze that nobody knows of ends, and what ends one is done although nobody waits for it."""
+        """The task is gone: a freeze that it does not know of ends, and a request that ends a freeze is done anyway."""
         if done and op == "freeze":
             self._close_window("orphan_thaw")
         elif not done and op in ("thaw", "check_thaw"):
@@ -133,7 +133,7 @@ class Holder(Service):
             self._next_look = time.monotonic() + LOOK_S
 
     def _is_reachable(self) -> bool:
-        """Whether our socket is still there: without it nobody could ever end us, and a hot backup would stay on."""
+        """Whether our socket is still there. Without it no task could ever end this holder and its hot backup."""
         try:
             return os.stat(self._socket).st_ino == self._socket_inode
         except OSError:
@@ -200,12 +200,12 @@ class Holder(Service):
             if not self._window.is_open:
                 self._databases.resume()
             raise
-        # Nobody can know it before the freeze is complete, so whoever knows it has acted after that.
+        # It cannot be known before the freeze is complete, so whoever knows it acts after that.
         self._token = secrets.token_hex(16)
         return {"mounts": self._window.mount_points, "freeze": self._token}
 
     def _check(self, split: Optional[str] = None) -> Json:
-        """:param split: the freeze that the split was told, when the task that asks knows of one."""
+        """:param split: the id of the freeze that the split was given, if the task knows of a split."""
         if split is not None:
             if not self._window.is_open or split != self._token:
                 raise HolderError(
@@ -220,7 +220,7 @@ class Holder(Service):
             self._checker.close_map()
 
     def _check_thaw(self) -> Json:
-        """Check the map, then thaw, whatever became of the check."""
+        """Check the map, then thaw, even when the check fails."""
         if self._window.is_open:
             try:
                 check = self._checker.checked_or_why_not(self._window.devices, self._window.check_budget_s())
@@ -262,9 +262,9 @@ class Holder(Service):
 
 
 def run_holder(config: HolderConfig, ready: Callable[[], None]) -> None:
-    """The life of the process; call it in a fresh daemon.
+    """The whole life of the process, called in a new daemon.
 
-    :param ready: called once it answers.
+    :param ready: called as soon as it answers.
     """
     guards = Guards.start()
     harden("splitmirror-hld")

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Start the holder of a session from a task, and be sure that a session has one."""
+"""Start the holder of a session from a task, unless the session has one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ensure_holder(
     config = HolderConfig(session, state, lifetime_s, state_needed(state, needed))
 
     def run(ready: Callable[[], None]) -> None:
-        # Until it is ready, its starter is told what went wrong; from then on the log in the session's folder is.
+        # Until it is ready, it reports errors to its starter; from then on to the log in the session's folder.
         said_ready = False
 
         def once_ready() -> None:
@@ -49,7 +49,7 @@ def ensure_holder(
             sys.path[:] = [entry for entry in sys.path if not entry.endswith(".zip")]
             ready()
 
-        # What the starter left unused must not be collected here: its files are closed, and their numbers are ours now.
+        # Objects of the starter must not be collected here: their files are closed, and the numbers belong to new ones.
         gc.freeze()
         try:
             run_holder(config, once_ready)

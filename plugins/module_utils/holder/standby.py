@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The two processes that end a freeze when the holder cannot: the guard beside it, and the backstop outside.
+"""The two processes that end a freeze when the holder cannot: the guard and the backstop.
 
 Both are forked before any freeze, have their memory locked and know the folders by open descriptors, so that they need
 nothing from a frozen file system. The guard is the holder's child. It thaws when its time has come or the holder dies,
@@ -35,7 +35,7 @@ from . import freeze
 from .outside import leave_group
 from .rescue import Armed, kill, rescue, start
 
-#: How often a guard at work says so, and after what silence the backstop takes it for dead.
+#: How often a guard that thaws reports that it is alive, and after what silence the backstop takes it for dead.
 BEAT_S = 0.1
 SILENCE_S = 1.0
 _MAX_MESSAGE_BYTES = 1 << 20
@@ -43,14 +43,14 @@ _BEAT, _THAWED, _DONE = b".", b"~", b"+"
 
 
 class Station:
-    """What one of the two knows of the freeze. :param channel: to the holder."""
+    """What a guard or backstop knows of the freeze. :param channel: to the holder."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         self.armed: Optional[Armed] = None
 
     def left_ms(self, until: Optional[float] = None) -> Optional[int]:
-        """How long to wait for messages: until the deadline, or an earlier instant; None: for ever."""
+        """How many milliseconds to wait for messages: until the deadline or an earlier instant; None is for ever."""
         deadline = None if self.armed is None else self.armed.deadline
         instants = [instant for instant in (deadline, until) if instant is not None]
         return max(0, int((min(instants) - time.monotonic()) * 1000) + 1) if instants else None
@@ -61,7 +61,7 @@ class Station:
         return self.armed is not None and time.monotonic() >= self.armed.deadline
 
     def take(self) -> bool:
-        """Do what one message says; return False when there will be none any more, however the holder ended.
+        """Handle one message; return False when no more can come, however the holder ended.
 
         A holder that dies with an answer unread leaves ECONNRESET behind (unix(7)), not an end of file.
         """
@@ -95,7 +95,7 @@ def run_guard(channel: socket.socket, link: socket.socket, holder: DaemonRecord)
 
 
 def run_backstop(channel: socket.socket, link: socket.socket, holder: DaemonRecord, guard: DaemonRecord) -> None:
-    """The backstop's whole life, in a process that is nobody's child. :param link: to the guard."""
+    """The backstop's whole life, in a process that is not the holder's child. :param link: to the guard."""
 
     def begin() -> None:
         leave_group(f"splitmirror-backstop-{os.getpid()}")
@@ -132,7 +132,7 @@ def _guard(station: Station, link: socket.socket, holder: DaemonRecord) -> None:
 
     _whatever_happens(watch)
     if station.armed is not None:
-        # Without it the backstop takes over after a while, which does no harm.
+        # If the thread cannot start, the backstop takes over after a while, which does no harm.
         start(lambda: _beat(link))
         rescue(station.armed, holder, thawed=lambda: _say(link, _THAWED))
         _say(link, _DONE)
@@ -146,7 +146,7 @@ def _backstop(station: Station, link: socket.socket, holder: DaemonRecord, guard
 
 
 def _whatever_happens(watch: Callable[[], None]) -> None:
-    """What nobody has thought of must not end one of the two while something is frozen."""
+    """Watch; an unexpected error must not end the process while something is frozen."""
     try:
         watch()
     except Exception:
@@ -155,7 +155,7 @@ def _whatever_happens(watch: Callable[[], None]) -> None:
 
 
 class _View:
-    """What the backstop sees of the two others. :param link: to the guard."""
+    """What the backstop knows of holder and guard. :param link: to the guard."""
 
     def __init__(self, station: Station, link: socket.socket) -> None:
         self._station = station
@@ -164,17 +164,17 @@ class _View:
         self._guard_lives = True
         #: The guard has thawed everything.
         self.guard_is_done = False
-        #: When something was heard of the guard, or was to be heard from then on.
+        #: When the guard last reported, or when it had to begin to report.
         self._heard = 0.0
         self._poll = select.poll()
         self._poll.register(station.channel, select.POLLIN)
         self._poll.register(link, select.POLLIN)
 
     def watch(self) -> None:
-        """Return when there is nothing to guard any more, or nobody else to thaw it."""
+        """Return when nothing is left to guard, or when nobody else can thaw it."""
         station = self._station
         while self._holder_lives or (station.armed is not None and self._guard_lives):
-            # Without its holder the guard is at work, and says so.
+            # When the holder is dead, the guard thaws and reports that it is alive.
             silent_at = None if self._holder_lives or not self._guard_lives else self._heard + SILENCE_S
             ready = {fd for fd, _event in self._poll.poll(station.left_ms(silent_at))}
             if self._link.fileno() in ready:
@@ -187,7 +187,7 @@ class _View:
                 return
 
     def guard_gives_up(self, guard: DaemonRecord) -> bool:
-        """Wait for a guard that is at work; return True when it is dead, or stuck and killed, and False when done."""
+        """Wait for a guard that thaws; return True when it is dead, or stuck and killed, and False when it is done."""
         self._heard = max(self._heard, time.monotonic() - SILENCE_S / 2)
         poll = select.poll()
         poll.register(self._link, select.POLLIN)
@@ -196,14 +196,14 @@ class _View:
                 self._listen()
         if self.guard_is_done:
             return False
-        # One that is frozen with its control group dies later, but does nothing more of its own before that.
+        # A guard that is frozen with its control group dies later, but does nothing before that.
         patience = time.monotonic() + SILENCE_S
         while not kill(guard) and not _has_come(patience):
             time.sleep(BEAT_S)
         return True
 
     def _listen(self) -> None:
-        """Take what the guard says, or its end."""
+        """Take one report of the guard, or note its end."""
         try:
             said = self._link.recv(64)
         except OSError:
@@ -212,7 +212,7 @@ class _View:
         if said == _DONE:
             self.guard_is_done = True
         elif said == _THAWED and self._station.armed is not None:
-            # What is frozen from now on is not ours. Databases may keep the guard busy beyond the deadline.
+            # What is frozen from now on is not ours. The guard may be busy with databases beyond the deadline.
             self._station.armed.ours.clear()
         elif not said:
             self._poll.unregister(self._link)
@@ -229,7 +229,7 @@ def _beat(link: socket.socket) -> None:
 
 
 def _say(link: socket.socket, what: bytes) -> bool:
-    """Tell the backstop; return whether it is there."""
+    """Report to the backstop; return whether it is there."""
     try:
         link.send(what, socket.MSG_DONTWAIT)
     except BlockingIOError:  # it is stopped

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The time from freeze to thaw on one host: databases first, then file systems; thawed in reverse."""
+"""The window on one host: databases and then file systems are frozen, and thawed in reverse order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .writes import SHORT_PART, Written, write_out, write_rest
 MAX_DEADLINE_S = 3600.0
 #: The part of the deadline that the check of the map may take.
 CHECK_SHARE = 1 / 3
-#: A thaw gets many more tries than a freeze, which gets one.
+#: A freeze is tried once, a thaw many times.
 THAW_TRIES = 50
 _THAW_PAUSE_S = 0.02
 _COMMAND_TRIES = 3
@@ -35,7 +35,7 @@ _COMMAND_TRIES = 3
 class Closed:
     """A window that is over. :param window_s: from freeze_sent to thaw_acknowledged.
 
-    :param intact: everything stayed frozen until our own thaw. :param error: why not, one sentence.
+    :param intact: everything stayed frozen until our own thaw. :param error: one sentence, why it did not.
     """
 
     window_s: float
@@ -44,7 +44,7 @@ class Closed:
 
 
 class Window:
-    """At most one window at a time; it is closed by close(), or by a guard. What cannot be thawed keeps it open.
+    """At most one window at a time. It is closed by close(), or by a guard, and open while something cannot be thawed.
 
     :param record: a file that names the frozen mount points while there are any, for a recovery after everything died.
     """
@@ -79,7 +79,7 @@ class Window:
         return {os.fstat(self._opened[index][1]).st_dev for index in self._touched}
 
     def own_deadline(self) -> Optional[float]:
-        """When the holder thaws by itself, if nothing comes: a little before the guard would do it, and kill."""
+        """When the holder thaws by itself if it is not asked to: a little before the guard would kill it and thaw."""
         return None if self.deadline is None else self._guards.holders_time
 
     def check_budget_s(self) -> Optional[float]:
@@ -104,8 +104,8 @@ class Window:
         :param deadline_s: from the freeze until the guard ends it.
         :param before: work that makes the window short; done when the files are written out a first time, and given
             the numbers of the devices that will be frozen.
-        :param unwanted: whether who asked for the freeze is gone.
-        :raises SplitMirrorError: nothing is frozen then but what could not be thawed.
+        :param unwanted: returns whether the task that asked for the freeze is gone.
+        :raises SplitMirrorError: nothing stays frozen then, except what could not be thawed.
         """
         if self.is_open:
             raise FreezeError("mounts: this session has frozen already; thaw it first.", option="mounts")
@@ -141,7 +141,7 @@ class Window:
             self._errors.append(f"The window was ended by {event}, not by its own thaw.")
         self._thaw()
         acknowledged = self._log.add("thaw_acknowledged")
-        # A thaw that succeeds at last makes no window good whose first one failed: the first error stays.
+        # The first error stays: a later thaw that succeeds does not make the window good.
         del self._errors[1:]
         error = self._errors[0] if self._errors else None
         self.last = Closed(round(acknowledged - self._sent, 6), error is None, error)
@@ -166,7 +166,7 @@ class Window:
         self._sent = self._log.add("freeze_sent")
         self.deadline = deadline
         self._errors = []
-        # No collection of garbage in the window: it would touch all memory, and take time.
+        # No garbage collection in the window: it would touch all memory, and take time.
         gc.disable()
         try:
             for driver in drivers:
@@ -187,7 +187,7 @@ class Window:
     def _freeze_one(self, index: int) -> None:
         name, fd = self._opened[index]
         self._guards.mark(index, True)
-        # Before the freeze: even one that reports an error is thawed.
+        # Noted before the freeze, so that it is thawed even when the freeze reports an error.
         self._touched.append(index)
         try:
             freeze.freeze(fd, name)
@@ -223,8 +223,8 @@ class Window:
         self._drivers = [driver for driver in self._drivers if driver in failed and driver.thaw_command() is not None]
         for driver in failed:
             if driver not in self._drivers:
-                driver.close()  # with its session goes the freeze
-        if stuck or self._drivers:  # the guard stays armed: it goes on trying at the deadline, and after our death
+                driver.close()  # the end of its session ends the freeze
+        if stuck or self._drivers:  # the guard stays armed: it tries again at the deadline, and after our death
             for index in set(self._touched).difference(stuck):
                 with contextlib.suppress(GuardError):
                     self._guards.mark(index, False)
@@ -241,7 +241,7 @@ class Window:
         self._opened, self._touched, self._written = [], [], []
         self.deadline = None
         gc.enable()
-        with contextlib.suppress(OSError):  # a disk that fails changes nothing of what was thawed
+        with contextlib.suppress(OSError):  # a disk that fails does not matter: all is thawed
             os.unlink(self._record)
 
 
@@ -256,7 +256,7 @@ def read_record(path: str) -> list[str]:
 
 
 def _thaw_one(fd: int) -> tuple[Optional[str], bool]:
-    """Return what went wrong, if it did to the end, and whether it was frozen."""
+    """Return what went wrong in the last try, if it failed, and whether the file system was frozen."""
     problem = ""
     for _attempt in range(THAW_TRIES):
         try:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is written around a freeze: all that can be before it, so that it is short, and nothing while it lasts."""
+"""Writing around a freeze: as much as possible before it, so that it is short, and nothing while it lasts."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..extents.seal import device_path
 from . import freeze
 from .freeze import FreezeError
 
-#: A round of writing out is short when it takes no more than this part of the deadline: the freeze writes out once more
-#: what has come since, and nobody can end it meanwhile (fs/super.c: thaw_super refuses until freeze_super is done).
+#: A round of writing out is short when it takes no more than this part of the deadline. The freeze writes out once more
+#: what was written since, and cannot be ended meanwhile (fs/super.c: thaw_super refuses until freeze_super is done).
 SHORT_PART = 0.1
 MAX_ROUNDS = 10
 _WRITE_SECTORS = 6
 
 
 def write_out(opened: Sequence[tuple[str, int]], deadline_s: float) -> float:
-    """Write out what is in memory, in rounds, until one is short against the deadline.
+    """Write out what is in memory, in rounds, until a round is short compared with the deadline.
 
     :param opened: mount points and their descriptors.
     :returns: how many seconds the last round took.
@@ -45,7 +45,7 @@ def write_out(opened: Sequence[tuple[str, int]], deadline_s: float) -> float:
 
 
 def write_rest(opened: Sequence[tuple[str, int]], ends: float, deadline_s: float) -> None:
-    """Write out what has come since write_out, while databases were slow to freeze; the deadline is running.
+    """Write out what was written since write_out because databases were slow to freeze; the deadline is running.
 
     :param ends: instant, time.monotonic, by which the file systems have to be thawed again.
     :raises FreezeError: a freeze, which writes out once more, could last longer.
@@ -69,9 +69,9 @@ def _sync(fd: int) -> float:
 class Written:
     """Whether anything was written to a device between begin() and now.
 
-    A file system that is thawed and frozen again writes out what has come meanwhile, so its device tells. The kernel
-    counts the sectors that were written to it (Documentation/ABI/stable/sysfs-block, stat); of a device that does not
-    count (queue/iostats), the superblock is compared, which ext4 writes at each thaw and freeze.
+    A file system that is thawed and frozen again writes out what was written meanwhile, which its device shows. The
+    kernel counts the sectors that were written to a device (Documentation/ABI/stable/sysfs-block, stat). For a device
+    without a count (queue/iostats) the superblock is compared, which ext4 writes at each thaw and freeze.
 
     :param dev: number of the device.
     """
@@ -90,18 +90,18 @@ class Written:
             pass
 
     def begin(self) -> None:
-        """Nothing may be written from now on."""
+        """Remember the present state: nothing may be written from now on."""
         self._before = self._now()
 
     def went_on(self) -> bool:
-        """Whether something was, or that cannot be told any more; the thaw comes anyway."""
+        """Whether something was written, or whether that can no longer be known; an error must not stop the thaw."""
         try:
             return self._before is not None and self._now() != self._before
         except (OSError, MapError):
             return True
 
     def close(self) -> None:
-        """Let go of the device."""
+        """Close the device."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -113,7 +113,7 @@ class Written:
 
 
 def _counts(folder: str) -> bool:
-    """Whether the kernel counts what is written to a device; a partition asks its disk."""
+    """Whether the kernel counts what is written to a device; for a partition, its disk does."""
     for place in (folder, os.path.join(os.path.realpath(folder), os.pardir)):
         try:
             with open(os.path.join(place, "queue", "iostats"), encoding="ascii") as stream:
