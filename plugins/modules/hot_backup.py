@@ -7,14 +7,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: hot_backup
-short_description: Begin and end the hot backup of databases, and clean up behind dead sessions
+short_description: Begin and end the hot backup of databases, and clean up after dead sessions
 version_added: 0.1.0
 description:
-  - Runs on the database host. The databases go on writing during a hot backup; with the logs of that time a copy of
-    their files can be made whole again.
-  - The database's own session must live from the beginning to the end. It is kept by the holder of the backup session,
-    a process that outlives the task. When the connection is lost, the backup fails.
-  - Databases that are to be frozen (O(databases[].quiesce)) are only made ready here; they are frozen in the window.
+  - Runs on the database host. The databases go on writing during a hot backup. With the logs of that time, a database
+    can be recovered from a copy of its files.
+  - The connection to the database must stay open from the beginning to the end of hot backup. It is kept by the holder
+    of the backup session, a process that outlives the task. When the connection is lost, the backup fails.
+  - Databases that are to be frozen (O(databases[].quiesce)) are only made ready here. They are frozen in the window.
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -59,7 +59,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Clean up behind whatever run died last night
+- name: Clean up after a run that died last night
   splitmirror.backup.hot_backup:
     state: recovered
 
@@ -101,8 +101,8 @@ EXAMPLES = r"""
 RETURN = r"""
 databases:
   description:
-    - What was found out about each database, by its name. What it is depends on the driver.
-    - When O(state=ended), for driver V(postgresql) the range of its WAL.
+    - Facts about each database, by its name. They depend on the driver.
+    - With O(state=ended) and driver V(postgresql), the range of its WAL.
   type: dict
   returned: when O(state=begun) or O(state=ended)
   sample: {"main": {"start_lsn": "0/2000028", "stop_lsn": "0/2000138", "timeline": 1, "wal_files": 1}}
@@ -134,7 +134,7 @@ extras_bytes:
   returned: when O(state=ended) and there are any
   sample: 16788480
 recovered:
-  description: The sessions that had left something, or would be cleaned up in check mode.
+  description: The sessions that had left something. In check mode, those that would be cleaned up.
   type: list
   elements: dict
   returned: when O(state=recovered)
@@ -149,7 +149,7 @@ recovered:
       elements: str
       sample: [/srv/data]
     databases:
-      description: Databases that were in the hands of the holder.
+      description: Databases that the holder kept.
       type: list
       elements: str
       sample: [main]

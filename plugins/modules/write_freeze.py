@@ -114,15 +114,15 @@ EXAMPLES = r"""
 
 RETURN = r"""
 mounts:
-  description: What is frozen now, or what was thawed. A file system that is mounted twice is told once.
+  description: What is frozen now, or what was thawed. A file system that is mounted twice is listed once.
   type: list
   elements: str
   returned: always
   sample: [/srv/data]
 freeze:
   description:
-    - What tells this freeze from all others. Nobody can know it before the freeze is complete, so a split that was told
-      it by O(splitmirror.backup.mirror_split#module:freeze) came after that.
+    - The id of this freeze. It is made when the freeze is complete, so a split that is given this id by
+      O(splitmirror.backup.mirror_split#module:freeze) came after that.
   type: str
   returned: when O(state=frozen) and not in check mode
   sample: 5f1d7a84a2be19b1c3c0c4c2c4f9d0aa
@@ -147,7 +147,7 @@ window_s:
   returned: when O(state=thawed) and the holder of the session thawed
   sample: 0.231
 intact:
-  description: Whether everything stayed frozen until this thaw. If not, what was split meanwhile is no backup.
+  description: Whether everything stayed frozen until this thaw. If not, what was split meanwhile is not a backup.
   type: bool
   returned: when O(state=thawed) and not in check mode
   sample: true
