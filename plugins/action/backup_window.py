@@ -49,7 +49,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             evidence = run_window(holder, splitter, args["mounts"], args["deadline_s"], args["turn_timeout_s"])
             result.update(changed=True, **evidence)
         except WindowFailed as exc:
-            result.update(failed=True, changed=exc.split_sent, msg=str(exc), **exc.evidence)
+            result.update(failed=True, changed=exc.split_sent, msg=str(exc), code=exc.code, **exc.evidence)
         finally:
             splitter.close()
             holder.close()

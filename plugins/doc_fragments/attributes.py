@@ -10,6 +10,9 @@ class ModuleDocFragment:
 
     DOCUMENTATION = r"""
 options: {}
+notes:
+  - On failure the result holds C(code) beside C(msg). It names the kind of failure, and stays the same when the wording
+    of the message changes. The page C(docs/errors.md) of the collection lists all codes.
 attributes:
   check_mode:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.

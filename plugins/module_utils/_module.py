@@ -87,13 +87,14 @@ def run_module(
     except SplitMirrorError as exc:
         failure = exc
         if not _may(exc):
+            failure.code = "needs_root"
             failure.message += f" {_advice()}"
     except PermissionError as exc:
         if os.geteuid() == 0:
             raise
-        failure = SplitMirrorError(f"{exc.filename or module._name}: {exc.strerror}. {_advice()}")
+        failure = SplitMirrorError(f"{exc.filename or module._name}: {exc.strerror}. {_advice()}", code="needs_root")
     if failure is not None:
-        module.fail_json(msg=failure.message, option=failure.option, **failure.facts)
+        module.fail_json(msg=failure.message, option=failure.option, code=failure.code, **failure.facts)
     if not RESERVED.isdisjoint(result):
         raise AssertionError(f"{module._name} returns what Ansible reserves: {sorted(RESERVED.intersection(result))}")
     module.exit_json(**result)
@@ -104,7 +105,9 @@ def _check_rights(state_dir: Optional[str], needs_root: bool) -> None:
     if os.geteuid() == 0:
         return
     if needs_root:
-        raise SplitMirrorError(f"become: this module needs root, and ran as {_user()}; set become: true.", "become")
+        raise SplitMirrorError(
+            f"become: this module needs root, and ran as {_user()}; set become: true.", "become", code="needs_root"
+        )
     if state_dir is None:
         return
     folder = state_dir
@@ -115,6 +118,7 @@ def _check_rights(state_dir: Optional[str], needs_root: bool) -> None:
         raise SplitMirrorError(
             f"state_dir: {_user()}, as whom this module ran, cannot use {state_dir}; set become: true to be root.",
             "state_dir",
+            code="needs_root",
         )
 
 

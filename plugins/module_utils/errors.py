@@ -18,12 +18,17 @@ class SplitMirrorError(Exception):
 
     :param message: which option, what is wrong, what would be right.
     :param option: the name of the option at fault, if one is.
+    :param code: what kind of failure it is, in a word that stays the same when the sentence changes; docs/errors.md
+        lists all of them. None is that of the class.
     :ivar facts: what a module returns beside the sentence.
     """
 
+    code: str = "failed"
     facts: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, message: str, option: Optional[str] = None) -> None:
+    def __init__(self, message: str, option: Optional[str] = None, *, code: Optional[str] = None) -> None:
         super().__init__(message)
         self.message = message
         self.option = option
+        if code is not None:
+            self.code = code

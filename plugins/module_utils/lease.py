@@ -36,8 +36,10 @@ LAPSES_S = 3600.0
 class LeaseError(SplitMirrorError):
     """Another run is at work for the host. :ivar other: its lease."""
 
-    def __init__(self, message: str, other: Lease) -> None:
-        super().__init__(message, option="host")
+    code = "lease_held"
+
+    def __init__(self, message: str, other: Lease, *, code: Optional[str] = None) -> None:
+        super().__init__(message, option="host", code=code)
         self.other = other
 
 
@@ -203,6 +205,7 @@ class Leases:
                     f"session: {session} has lost its lease to session {lease.session} of {lease.host}, which is at "
                     f"work since {_shown(lease.since_s)}; nothing is done for it any more.",
                     lease,
+                    code="lease_lost",
                 )
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             fcntl.flock(handle, fcntl.LOCK_SH)

@@ -71,15 +71,22 @@ def folder_ready(path: str, option: str, room_bytes: int = _ROOM_BYTES) -> str:
     while not os.path.lexists(nearest):
         nearest = os.path.dirname(nearest)
     if not os.path.isdir(nearest):
-        raise SplitMirrorError(f"{option}: {nearest} is no folder; name a folder, or move that away.", option=option)
+        raise SplitMirrorError(
+            f"{option}: {nearest} is no folder; name a folder, or move that away.",
+            option=option,
+            code="state_dir_unusable",
+        )
     disk = os.statvfs(nearest)
     if disk.f_flag & os.ST_RDONLY or not os.access(nearest, os.W_OK | os.X_OK):
-        raise SplitMirrorError(f"{option}: {nearest} cannot be written; name another folder.", option=option)
+        raise SplitMirrorError(
+            f"{option}: {nearest} cannot be written; name another folder.", option=option, code="state_dir_unusable"
+        )
     free_bytes = disk.f_bavail * disk.f_frsize
     if free_bytes < room_bytes:
         raise SplitMirrorError(
             f"{option}: {path} has {free_bytes} bytes left and needs {room_bytes} at least; make room there.",
             option=option,
+            code="state_dir_unusable",
         )
     return (
         f"{path} {'is there' if nearest == os.path.abspath(path) else 'can be made'}, {free_bytes >> 20} MiB are free."
@@ -89,13 +96,17 @@ def folder_ready(path: str, option: str, room_bytes: int = _ROOM_BYTES) -> str:
 def _python() -> str:
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < _OLDEST_PYTHON:
-        raise SplitMirrorError(f"Python {found} is too old; set ansible_python_interpreter to one of 3.9 or newer.")
+        raise SplitMirrorError(
+            f"Python {found} is too old; set ansible_python_interpreter to one of 3.9 or newer.", code="host_python"
+        )
     return f"{sys.executable} is Python {found}."
 
 
 def _user() -> str:
     if os.geteuid() != 0:
-        raise SplitMirrorError(f"the user has number {os.geteuid()} and has to be root; use become: true.")
+        raise SplitMirrorError(
+            f"the user has number {os.geteuid()} and has to be root; use become: true.", code="needs_root"
+        )
     return "The user is root."
 
 
@@ -103,6 +114,7 @@ def _clock(ahead_s: float, tolerance_s: float) -> str:
     if abs(ahead_s) > tolerance_s:
         raise SplitMirrorError(
             f"the clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the controller's, by which "
-            "sessions are named and expire; set both by NTP."
+            "sessions are named and expire; set both by NTP.",
+            code="host_unfit",
         )
     return f"The clock agrees with the controller's within {tolerance_s:.0f} s."

@@ -30,6 +30,8 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 class SessionError(SplitMirrorError):
     """A session id or a state folder that cannot be used."""
 
+    code = "option_invalid"
+
 
 def check_session_id(session: str) -> str:
     """Return ``session`` if it is a proper session id, else raise SessionError."""
@@ -92,7 +94,9 @@ def make_private(path: str, root: str, option: str = "state_dir") -> None:
                 _make_one(current, option)
     except OSError as exc:
         raise SessionError(
-            f"{option}: {path} cannot be made ({exc.strerror}); name a folder that root may write.", option=option
+            f"{option}: {path} cannot be made ({exc.strerror}); name a folder that root may write.",
+            option=option,
+            code="state_dir_unusable",
         ) from exc
 
 
@@ -104,6 +108,7 @@ def _refuse_shared(root: str, option: str) -> None:
             f"{option}: {root} is open to other users and holds other things ({min(foreign)}); give it mode 0700 if it "
             "is for this collection alone, or name a folder of its own.",
             option=option,
+            code="state_dir_unusable",
         )
 
 
@@ -120,6 +125,7 @@ def _make_one(folder: str, option: str) -> None:
                 f"{option}: {folder} belongs to another user (uid {found.st_uid}); give it to the user who runs the "
                 "modules, or name another folder.",
                 option=option,
+                code="state_dir_unusable",
             )
         if stat.S_IMODE(found.st_mode) != 0o700:
             os.fchmod(handle, 0o700)

@@ -311,7 +311,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Look everything up."""
     params = module.params
     if params["limit"] < 0:
-        raise CatalogError(f"limit: {params['limit']} is below 0; give the number of files to list.", option="limit")
+        raise CatalogError(
+            f"limit: {params['limit']} is below 0; give the number of files to list.",
+            option="limit",
+            code="option_invalid",
+        )
     files: list[dict[str, Any]] = []
     path = StateDir(params["state_dir"]).catalog_file
     with Catalog.open_for(path, writable=False, no_trace=module.check_mode) as catalog:

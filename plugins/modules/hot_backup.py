@@ -217,7 +217,7 @@ def end(module: AnsibleModule, state: StateDir) -> dict[str, Any]:
     if ended.extras is not None:
         result.update(extras=ended.extras, extras_bytes=ended.extras_bytes)
     if not ended.evidence["ended_cleanly"]:
-        module.fail_json(msg=ended.evidence["error"], **result)
+        module.fail_json(msg=ended.evidence["error"], code="hot_backup_lost", **result)
     return result
 
 

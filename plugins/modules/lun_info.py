@@ -135,7 +135,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     specs = []
     for pair in module.params["pairs"]:
         if not pair["device"]:
-            raise MapError(f"pairs: {pair['name']} names no device; name the LUN's device on this host.", "pairs")
+            raise MapError(
+                f"pairs: {pair['name']} names no device; name the LUN's device on this host.",
+                "pairs",
+                code="option_invalid",
+            )
         specs.append(LunSpec(pair["name"], pair["device"], pair["serial"]))
     return {"changed": False, "luns": [asdict(lun) for lun in look_at_luns(specs, module.params["paths"])]}
 

@@ -262,6 +262,7 @@ def refuse_others(states: list[PairState], host: str) -> None:
                 f"pairs: pair {state.name} is held by session {state.session}, which is none of {host}; nothing of it "
                 "is touched. Wait for its end, or clean it up by mirror_sync with state: recovered and without host.",
                 option="pairs",
+                code="mirror_held",
             )
 
 
@@ -279,7 +280,7 @@ def refuse_problems(states: list[PairState]) -> None:
     """Raise the first thing that keeps a pair from being split."""
     for state in states:
         if state.problem:
-            raise MirrorError(state.problem, option="pairs")
+            raise MirrorError(state.problem, option="pairs", code=state.problem_code)
 
 
 def holders(states: list[PairState]) -> dict[str, dict[str, Any]]:

@@ -131,7 +131,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         owner = Owner.of(params["owner"])
     except ValueError as exc:
         raise SplitMirrorError(
-            "owner: it is not told which run this is; call this module in a play, not by itself.", option="owner"
+            "owner: it is not told which run this is; call this module in a play, not by itself.",
+            option="owner",
+            code="option_invalid",
         ) from exc
     dry_run = module.check_mode or params["state"] == "free"
     try:
@@ -145,7 +147,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             dry_run=dry_run,
         )
     except LeaseError as exc:
-        module.fail_json(msg=exc.message, option=exc.option, other=exc.other.as_dict())
+        module.fail_json(msg=exc.message, option=exc.option, code=exc.code, other=exc.other.as_dict())
     ours = before is not None and before.session == session
     result: dict[str, Any] = {"other": None if before is None or ours else before.as_dict()}
     if params["state"] == "free":

@@ -346,6 +346,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             f"retention_days: a session cannot be kept for {kept} days; give 0 to {_MAX_RETENTION_DAYS}, or leave it "
             "out to keep it for ever.",
             option="retention_days",
+            code="option_invalid",
         )
     state_dir = StateDir(params["state_dir"])
     job = WriteJob(

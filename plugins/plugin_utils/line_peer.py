@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Optional
 
 from ansible.errors import AnsibleError
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import CLIENT_GREETING, CLIENT_SOURCE
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
@@ -22,11 +24,15 @@ Json = dict[str, Any]
 
 
 class PeerRefused(AnsibleError):  # type: ignore[misc]
-    """A holder or splitter that could not be reached, or said no. :ivar events: what it told along with it."""
+    """A holder or splitter that could not be reached, or said no.
 
-    def __init__(self, message: str, events: list[Json]) -> None:
+    :ivar events: what it told along with it. :ivar code: see docs/errors.md.
+    """
+
+    def __init__(self, message: str, events: list[Json], code: str = "no_answer") -> None:
         super().__init__(message)
         self.events = events
+        self.code = code
 
 
 class LinePeer:
@@ -87,13 +93,19 @@ class LinePeer:
         if not is_answer(reply):
             raise self._unreachable(op, "its answer is not of the kind that it should be")
         if not reply["ok"]:
-            raise PeerRefused(f"{self.channel.host}: {reply['error']}", reply["events"])
+            raise PeerRefused(f"{self.channel.host}: {reply['error']}", reply["events"], _code(reply))
         return reply
 
     def _unreachable(self, op: str, reason: str) -> PeerRefused:
         return PeerRefused(
             f"{self.channel.host}: the {self.name} of session {self._session} cannot be asked to {op}: {reason}", []
         )
+
+
+def _code(reply: Json) -> str:
+    """The code of a refusal; it stands in the result of a task, so it is nothing but a word."""
+    code = reply.get("code")
+    return code if isinstance(code, str) and re.fullmatch(r"[a-z_]{1,40}", code) else SplitMirrorError.code
 
 
 def is_answer(reply: Any) -> bool:

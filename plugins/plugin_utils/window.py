@@ -31,10 +31,12 @@ class WindowFailed(AnsibleError):  # type: ignore[misc]
     """A window that makes no backup.
 
     :ivar evidence: what is known of it; :ivar split_sent: whether the array was told to split.
+    :ivar code: see docs/errors.md.
     """
 
-    def __init__(self, message: str, evidence: Json, split_sent: bool) -> None:
+    def __init__(self, message: str, evidence: Json, split_sent: bool, code: str) -> None:
         super().__init__(message)
+        self.code = code
         self.evidence = evidence
         self.split_sent = split_sent
 
@@ -100,14 +102,16 @@ def run_window(
         if isinstance(exc, PeerRefused):
             log.take(exc.events)
         message = str(exc)
+        code = getattr(exc, "code", None) or "split_failed"
         # A holder that hangs is ended at the deadline, and cannot say so.
         if asked_s is not None and time.monotonic() - asked_s >= deadline_s:
             message += f" The deadline of the freeze, {deadline_s:g} s, was over by then."
+            code = "deadline_over"
         thaw_error = _thaw(holder, log)
         evidence = {"window": {"events": log.entries, "intact": False}, "split": split}
         if thaw_error is not None:
             message += f" The thaw could not be confirmed either: {thaw_error}"
-        raise WindowFailed(message, evidence, split_sent) from exc
+        raise WindowFailed(message, evidence, split_sent, code) from exc
 
     log.take(closing["events"])
     window = {
@@ -123,6 +127,7 @@ def run_window(
             result.get("error") or "The window was broken: something thawed a file system before the check was done.",
             evidence,
             split_sent,
+            "deadline_over" if not result["intact"] else "map_outdated",
         )
     return evidence
 

@@ -42,11 +42,13 @@ def acl_text(value: bytes) -> bytes:
     :raises ArchiveError: when the value is none that Linux makes.
     """
     if len(value) < _HEADER.size or _HEADER.unpack_from(value)[0] != _VERSION or (len(value) - 4) % _ENTRY.size:
-        raise ArchiveError("an ACL has a form that Linux does not make; map the file again.")
+        raise ArchiveError("an ACL has a form that Linux does not make; map the file again.", code="map_damaged")
     words = []
     for tag, bits, number in _ENTRY.iter_unpack(value[_HEADER.size :]):
         if tag not in _TAGS or bits > 7:
-            raise ArchiveError("an ACL has an entry of a kind that Linux does not make; map the file again.")
+            raise ArchiveError(
+                "an ACL has an entry of a kind that Linux does not make; map the file again.", code="map_damaged"
+            )
         permissions = _PERMISSIONS[bits]
         words.append(_TAGS[tag] % ((number, permissions) if tag in _NAMED else (permissions,)))
     return b",".join(words)

@@ -159,7 +159,10 @@ class Engine:
         work = [(task, list({piece[2] // chunk for piece in task.pieces})) for task in tasks]
         for task in tasks:
             if task.lun not in self._readers:
-                raise ArchiveError(f"device: LUN {task.lun} of the map has no device; name the device of each pair.")
+                raise ArchiveError(
+                    f"device: LUN {task.lun} of the map has no device; name the device of each pair.",
+                    code="mirror_wrong",
+                )
         if tasks:
             self._send(PLANNED, sum([task.end - task.start for task in tasks]) // len(tasks))
         numbers = iter(contents)

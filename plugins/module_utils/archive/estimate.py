@@ -71,7 +71,9 @@ def estimate(map_path: str, record_bytes: int = 0, extras: Optional[str] = None)
             db.close()
         more = _extras_bytes(extras) if extras else 0
     except (OSError, tarfile.TarError, *DAMAGED) as exc:
-        raise SplitMirrorError(f"map: {map_path} or the extras cannot be read ({exc}).", option="map") from exc
+        raise SplitMirrorError(
+            f"map: {map_path} or the extras cannot be read ({exc}).", option="map", code="map_missing"
+        ) from exc
     return Estimate(counter.files, counter.data_bytes, counter.archive_bytes + more + _END_BYTES + record_bytes)
 
 

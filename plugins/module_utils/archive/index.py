@@ -71,7 +71,8 @@ def read_head(line: bytes) -> dict[str, Any]:
     if isinstance(version, bool) or version not in (FORMAT_VERSION, FORMAT_WITHOUT_HEADERS):
         raise ArchiveError(
             f"the index has format {head.get('format_version')}, this version reads {FORMAT_VERSION} and older; "
-            "use the version of the collection that wrote it."
+            "use the version of the collection that wrote it.",
+            code="tape_damaged",
         )
     return head
 
@@ -98,16 +99,22 @@ def read_member(line: bytes) -> MemberRecord:
             bytes.fromhex(data["header_digest"]) if "header_digest" in data else None,
         )
     except (KeyError, OverflowError, TypeError, ValueError) as exc:
-        raise ArchiveError("a line of the index is damaged; the archive itself may still be read with tar.") from exc
+        raise ArchiveError(
+            "a line of the index is damaged; the archive itself may still be read with tar.", code="tape_damaged"
+        ) from exc
 
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         data = parse_json(line)
     except ValueError as exc:
-        raise ArchiveError("a line of the index is damaged; the archive itself may still be read with tar.") from exc
+        raise ArchiveError(
+            "a line of the index is damaged; the archive itself may still be read with tar.", code="tape_damaged"
+        ) from exc
     if not isinstance(data, dict):
-        raise ArchiveError("a line of the index is damaged; the archive itself may still be read with tar.")
+        raise ArchiveError(
+            "a line of the index is damaged; the archive itself may still be read with tar.", code="tape_damaged"
+        )
     return data
 
 

@@ -108,6 +108,7 @@ class LunReader:
                 f"device: {device} cannot be opened for direct reading ({exc.strerror}); the mirror must be presented "
                 "to this host as a block device.",
                 option="device",
+                code="mirror_wrong",
             ) from exc
         self.block_bytes = _FILE_ALIGNMENT
         # The data of a member begin at a multiple of 512 in memory. Most devices take that; one that does not says so.

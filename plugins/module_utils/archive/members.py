@@ -196,14 +196,16 @@ class MemberPlanner:
         if self._fallback is None:
             raise ArchiveError(
                 f"{show(entry.path)} cannot be read by its extents ({entry.reason or 'no reason was recorded'}); "
-                "mount the mirror read-only on the media server, so that it is read through the mount."
+                "mount the mirror read-only on the media server, so that it is read through the mount.",
+                code="file_unmappable",
             )
         try:
             return self._fallback(entry)
         except OSError as exc:
             raise ArchiveError(
                 f"{show(entry.path)} cannot be opened through the mounted mirror ({exc.strerror}); "
-                "it needs the mount because it cannot be read by its extents."
+                "it needs the mount because it cannot be read by its extents.",
+                code="file_unmappable",
             ) from exc
 
     @staticmethod
@@ -237,12 +239,14 @@ def device_pieces(entry: FileEntry, extents: Sequence[ExtentRow]) -> list[Device
         if logical < end or logical % BLOCK_BYTES or length <= 0:
             raise ArchiveError(
                 f"{show(entry.path)}: the extent at {logical} in the map overlaps another or begins inside a block; "
-                "map the session again."
+                "map the session again.",
+                code="map_damaged",
             )
         kept = min(length, entry.size - logical)
         if kept % BLOCK_BYTES and logical + kept < entry.size:
             raise ArchiveError(
-                f"{show(entry.path)}: the extent at {logical} in the map ends inside a block; map the session again."
+                f"{show(entry.path)}: the extent at {logical} in the map ends inside a block; map the session again.",
+                code="map_damaged",
             )
         pieces.append(DevicePiece(logical, kept, lun, physical))
         end = logical + kept
@@ -254,7 +258,8 @@ def _inline_pieces(entry: FileEntry) -> list[InlinePiece]:
     if len(content) != entry.size:
         raise ArchiveError(
             f"{show(entry.path)}: the map carries {len(content)} bytes of its content, not {entry.size}; "
-            "map the session again."
+            "map the session again.",
+            code="map_damaged",
         )
     return [InlinePiece(0, entry.size, content)] if content else []
 
@@ -303,7 +308,8 @@ def unreadable_on_mirror(entry: FileEntry, exc: OSError) -> ArchiveError:
     """The sentence for a file that is read through the mount and cannot be."""
     return ArchiveError(
         f"{show(entry.path)} cannot be read through the mounted mirror ({exc.strerror}); check the mirror and back up "
-        "again."
+        "again.",
+        code="file_unmappable",
     )
 
 

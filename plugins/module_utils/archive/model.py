@@ -23,6 +23,8 @@ HEADER_DIGEST_BYTES = 16
 class ArchiveError(SplitMirrorError):
     """An archive that cannot be written, or that cannot be read as one."""
 
+    code = "archive_failed"
+
 
 class MemberRecord(NamedTuple):
     """One member as it stands in the archive.
@@ -109,16 +111,22 @@ class WriterOptions:
                 f"record_bytes: {self.record_bytes} is no multiple of {BLOCK_BYTES}; take 1048576, or what the drive "
                 "takes at most.",
                 option="record_bytes",
+                code="option_invalid",
             )
         if self.window_bytes < 4 * self.record_bytes:
             raise ArchiveError(
                 f"window_bytes: {self.window_bytes} is less than four records of {self.record_bytes}; give more.",
                 option="window_bytes",
+                code="option_invalid",
             )
         if not 1 <= self.queue_depth <= 256:
-            raise ArchiveError(f"queue_depth: {self.queue_depth} must be from 1 to 256.", option="queue_depth")
+            raise ArchiveError(
+                f"queue_depth: {self.queue_depth} must be from 1 to 256.", option="queue_depth", code="option_invalid"
+            )
         if self.gap_bytes < 0:
-            raise ArchiveError(f"gap_bytes: {self.gap_bytes} must be 0 or more.", option="gap_bytes")
+            raise ArchiveError(
+                f"gap_bytes: {self.gap_bytes} must be 0 or more.", option="gap_bytes", code="option_invalid"
+            )
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def make_ring(options: WriterOptions) -> memoryview:
         raise ArchiveError(
             f"window_bytes: {options.window_bytes} is more memory than this host has to give; take less.",
             "window_bytes",
+            code="option_invalid",
         ) from exc
 
 

@@ -76,7 +76,7 @@ def parse_header(
     if block[156:157] == b"S":
         real_size = parse_number(block[483:495])
     if size < 0 or real_size < 0:
-        raise ArchiveError("a size in a tar header is damaged.")
+        raise ArchiveError("a size in a tar header is damaged.", code="tape_damaged")
     return Header(
         name=name.rstrip(b"/") or name[:1],
         kind=kind,
@@ -104,7 +104,7 @@ def parse_records(body: bytes) -> list[tuple[bytes, bytes]]:
         text = body[space + 1 : place + length]
         key, equals, value = text.partition(b"=")
         if not 0 <= space - place < length <= len(body) - place or not equals or not value.endswith(b"\n"):
-            raise ArchiveError("a record of an extended header is damaged.")
+            raise ArchiveError("a record of an extended header is damaged.", code="tape_damaged")
         found.append((key, value[:-1]))
         place += length
     return found
@@ -130,7 +130,8 @@ def check_sum(block: bytes, offset: int) -> None:
         signed = total - 256 * sum(byte > 127 for byte in block[:148] + block[156:])  # some old tars counted so
         if stated != signed:
             raise ArchiveError(
-                f"at byte {offset} of the archive stands no tar header; it is damaged or no tar archive."
+                f"at byte {offset} of the archive stands no tar header; it is damaged or no tar archive.",
+                code="tape_damaged",
             )
 
 
@@ -147,14 +148,14 @@ def parse_number(data: bytes) -> int:
     if not text:
         return 0
     if text.translate(None, b"01234567"):  # int() would take signs and underscores, too
-        raise ArchiveError("a number in a tar header is damaged.")
+        raise ArchiveError("a number in a tar header is damaged.", code="tape_damaged")
     return int(text, 8)
 
 
 def parse_decimal(data: bytes, where: bytes) -> int:
     """A number in decimal digits. :raises ArchiveError: it is none; ``where`` names the place in the message."""
     if not data.isdigit() or len(data) > _MOST_DIGITS:
-        raise ArchiveError(f"{show(where)}: a number in it is damaged.")
+        raise ArchiveError(f"{show(where)}: a number in it is damaged.", code="tape_damaged")
     return int(data)
 
 

@@ -55,7 +55,9 @@ def check_member_name(name: bytes) -> bytes:
     if not name or name.startswith(b"/") or b"\0" in name or b".." in name.split(b"/"):
         shown = name.decode("utf-8", "backslashreplace")
         raise ArchiveError(
-            f"the archive holds {shown!r}, a member name that would leave the target folder; nothing of it is restored."
+            f"the archive holds {shown!r}, a member name that would leave the target folder; nothing of it is "
+            "restored.",
+            code="tape_damaged",
         )
     return name
 
@@ -165,7 +167,7 @@ class Member:
         wanted = 1
         while len(numbers) < wanted:
             if self._left < BLOCK_BYTES:
-                raise ArchiveError(f"{show(self.name)}: the map of a sparse file is damaged.")
+                raise ArchiveError(f"{show(self.name)}: the map of a sparse file is damaged.", code="tape_damaged")
             block = self._take(BLOCK_BYTES)
             self._lead += block
             text += block
@@ -219,7 +221,7 @@ class _Stream:
         while data and len(data) < BLOCK_BYTES:
             more = self._stream.read(BLOCK_BYTES - len(data))
             if not more:
-                raise ArchiveError("the archive ends inside a header; it is cut short.")
+                raise ArchiveError("the archive ends inside a header; it is cut short.", code="tape_damaged")
             data += more
         self.position += len(data)
         return data
@@ -232,7 +234,7 @@ class _Stream:
             while missing:
                 data = self._stream.read(missing)
                 if not data:
-                    raise ArchiveError(f"the archive ends inside {show(name)}; it is cut short.")
+                    raise ArchiveError(f"the archive ends inside {show(name)}; it is cut short.", code="tape_damaged")
                 parts.append(data)
                 missing -= len(data)
             data = b"".join(parts)
@@ -258,7 +260,10 @@ class _Expander:
             if not self._piece_left:
                 piece = next(self._pieces, None)
                 if piece is None:
-                    raise ArchiveError("a sparse member holds more data than its map tells; the archive is damaged.")
+                    raise ArchiveError(
+                        "a sparse member holds more data than its map tells; the archive is damaged.",
+                        code="tape_damaged",
+                    )
                 offset, self._piece_left = piece
                 yield from self._zeros(offset)
                 continue
@@ -291,7 +296,7 @@ def _read_headers(
         block = source.block()
         if not block or not block.strip(b"\0"):
             if blocks:
-                raise ArchiveError("the archive ends behind an extended header; it is cut short.")
+                raise ArchiveError("the archive ends behind an extended header; it is cut short.", code="tape_damaged")
             return None, b"", None
         blocks.append(block)
         check_sum(block, source.position - BLOCK_BYTES)
@@ -300,7 +305,9 @@ def _read_headers(
             break
         length = parse_number(block[124:136])
         if not 0 <= length <= _EXTENDED_MOST:
-            raise ArchiveError(f"an extended header of {length} bytes stands in the archive; it is damaged.")
+            raise ArchiveError(
+                f"an extended header of {length} bytes stands in the archive; it is damaged.", code="tape_damaged"
+            )
         body = source.read(length + pad(length), b"an extended header")
         blocks.append(body)
         body = body[:length]
@@ -336,7 +343,9 @@ def _old_sparse(source: _Stream, block: bytes) -> tuple[list[tuple[int, int]], b
     while extended:
         more = source.block()
         if not more:
-            raise ArchiveError("the archive ends inside the map of a sparse file; it is cut short.")
+            raise ArchiveError(
+                "the archive ends inside the map of a sparse file; it is cut short.", code="tape_damaged"
+            )
         blocks += more
         pieces += parse_old_pieces(more[:504])
         extended = more[504]
@@ -350,9 +359,9 @@ def _check_sparse(member: Member) -> None:
     end = stored = 0
     for offset, length in member.sparse:
         if offset < end or length < 0:
-            raise ArchiveError(f"{show(member.name)}: the map of a sparse file is damaged.")
+            raise ArchiveError(f"{show(member.name)}: the map of a sparse file is damaged.", code="tape_damaged")
         end = offset + length
         stored += length
     lead = len(member._lead)
     if end > member.real_size or stored + lead != member.size:
-        raise ArchiveError(f"{show(member.name)}: the map of a sparse file is damaged.")
+        raise ArchiveError(f"{show(member.name)}: the map of a sparse file is damaged.", code="tape_damaged")

@@ -154,7 +154,8 @@ class _Spool:
             folder = self._folder or "the folder for temporary files"
             raise ArchiveError(
                 f"the index of the archive cannot be kept in {folder} ({exc.strerror}); make room there, about 350 "
-                "bytes for each file."
+                "bytes for each file.",
+                code="state_dir_unusable",
             ) from exc
 
 

@@ -22,7 +22,9 @@ def verdict_of(catalog: Catalog, session: str, evidence: Mapping[str, Any]) -> V
     known = catalog.session(session)
     if known is None:
         raise CatalogError(
-            f"session: {session} is not in the catalog; only what was begun can be closed.", option="session"
+            f"session: {session} is not in the catalog; only what was begun can be closed.",
+            option="session",
+            code="session_unknown",
         )
     told = evidence.get("write") or {}
     for key, value in told.items():

@@ -32,11 +32,17 @@ def find_good_session(catalog: Catalog, session: str, host: Optional[str]) -> Se
     if session == LATEST:
         if not host:
             raise CatalogError(
-                "host: the latest session of which host is wanted; name the host, or the session.", option="host"
+                "host: the latest session of which host is wanted; name the host, or the session.",
+                option="host",
+                code="option_invalid",
             )
         good = catalog.sessions(host=host, state=GOOD)
         if not good:
-            raise CatalogError(f"host: the catalog holds no good session of {host}; back it up first.", option="host")
+            raise CatalogError(
+                f"host: the catalog holds no good session of {host}; back it up first.",
+                option="host",
+                code="session_unknown",
+            )
         return good[-1]
     found = catalog.session(session)
     if found is None:
@@ -44,17 +50,20 @@ def find_good_session(catalog: Catalog, session: str, host: Optional[str]) -> Se
             f"session: {session} is not in the catalog; name one that catalog_info lists, or enter its volume with "
             "catalog_rebuild.",
             option="session",
+            code="session_unknown",
         )
     if host and found.host != host:
         raise CatalogError(
             f"host: session {session} is of host {found.host}, not of {host}; name a session of {host}, or no host.",
             option="host",
+            code="session_unknown",
         )
     if found.state != GOOD:
         why = f" ({found.reason.rstrip('.')})" if found.reason else ""
         raise CatalogError(
             f"session: {session} is {found.state}{why}, not good, so it is no backup; name a good one.",
             option="session",
+            code="session_not_good",
         )
     return found
 
@@ -63,7 +72,9 @@ def complete_parts(catalog: Catalog, session: Session) -> dict[int, Part]:
     """The parts of a session by number, in order. :raises CatalogError: one is missing or not complete."""
     parts = {part.part: part for part in catalog.parts(session.number)}
     if not parts or list(parts) != list(range(len(parts))) or not all(part.complete for part in parts.values()):
-        raise CatalogError(f"session: {session.id} has no complete archive on tape.", option="session")
+        raise CatalogError(
+            f"session: {session.id} has no complete archive on tape.", option="session", code="session_not_good"
+        )
     return parts
 
 
@@ -72,7 +83,9 @@ def parse_time(text: str, option: str) -> float:
     try:
         found = datetime.datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text.strip()))
     except ValueError as exc:
-        raise CatalogError(f"{option}: {text!r} is no time; write it as 2026-01-31T12:00:00Z.", option=option) from exc
+        raise CatalogError(
+            f"{option}: {text!r} is no time; write it as 2026-01-31T12:00:00Z.", option=option, code="option_invalid"
+        ) from exc
     if found.tzinfo is None:
         found = found.replace(tzinfo=datetime.timezone.utc)
     return found.timestamp()

@@ -22,9 +22,13 @@ MOST_BYTES = 2**63 - 1
 class CatalogError(SplitMirrorError):
     """The catalog does not know what was asked for, or cannot be used."""
 
+    code = "catalog_unusable"
+
 
 class CatalogChanged(CatalogError):
     """Somebody wrote to the catalog while it was looked at without a lock. Looking again helps."""
+
+    code = "catalog_busy"
 
 
 class Volume(NamedTuple):

@@ -106,6 +106,7 @@ class Catalog(CatalogDatabase):
                 f"volume: {volume} holds unexpired data (session {kept[0].id} and {len(kept) - 1} more); name another "
                 "volume, or wait until they expire.",
                 option="volume",
+                code="volume_not_expired",
             )
         last = [] if allow_last else self.last_good(volume)
         if last:
@@ -116,6 +117,7 @@ class Catalog(CatalogDatabase):
                 f"backup until the next one is good; name {instead}, or say allow_last: true "
                 "(splitmirror_allow_last in the role).",
                 option="allow_last",
+                code="volume_not_expired",
             )
 
     def _is_free(self, volume: str) -> bool:
@@ -219,7 +221,7 @@ class Catalog(CatalogDatabase):
         now_s = time.time() if now_s is None else now_s
         old = self.session(session)
         if old is None:
-            raise CatalogError(f"session: {session} is not in the catalog.", option="session")
+            raise CatalogError(f"session: {session} is not in the catalog.", option="session", code="session_unknown")
         if old.expires_s is not None and old.expires_s <= now_s:
             return False
         if not allow_last and self.is_last_good(session):
@@ -227,6 +229,7 @@ class Catalog(CatalogDatabase):
                 f"session: {session} is the last good session of {old.host} and is kept until a newer one is good; "
                 "wait for that, or say allow_last: true.",
                 option="allow_last",
+                code="volume_not_expired",
             )
         return True
 
@@ -241,6 +244,7 @@ class Catalog(CatalogDatabase):
                 raise CatalogError(
                     f"session: {session} is not in the catalog; only what was begun can be closed.",
                     option="session",
+                    code="session_unknown",
                 )
             state = GOOD if verdict.good else FAILED
             if old.state == state:
@@ -249,6 +253,7 @@ class Catalog(CatalogDatabase):
                 raise CatalogError(
                     f"session: {session} was judged {old.state} before and stays so; begin a new session.",
                     option="session",
+                    code="session_closed",
                 )
             self._db.execute(
                 "UPDATE sessions SET state = ?, reason = ?, closed_s = ?, evidence = ? WHERE number = ?",
@@ -456,7 +461,9 @@ def _is_dead(session: Session, parts: Sequence[Part]) -> bool:
 
 def _known_already(session: Session) -> CatalogError:
     return CatalogError(
-        f"session: {session.id} is in the catalog already ({session.state}); begin a new session.", option="session"
+        f"session: {session.id} is in the catalog already ({session.state}); begin a new session.",
+        option="session",
+        code="session_closed",
     )
 
 

@@ -18,9 +18,13 @@ from .relocation import Move
 class DatabaseError(SplitMirrorError):
     """A database that cannot be quiesced, or a description of one that cannot be used."""
 
+    code = "database_failed"
+
 
 class SessionLost(DatabaseError):
     """The session of begin is gone, and with it the hot backup."""
+
+    code = "hot_backup_lost"
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,7 @@ class DatabaseDriver(ABC):
         raise DatabaseError(
             f"driver: {cls.name} cannot relocate a data directory; name the driver of the restored database.",
             option="driver",
+            code="option_invalid",
         )
 
     @classmethod
@@ -208,6 +213,7 @@ class DatabaseDriver(ABC):
         raise DatabaseError(
             f"driver: {cls.name} cannot check a restored data directory; name the driver of the restored database.",
             option="driver",
+            code="option_invalid",
         )
 
     @property

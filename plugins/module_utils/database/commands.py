@@ -41,6 +41,7 @@ class CommandsDriver(DatabaseDriver):
                 raise DatabaseError(
                     f"databases: driver commands needs {first} and {second} together; give both or neither.",
                     option="databases",
+                    code="option_invalid",
                 )
         return Capabilities(
             hot_backup=bool(options["begin"] and options["end"]),
@@ -55,6 +56,7 @@ class CommandsDriver(DatabaseDriver):
                     f"{self.where}: the program of {name}, {argv[0]!r}, is not an executable file with an absolute "
                     "path; give the full path.",
                     option="databases",
+                    code="option_invalid",
                 )
         return {name: bool(self.options[name]) for name, rules in self.argument_spec.items() if rules is _ARGV}
 
@@ -71,6 +73,7 @@ class CommandsDriver(DatabaseDriver):
                     f"{self.where}: the files command printed {line!r}; it must print absolute paths that exist, one "
                     "on each line.",
                     option="databases",
+                    code="option_invalid",
                 )
             scopes.append(Scope(path, label=f"commands {self.title}"))
         return scopes

@@ -79,5 +79,6 @@ def _destination(where: str, link: str) -> str:
             f"{where}: {link} is a link to {path}, which is neither a folder nor a regular file and cannot be backed "
             "up; remove the link.",
             option="databases",
+            code="option_invalid",
         )
     return path

@@ -46,6 +46,7 @@ def login_password(where: str, options: Mapping[str, Any]) -> Optional[str]:
     raise DatabaseError(
         f"{where}: login_password_file {path} cannot be read ({why}); its first line must be the password.",
         option="databases",
+        code="database_login",
     )
 
 
@@ -66,6 +67,7 @@ def as_os_user(where: str, name: str) -> Iterator[None]:
         raise DatabaseError(
             f"{where}: os_user {name!r} is not a user of this host; name the user whom the server lets in.",
             option="databases",
+            code="option_invalid",
         ) from None
     group = os.getegid()
     os.setegid(entry.pw_gid)

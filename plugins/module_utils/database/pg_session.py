@@ -42,7 +42,8 @@ class PgSession:
         if psycopg2 is None:
             raise DatabaseError(
                 f"{self._where}: the Python of this host has no psycopg2; install it (Debian and Red Hat: "
-                "python3-psycopg2) for the interpreter that ansible_python_interpreter names."
+                "python3-psycopg2) for the interpreter that ansible_python_interpreter names.",
+                code="host_program",
             )
         options = self._options
         target = {
@@ -66,6 +67,7 @@ class PgSession:
                     f"{self._where}: PostgreSQL refuses the login of {target['user']!r}; check login_user, "
                     f"login_password, os_user and pg_hba.conf. The server says: {words}",
                     option="databases",
+                    code="database_login",
                 ) from exc
         self._connection.autocommit = True
         self.version = self._connection.server_version
@@ -92,6 +94,7 @@ class PgSession:
                 f"{self._where}: the database is not running: no PostgreSQL answers at {place} "
                 f"({exc.strerror or exc}); start it, or set unix_socket, login_host and port to where it listens.",
                 option="databases",
+                code="database_down",
             ) from exc
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> None:

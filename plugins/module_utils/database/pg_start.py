@@ -44,6 +44,8 @@ _CREATED = re.compile(r"desc: CREATE \d+ (.*)")
 class StartError(SplitMirrorError):
     """A restored data directory on which a server must not be started here."""
 
+    code = "restored_data_unusable"
+
 
 def settings_for_recovery(target: str, data_directory: str, bin_dir: str, os_user: str) -> dict[str, str]:
     """Return the settings that a restored data directory needs to be recovered here, and alone.

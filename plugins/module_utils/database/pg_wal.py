@@ -57,7 +57,8 @@ def wal_range(label: bytes, stop_lsn: str, segment_bytes: int) -> WalRange:
     found = _START.search(label)
     if found is None:
         raise DatabaseError(
-            "databases: the label file that the server returned does not name a WAL position; is it PostgreSQL?"
+            "databases: the label file that the server returned does not name a WAL position; is it PostgreSQL?",
+            code="option_invalid",
         )
     return WalRange(int(found.group(2)[:8], 16), parse_lsn(found.group(1).decode()), parse_lsn(stop_lsn), segment_bytes)
 

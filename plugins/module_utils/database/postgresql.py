@@ -198,6 +198,7 @@ class PostgresqlDriver(DatabaseDriver):
                     f"{self.where}: {self.options['login_user']!r} may not read data_directory; grant it "
                     "pg_read_all_settings or set the option pgdata.",
                     option="databases",
+                    code="database_login",
                 ) from exc
         (identifier,) = pg.row("SELECT system_identifier FROM pg_control_system()")
         path = os.path.realpath(path)
@@ -210,12 +211,14 @@ class PostgresqlDriver(DatabaseDriver):
                 f"{self.where}: {path} is not a data folder of PostgreSQL on this host ({exc}); set pgdata, or run on "
                 "the host of the server.",
                 option="databases",
+                code="option_invalid",
             ) from exc
         if found != identifier & 0xFFFFFFFFFFFFFFFF:
             raise DatabaseError(
                 f"{self.where}: the server's data folder is not {path} of this host, which belongs to another server; "
                 "correct port, unix_socket or pgdata.",
                 option="databases",
+                code="option_invalid",
             )
         self._pgdata = path
         return path
@@ -270,6 +273,7 @@ class PostgresqlDriver(DatabaseDriver):
                     f"{self.where}: {self.options['login_user']!r} may not call {function}; grant EXECUTE on it or use "
                     "a superuser.",
                     option="databases",
+                    code="database_login",
                 )
 
     def _keep_wal(self) -> None:

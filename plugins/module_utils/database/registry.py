@@ -49,7 +49,9 @@ def driver_class(where: str, kind: Any) -> type[DatabaseDriver]:
     """The driver of this name. :param where: for messages. :raises DatabaseError: there is none."""
     if kind not in DRIVERS:
         raise DatabaseError(
-            f"{where} {kind!r} is not known; use one of {', '.join(sorted(DRIVERS))}.", option=where.partition(":")[0]
+            f"{where} {kind!r} is not known; use one of {', '.join(sorted(DRIVERS))}.",
+            option=where.partition(":")[0],
+            code="option_invalid",
         )
     return DRIVERS[kind]
 
@@ -72,6 +74,7 @@ def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
                 f"{where}: driver {kind} takes its options from the key {kind!r}, not from {key!r}; move or remove "
                 "them.",
                 option="databases",
+                code="option_invalid",
             )
     options = check_options(
         where, f"driver {kind}", driver.argument_spec, description.get(driver.name) or {}, DatabaseError
@@ -79,12 +82,18 @@ def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
     can = driver.capabilities(options)
     quiesce = description.get("quiesce") or "auto"
     if quiesce not in QUIESCE:
-        raise DatabaseError(f"{where}: quiesce is {quiesce!r}; it must be auto, hot_backup or freeze.", "databases")
+        raise DatabaseError(
+            f"{where}: quiesce is {quiesce!r}; it must be auto, hot_backup or freeze.",
+            "databases",
+            code="option_invalid",
+        )
     if quiesce == "auto":
         quiesce = "hot_backup" if can.hot_backup else "freeze"
     if not (can.hot_backup if quiesce == "hot_backup" else can.freeze):
         raise DatabaseError(
-            f"{where}: driver {kind} cannot do quiesce {quiesce} with these options; use another or auto.", "databases"
+            f"{where}: driver {kind} cannot do quiesce {quiesce} with these options; use another or auto.",
+            "databases",
+            code="option_invalid",
         )
     return driver(str(name), options, quiesce)
 
@@ -99,7 +108,9 @@ def make_drivers(descriptions: Sequence[Mapping[str, Any]]) -> list[DatabaseDriv
     for name in names:
         if names.count(name) > 1:
             raise DatabaseError(
-                f"databases: two databases are named {name!r}; give each its own name.", option="databases"
+                f"databases: two databases are named {name!r}; give each its own name.",
+                option="databases",
+                code="option_invalid",
             )
     return drivers
 

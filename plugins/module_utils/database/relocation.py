@@ -26,6 +26,8 @@ _MOST_LINKS = 40
 class RelocationError(SplitMirrorError):
     """A restored data directory that cannot be made safe to start."""
 
+    code = "restored_data_unusable"
+
 
 @dataclass(frozen=True)
 class Move:

@@ -28,20 +28,28 @@ def host_scopes(drivers: Sequence[DatabaseDriver], paths: Sequence[str], exclude
     from_databases = list(scopes)
     for path in paths:
         if not os.path.isabs(path):
-            raise DatabaseError(f"paths: {path!r} is not an absolute path; give the full path.", option="paths")
+            raise DatabaseError(
+                f"paths: {path!r} is not an absolute path; give the full path.", option="paths", code="option_invalid"
+            )
         root = os.path.realpath(path)
         try:
             status = os.lstat(root)
         except OSError as exc:
-            raise DatabaseError(f"paths: {path} cannot be read ({exc.strerror}).", option="paths") from exc
+            raise DatabaseError(
+                f"paths: {path} cannot be read ({exc.strerror}).", option="paths", code="option_invalid"
+            ) from exc
         if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
-            raise DatabaseError(f"paths: {path} is neither a folder nor a regular file.", option="paths")
+            raise DatabaseError(
+                f"paths: {path} is neither a folder nor a regular file.", option="paths", code="option_invalid"
+            )
         # What a database names is backed up as the database wants it, also if the user names a part of it again.
         if not any(holds(other.root, root) for other in from_databases) and root not in [s.root for s in scopes]:
             scopes.append(Scope(root, exclude=tuple(exclude)))
     if not scopes:
         raise DatabaseError(
-            "databases, paths: there is nothing to back up; name at least one database or one path.", option="paths"
+            "databases, paths: there is nothing to back up; name at least one database or one path.",
+            option="paths",
+            code="option_invalid",
         )
     return scopes
 

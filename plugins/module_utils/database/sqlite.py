@@ -116,11 +116,13 @@ class SqliteDriver(DatabaseDriver):
                 raise DatabaseError(
                     f"{self.where}: {self._path} cannot be read ({exc.strerror}); set path to the database file.",
                     option="databases",
+                    code="option_invalid",
                 ) from exc
             if magic != _MAGIC:
                 raise DatabaseError(
                     f"{self.where}: {self._path} is not an SQLite database; set path to the database file.",
                     option="databases",
+                    code="option_invalid",
                 )
             try:
                 self._connection = sqlite3.connect(f"file:{quote(self._path)}?mode=rw", uri=True, isolation_level=None)

@@ -123,6 +123,7 @@ def _too_slow(what: str, budget_s: float, result: str) -> MapError:
         f"deadline_s, {result}; too much changes at once, so take the backup when less does, or set deadline_s "
         "(splitmirror_window_deadline_s) higher.",
         option="deadline_s",
+        code="deadline_too_short",
     )
 
 

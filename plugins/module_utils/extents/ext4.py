@@ -108,7 +108,9 @@ class InodeTables:
         try:
             return cls(device, os.open(device, os.O_RDONLY | os.O_CLOEXEC), geometry)
         except OSError as exc:
-            raise MapError(f"proof: {device} cannot be opened ({exc.strerror}).", option="proof") from exc
+            raise MapError(
+                f"proof: {device} cannot be opened ({exc.strerror}).", option="proof", code="mirror_wrong"
+            ) from exc
 
     def close(self) -> None:
         """Close the device."""
@@ -122,7 +124,11 @@ class InodeTables:
         :raises MapError: there is none of this number, or the device cannot be read.
         """
         if not 0 < inode <= self._geometry.inodes:
-            raise MapError(f"proof: {self._device} has no inode {inode}; check its file system.", option="proof")
+            raise MapError(
+                f"proof: {self._device} has no inode {inode}; check its file system.",
+                option="proof",
+                code="mirror_wrong",
+            )
         group, place = key = self._key(inode)
         piece = self._pieces.get(key)
         if piece is None:
@@ -180,9 +186,15 @@ class InodeTables:
         try:
             piece = os.pread(self._fd, length, start)
         except OSError as exc:
-            raise MapError(f"proof: {self._device} cannot be read at {start} ({exc.strerror}).", "proof") from exc
+            raise MapError(
+                f"proof: {self._device} cannot be read at {start} ({exc.strerror}).", "proof", code="mirror_wrong"
+            ) from exc
         if len(piece) != length:
-            raise MapError(f"proof: {self._device} ends before {start + length}; give the whole mirror.", "proof")
+            raise MapError(
+                f"proof: {self._device} ends before {start + length}; give the whole mirror.",
+                "proof",
+                code="mirror_wrong",
+            )
         while len(self._pieces) >= _PIECES:
             self._pieces.popitem(last=False)
         self._pieces[key] = piece

@@ -337,4 +337,5 @@ def _outside(physical: int) -> MapError:
         f"pairs: an extent at {physical} lies behind the end of the file system's device; the device of the pair is "
         "not the one that is mounted.",
         option="pairs",
+        code="option_invalid",
     )

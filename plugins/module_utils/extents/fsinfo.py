@@ -56,7 +56,9 @@ def read_superblock(device: str, offset_bytes: int = 0) -> bytes:
             os.close(fd)
         return bytes(buffer)
     except OSError as exc:
-        raise MapError(f"pairs: {device} cannot be read at {offset_bytes} ({exc.strerror}).", option="pairs") from exc
+        raise MapError(
+            f"pairs: {device} cannot be read at {offset_bytes} ({exc.strerror}).", option="pairs", code="device_failed"
+        ) from exc
     finally:
         buffer.close()
 

@@ -30,6 +30,8 @@ class Unreadable(MapError):
     :param advice: what the user can do about it, besides leaving it out. :param message: all of it, if it is known.
     """
 
+    code = "file_unmappable"
+
     def __init__(
         self, path: bytes, why: str, advice: str = "leave it out with exclude", message: Optional[str] = None
     ) -> None:

@@ -88,7 +88,9 @@ def look_at_luns(luns: Sequence[LunSpec], paths: Sequence[str] = ()) -> list[Lun
         try:
             stack.resolve(mount.dev)
         except MapError as exc:
-            raise MapError(f"paths: {path} has no mirror: {exc.message}", option="paths") from exc
+            raise MapError(
+                f"paths: {path} has no mirror: {exc.message}", option="paths", code="file_unmappable"
+            ) from exc
     return found
 
 
@@ -125,6 +127,7 @@ def _check_identity(spec: LunSpec, serial: Optional[str], wwn: Optional[str]) ->
             f"pairs: {spec.name}: {spec.device} has serial {serial or 'none'} and WWN {wwn or 'none'}, not "
             f"{spec.serial}; name the right device.",
             option="pairs",
+            code="option_invalid",
         )
 
 

@@ -260,7 +260,9 @@ def parse_seals(text: str) -> dict[str, str]:
 def wrong(what: str, path: bytes = b"") -> MapError:
     """The error for a map that nobody should believe. :param path: which entry it is."""
     name = f" ({shown(path)})" if path else ""
-    return MapError(f"map: {what}{name}; the map is damaged or was forged, map the session again.", option="map")
+    return MapError(
+        f"map: {what}{name}; the map is damaged or was forged, map the session again.", option="map", code="map_damaged"
+    )
 
 
 def _is_text(value: Any) -> bool:

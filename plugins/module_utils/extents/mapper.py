@@ -148,7 +148,10 @@ def sync_filesystem(mount_point: bytes) -> None:
     try:
         if libc.syncfs(fd):
             reason = os.strerror(ctypes.get_errno())
-            raise MapError(f"paths: {os.fsdecode(mount_point)} cannot be synchronized ({reason}); look at its device.")
+            raise MapError(
+                f"paths: {os.fsdecode(mount_point)} cannot be synchronized ({reason}); look at its device.",
+                code="device_failed",
+            )
     finally:
         os.close(fd)
 

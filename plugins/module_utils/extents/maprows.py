@@ -31,6 +31,8 @@ _XATTR = struct.Struct("<HI")
 class MapError(SplitMirrorError):
     """A map that cannot be made, read or used for this session."""
 
+    code = "map_failed"
+
 
 class FileEntry(NamedTuple):
     """One file as it was at the freeze.
@@ -200,10 +202,14 @@ def unpack_xattrs(blob: Optional[bytes]) -> dict[bytes, bytes]:
         try:
             name_length, value_length = _XATTR.unpack_from(blob, place)
         except struct.error as exc:
-            raise MapError("map: an extended attribute in it is cut short; the map is damaged, map again.") from exc
+            raise MapError(
+                "map: an extended attribute in it is cut short; the map is damaged, map again.", code="map_damaged"
+            ) from exc
         value_at = place + _XATTR.size + name_length
         place = value_at + value_length
         if place > len(blob):
-            raise MapError("map: an extended attribute in it is cut short; the map is damaged, map again.")
+            raise MapError(
+                "map: an extended attribute in it is cut short; the map is damaged, map again.", code="map_damaged"
+            )
         found[blob[value_at - name_length : value_at]] = blob[value_at:place]
     return found

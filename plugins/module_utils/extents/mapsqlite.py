@@ -78,7 +78,9 @@ class MapSqlite:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as exc:
-            raise MapError(f"map: {path} cannot be made ({exc}); state_dir must be a writable folder.") from exc
+            raise MapError(
+                f"map: {path} cannot be made ({exc}); state_dir must be a writable folder.", code="state_dir_unusable"
+            ) from exc
         made = cls(path, db)
         made._new = True
         try:
@@ -112,7 +114,7 @@ class MapSqlite:
         try:
             opened = cls(path, sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False))
         except sqlite3.Error as exc:
-            raise MapError(unreadable % exc) from exc
+            raise MapError(unreadable % exc, code="map_missing") from exc
         try:
             if foreign:
                 bound_work(opened._db, path)
@@ -121,7 +123,7 @@ class MapSqlite:
                 opened._check()
         except DAMAGED as exc:
             opened._abandon()
-            raise MapError(unreadable % exc) from exc
+            raise MapError(unreadable % exc, code="map_missing") from exc
         except BaseException:
             opened._abandon()
             raise
@@ -140,13 +142,15 @@ class MapSqlite:
         if meta.get("format_version") != FORMAT_VERSION:
             raise MapError(
                 f"map: {self.path} has format {meta.get('format_version')}, this version reads {FORMAT_VERSION}; "
-                "map again."
+                "map again.",
+                code="map_missing",
             )
         if session is not None and meta.get("session") != session:
             raise MapError(
                 f"session: {self.path} is the map of another session ({meta.get('session')}, not {session}); "
                 "map this session first.",
                 option="session",
+                code="map_missing",
             )
         if not read_only:
             db.execute("BEGIN")
@@ -257,4 +261,8 @@ class MapSqlite:
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as exc:
-            raise MapError(f"map: {self.path} cannot be written ({exc}); state_dir needs room.", "state_dir") from exc
+            raise MapError(
+                f"map: {self.path} cannot be written ({exc}); state_dir needs room.",
+                "state_dir",
+                code="state_dir_unusable",
+            ) from exc

@@ -67,7 +67,11 @@ class Proof:
 
     def __init__(self, map_path: str, mounts: Mapping[int, str], mode: str = FULL) -> None:
         if mode not in MODES:
-            raise MapError(f"proof: {mode} is no way to prove; choose one of {', '.join(MODES)}.", option="proof")
+            raise MapError(
+                f"proof: {mode} is no way to prove; choose one of {', '.join(MODES)}.",
+                option="proof",
+                code="option_invalid",
+            )
         self._path = map_path
         self._mode = mode
         self._counts = dict.fromkeys((REMAPPED, ADDED, REMOVED, ATTRIBUTES), 0)
@@ -134,7 +138,11 @@ def _places(map_file: MapFile, mounts: Mapping[int, str]) -> FileSystems:
     for fs in map_file.filesystems():
         if fs.id not in mounts:
             name = os.fsdecode(fs.mount_point)
-            raise MapError(f"pairs: the mirror's file system of {name} is not mounted; present all pairs.", "pairs")
+            raise MapError(
+                f"pairs: the mirror's file system of {name} is not mounted; present all pairs.",
+                "pairs",
+                code="mirror_wrong",
+            )
         root = os.fsencode(mounts[fs.id])
         inside = fs.root.strip(b"/")
         placed.append(PlacedFs(fs, os.path.join(root, inside).rstrip(b"/"), os.stat(root).st_dev, inside))

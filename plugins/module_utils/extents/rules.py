@@ -81,6 +81,7 @@ class ScopeTree:
                     f"paths: {scope.root} is asked for twice ({self.rules[rule.root].label}, {scope.label}); "
                     "name it once.",
                     option="paths",
+                    code="option_invalid",
                 )
             self.rules[rule.root] = rule
         roots = sorted(self.rules, key=sort_key)

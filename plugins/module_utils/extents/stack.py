@@ -126,7 +126,11 @@ def mount_of(path: str, mounts: Optional[Sequence[Mount]] = None) -> Mount:
     """
     if mounts is None:
         if not os.path.lexists(path):
-            raise MapError(f"paths: {path} does not exist; name a folder or file that is there.", option="paths")
+            raise MapError(
+                f"paths: {path} does not exist; name a folder or file that is there.",
+                option="paths",
+                code="option_invalid",
+            )
         path, mounts = os.path.realpath(path), read_mounts()
     name = os.fsencode(path)
     best: Optional[Mount] = None
@@ -135,7 +139,7 @@ def mount_of(path: str, mounts: Optional[Sequence[Mount]] = None) -> Mount:
         if is_below(name, mount.mount_point) and (best is None or len(mount.mount_point) >= len(best.mount_point)):
             best = mount
     if best is None:
-        raise MapError(f"paths: {path} lies in no mounted file system.", option="paths")
+        raise MapError(f"paths: {path} lies in no mounted file system.", option="paths", code="file_unmappable")
     return best
 
 
@@ -160,6 +164,7 @@ def check_fs_type(mount: Mount, wanted_by: str) -> None:
         f"{wanted_by} lies on {mount.fs_type} ({os.fsdecode(mount.mount_point)}), which cannot be mapped: {reason}; "
         "move it to XFS or ext4 on a mirrored LUN, or leave it out.",
         option="paths",
+        code="file_unmappable",
     )
 
 
@@ -190,6 +195,7 @@ class BlockStack:
                     f"pairs: {lun.name} and {self._luns[number].name} name the same device {lun.device}; "
                     "give every pair its own.",
                     option="pairs",
+                    code="option_invalid",
                 )
             self._luns[number] = lun
 
@@ -214,7 +220,11 @@ class BlockStack:
         lun = self._luns.get(dev)
         if lun is not None:
             if start + length > self.size_bytes(dev):
-                raise MapError(f"pairs: {lun.name} ({lun.device}) ends before what lies on it.", option="pairs")
+                raise MapError(
+                    f"pairs: {lun.name} ({lun.device}) ends before what lies on it.",
+                    option="pairs",
+                    code="file_unmappable",
+                )
             return [Segment(0, lun.name, start, length)]
         for layer, translate in _TRANSLATORS.items():
             if os.path.exists(self._path(dev, layer)):
@@ -242,6 +252,7 @@ class BlockStack:
                     f"pairs: device-mapper {name} ({self._name(dev)}) is of type {words[2]}, whose offsets cannot be "
                     "translated to the LUN; put the file system on a plain LUN, a partition, LVM linear or multipath.",
                     option="pairs",
+                    code="file_unmappable",
                 )
             for part in translate(self, dev, words[3:], begin - row_start, end - begin):
                 segments.append(part._replace(device_offset=part.device_offset + begin - start))
@@ -266,6 +277,7 @@ class BlockStack:
             f"pairs: {self._name(dev)} is a loop device on the file {backing}, which is no layer that can be "
             f"translated; declare {self._name(dev)} itself as the device of a pair, or leave it out.",
             option="pairs",
+            code="file_unmappable",
         )
 
     def _md(self, dev: int, start: int, length: int) -> list[Segment]:
@@ -273,6 +285,7 @@ class BlockStack:
             f"pairs: {self._name(dev)} is an md array ({self._read(dev, 'md/level')}), whose offsets are not "
             f"translated; declare {self._name(dev)} itself as the device of a pair if it is what is mirrored.",
             option="pairs",
+            code="file_unmappable",
         )
 
     def _wwn(self, dev: int) -> Optional[str]:
@@ -290,12 +303,14 @@ class BlockStack:
                     f"pairs: {self._name(dev)} is another path to the LUN of pair {lun.name} than the declared "
                     f"{lun.device}; put multipath over both, and declare the name that it gives.",
                     option="pairs",
+                    code="file_unmappable",
                 )
         known = ", ".join(lun.device for lun in self._luns.values()) or "none"
         return MapError(
             f"pairs: {self._name(dev)} is on no mirrored LUN (declared: {known}); declare its pair, or leave out "
             "what lies on it.",
             option="pairs",
+            code="file_unmappable",
         )
 
     def _name(self, dev: int) -> str:
@@ -312,6 +327,7 @@ class BlockStack:
             raise MapError(
                 f"pairs: device {os.major(dev)}:{os.minor(dev)} is no block device that sysfs knows ({exc.strerror}).",
                 option="pairs",
+                code="option_invalid",
             ) from exc
 
 
@@ -340,10 +356,13 @@ def lun_device_number(lun: LunSpec) -> int:
         raise MapError(
             f"pairs: {lun.name}: {lun.device} is not there ({exc.strerror}); name the LUN's device on this host.",
             option="pairs",
+            code="option_invalid",
         ) from exc
     if not stat.S_ISBLK(found.st_mode):
         raise MapError(
-            f"pairs: {lun.name}: {lun.device} is no block device; name the LUN's device on this host.", option="pairs"
+            f"pairs: {lun.name}: {lun.device} is no block device; name the LUN's device on this host.",
+            option="pairs",
+            code="option_invalid",
         )
     return found.st_rdev
 
@@ -353,9 +372,15 @@ def read_dm_table(name: str) -> str:
     try:
         done = run_program(["dmsetup", "table", name])
     except OSError as exc:
-        raise MapError(f"pairs: dmsetup, needed to translate {name}, cannot be started ({exc.strerror}).") from exc
+        raise MapError(
+            f"pairs: dmsetup, needed to translate {name}, cannot be started ({exc.strerror}).", code="host_program"
+        ) from exc
     if done.returncode:
-        raise MapError(f"pairs: dmsetup cannot tell the table of {name} ({done.stderr.strip()}).", option="pairs")
+        raise MapError(
+            f"pairs: dmsetup cannot tell the table of {name} ({done.stderr.strip()}).",
+            option="pairs",
+            code="host_program",
+        )
     return done.stdout
 
 

@@ -114,12 +114,14 @@ def check_mounts(tree: ScopeTree, known: Iterable[FileSystem], left_out: LeftOut
             f"paths: {shown(point)} ({mount.fs_type}, {rule.label}) was mounted after the files were mapped, so what "
             "is in it is not in the backup; take it again while that stays mounted, or leave that out with exclude.",
             option="paths",
+            code="map_outdated",
         )
     for point in mapped:
         raise MapError(
             f"paths: {shown(point)} is not mounted any more, though its files were mapped; mount it and take the "
             "backup again.",
             option="paths",
+            code="map_outdated",
         )
 
 
@@ -132,12 +134,17 @@ def not_mappable(mount: Mount, exc: MapError) -> Unreadable:
 def _check_root(rule: Rule) -> None:
     root = os.fsdecode(rule.root)
     if not os.path.lexists(root):
-        raise MapError(f"{rule.label}: {root} does not exist; name a folder or file that is there.", option="paths")
+        raise MapError(
+            f"{rule.label}: {root} does not exist; name a folder or file that is there.",
+            option="paths",
+            code="option_invalid",
+        )
     if os.path.realpath(root) != root:
         raise MapError(
             f"{rule.label}: {root} leads through a symbolic link or is not written plainly; "
             f"name {os.path.realpath(root)}.",
             option="paths",
+            code="option_invalid",
         )
 
 
@@ -146,12 +153,16 @@ def _examine(mount: Mount, rule: Rule, path: bytes, stack: BlockStack, devices: 
     check_fs_type(mount, f"{rule.label}: {name}")
     if not os.path.isdir(mount.mount_point):
         raise MapError(
-            f"{rule.label}: {name} is a file with a mount of its own, which cannot be mapped; leave it out.", "paths"
+            f"{rule.label}: {name} is a file with a mount of its own, which cannot be mapped; leave it out.",
+            "paths",
+            code="file_unmappable",
         )
     try:
         segments = stack.resolve(mount.dev)
     except MapError as exc:
-        raise MapError(f"pairs: {name} ({rule.label}): {exc.message[len('pairs: ') :]}", option="pairs") from exc
+        raise MapError(
+            f"pairs: {name} ({rule.label}): {exc.message[len('pairs: ') :]}", option="pairs", code="file_unmappable"
+        ) from exc
     first = segments[0]
     # The superblock must be found where the translation says that the file system begins: this proves the offset.
     info = read_fs_info(devices[first.lun], first.lun_offset)
@@ -160,11 +171,13 @@ def _examine(mount: Mount, rule: Rule, path: bytes, stack: BlockStack, devices: 
             f"pairs: {name} ({rule.label}): no {mount.fs_type} begins at {first.lun_offset} of {devices[first.lun]}; "
             f"the device of pair {first.lun} is not the one that is mounted.",
             option="pairs",
+            code="option_invalid",
         )
     if info.refusal:
         raise MapError(
             f"{rule.label}: {name} lies on an {info.fs_type} that {info.refusal}, which cannot be mapped; move it to "
             "one without, or leave it out.",
             option="paths",
+            code="file_unmappable",
         )
     return SurveyedFs(mount, info, segments)

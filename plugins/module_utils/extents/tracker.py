@@ -108,7 +108,9 @@ class Tracker:
                 found = os.stat(mount)
                 self._devices.setdefault(os.statvfs(mount).f_fsid, set()).add(found.st_dev)
             except OSError as exc:
-                raise MapError(f"paths: {mount} cannot be tracked ({exc.strerror}).", option="paths") from exc
+                raise MapError(
+                    f"paths: {mount} cannot be tracked ({exc.strerror}).", option="paths", code="change_tracking_lost"
+                ) from exc
         self._pid = os.getpid()
         self._fd = self._libc.fanotify_init(_INIT_FLAGS, os.O_RDONLY | os.O_CLOEXEC)
         if self._fd < 0:

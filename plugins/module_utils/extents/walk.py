@@ -73,7 +73,7 @@ class FileSystems:
         folder = path
         while folder not in self.by_mount_point:
             if folder in (b"/", b""):
-                raise MapError(f"map: {shown(path)} lies in no file system of the map; map again.")
+                raise MapError(f"map: {shown(path)} lies in no file system of the map; map again.", code="map_outdated")
             folder = os.path.dirname(folder)
         return self.by_mount_point[folder]
 

@@ -56,7 +56,7 @@ class Worker:
         size = _LENGTH.unpack(self._read(_LENGTH.size))[0]
         kind, message = marshal.loads(self._read(size))  # noqa: S302 - our own child wrote it
         if kind == "error":
-            raise MapError(message[0], option=message[1])
+            raise MapError(message[0], option=message[1], code=message[2])
         return END if kind == "end" else message
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ def _live(work: Callable[[Send], None], parent: int, read_end: int, write_end: i
         work(lambda message: _send(write_end, "message", message))
         _send(write_end, "end", None)
     except SplitMirrorError as exc:
-        _send(write_end, "error", (exc.message, exc.option))
+        _send(write_end, "error", (exc.message, exc.option, exc.code))
 
 
 def _send(write_end: int, kind: str, message: Any) -> None:

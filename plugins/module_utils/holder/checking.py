@@ -22,6 +22,8 @@ from .protocol import EventLog, Json
 class CheckError(SplitMirrorError):
     """A check that cannot be done."""
 
+    code = "map_outdated"
+
 
 class MapChecker:
     """The change tracker of a session, and the check of the map that uses it.
@@ -80,7 +82,10 @@ class MapChecker:
         :raises SplitMirrorError: there is no map, something cannot be mapped any more, or the budget is spent.
         """
         if self._tracker is None or not os.path.exists(self._map_path):
-            raise CheckError("session: nothing is mapped in this session; run extent_map with state mapped first.")
+            raise CheckError(
+                "session: nothing is mapped in this session; run extent_map with state mapped first.",
+                code="map_missing",
+            )
         if self._map is None:
             self._map = MapFile.open(self._map_path, self._session)
         missing = _not_frozen(self._map, frozen)

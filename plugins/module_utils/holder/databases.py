@@ -54,7 +54,9 @@ class Databases:
         :raises SplitMirrorError: one of them cannot; nothing has begun then.
         """
         if self.begun:
-            raise DatabaseError("databases: hot backup of this session has begun already.", option="databases")
+            raise DatabaseError(
+                "databases: hot backup of this session has begun already.", option="databases", code="session_busy"
+            )
         drivers = make_drivers(descriptions)
         facts = {}
         try:

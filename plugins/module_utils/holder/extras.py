@@ -22,6 +22,8 @@ from ..host.files import replacing
 class ExtrasError(SplitMirrorError):
     """Label files or logs that could not be kept."""
 
+    code = "state_dir_unusable"
+
 
 def write_extras(path: str, results: Sequence[EndResult]) -> int:
     """Write label files and log files of all databases; the names are absolute paths without the leading slash.

@@ -37,9 +37,13 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 class FreezeError(SplitMirrorError):
     """A file system that must not or cannot be frozen or thawed."""
 
+    code = "freeze_refused"
+
 
 class FrozenBySomeoneElse(FreezeError):
     """A file system that somebody else has frozen, so that this freeze must not thaw it."""
+
+    code = "frozen_by_others"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ def check_mounts(mounts: Sequence[str], needed: Sequence[Needed], swaps: str = "
     """
     if len(mounts) > MAX_MOUNTS:
         raise FreezeError(
-            f"mounts: {len(mounts)} file systems are too many; at most {MAX_MOUNTS} can be frozen together.", "mounts"
+            f"mounts: {len(mounts)} file systems are too many; at most {MAX_MOUNTS} can be frozen together.",
+            "mounts",
+            code="option_invalid",
         )
     known = {os.fsdecode(mount.mount_point): mount for mount in read_mounts()}
     writable = [Needed(path, "which the system and Ansible need") for path in SYSTEM_FOLDERS]
@@ -67,7 +73,9 @@ def check_mounts(mounts: Sequence[str], needed: Sequence[Needed], swaps: str = "
     for path in sorted(os.path.realpath(mount) for mount in mounts):
         mount = known.get(path)
         if mount is None:
-            raise FreezeError(f"mounts: {path} is not a mount point; name the mount point above it.", "mounts")
+            raise FreezeError(
+                f"mounts: {path} is not a mount point; name the mount point above it.", "mounts", code="option_invalid"
+            )
         _check_local(path, mount.fs_type)
         for other in writable:
             if _device(other.path) == mount.dev:

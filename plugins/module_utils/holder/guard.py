@@ -34,6 +34,8 @@ _EARLIER_PART, _EARLIER_S = 0.05, 0.5
 class GuardError(SplitMirrorError):
     """A guard or backstop that is gone or does not answer: nothing may be frozen."""
 
+    code = "process_failed"
+
 
 class End:
     """The holder's connection to one of them. :param name: for messages and events. :param reap: ends the process."""

@@ -185,7 +185,11 @@ def lun_specs(pairs: Sequence[Mapping[str, Any]]) -> list[LunSpec]:
     """The LUNs of a mirror set on this host. :raises MapError: a pair names no device."""
     for pair in pairs:
         if not pair.get("device"):
-            raise MapError(f"pairs: {pair['name']} names no device; set its device on this host.", option="pairs")
+            raise MapError(
+                f"pairs: {pair['name']} names no device; set its device on this host.",
+                option="pairs",
+                code="option_invalid",
+            )
     return [LunSpec(pair["name"], pair["device"], pair.get("serial")) for pair in pairs]
 
 

@@ -42,6 +42,8 @@ def ask(state: StateDir, session: str, op: str, timeout_s: float = LONG_S, **arg
 class NoAnswer(SplitMirrorError):
     """A holder that lives and does not answer."""
 
+    code = "no_answer"
+
 
 def ask_if_running(state: StateDir, session: str, op: str, patience_s: Optional[float] = None) -> Optional[Json]:
     """Ask the holder of a session something that it can answer at once; return None when the session has no holder.

@@ -202,7 +202,8 @@ def thaw(state: StateDir, session: str, mounts: Sequence[str]) -> Frozen:
     if window.pop("frozen"):
         raise SplitMirrorError(
             "session: not everything is thawed; the guard tries again at the deadline of the freeze "
-            f"({str(window['error']).rstrip('.')})."
+            f"({str(window['error']).rstrip('.')}).",
+            code="thaw_failed",
         )
     if not status["hot_backup"] and status["tracking"] is None:
         recover(state, session)

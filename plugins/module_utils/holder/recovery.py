@@ -151,7 +151,8 @@ def _thaw_rest(mounts: list[str]) -> list[str]:
                 thawed.append(name)
         except OSError as exc:
             raise SplitMirrorError(
-                f"mounts: {name} cannot be thawed ({exc.strerror}); try fsfreeze --unfreeze {name} by hand."
+                f"mounts: {name} cannot be thawed ({exc.strerror}); try fsfreeze --unfreeze {name} by hand.",
+                code="thaw_failed",
             ) from exc
         finally:
             os.close(fd)

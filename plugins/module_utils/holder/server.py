@@ -39,6 +39,8 @@ LOOK_S = 30.0
 class HolderError(FreezeError):
     """A request that the holder cannot do."""
 
+    code = "freeze_refused"
+
 
 @dataclass(frozen=True)
 class HolderConfig:
@@ -185,7 +187,7 @@ class Holder(Service):
     def _freeze(self, mounts: list[str], deadline_s: float) -> Json:
         self._databases.ping()
         for reason in self._databases.lost().values():
-            raise HolderError(f"hot backup is lost already, so nothing is frozen: {reason}")
+            raise HolderError(f"hot backup is lost already, so nothing is frozen: {reason}", code="hot_backup_lost")
         self._databases.pause()
         try:
             before = functools.partial(self._checker.pre_check, budget_s=deadline_s * CHECK_SHARE)
@@ -210,7 +212,8 @@ class Holder(Service):
             if not self._window.is_open or split != self._token:
                 raise HolderError(
                     "split: the mirror was not split in this freeze, so this session is not a backup; split it between "
-                    "write_freeze and this check, with the freeze that write_freeze returned."
+                    "write_freeze and this check, with the freeze that write_freeze returned.",
+                    code="not_split",
                 )
             self._log.add("split_sent")
             self._log.add("split_returned")
@@ -231,7 +234,7 @@ class Holder(Service):
             closed = self._window.last
             check = {"complete": False, "error": "The window was over before the check."}
         else:
-            raise HolderError("nothing was frozen in this session; freeze first.")
+            raise HolderError("nothing was frozen in this session; freeze first.", code="deadline_over")
         return {
             "check": check,
             "window_s": closed.window_s,

@@ -108,14 +108,19 @@ class Window:
         :raises SplitMirrorError: nothing stays frozen then, except what could not be thawed.
         """
         if self.is_open:
-            raise FreezeError("mounts: this session has frozen already; thaw it first.", option="mounts")
+            raise FreezeError(
+                "mounts: this session has frozen already; thaw it first.", option="mounts", code="session_busy"
+            )
         if not 0 < deadline_s <= MAX_DEADLINE_S:
             raise FreezeError(
                 f"deadline_s: {deadline_s:g} s is out of range; it must be above 0 and at most {MAX_DEADLINE_S:g} s.",
                 option="deadline_s",
+                code="option_invalid",
             )
         if not mounts and all(driver.quiesce != "freeze" for driver in drivers):
-            raise FreezeError("mounts: there is nothing to freeze; name a mount point.", option="mounts")
+            raise FreezeError(
+                "mounts: there is nothing to freeze; name a mount point.", option="mounts", code="option_invalid"
+            )
         checked = freeze.check_mounts(mounts, self._needed)
         try:
             for mount in checked:

@@ -41,6 +41,7 @@ def write_out(opened: Sequence[tuple[str, int]], deadline_s: float) -> float:
         f"memory, a round still took {round_s:.2f} s, most of it for {slowest}, and a freeze cannot be ended while "
         f"it writes; begin when less is written, or set a deadline of at least {round_s / SHORT_PART:.0f} s.",
         option="deadline_s",
+        code="deadline_too_short",
     )
 
 
@@ -57,6 +58,7 @@ def write_rest(opened: Sequence[tuple[str, int]], ends: float, deadline_s: float
             f"meanwhile took {round_s:.2f} s to write out, so the file systems could not be frozen and thawed in "
             "time; begin when less is written, or set a longer deadline.",
             option="deadline_s",
+            code="deadline_too_short",
         )
 
 

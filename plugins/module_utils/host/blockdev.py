@@ -26,6 +26,8 @@ SETTLE_S = 5.0
 class BlockDeviceError(SplitMirrorError):
     """A block device that cannot be used as asked."""
 
+    code = "device_failed"
+
 
 def kernel_device(number: str) -> str:
     """The device node that the kernel itself makes. :param number: ``major:minor``."""

@@ -32,6 +32,8 @@ Ready = Callable[[], None]
 class DaemonError(SplitMirrorError):
     """A daemon that did not start, or does not end."""
 
+    code = "process_failed"
+
 
 @dataclass(frozen=True)
 class DaemonRecord:

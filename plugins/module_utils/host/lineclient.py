@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 from ..errors import SplitMirrorError
 
@@ -26,16 +26,20 @@ Json = dict[str, Any]
 class LineError(SplitMirrorError):
     """A request that got no answer, or a socket that cannot be served."""
 
+    code = "no_answer"
+
 
 class NotRunning(LineError):
     """Nobody serves the socket: the process was never started or is gone."""
+
+    code = "process_gone"
 
 
 class Refused(LineError):
     """The service answered with an error. :ivar events: what it reported along with it."""
 
-    def __init__(self, message: str, events: list[Json]) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, events: list[Json], code: Optional[str] = None) -> None:
+        super().__init__(message, code=code)
         self.events = events
 
 
@@ -79,12 +83,13 @@ def check_reply(op: str, line: bytes | str) -> Json:
         good = bool(reply["ok"])
         events = list(reply.get("events", []))
         error = None if good else str(reply["error"])
+        code = str(reply.get("code", Refused.code))
         if good and not isinstance(reply["result"], Mapping):
             raise TypeError
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
         raise LineError(f"{op}: the answer is no JSON line of the form {{'ok': ..., 'result': ...}}.") from exc
     if error is not None:
-        raise Refused(error, events)
+        raise Refused(error, events, code)
     return dict(reply)
 
 

@@ -5,7 +5,9 @@
 """JSON lines over a unix socket: how a task talks to a process that stays between tasks.
 
 A request is one line ``{"op": "freeze", "args": {...}}``. Its answer is one line, either
-``{"ok": true, "result": {...}, "events": [...]}`` or ``{"ok": false, "error": "one sentence", "events": [...]}``.
+``{"ok": true, "result": {...}, "events": [...]}`` or
+``{"ok": false, "error": "one sentence", "code": "a_code", "events": [...]}``.
+
 A connection may carry any number of requests, one after the other. Every request has an owner, the client that waits
 for its answer: when that is gone before its turn has come, nothing is done. Closing one direction counts as gone.
 
@@ -219,15 +221,15 @@ class LineServer:
         try:
             result = self._service.handle(op, args)
         except SplitMirrorError as exc:
-            return self._error(exc.message)
+            return self._error(exc.message, exc.code)
         except Exception as exc:
             return self._error(f"{op}: {type(exc).__name__}: {exc}")
         if self.client_is_gone():
             self._service.orphaned(op, done=True)
         return {"ok": True, "result": result, "events": self._service.events()}
 
-    def _error(self, message: str) -> Json:
-        return {"ok": False, "error": message, "events": self._service.events()}
+    def _error(self, message: str, code: str = SplitMirrorError.code) -> Json:
+        return {"ok": False, "error": message, "code": code, "events": self._service.events()}
 
     def _send(self, connection: _Connection) -> None:
         while connection.outbox:

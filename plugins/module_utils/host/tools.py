@@ -22,6 +22,8 @@ class ToolError(SplitMirrorError):
     :ivar exit_code: None when it is missing. :ivar output: what it printed on its standard output.
     """
 
+    code = "program_failed"
+
     def __init__(self, message: str, exit_code: Optional[int], output: str = "") -> None:
         super().__init__(message)
         self.exit_code = exit_code

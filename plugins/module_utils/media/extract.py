@@ -38,6 +38,8 @@ _MOST_SAID = 1 << 20
 class ExtractError(SplitMirrorError):
     """tar cannot be started, or has given up."""
 
+    code = "target_unusable"
+
 
 class Said:
     """How tar ended. :ivar status: of its exit. :ivar lines: what it could not do, its first words."""
@@ -82,7 +84,9 @@ class TarExtractor:
             )
         except OSError as exc:
             self._said.close()
-            raise ExtractError(f"GNU tar cannot be started ({exc.strerror}); install it on the media server.") from exc
+            raise ExtractError(
+                f"GNU tar cannot be started ({exc.strerror}); install it on the media server.", code="host_program"
+            ) from exc
 
     def __enter__(self) -> TarExtractor:
         return self

@@ -34,6 +34,8 @@ _MOUNT_OPTIONS = {"xfs": "ro,nodev,nosuid,noexec,norecovery,nouuid", "ext4": "ro
 class MirrorViewError(SplitMirrorError):
     """A device is not the mirror it should be, or cannot be mounted."""
 
+    code = "mirror_wrong"
+
 
 def check_devices(map_file: MapFile, devices: Mapping[str, str]) -> dict[int, str]:
     """Prove that the devices are the mirrors of the map: their sizes, and the file systems at their places.
@@ -49,6 +51,7 @@ def check_devices(map_file: MapFile, devices: Mapping[str, str]) -> dict[int, st
             raise MirrorViewError(
                 f"devices: there is no device for pair {lun.name}; give the path of its mirror on this host.",
                 option="devices",
+                code="option_invalid",
             )
         size_bytes = _device_size(device)
         if size_bytes != lun.size_bytes:
@@ -155,6 +158,7 @@ class ReadOnlyMounts:
                 f"proof: {os.fsdecode(fs.mount_point)} lies in {len(segments)} pieces on the LUNs and cannot be "
                 "mounted from the mirror; set proof to none.",
                 option="proof",
+                code="mirror_failed",
             )
         device = self._devices[fs.lun]
         folder = os.path.join(self._folder, str(fs.id))
@@ -171,6 +175,7 @@ class ReadOnlyMounts:
                 f"devices: {device} cannot be mounted read-only ({done.stderr.strip()}); the media server needs a "
                 f"kernel that knows {fs.fs_type}, or set proof to none.",
                 option="devices",
+                code="mirror_failed",
             )
         self._stack.callback(_unmount, folder)
         return folder
@@ -179,7 +184,11 @@ class ReadOnlyMounts:
 def _unmount(folder: str) -> None:
     done = run_program(["umount", "--", folder])
     if done.returncode:
-        raise MirrorViewError(f"mounts_dir: {folder} cannot be unmounted ({done.stderr.strip()}).", option="mounts_dir")
+        raise MirrorViewError(
+            f"mounts_dir: {folder} cannot be unmounted ({done.stderr.strip()}).",
+            option="mounts_dir",
+            code="mirror_failed",
+        )
 
 
 def _remove_folders(*folders: str) -> None:

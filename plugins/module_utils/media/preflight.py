@@ -46,6 +46,7 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
             raise TapeError(
                 f"volume: {params['volume']} is unlabelled, there is no catalog yet; run the playbook label.",
                 option="volume",
+                code="volume_wrong",
             )
         plan.update(
             prepare(
@@ -75,5 +76,6 @@ def _room(plan: Mapping[str, Any], last_bytes: Optional[int]) -> str:
             f"volume: {plan['volume']} has {room} bytes left, and a session as large as the last one needs {needed}; "
             "name a volume with more room.",
             option="volume",
+            code="volume_full",
         )
     return f"{room} bytes are left" + ("." if last_bytes is None else f", and the last session took {last_bytes}.")

@@ -45,6 +45,8 @@ _LOST_FOUND = "lost+found"
 class RestoreError(SplitMirrorError):
     """What was asked for cannot be restored, or what was restored is not what was backed up."""
 
+    code = "target_unusable"
+
 
 @dataclass(frozen=True)
 class RestoreJob:
@@ -237,6 +239,7 @@ def _damage(run: _Run, done: _Extracted, result: dict[str, Any]) -> RestoreError
     error = RestoreError(
         f"{what}: {' and '.join(said)}; all others are restored in {run.job.target}, {way_out}{losses.where()}.",
         option=what,
+        code="tape_damaged" if from_tape else None,
     )
     error.facts = {**result, **facts}
     return error
@@ -250,7 +253,9 @@ def _checked(job: RestoreJob, catalog: Catalog) -> Session:
     for path in job.paths:
         if not path.startswith("/"):
             raise RestoreError(
-                f"paths: {path} is not absolute; give the path that it has on the database host.", option="paths"
+                f"paths: {path} is not absolute; give the path that it has on the database host.",
+                option="paths",
+                code="option_invalid",
             )
         if not catalog.has_path(session.number, _name_of(catalog, session, path)):
             raise _no_such_file(catalog, session, path)
@@ -277,12 +282,16 @@ def _no_such_file(catalog: Catalog, session: Session, path: str) -> CatalogError
         if catalog.has_path(found.number, _name_of(catalog, found, path))
     ]
     where = f"session {others[-1]} holds it" if others else f"no good session of {session.host} holds it"
-    return CatalogError(f"paths: {path} is not in session {session.id}; {where}.", option="paths")
+    return CatalogError(
+        f"paths: {path} is not in session {session.id}; {where}.", option="paths", code="option_invalid"
+    )
 
 
 def _check_target(target: str) -> None:
     if not os.path.isabs(target):
-        raise RestoreError(f"target: {target} is not absolute; give the full path of a folder.", option="target")
+        raise RestoreError(
+            f"target: {target} is not absolute; give the full path of a folder.", option="target", code="option_invalid"
+        )
     try:
         with os.scandir(target) as entries:
             if all(_is_lost_found(entry) for entry in entries):

@@ -44,6 +44,8 @@ _MOST = 1 << 62
 class VerifyError(SplitMirrorError):
     """A session on tape is not what the catalog or its own index says."""
 
+    code = "tape_damaged"
+
 
 @dataclass
 class Scan:
@@ -180,6 +182,7 @@ def keeping(file_number: int, spool_dir: str) -> Iterator[None]:
             f"state_dir: what was read of tape file {file_number} cannot be kept in {spool_dir} ({exc.strerror}); make "
             "room there.",
             option="state_dir",
+            code="state_dir_unusable",
         ) from exc
 
 
@@ -198,7 +201,8 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
     """Take in one member. :param logical: take checksums of contents with holes as zeros, as version 0.1 did."""
     if read.end is not None:
         raise ArchiveError(
-            f"{show_path(member.name)} stands behind the index of the session; it is no archive of ours."
+            f"{show_path(member.name)} stands behind the index of the session; it is no archive of ours.",
+            code="tape_damaged",
         )
     read.members += 1
     if looks_like_index(member.name):
@@ -209,7 +213,9 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
         read.index.seek(0)
         read.head = read_head(read.index.readline())
         if index_name(str(read.head.get("session")), read.part_number) != member.name:
-            raise ArchiveError("the index of the session has the name of another one; it is no archive of ours.")
+            raise ArchiveError(
+                "the index of the session has the name of another one; it is no archive of ours.", code="tape_damaged"
+            )
         read.end = member.record(content.hexdigest())
         return
     sha256 = None

@@ -42,6 +42,7 @@ class TapeRecordSink:
                 f"volume: {self._place.label.volume} is full after {self.records} records of this session; name a "
                 "volume with more room.",
                 option="volume",
+                code="volume_full",
             ) from exc
         self.records += 1
         if self._status is not None:
@@ -72,6 +73,7 @@ class TapeRecordSink:
                 f"volume: the filemark behind tape file {self._place.file_number} of {self._place.label.volume} is not "
                 f"where it must be (the drive stands at block {block}, not at {expected}); the session is not on it.",
                 option="volume",
+                code="tape_damaged",
             )
 
 
@@ -151,6 +153,7 @@ class TapeStream:
                 f"volume: the data end in tape file {self._file_number} without a filemark; its writer was "
                 "interrupted, so this is no backup.",
                 option="volume",
+                code="tape_damaged",
             ) from exc
         self._used = 0
         if not self._record:
@@ -161,6 +164,7 @@ class TapeStream:
                 f"volume: record {self._next} of tape file {self._file_number} has {len(self._record)} bytes instead "
                 f"of {self._record_bytes}; it is damaged or foreign.",
                 option="volume",
+                code="tape_damaged",
             )
         self._next += 1
         self.records_read += 1

@@ -105,7 +105,9 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, all
     check_record_bytes(drive, label.record_bytes)
     if drive.status().write_protected:
         raise TapeError(
-            f"volume: {volume} is write-protected; take the protection away or name another volume.", option="volume"
+            f"volume: {volume} is write-protected; take the protection away or name another volume.",
+            option="volume",
+            code="volume_protected",
         )
     if mode == OVERWRITE:
         catalog.refuse_needed(volume, allow_last=allow_last)
@@ -126,6 +128,7 @@ def predicted_position(catalog: Catalog, volume: str, mode: str, *, allow_last: 
         raise TapeError(
             f"volume: {volume} is not in the catalog; label it with tape_label, or enter it with catalog_rebuild.",
             option="volume",
+            code="volume_wrong",
         )
     label = Label(known.name, known.pool, known.record_bytes, known.uuid, known.created)
     if mode == OVERWRITE:
@@ -141,6 +144,7 @@ def check_room(place: WritePosition, needed_bytes: int) -> None:
             f"volume: {place.label.volume} is too small, the session needs about {needed_bytes} bytes and "
             f"{place.remaining_bytes} are left; name a volume with more room.",
             option="volume",
+            code="volume_full",
         )
 
 
@@ -217,17 +221,21 @@ def label_volume(
 def _checked(reading: LabelReading, volume: str) -> Label:
     """The label of the volume asked for; everything else is refused."""
     if reading.blank:
-        raise TapeError(f"volume: {volume} is unlabelled; label it with tape_label first.", option="volume")
+        raise TapeError(
+            f"volume: {volume} is unlabelled; label it with tape_label first.", option="volume", code="volume_wrong"
+        )
     if reading.label is None:
         raise TapeError(
             f"volume: {volume} is foreign, it begins with {reading.foreign} and is never overwritten; name another "
             "volume, or blank it with mt if you are sure.",
             option="volume",
+            code="volume_wrong",
         )
     if reading.label.volume != volume:
         raise TapeError(
             f"volume: the drive holds {reading.label.volume}, not {volume}; insert the one asked for or name this one.",
             option="volume",
+            code="volume_wrong",
         )
     return reading.label
 
@@ -245,6 +253,7 @@ def _unknown(label: Label, known: Optional[Volume]) -> TapeError:
         f"volume: {label.volume} {what}, so nobody can tell what on it is still needed; enter it with "
         "catalog_rebuild, or name another.",
         option="volume",
+        code="volume_not_as_cataloged",
     )
 
 
@@ -257,6 +266,7 @@ def _move_to(drive: TapeDrive, place: WritePosition) -> None:
             f"volume: {volume} ends before tape file {place.file_number}, where the catalog has its end; enter it anew "
             "with catalog_rebuild, or name another.",
             option="volume",
+            code="volume_not_as_cataloged",
         ) from exc
     block = drive.tell_block()
     if block is not None and block != place.block:
@@ -264,6 +274,7 @@ def _move_to(drive: TapeDrive, place: WritePosition) -> None:
             f"volume: the drive stands at block {block} of {volume} and the catalog expects {place.block}; enter it "
             "anew with catalog_rebuild, or name another.",
             option="volume",
+            code="volume_not_as_cataloged",
         )
 
 
@@ -303,6 +314,7 @@ def _prove_end(drive: TapeDrive, place: WritePosition) -> None:
         f"volume: {volume} does not end behind tape file {place.file_number - 1}, where the catalog has its end; enter "
         "it anew with catalog_rebuild, or name another.",
         option="volume",
+        code="volume_not_as_cataloged",
     )
 
 
@@ -322,6 +334,7 @@ def _prove_last(drive: TapeDrive, place: WritePosition) -> None:
         f"volume: {place.label.volume} goes on behind tape file {place.file_number}, where the catalog has its end; "
         "enter it anew with catalog_rebuild, or name another.",
         option="volume",
+        code="volume_not_as_cataloged",
     )
 
 

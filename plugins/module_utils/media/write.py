@@ -185,6 +185,7 @@ def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: Ma
             f"map: {job.map_path} was not checked in the window of session {job.session}, so nothing says that it is "
             "true; take the map again after extent_map with state checked.",
             option="map",
+            code="map_outdated",
         )
     devices = check_devices(map_file, job.devices)
     place = place_for(drive, catalog, job.volume, job.mode, allow_last=job.allow_last)
@@ -219,7 +220,9 @@ def _alone(folder: str, session: str) -> Iterator[None]:
     try:
         if not try_lock(handle):
             raise SplitMirrorError(
-                f"session: {session} is being written by another process; wait for it.", option="session"
+                f"session: {session} is being written by another process; wait for it.",
+                option="session",
+                code="session_busy",
             )
         yield
     finally:

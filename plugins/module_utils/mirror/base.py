@@ -32,6 +32,8 @@ PHASES = ("none", "armed", "split", "broken")
 class MirrorError(SplitMirrorError):
     """A mirror that cannot be used as asked."""
 
+    code = "mirror_failed"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -55,18 +57,25 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
     :raises MirrorError: naming what is wrong.
     """
     if not pairs:
-        raise MirrorError("pairs: the mirror set is empty; name at least one pair.", option="pairs")
+        raise MirrorError(
+            "pairs: the mirror set is empty; name at least one pair.", option="pairs", code="option_invalid"
+        )
     names: set[str] = set()
     luns: set[str] = set()
     for pair in pairs:
         if pair.name in names:
-            raise MirrorError(f"pairs: there are two pairs named {pair.name}; each needs its own name.", option="pairs")
+            raise MirrorError(
+                f"pairs: there are two pairs named {pair.name}; each needs its own name.",
+                option="pairs",
+                code="option_invalid",
+            )
         names.add(pair.name)
         for lun in (pair.primary, pair.mirror):
             if lun in luns:
                 raise MirrorError(
                     f"pairs: {lun} stands in the mirror set twice (again in pair {pair.name}); a LUN has one place.",
                     option="pairs",
+                    code="option_invalid",
                 )
             luns.add(lun)
 
@@ -112,6 +121,15 @@ class PairState:
     users: tuple[str, ...]
     split_estimate_s: Optional[float]
     problem: Optional[str]
+
+    @property
+    def problem_code(self) -> str:
+        """The code of an error that says ``problem``."""
+        if self.users:
+            return "mirror_in_use"
+        if self.phase != "none":
+            return "mirror_held"
+        return "not_in_sync" if self.sync_percent is not None and self.sync_percent < 100 else MirrorError.code
 
     def as_dict(self) -> dict[str, Any]:
         """A dict for JSON."""

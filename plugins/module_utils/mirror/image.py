@@ -56,6 +56,7 @@ class ImageProvider(JournaledProvider):
                     raise MirrorError(
                         f"pairs: the {what} of pair {pair.name} is {path!r}; provider image needs an absolute path.",
                         option="pairs",
+                        code="option_invalid",
                     )
         # One file has one name in the journal, whatever symbolic links lead to it.
         real = [replace(pair, primary=os.path.realpath(pair.primary), mirror=_real(pair.mirror)) for pair in pairs]
@@ -91,7 +92,8 @@ class ImageProvider(JournaledProvider):
             if writable:
                 raise MirrorError(
                     f"pair {pair.name}: its mirror is attached writable as {', '.join(writable)}; such a mirror is no "
-                    "backup, detach the device and start a new session."
+                    "backup, detach the device and start a new session.",
+                    code="mirror_in_use",
                 )
             if attached:
                 devices[pair.name] = attached[0].path
@@ -110,7 +112,8 @@ class ImageProvider(JournaledProvider):
             if attached:
                 raise MirrorError(
                     f"pair {pair.name}: its mirror is still presented as {', '.join(attached)}; withdraw it before "
-                    "the resync."
+                    "the resync.",
+                    code="mirror_in_use",
                 )
         self._give_back(record)
         return 0
@@ -156,7 +159,8 @@ class ImageProvider(JournaledProvider):
             busy = blockdev.busy_users(device)
             if busy:
                 raise MirrorError(
-                    f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first."
+                    f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.",
+                    code="mirror_in_use",
                 )
         for device, pair in attached:
             loop.detach(device, pair.mirror)

@@ -56,7 +56,7 @@ class JournaledProvider(MirrorProvider):
         check_session_id(session)
         for state in self.state():
             if state.problem:
-                raise MirrorError(state.problem, option="pairs")
+                raise MirrorError(state.problem, option="pairs", code=state.problem_code)
 
     def split_result(self, session: str) -> Optional[SplitResult]:
         """See MirrorProvider."""
@@ -77,7 +77,8 @@ class JournaledProvider(MirrorProvider):
             if phase == "armed":
                 raise MirrorError(
                     f"session {record.session}: its splitter (process {record.process.pid}) stands ready for a split "
-                    "of these pairs; let that session end first."
+                    "of these pairs; let that session end first.",
+                    code="mirror_held",
                 )
             with self._in_turn():
                 withdrawn = self._withdraw(record.pairs)
@@ -105,7 +106,9 @@ class JournaledProvider(MirrorProvider):
             record = self._journal.record_of(pair)
             if record is not None and record.session != session:
                 raise MirrorError(
-                    f"pair {pair.name}: it is split by session {record.session}, not by {session}.", option="session"
+                    f"pair {pair.name}: it is split by session {record.session}, not by {session}.",
+                    option="session",
+                    code="mirror_held",
                 )
         return self._journal.read(session)
 
@@ -115,7 +118,9 @@ class JournaledProvider(MirrorProvider):
         while True:
             record = self._own_record(session)
             if record is None:
-                raise MirrorError(f"session {session}: it has not split these pairs; split them first.")
+                raise MirrorError(
+                    f"session {session}: it has not split these pairs; split them first.", code="not_split"
+                )
             # It may have settled and ended between the reading of its record and the look at its process.
             if record.phase == "broken":
                 record = self._own_record(session) or record
@@ -124,17 +129,21 @@ class JournaledProvider(MirrorProvider):
             if record.phase == "broken":
                 raise MirrorError(
                     f"session {session}: its split did not finish; clean it up (mirror_sync with state: recovered) "
-                    "and start a new session."
+                    "and start a new session.",
+                    code="not_split",
                 )
             if time.monotonic() > deadline:
-                raise MirrorError(f"session {session}: its splitter has not split the pairs yet.")
+                raise MirrorError(f"session {session}: its splitter has not split the pairs yet.", code="not_split")
             time.sleep(_POLL_S)
 
     def _record_to_resync(self, session: str) -> Optional[SplitRecord]:
         """The session's record, which no splitter holds any more."""
         record = self._own_record(session)
         if record is not None and record.phase == "armed":
-            raise MirrorError(f"session {session}: its splitter (process {record.process.pid}) still stands ready.")
+            raise MirrorError(
+                f"session {session}: its splitter (process {record.process.pid}) still stands ready.",
+                code="mirror_held",
+            )
         return record
 
     def _leftovers(self) -> list[SplitRecord]:

@@ -85,7 +85,10 @@ def detach(device: str, path: str) -> None:
     deadline = time.monotonic() + SETTLE_S
     while any(loop.path == device for loop in loops_of(path)):
         if time.monotonic() > deadline:
-            raise MirrorError(f"{device}: it is in use by {'; '.join(users(device)) or 'somebody'} and stays attached.")
+            raise MirrorError(
+                f"{device}: it is in use by {'; '.join(users(device)) or 'somebody'} and stays attached.",
+                code="mirror_in_use",
+            )
         time.sleep(0.05)
 
 
@@ -93,7 +96,7 @@ def _losetup(*words: str) -> str:
     try:
         done = run_program(["losetup", *words])
     except FileNotFoundError as exc:
-        raise MirrorError("losetup: it is not installed; install util-linux.") from exc
+        raise MirrorError("losetup: it is not installed; install util-linux.", code="host_program") from exc
     if done.returncode:
         raise MirrorError(f"losetup {' '.join(words)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
     return done.stdout

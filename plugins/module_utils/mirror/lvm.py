@@ -109,12 +109,14 @@ class LvmProvider(RaidProvider):
                     raise MirrorError(
                         f"pairs: the {what} of pair {pair.name} is {volume!r}; provider lvm needs VG/LV.",
                         option="pairs",
+                        code="option_invalid",
                     )
             if not re.fullmatch(re.escape(pair.primary) + r"_rimage_\d+", pair.mirror):
                 raise MirrorError(
                     f"pairs: the mirror of pair {pair.name} is {pair.mirror}, which is no image of {pair.primary}; "
                     f"name one, such as {pair.primary}_rimage_1.",
                     option="pairs",
+                    code="option_invalid",
                 )
 
     def look(self, pairs: Sequence[Pair]) -> list[PairView]:

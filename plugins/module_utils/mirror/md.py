@@ -51,6 +51,7 @@ class MdProvider(RaidProvider):
                     raise MirrorError(
                         f"pairs: the {what} of pair {pair.name} is {device!r}; provider md needs a path under /dev.",
                         option="pairs",
+                        code="option_invalid",
                     )
 
     def look(self, pairs: Sequence[Pair]) -> list[PairView]:

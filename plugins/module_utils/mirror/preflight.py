@@ -40,4 +40,4 @@ def _pair(state: PairState) -> str:
         return f"It is {state.phase} by session {state.session}; a backup cleans up behind dead sessions first."
     if state.sync_percent is not None and state.sync_percent < 100:
         return f"It is {state.sync_percent:g} % in sync; a backup waits until it is all."
-    raise MirrorError(state.problem, option="pairs")
+    raise MirrorError(state.problem, option="pairs", code=state.problem_code)

@@ -72,14 +72,16 @@ class Route:
             return cls(exporter)
         for option, value in (("initiator", initiator), ("initiator_address", address), ("portal", portal)):
             if not value:
-                raise TransportError(f"{option}: transport {transport} needs it.", option=option)
+                raise TransportError(f"{option}: transport {transport} needs it.", option=option, code="option_invalid")
         who = Initiator(check_initiator(str(initiator)), check_address(str(address), "initiator_address"))
         return cls(exporter, who, Portal.parse(str(portal)), secret)
 
     def chap(self, session: str) -> Chap:
         """The account of the session. :raises TransportError: there is no secret for it."""
         if not self.secret:
-            raise TransportError(f"chap_secret: transport {self.exporter.name} needs it.", option="chap_secret")
+            raise TransportError(
+                f"chap_secret: transport {self.exporter.name} needs it.", option="chap_secret", code="option_invalid"
+            )
         return chap_of(session, self.secret)
 
 
@@ -136,7 +138,9 @@ def _export(session: str, devices: Sequence[Device], route: Route) -> Export:
 
 def _present_dry_run(provider: MirrorProvider, session: str, route: Route) -> Presented:
     if provider.split_result(session) is None:
-        raise MirrorError(f"session {session}: it has not split these pairs; split them first.", option="session")
+        raise MirrorError(
+            f"session {session}: it has not split these pairs; split them first.", option="session", code="not_split"
+        )
     route.exporter.preflight(route.portal)
     devices = presented_devices(provider)
     missing = len(devices) < len(provider.pairs)
@@ -176,7 +180,7 @@ def _withdraw_dry_run(provider: MirrorProvider) -> Withdrawn:
     for state in states:
         # What has an exported device open is the target, which goes first.
         if state.users and not exports:
-            raise MirrorError(f"{state.problem}")
+            raise MirrorError(f"{state.problem}", code="mirror_in_use")
     devices = [state.devices[0] for state in states if state.devices]
     return Withdrawn(devices, [export.target for export in exports])
 
@@ -200,7 +204,8 @@ def refuse_exported(exports: Iterable[FoundExport]) -> None:
     for export in exports:
         raise MirrorError(
             f"session {export.session}: its mirrors are still exported as {export.target}; withdraw them before the "
-            "resync (mirror_present with state: withdrawn)."
+            "resync (mirror_present with state: withdrawn).",
+            code="mirror_in_use",
         )
 
 

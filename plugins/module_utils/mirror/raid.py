@@ -121,13 +121,16 @@ class RaidProvider(JournaledProvider):
                 if view.broken:
                     raise MirrorError(view.broken, option="pairs")
                 if view.split:
-                    raise MirrorError(f"pair {pair.name}: it is split, so it cannot come in sync; resync it first.")
+                    raise MirrorError(
+                        f"pair {pair.name}: it is split, so it cannot come in sync; resync it first.",
+                        code="not_in_sync",
+                    )
                 waiting = waiting or view.syncing
             waited_s = time.monotonic() - begin
             if waiting is None:
                 return waited_s
             if not wait or waited_s > timeout_s:
-                raise MirrorError(f"{waiting} Waited {waited_s:.0f} s.")
+                raise MirrorError(f"{waiting} Waited {waited_s:.0f} s.", code="not_in_sync")
             self._tell(views)
             time.sleep(POLL_S)
 
@@ -168,7 +171,8 @@ class RaidProvider(JournaledProvider):
             if view.presented:
                 raise MirrorError(
                     f"pair {pair.name}: its mirror is still presented as {view.presented}; withdraw it before the "
-                    "resync."
+                    "resync.",
+                    code="mirror_in_use",
                 )
         before = [written(self.leg_device(pair)) for pair in record.pairs]
         with self._in_turn():
@@ -265,7 +269,9 @@ class RaidProvider(JournaledProvider):
             if problem is None:
                 return
             if any(view.broken for view in views) or time.monotonic() >= deadline:
-                raise MirrorError(f"session {record.session}: the resync has not come to its end: {problem}")
+                raise MirrorError(
+                    f"session {record.session}: the resync has not come to its end: {problem}", code="not_in_sync"
+                )
             self._tell(views)
             time.sleep(POLL_S)
 
@@ -312,4 +318,7 @@ def _refuse_busy(pair: Pair, view: PairView) -> None:
     for device in view.devices:
         busy = blockdev.busy_users(device)
         if busy:
-            raise MirrorError(f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.")
+            raise MirrorError(
+                f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.",
+                code="mirror_in_use",
+            )

@@ -45,7 +45,9 @@ def make_provider(
     """
     if name not in PROVIDERS:
         known = ", ".join(sorted(PROVIDERS))
-        raise MirrorError(f"provider: {name!r} is not a mirror provider; there are {known}.", option="provider")
+        raise MirrorError(
+            f"provider: {name!r} is not a mirror provider; there are {known}.", option="provider", code="option_invalid"
+        )
     return PROVIDERS[name]([_pair(pair) for pair in pairs], StateDir(state_dir), options or {})
 
 
@@ -57,10 +59,14 @@ def provider_of(params: Mapping[str, Any]) -> MirrorProvider:
 def _pair(data: Mapping[str, Any]) -> Pair:
     if not data.get("primary"):
         raise MirrorError(
-            f"pairs: pair {data['name']} names no primary; the array needs to know which LUN is meant.", option="pairs"
+            f"pairs: pair {data['name']} names no primary; the array needs to know which LUN is meant.",
+            option="pairs",
+            code="option_invalid",
         )
     if not data.get("mirror"):
         raise MirrorError(
-            f"pairs: LUN {data['name']} has no mirror; name it in 'mirror' or leave the LUN out.", option="pairs"
+            f"pairs: LUN {data['name']} has no mirror; name it in 'mirror' or leave the LUN out.",
+            option="pairs",
+            code="option_invalid",
         )
     return Pair(data["name"], data["primary"], data["mirror"], data.get("options") or {})

@@ -99,7 +99,7 @@ class SplitterService(Service):
 
     def _split(self) -> SplitResult:
         if self._state != "armed":
-            raise MirrorError(f"the splitter does not stand ready any more; it is {self._state}.")
+            raise MirrorError(f"the splitter does not stand ready any more; it is {self._state}.", code="not_split")
         # Whatever goes wrong from here on, this splitter has had its try.
         self._state = "failed"
         result = self._prepared.split()

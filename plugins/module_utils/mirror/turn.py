@@ -64,7 +64,9 @@ class Turn:
         deadline = time.monotonic() + timeout_s
         while not self.take():
             if time.monotonic() > deadline:
-                raise MirrorError(f"the array: another session has had its turn to split for {timeout_s:.0f} s.")
+                raise MirrorError(
+                    f"the array: another session has had its turn to split for {timeout_s:.0f} s.", code="mirror_held"
+                )
             time.sleep(POLL_S)
         try:
             yield

@@ -28,21 +28,31 @@ Buffer = Union[bytes, bytearray, memoryview]
 class TapeError(SplitMirrorError):
     """The drive or the volume cannot do what was asked."""
 
+    code = "drive_failed"
+
 
 class EndOfData(TapeError):
     """There is nothing behind this place; the head stands at the end of data."""
+
+    code = "tape_damaged"
 
 
 class FilemarkHit(TapeError):
     """Spacing over records met a filemark; the head stands behind it (forward) or before it (backward)."""
 
+    code = "tape_damaged"
+
 
 class EarlyWarning(TapeError):
     """The end of the medium is near and *nothing was written*; one more record may be tried (st.rst: ENOSPC)."""
 
+    code = "volume_full"
+
 
 class EndOfMedium(TapeError):
     """The medium is full and nothing was written."""
+
+    code = "volume_full"
 
 
 class Position(NamedTuple):
@@ -58,6 +68,8 @@ class Position(NamedTuple):
 
 class DriveBusy(TapeError):
     """Another process uses the drive at this moment."""
+
+    code = "drive_busy"
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,7 @@ class TapeDrive(ABC):
             f"capacity: a drive of type {self.name} cannot make volume {volume}; put a blank one into the drive "
             "and leave the option out.",
             option="capacity",
+            code="option_invalid",
         )
 
     def data_path(self, file_number: int) -> Optional[str]:

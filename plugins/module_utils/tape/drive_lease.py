@@ -31,6 +31,8 @@ Tell = Callable[[Optional[str]], None]
 class VolumeNotAtHand(TapeError):
     """Check mode loads no volume, and this one is in no drive, or in a drive that is in use."""
 
+    code = "volume_missing"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -71,11 +73,13 @@ class DriveOptions:
                     f"drive_type: a drive of type {params['drive_type']} is a library of its own; give one drive, and "
                     "neither changer nor drive_element.",
                     option="drive_type",
+                    code="option_invalid",
                 )
         elif len(choices) > 1 and not changer:
             raise TapeError(
                 "drives: several drives need a library that brings them the volumes; give changer, or one drive.",
                 option="drives",
+                code="option_invalid",
             )
         state = StateDir(params["state_dir"])
         folder = state.drives_dir

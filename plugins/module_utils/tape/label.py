@@ -75,6 +75,7 @@ def check_record_bytes(drive: TapeDrive, record_bytes: int) -> None:
             f"record_bytes: {record_bytes} is no record size for this drive; give a multiple of 512 up to "
             f"{drive.max_record_bytes}.",
             option="record_bytes",
+            code="option_invalid",
         )
 
 
@@ -84,6 +85,7 @@ def new_label(volume: str, pool: str, record_bytes: int) -> Label:
         raise TapeError(
             f"pool: {pool!r} is no name for a pool; it needs 1 to 64 letters, digits, dots, dashes or underscores.",
             option="pool",
+            code="option_invalid",
         )
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return Label(volume, pool, record_bytes, str(uuid.uuid4()), created)
@@ -132,6 +134,7 @@ def unpack_label(record: bytes) -> LabelReading:
             f"volume: the label is of format {version} and this collection knows up to {FORMAT_VERSION}; "
             "use the later version that wrote it.",
             option="volume",
+            code="volume_wrong",
         )
     return LabelReading(foreign="a damaged label")
 
@@ -173,5 +176,6 @@ def write_label(drive: TapeDrive, label: Label) -> None:
         raise TapeError(
             f"volume: the label of {label.volume} was written but reads back otherwise; replace the volume.",
             option="volume",
+            code="tape_damaged",
         )
     drive.space_files(1)

@@ -34,6 +34,8 @@ _LOOK_S = 0.2
 class VolumeElsewhere(TapeError):
     """The volume is in another drive of the library. :ivar element: number of that drive's bay."""
 
+    code = "volume_missing"
+
     def __init__(self, message: str, element: int) -> None:
         super().__init__(message, option="volume")
         self.element = element
@@ -131,7 +133,11 @@ def parse_status(text: str) -> Contents:
             full = slot.group(3) == "Full"
             slots.append(Slot(int(slot.group(1)), full, barcode if full else None, bool(slot.group(2))))
     if not bays or not slots:
-        raise TapeError("changer: mtx shows no drives or no slots there; name the changer device.", option="changer")
+        raise TapeError(
+            "changer: mtx shows no drives or no slots there; name the changer device.",
+            option="changer",
+            code="library_failed",
+        )
     return Contents(bays, slots)
 
 
@@ -165,6 +171,7 @@ class MtxLibrary(Library):
             raise TapeError(
                 f"changer: {self._changer} cannot be opened ({exc.strerror}); name the library's device.",
                 option="changer",
+                code="library_failed",
             ) from exc
         try:
             end_s = time.monotonic() + _MOVE_S
@@ -173,6 +180,7 @@ class MtxLibrary(Library):
                     raise TapeError(
                         f"changer: {self._changer} was moved by another process for {_MOVE_S} s; see what it does.",
                         option="changer",
+                        code="library_failed",
                     )
                 time.sleep(_LOOK_S)
             yield
@@ -186,15 +194,21 @@ class MtxLibrary(Library):
             raise TapeError(
                 f"changer: mtx {words[0]} on {self._changer} did not end in {_MOVE_S} s; look at the library.",
                 option="changer",
+                code="library_failed",
             ) from exc
         except OSError as exc:
             raise TapeError(
                 f"changer: mtx cannot be started ({exc.strerror}); install the package mtx on the media server.",
                 option="changer",
+                code="host_program",
             ) from exc
         if done.returncode:
             said = " ".join((done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").split())
-            raise TapeError(f"changer: mtx {' '.join(words)} on {self._changer} failed ({said}).", option="changer")
+            raise TapeError(
+                f"changer: mtx {' '.join(words)} on {self._changer} failed ({said}).",
+                option="changer",
+                code="library_failed",
+            )
         return done.stdout
 
 
@@ -221,7 +235,9 @@ class Bay:
         :raises TapeError: it is not in the library, not in reach, or a cleaning cartridge.
         """
         if volume.startswith(_CLEANING):
-            raise TapeError(f"volume: {volume} is a cleaning cartridge; name a data volume.", option="volume")
+            raise TapeError(
+                f"volume: {volume} is a cleaning cartridge; name a data volume.", option="volume", code="volume_missing"
+            )
         with self._library.alone():
             contents = self._library.look()
             held = self._state(contents).barcode or ""
@@ -231,6 +247,7 @@ class Bay:
                 raise TapeError(
                     f"drive: drive {self.number} of the library is being cleaned ({held}); wait until that is done.",
                     option="drive",
+                    code="drive_busy",
                 )
             # Refused before anything moves.
             self._find(contents, volume)
@@ -260,6 +277,7 @@ class Bay:
                 f"drive_element: the library has no drive {self.number}; it has "
                 f"{', '.join(str(bay.number) for bay in contents.bays)}.",
                 option="drive_element",
+                code="option_invalid",
             )
         return state
 
@@ -272,17 +290,20 @@ class Bay:
                 f"volume: {volume} is the barcode of {len(places) + len(bays)} volumes in the library; take all but "
                 "one out.",
                 option="volume",
+                code="volume_missing",
             )
         if places and places[0].mail:
             raise TapeError(
                 f"volume: {volume} is in import/export slot {places[0].number}, which is the operator's; move it to a "
                 "storage slot.",
                 option="volume",
+                code="volume_missing",
             )
         if not places and not bays:
             raise TapeError(
                 f"volume: {volume} is not in the library; insert it or name one of {_some(contents.volumes())}.",
                 option="volume",
+                code="volume_missing",
             )
 
     def _slot_of(self, contents: Contents, volume: str) -> int:
@@ -301,6 +322,7 @@ class Bay:
             raise TapeError(
                 f"changer: no slot is free for {state.barcode or 'the volume'} of drive {self.number}; make one free.",
                 option="changer",
+                code="library_failed",
             )
         eject()
         self._library.unload(state.home if state.home in free else free[0], self.number)
@@ -324,6 +346,7 @@ def find_bay(library: Library, device: str, element: Optional[int]) -> Bay:
                 f"drive_element: the library has {device} (serial number {mine}) as drive {same[0]}, not {element}; "
                 "correct the number or leave it out.",
                 option="drive_element",
+                code="option_invalid",
             )
         return Bay(library, same[0])
     if element is not None:
@@ -334,6 +357,7 @@ def find_bay(library: Library, device: str, element: Optional[int]) -> Bay:
         f"drive_element: the library does not tell which of its {len(bays)} drives {device} is; give the number that "
         "mtx has for it.",
         option="drive_element",
+        code="option_invalid",
     )
 
 

@@ -72,5 +72,7 @@ def drive_class(drive_type: str) -> type[TapeDrive]:
         return DRIVES[drive_type]
     except KeyError:
         raise TapeError(
-            f"drive_type: {drive_type!r} is unknown; known are {', '.join(sorted(DRIVES))}.", option="drive_type"
+            f"drive_type: {drive_type!r} is unknown; known are {', '.join(sorted(DRIVES))}.",
+            option="drive_type",
+            code="option_invalid",
         ) from None

@@ -167,6 +167,7 @@ class StTape(StHead):
                 raise TapeError(
                     f"record_bytes: {self.device} or its adapter takes no records of {length} bytes; give less.",
                     option="record_bytes",
+                    code="option_invalid",
                 ) from exc
             if exc.errno == errno.EIO and self._get().at_end:
                 raise EndOfMedium("volume: the medium is full; name another volume.", option="volume") from exc
@@ -190,11 +191,16 @@ class StTape(StHead):
         try:
             found = os.stat(drive)
             if not stat.S_ISCHR(found.st_mode) or os.major(found.st_rdev) != MAJOR:
-                raise TapeError(f"drive: {drive} is no tape device; name one such as /dev/nst0.", option="drive")
+                raise TapeError(
+                    f"drive: {drive} is no tape device; name one such as /dev/nst0.",
+                    option="drive",
+                    code="option_invalid",
+                )
             if not os.minor(found.st_rdev) & NO_REWIND:
                 raise TapeError(
                     f"drive: {drive} rewinds whenever it is closed; name the device that does not, such as /dev/nst0.",
                     option="drive",
+                    code="option_invalid",
                 )
             self._fd = os.open(drive, self._flags)
         except OSError as exc:
@@ -206,6 +212,7 @@ class StTape(StHead):
                 raise TapeError(
                     f"volume: the one in {drive} is write-protected; take the protection away or insert another.",
                     option="volume",
+                    code="volume_protected",
                 ) from exc
             raise self._failed("cannot be opened", exc) from exc
 
@@ -233,7 +240,9 @@ class StTape(StHead):
                     pass
                 continue
             if found.empty and self._bay is None:
-                raise TapeError(f"drive: there is no volume in {self.device}; insert one.", option="drive")
+                raise TapeError(
+                    f"drive: there is no volume in {self.device}; insert one.", option="drive", code="volume_missing"
+                )
             if time.monotonic() > end_s:
                 raise TapeError(f"drive: {self.device} did not become ready in {_READY_S} s.", option="drive")
             time.sleep(1)

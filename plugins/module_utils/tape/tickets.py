@@ -30,6 +30,8 @@ _LOOK_S = 0.25
 class DriveTimeout(TapeError):
     """No drive, or not the volume, became free in time."""
 
+    code = "drive_busy"
+
 
 @dataclass(frozen=True)
 class Ticket:
@@ -212,6 +214,7 @@ class QueueTicket:
                             f"drive: the ticket {path} of a task that waits or works now cannot be read; wait until "
                             "that task has ended.",
                             option="drive",
+                            code="drive_busy",
                         ) from exc
         return found
 

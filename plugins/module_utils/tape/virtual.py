@@ -69,6 +69,7 @@ class VirtualTape(TapeDrive):
                 f"drive: {drive} is no folder that can be opened ({exc.strerror}); a virtual drive is a folder, "
                 "which is made with its first volume; run the playbook label, or name another one.",
                 option="drive",
+                code="option_invalid",
             ) from exc
         if not try_lock(self._lock):
             os.close(self._lock)
@@ -107,7 +108,9 @@ class VirtualTape(TapeDrive):
         folder = self._volume_folder(volume)
         if capacity_bytes < 1 << 20:
             raise TapeError(
-                f"capacity: {capacity_bytes} bytes are too few for a volume; give at least 1 MiB.", option="capacity"
+                f"capacity: {capacity_bytes} bytes are too few for a volume; give at least 1 MiB.",
+                option="capacity",
+                code="option_invalid",
             )
         try:
             os.mkdir(folder, 0o700)
@@ -116,6 +119,7 @@ class VirtualTape(TapeDrive):
                 f"volume: {folder} cannot be made ({exc.strerror}); name a volume that is not there yet, in a folder "
                 "that root may write.",
                 option="volume",
+                code="option_invalid",
             ) from exc
         Medium(folder, capacity_bytes, min(_EARLY_WARNING_BYTES, capacity_bytes // 16), False, []).save()
 
@@ -132,12 +136,14 @@ class VirtualTape(TapeDrive):
                 f"volume: there is no volume {volume} in {self._folder}; make it with tape_label and its option "
                 "capacity, or name another.",
                 option="volume",
+                code="volume_missing",
             ) from exc
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise TapeError(
                 f"volume: {folder}/{VOLUME_JSON} cannot be read ({exc}), so {volume} is no virtual volume; name "
                 "another.",
                 option="volume",
+                code="volume_missing",
             ) from exc
         self._medium = medium
         self._volume = volume
@@ -255,9 +261,15 @@ class VirtualTape(TapeDrive):
         try:
             data = os.pread(self._data_file(self._file), length, offset)
         except OSError as exc:
-            raise TapeError(f"drive: {place} cannot be read ({exc.strerror}).", option="drive") from exc
+            raise TapeError(
+                f"drive: {place} cannot be read ({exc.strerror}).", option="drive", code="tape_damaged"
+            ) from exc
         if len(data) != length:
-            raise TapeError(f"drive: {place} cannot be read whole; the medium is damaged there.", option="drive")
+            raise TapeError(
+                f"drive: {place} cannot be read whole; the medium is damaged there.",
+                option="drive",
+                code="tape_damaged",
+            )
         return data
 
     def pass_record(self) -> bool:
@@ -277,6 +289,7 @@ class VirtualTape(TapeDrive):
                 f"record_bytes: {length} bytes are no record for this drive; it takes {self.min_record_bytes} to "
                 f"{self.max_record_bytes}.",
                 option="record_bytes",
+                code="option_invalid",
             )
         used = self._bytes_before()
         if used + length > medium.capacity_bytes:
@@ -318,12 +331,15 @@ class VirtualTape(TapeDrive):
                 f"volume: {volume!r} is no name for a volume; it needs 1 to 32 letters, digits, dots, dashes or "
                 "underscores and begins with a letter or digit.",
                 option="volume",
+                code="option_invalid",
             )
         return os.path.join(self._folder, volume)
 
     def _loaded(self) -> Medium:
         if self._medium is None:
-            raise TapeError(f"drive: there is no volume in {self._folder}; load one first.", option="drive")
+            raise TapeError(
+                f"drive: there is no volume in {self._folder}; load one first.", option="drive", code="volume_missing"
+            )
         return self._medium
 
     def _writing(self) -> Medium:
@@ -332,6 +348,7 @@ class VirtualTape(TapeDrive):
             raise TapeError(
                 f"volume: {self._volume} is write-protected; take the protection away or name another volume.",
                 option="volume",
+                code="volume_protected",
             )
         return medium
 

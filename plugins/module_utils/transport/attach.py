@@ -107,7 +107,8 @@ class IscsiAttacher(Attacher):
             if time.monotonic() > deadline:
                 raise TransportError(
                     f"pair {missing[0].name}: target {self._target} shows the media server no LUN {missing[0].lun} "
-                    f"with serial {missing[0].serial}."
+                    f"with serial {missing[0].serial}.",
+                    code="mirror_wrong",
                 )
             if time.monotonic() > scanned + FIND_TIMEOUT_S / 4:
                 initiator.rescan_session(session)
@@ -126,7 +127,8 @@ class IscsiAttacher(Attacher):
                 raise TransportError(
                     f"pair {one.name}: LUN {one.lun} of {self._target} has serial {disk.serial or 'none'} and WWN "
                     f"{', '.join(disk.wwns) or 'none'} instead of {one.serial} and {one.wwn}; it is not this session's "
-                    "mirror."
+                    "mirror.",
+                    code="mirror_wrong",
                 )
             found[one.name] = disk
         return found
@@ -189,6 +191,7 @@ def _paths_to(one: Wanted, disks: Sequence[Disk]) -> list[Disk]:
             f"pairs: pair {one.name}: the media server sees no LUN with the serial number or WWN {one.serial}; mask it "
             "to this host, or give mirror_serial as lsblk -o NAME,SERIAL,WWN shows it here.",
             option="pairs",
+            code="mirror_wrong",
         )
     return paths
 
@@ -205,9 +208,12 @@ def wanted_from_pairs(pairs: Sequence[Mapping[str, Optional[str]]]) -> list[Want
             raise TransportError(
                 f"pairs: pair {pair['name']} has no mirror_serial, by which transport static finds its mirror.",
                 option="pairs",
+                code="option_invalid",
             )
         if any(one.serial == serial for one in wanted):
-            raise TransportError(f"pairs: two pairs have the mirror_serial {serial}.", option="pairs")
+            raise TransportError(
+                f"pairs: two pairs have the mirror_serial {serial}.", option="pairs", code="option_invalid"
+            )
         wanted.append(Wanted(str(pair["name"]), serial))
     return wanted
 
@@ -225,6 +231,7 @@ def wanted_from_luns(
             f"luns: the array presents {', '.join(map(str, luns)) or 'nothing'}, and the pairs are "
             f"{', '.join(pair['name'] for pair in pairs)}; present these.",
             option="luns",
+            code="option_invalid",
         )
     wanted = []
     for name, lun in luns.items():
@@ -238,6 +245,7 @@ def wanted_from_luns(
                 f"luns: what is given of pair {name} is no LUN of session {session}; give what mirror_present returned "
                 "as luns, unchanged.",
                 option="luns",
+                code="option_invalid",
             )
         wanted.append(one)
     return wanted
@@ -323,7 +331,9 @@ def _refuse_busy(disk: Disk, answers: bool) -> None:
     users = users or (blockdev.busy_users(disk.top) if answers else _users_of_dead(disk))
     if users:
         raise TransportError(
-            f"the mirror with serial {disk.serial} is in use on the media server by {'; '.join(users)}; end that first."
+            f"the mirror with serial {disk.serial} is in use on the media server by {'; '.join(users)}; end that "
+            "first.",
+            code="mirror_in_use",
         )
 
 

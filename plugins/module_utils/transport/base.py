@@ -118,7 +118,9 @@ class AttachOptions:
     def needed(self, option: str, value: Any) -> Any:
         """Return the value of an option. :raises TransportError: it was not given."""
         if not value:
-            raise TransportError(f"{option}: transport {self.transport} needs it.", option=option)
+            raise TransportError(
+                f"{option}: transport {self.transport} needs it.", option=option, code="option_invalid"
+            )
         return value
 
 

@@ -112,7 +112,8 @@ def check_size(pair: str, disk: Disk, size_bytes: Optional[int]) -> None:
     if size_bytes is not None and size_bytes != disk.size_bytes:
         raise TransportError(
             f"pair {pair}: the LUN with serial {disk.serial} has {disk.size_bytes} bytes here, and {size_bytes} on the "
-            "array; scan its path again, or name the right LUN."
+            "array; scan its path again, or name the right LUN.",
+            code="mirror_wrong",
         )
 
 

@@ -63,6 +63,7 @@ def initiator_name(path: str = NAME_FILE) -> str:
         raise TransportError(
             f"initiator: the media server has no initiator name in {path}; install open-iscsi, and start iscsid once.",
             option="initiator",
+            code="host_program",
         )
     return check_initiator(found[1])
 
@@ -194,7 +195,9 @@ def _admin(*words: str, allowed: int = 0) -> str:
     except ToolError as exc:
         if exc.exit_code is None:
             raise TransportError(
-                "transport: iscsiadm is not installed on the media server; install open-iscsi.", option="transport"
+                "transport: iscsiadm is not installed on the media server; install open-iscsi.",
+                option="transport",
+                code="host_program",
             ) from exc
         if exc.exit_code == allowed:
             return ""

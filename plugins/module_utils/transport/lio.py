@@ -59,6 +59,7 @@ class LioExporter(Exporter):
                     f"transport: the array's kernel has no module {module}, which transport lio needs; install it, or "
                     "use transport tgt.",
                     option="transport",
+                    code="host_unfit",
                 ) from exc
         if portal is None:
             return
@@ -69,6 +70,7 @@ class LioExporter(Exporter):
             raise TransportError(
                 f"portal: something else than the kernel's target listens at {portal}; choose another port.",
                 option="portal",
+                code="option_invalid",
             )
 
     def find_exports(self) -> list[FoundExport]:

@@ -32,6 +32,8 @@ _NAME = re.compile(r"(iqn\.\d{4}-\d{2}\.[a-z0-9.:-]+|eui\.[0-9a-f]{16}|naa\.(?:[
 class TransportError(SplitMirrorError):
     """A mirror that cannot be given to the media server, or not be taken back."""
 
+    code = "transport_failed"
+
 
 def target_of(session: str) -> str:
     """The name of the session's target.
@@ -86,6 +88,7 @@ class Portal:
             f"{option}: {text!r} is no portal; write the array's storage address, such as 10.20.0.11 or "
             "10.20.0.11:3261.",
             option=option,
+            code="option_invalid",
         )
 
 
@@ -94,7 +97,7 @@ def check_address(address: str, option: str) -> str:
     try:
         return str(ipaddress.ip_address(address))
     except ValueError as exc:
-        raise TransportError(f"{option}: {address!r} is no IP address.", option=option) from exc
+        raise TransportError(f"{option}: {address!r} is no IP address.", option=option, code="option_invalid") from exc
 
 
 def refuse_foreign_address(portal: Portal) -> None:
@@ -107,6 +110,7 @@ def refuse_foreign_address(portal: Portal) -> None:
                 f"portal: {portal.address} is no address of the array ({exc.strerror}); give the one it has in the "
                 "storage network.",
                 option="portal",
+                code="option_invalid",
             ) from exc
 
 
@@ -134,4 +138,5 @@ def check_initiator(name: str) -> str:
         f"initiator: {name!r} is no iSCSI name; give the media server's own, the line InitiatorName= in its "
         "/etc/iscsi/initiatorname.iscsi.",
         option="initiator",
+        code="option_invalid",
     )

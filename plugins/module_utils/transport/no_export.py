@@ -39,7 +39,7 @@ class NoExporter(Exporter):
 
     def make(self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
         """See Exporter."""
-        raise TransportError(f"transport: {self.name} exports nothing.", option="transport")
+        raise TransportError(f"transport: {self.name} exports nothing.", option="transport", code="option_invalid")
 
     def remove(self, export: FoundExport) -> None:
         """See Exporter."""

@@ -35,7 +35,9 @@ def make_exporter(name: str) -> Exporter:
     """Make the exporter ``name``. :raises TransportError: there is none."""
     if name not in EXPORTERS:
         known = ", ".join(sorted(EXPORTERS))
-        raise TransportError(f"transport: {name!r} is unknown; known are {known}.", option="transport")
+        raise TransportError(
+            f"transport: {name!r} is unknown; known are {known}.", option="transport", code="option_invalid"
+        )
     return EXPORTERS[name]()
 
 
@@ -46,6 +48,7 @@ def make_attacher(options: AttachOptions) -> Attacher:
         raise TransportError(
             f"transport: with {options.transport} the media server is the array, and nothing is attached there.",
             option="transport",
+            code="option_invalid",
         )
     return attacher(options)
 

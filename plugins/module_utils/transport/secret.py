@@ -35,7 +35,9 @@ def chap_of(session: str, secret: str, option: str = "chap_secret") -> Chap:
     """
     if not _SECRET.fullmatch(secret):
         raise TransportError(
-            f"{option}: give 22 to 255 random letters and digits, made for this session alone.", option=option
+            f"{option}: give 22 to 255 random letters and digits, made for this session alone.",
+            option=option,
+            code="option_invalid",
         )
     digest = hashlib.sha256(f"{session}\0{secret}".encode()).hexdigest()[:16]
     return Chap(f"{user_prefix(session)}{digest}", secret)

@@ -76,6 +76,7 @@ class TgtExporter(Exporter):
             raise TransportError(
                 f"portal: tgtd does not answer at {portal} but at {known}; let it (tgtd --iscsi portal={portal}).",
                 option="portal",
+                code="host_program",
             )
 
     def find_exports(self) -> list[FoundExport]:
@@ -204,7 +205,9 @@ def add_account(chap: Chap) -> None:
             line.sendall(request + parameters)
             answer = line.recv(_RESPONSE.size, socket.MSG_WAITALL)
     except OSError as exc:
-        raise TransportError("transport: tgtd does not run on the array; start it.", option="transport") from exc
+        raise TransportError(
+            "transport: tgtd does not run on the array; start it.", option="transport", code="host_program"
+        ) from exc
     error = _RESPONSE.unpack(answer)[0] if len(answer) == _RESPONSE.size else "none"
     if error:
         raise TransportError(f"transport: tgtd takes no account for user {chap.user} (answer {error}).", "transport")
@@ -236,9 +239,13 @@ def _admin(operation: str, mode: str, *words: str) -> str:
         return run_tool("tgtadm", "--lld", "iscsi", "--op", operation, "--mode", mode, *words)
     except ToolError as exc:
         if exc.exit_code is None:
-            raise TransportError("transport: tgtadm is not installed on the array; install tgt.", "transport") from exc
+            raise TransportError(
+                "transport: tgtadm is not installed on the array; install tgt.", "transport", code="host_program"
+            ) from exc
         if "can't connect" in exc.message or "not running" in exc.message:
-            raise TransportError("transport: tgtd does not run on the array; start it.", option="transport") from exc
+            raise TransportError(
+                "transport: tgtd does not run on the array; start it.", option="transport", code="host_program"
+            ) from exc
         raise TransportError(exc.message) from exc
 
 
