@@ -362,7 +362,7 @@ def test_an_end_whose_holder_is_gone_fails_and_says_so(files: Host, folder: Path
         result = files.outcome(hot_backup, state="ended", databases=databases)
 
     assert result["failed"]
-    assert "the hot backup of main was lost" in result["msg"]
+    assert result["code"] == "hot_backup_lost"
     assert result["evidence"] == {
         "required": True,
         "ended_cleanly": False,

@@ -137,6 +137,7 @@ def test_mirror_held_by_another_session_is_refused_by_all(array: Array, call: Ru
     ):
         refused = call(module, check=check, **options)
         assert refused.get("failed") is True, (module, options)
+        assert refused["code"] == "mirror_held", (module, options)
         assert SESSION in refused["msg"]
     assert seen(array) == before
 
@@ -160,6 +161,7 @@ def test_recovered_ends_the_splitter_of_the_session_it_is_given_and_of_no_other(
     pid = call(mirror_split, session=SESSION, state="armed")["pid"]
     refused = call(mirror_sync, state="recovered")
     assert refused["failed"] is True
+    assert refused["code"] == "mirror_held"
     assert f"process {pid}" in refused["msg"]
     done = call(mirror_sync, state="recovered", session=SESSION)
     assert done["changed"] is True
