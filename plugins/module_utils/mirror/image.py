@@ -18,35 +18,26 @@ import contextlib
 import errno
 import os
 import stat
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Optional
 
-from ..host import blockdev
 from ..host.files import sync_folder
 from ..options import Spec
 from ..session import StateDir
 from . import loop, reflink
-from .base import (
-    MirrorError,
-    Pair,
-    PairSplit,
-    PairState,
-    PreparedSplit,
-    Presentation,
-    SplitResult,
-)
+from .base import MirrorError, Pair, PreparedSplit, Presentation
 from .journal import Journal, SplitRecord
-from .journaled import JournaledProvider, held_problem, phase_and_session
+from .snapshots import SnapshotProvider, SnapshotSplit, SnapshotView
 
 MARK = "user.splitmirror.session"
 
 
-class ImageProvider(JournaledProvider):
+class ImageProvider(SnapshotProvider):
     """Mirrors as clones of image files; ``primary`` and ``mirror`` are absolute paths on the array."""
 
     name = "image"
+    method = "reflink"
     argument_spec: ClassVar[Spec] = {"allow_copy": {"type": "bool", "default": False}}
 
     def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, options: Optional[Mapping[str, Any]] = None) -> None:
@@ -62,113 +53,51 @@ class ImageProvider(JournaledProvider):
         real = [replace(pair, primary=os.path.realpath(pair.primary), mirror=_real(pair.mirror)) for pair in pairs]
         super().__init__(real, state_dir, options)
 
-    def state(self) -> list[PairState]:
-        """See MirrorProvider."""
-        return [self._pair_state(pair) for pair in self.pairs]
+    def look(self, pair: Pair) -> SnapshotView:
+        """See SnapshotProvider."""
+        mark = _mark(pair.mirror)
+        attached = loop.loops_of(pair.mirror) if mark is not None else []
+        return SnapshotView(
+            size_bytes=_size(pair.primary),
+            broken=_primary_problem(pair) or _place_problem(pair),
+            mark=mark,
+            devices=tuple(device.path for device in attached),
+            split_estimate_s=_estimate_s(pair.primary),
+        )
 
-    def sync(self, wait: bool, timeout_s: float) -> float:
-        """See MirrorProvider; a clone is whole at every instant, so there is never anything to wait for."""
-        for pair in self.pairs:
-            problem = _primary_problem(pair)
-            if problem:
-                raise MirrorError(problem, option="pairs")
-        return 0.0
+    def delete(self, pair: Pair, session: str) -> None:
+        """See SnapshotProvider."""
+        if _mark(pair.mirror) == session:
+            os.unlink(pair.mirror)
+        temp = temp_name(pair, session)
+        if _mark(temp) == session or _size(temp) == 0:  # empty: it died before it could mark it
+            os.unlink(temp)
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder(os.path.dirname(pair.mirror))
 
-    def prepare(self, session: str) -> PreparedSplit:
-        """See MirrorProvider."""
-        return self._prepared(self._begin(session))
+    def show(self, pair: Pair) -> str:
+        """See SnapshotProvider."""
+        return loop.attach(pair.mirror, loop.sector_bytes(pair.primary))
 
-    def _prepared(self, record: SplitRecord) -> PreparedSplit:
-        return ImageSplit(record, self._journal, self.options["allow_copy"])
+    def hide(self, pair: Pair, device: str) -> None:
+        """See SnapshotProvider."""
+        loop.detach(device, pair.mirror)
 
     def present(self, session: str) -> Presentation:
         """See MirrorProvider."""
-        record = self._settled_record(session)
-        devices: dict[str, str] = {}
-        changed = False
-        for pair in record.pairs:
-            attached = loop.loops_of(pair.mirror)
-            writable = [device.path for device in attached if not device.read_only]
+        for pair in self._settled_record(session).pairs:
+            writable = [device.path for device in loop.loops_of(pair.mirror) if not device.read_only]
             if writable:
                 raise MirrorError(
                     f"pair {pair.name}: its mirror is attached writable as {', '.join(writable)}; such a mirror is no "
                     "backup, detach the device and start a new session.",
                     code="mirror_in_use",
                 )
-            if attached:
-                devices[pair.name] = attached[0].path
-            else:
-                devices[pair.name] = loop.attach(pair.mirror, loop.sector_bytes(pair.primary))
-                changed = True
-        return Presentation(devices, changed)
+        return super().present(session)
 
-    def resync(self, session: str, wait: bool, timeout_s: float) -> int:
-        """See MirrorProvider; there is nothing to wait for."""
-        record = self._record_to_resync(session)
-        if record is None:
-            return 0
-        for pair in record.pairs:
-            attached = [device.path for device in loop.loops_of(pair.mirror)]
-            if attached:
-                raise MirrorError(
-                    f"pair {pair.name}: its mirror is still presented as {', '.join(attached)}; withdraw it before "
-                    "the resync.",
-                    code="mirror_in_use",
-                )
-        self._give_back(record)
-        return 0
-
-    def _pair_state(self, pair: Pair) -> PairState:
-        record = self._journal.record_of(pair)
-        mark = _mark(pair.mirror)
-        phase, session = phase_and_session(record, mark)
-        attached = loop.loops_of(pair.mirror) if mark is not None else []
-        users = tuple(user for device in attached for user in blockdev.users(device.path))
-        problem = _primary_problem(pair) or _place_problem(pair)
-        in_sync = problem is None
-        if problem is None and users:
-            problem = f"pair {pair.name}: its mirror {pair.mirror} is in use by {'; '.join(users)}."
-        if problem is None and phase != "none":
-            problem = held_problem(pair, phase, session)
-        if problem is None and mark is not None:
-            problem = (
-                f"pair {pair.name}: {pair.mirror} exists, and no split of ours made it; move it away or name another "
-                "mirror."
-            )
-        return PairState(
-            name=pair.name,
-            primary=pair.primary,
-            mirror=pair.mirror,
-            size_bytes=_size(pair.primary),
-            in_sync=in_sync,
-            sync_percent=100.0 if in_sync else None,
-            phase=phase,
-            session=session,
-            devices=tuple(device.path for device in attached),
-            users=users,
-            split_estimate_s=_estimate_s(pair.primary),
-            problem=problem,
-        )
-
-    def _marks(self) -> list[Optional[str]]:
-        return [_mark(pair.mirror) for pair in self.pairs]
-
-    def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
-        attached = [(device.path, pair) for pair in pairs for device in loop.loops_of(pair.mirror)]
-        for device, pair in attached:
-            busy = blockdev.busy_users(device)
-            if busy:
-                raise MirrorError(
-                    f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.",
-                    code="mirror_in_use",
-                )
-        for device, pair in attached:
-            loop.detach(device, pair.mirror)
-        return [device for device, _pair in attached]
-
-    def _give_back(self, record: SplitRecord) -> None:
-        remove_clones(record)
-        self._journal.remove(record.session)
+    def prepared(self, record: SplitRecord) -> PreparedSplit:
+        """See SnapshotProvider."""
+        return ImageSplit(self, self._journal, record, self.options["allow_copy"])
 
 
 @dataclass
@@ -181,17 +110,14 @@ class _Job:
     target: int = -1
 
 
-class ImageSplit(PreparedSplit):
+class ImageSplit(SnapshotSplit):
     """Sources open, empty targets made and marked; only the clones and their names are missing."""
 
-    def __init__(self, record: SplitRecord, journal: Journal, allow_copy: bool) -> None:
-        self._record = record
-        self._journal = journal
-        self._jobs = [_Job(pair, temp_name(pair, record.session)) for pair in record.pairs]
-        self._result: Optional[SplitResult] = None
-        self.method = "reflink"
+    def __init__(self, provider: ImageProvider, journal: Journal, record: SplitRecord, allow_copy: bool) -> None:
+        super().__init__(provider, journal, record)
+        self._jobs = {pair.name: _Job(pair, temp_name(pair, record.session)) for pair in record.pairs}
         try:
-            for job in self._jobs:
+            for job in self._jobs.values():
                 self._open(job, allow_copy)
             self.flush()
         except OSError as exc:
@@ -203,42 +129,42 @@ class ImageSplit(PreparedSplit):
 
     def flush(self) -> None:
         """Write the sources' cached data; FICLONE would do it too, but then the window waits for it."""
-        for job in self._jobs:
+        for job in self._jobs.values():
             os.fdatasync(job.source)
 
-    def split(self) -> SplitResult:
-        """See PreparedSplit."""
-        done = []
+    def take(self, pair: Pair) -> None:
+        """See SnapshotSplit."""
+        job = self._jobs[pair.name]
         try:
-            for job in self._jobs:
-                before_mono_s, before_wall_s = time.monotonic(), time.time()
-                self._clone(job)
-                after_mono_s, after_wall_s = time.monotonic(), time.time()
-                done.append(
-                    PairSplit(job.pair.name, job.pair.mirror, before_mono_s, after_mono_s, before_wall_s, after_wall_s)
-                )
-            for job in self._jobs:
-                self._publish(job)
+            if self.method == "reflink":
+                reflink.clone(job.source, job.target)
+            else:
+                reflink.copy(job.source, job.target)
         except OSError as exc:
-            raise MirrorError(f"pair {job.pair.name}: the clone {job.pair.mirror} failed ({exc.strerror}).") from exc
-        self._result = SplitResult(self._record.session, self._record.provider, self.method, tuple(done))
-        return self._result
+            raise _failed(pair, exc) from exc
+
+    def publish(self) -> None:
+        """See SnapshotSplit. By links, not by renames: a link fails when a file of that name has come meanwhile."""
+        for job in self._jobs.values():
+            try:
+                os.link(job.temp, job.pair.mirror)
+            except OSError as exc:
+                raise _failed(job.pair, exc) from exc
 
     def settle(self) -> None:
         """See PreparedSplit."""
-        for job in self._jobs:
+        for job in self._jobs.values():
             os.fsync(job.target)
             os.unlink(job.temp)
-        for folder in {os.path.dirname(job.pair.mirror) for job in self._jobs}:
+        for folder in {os.path.dirname(job.pair.mirror) for job in self._jobs.values()}:
             sync_folder(folder)
-        self._journal.write(replace(self._record, result=self._result))
+        super().settle()
         self._close()
 
     def cancel(self) -> None:
         """See PreparedSplit."""
         self._close()
-        remove_clones(self._record)
-        self._journal.remove(self._record.session)
+        super().cancel()
 
     def _open(self, job: _Job, allow_copy: bool) -> None:
         job.source = os.open(job.pair.primary, os.O_RDONLY | os.O_CLOEXEC)
@@ -263,18 +189,8 @@ class ImageSplit(PreparedSplit):
             )
         self.method = "copy"
 
-    def _clone(self, job: _Job) -> None:
-        if self.method == "reflink":
-            reflink.clone(job.source, job.target)
-        else:
-            reflink.copy(job.source, job.target)
-
-    def _publish(self, job: _Job) -> None:
-        # A link, not a rename: it fails when a file of that name has come meanwhile.
-        os.link(job.temp, job.pair.mirror)
-
     def _close(self) -> None:
-        for job in self._jobs:
+        for job in self._jobs.values():
             for fd in (job.source, job.target):
                 if fd >= 0:
                     os.close(fd)
@@ -286,16 +202,8 @@ def temp_name(pair: Pair, session: str) -> str:
     return f"{pair.mirror}.{session}.new"
 
 
-def remove_clones(record: SplitRecord) -> None:
-    """Remove whatever the session made of its clones, whole or half, and nothing else."""
-    for pair in record.pairs:
-        if _mark(pair.mirror) == record.session:
-            os.unlink(pair.mirror)
-        temp = temp_name(pair, record.session)
-        if _mark(temp) == record.session or _size(temp) == 0:  # empty: it died before it could mark it
-            os.unlink(temp)
-        with contextlib.suppress(FileNotFoundError):
-            sync_folder(os.path.dirname(pair.mirror))
+def _failed(pair: Pair, cause: OSError) -> MirrorError:
+    return MirrorError(f"pair {pair.name}: the clone {pair.mirror} failed ({cause.strerror}).")
 
 
 def _real(path: str) -> str:

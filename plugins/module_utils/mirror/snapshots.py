@@ -1,0 +1,220 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What providers have in common whose mirror is made by the split and deleted by the resync: clones and snapshots.
+
+Such a mirror is in sync at every instant, so there is nothing to wait for. A provider says how to look at a pair, how
+to take its snapshot, how to make that readable, and how to delete it. The order, the records and the refusals are here.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Optional
+
+from ..host import blockdev
+from .base import MirrorError, Pair, PairSplit, PairState, PreparedSplit, Presentation, SplitResult
+from .journal import Journal, SplitRecord
+from .journaled import JournaledProvider, held_problem, phase_and_session
+
+
+@dataclass(frozen=True)
+class SnapshotView:
+    """What the array says of one pair now.
+
+    :param size_bytes: size of the primary, or None when it is not there.
+    :param broken: one sentence why no snapshot of this pair can be taken as it is; None when one can.
+    :param mark: the session that made what is in the mirror's place; empty when it was no session of ours; None when
+        nothing is there.
+    :param devices: the block devices through which the mirror can be read.
+    :param split_estimate_s: about how long the split of this pair takes, in seconds; None when nobody can tell.
+    """
+
+    size_bytes: Optional[int]
+    broken: Optional[str] = None
+    mark: Optional[str] = None
+    devices: tuple[str, ...] = ()
+    split_estimate_s: Optional[float] = None
+
+
+class SnapshotProvider(JournaledProvider):
+    """Mirrors that a split makes and a resync deletes.
+
+    :cvar method: how the mirror is made, as in SplitResult.
+    """
+
+    method: ClassVar[str]
+
+    # ---- what each provider says for itself ----
+
+    @abstractmethod
+    def look(self, pair: Pair) -> SnapshotView:
+        """Look at a pair. Changes nothing."""
+
+    def take(self, pair: Pair, session: str) -> None:
+        """Make the mirror, with the session's mark on it; the window waits for this.
+
+        A provider that can prepare more than that has a SnapshotSplit of its own instead, see prepared.
+
+        :raises MirrorError: it failed.
+        """
+        raise NotImplementedError
+
+    def prepared(self, record: SplitRecord) -> PreparedSplit:
+        """Do the slow part of the split now. :raises MirrorError: it failed, and nothing is left of it."""
+        return SnapshotSplit(self, self._journal, record)
+
+    @abstractmethod
+    def delete(self, pair: Pair, session: str) -> None:
+        """Delete what the session made of this pair, whole or half, if anything, and nothing else."""
+
+    @abstractmethod
+    def show(self, pair: Pair) -> str:
+        """Give a block device through which the mirror can be read, and only read."""
+
+    @abstractmethod
+    def hide(self, pair: Pair, device: str) -> None:
+        """Take that device back; nobody has it open."""
+
+    # ---- the seam ----
+
+    def state(self) -> list[PairState]:
+        """See MirrorProvider."""
+        return [self._pair_state(pair, self.look(pair)) for pair in self.pairs]
+
+    def sync(self, wait: bool, timeout_s: float) -> float:
+        """See MirrorProvider; there is nothing to wait for."""
+        for pair in self.pairs:
+            broken = self.look(pair).broken
+            if broken:
+                raise MirrorError(broken, option="pairs")
+        return 0.0
+
+    def prepare(self, session: str) -> PreparedSplit:
+        """See MirrorProvider."""
+        return self.prepared(self._begin(session))
+
+    def present(self, session: str) -> Presentation:
+        """See MirrorProvider."""
+        devices: dict[str, str] = {}
+        changed = False
+        for pair in self._settled_record(session).pairs:
+            shown = self.look(pair).devices
+            changed = changed or not shown
+            devices[pair.name] = shown[0] if shown else self.show(pair)
+        return Presentation(devices, changed)
+
+    def resync(self, session: str, wait: bool, timeout_s: float) -> int:
+        """See MirrorProvider; nothing is copied, and there is nothing to wait for."""
+        record = self._record_to_resync(session)
+        if record is None:
+            return 0
+        for pair in record.pairs:
+            shown = self.look(pair).devices
+            if shown:
+                raise MirrorError(
+                    f"pair {pair.name}: its mirror is still presented as {', '.join(shown)}; withdraw it before the "
+                    "resync.",
+                    code="mirror_in_use",
+                )
+        self.undo(record)
+        return 0
+
+    # ---- shared with the splits ----
+
+    def undo(self, record: SplitRecord) -> None:
+        """Delete all that the session made, and forget it."""
+        for pair in record.pairs:
+            self.delete(pair, record.session)
+        self._journal.remove(record.session)
+
+    # ---- inside ----
+
+    def _pair_state(self, pair: Pair, view: SnapshotView) -> PairState:
+        phase, session = phase_and_session(self._journal.record_of(pair), view.mark)
+        users = tuple(user for device in view.devices for user in blockdev.users(device))
+        problem = view.broken
+        if problem is None and users:
+            problem = f"pair {pair.name}: its mirror {pair.mirror} is in use by {'; '.join(users)}."
+        if problem is None and phase != "none":
+            problem = held_problem(pair, phase, session)
+        if problem is None and view.mark is not None:
+            problem = (
+                f"pair {pair.name}: {pair.mirror} exists, and no split of this collection made it; move it away or "
+                "name another mirror."
+            )
+        return PairState(
+            name=pair.name,
+            primary=pair.primary,
+            mirror=pair.mirror,
+            size_bytes=view.size_bytes,
+            in_sync=view.broken is None,
+            sync_percent=None if view.broken else 100.0,
+            phase=phase,
+            session=session,
+            devices=view.devices,
+            users=users,
+            split_estimate_s=view.split_estimate_s,
+            problem=problem,
+        )
+
+    def _marks(self) -> list[Optional[str]]:
+        return [self.look(pair).mark for pair in self.pairs]
+
+    def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
+        shown = [(pair, device) for pair in pairs for device in self.look(pair).devices]
+        for pair, device in shown:
+            busy = blockdev.busy_users(device)
+            if busy:
+                raise MirrorError(
+                    f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.",
+                    code="mirror_in_use",
+                )
+        for pair, device in shown:
+            self.hide(pair, device)
+        return [device for _pair, device in shown]
+
+    def _give_back(self, record: SplitRecord) -> None:
+        self.undo(record)
+
+
+class SnapshotSplit(PreparedSplit):
+    """Everything is checked and recorded; only the snapshots are missing."""
+
+    def __init__(self, provider: SnapshotProvider, journal: Journal, record: SplitRecord) -> None:
+        self.method = provider.method
+        self._provider = provider
+        self._journal = journal
+        self._record = record
+
+    def split(self) -> SplitResult:
+        """See PreparedSplit."""
+        done = []
+        for pair in self._record.pairs:
+            before_mono_s, before_wall_s = time.monotonic(), time.time()
+            self.take(pair)
+            after_mono_s, after_wall_s = time.monotonic(), time.time()
+            done.append(PairSplit(pair.name, pair.mirror, before_mono_s, after_mono_s, before_wall_s, after_wall_s))
+        self.publish()
+        result = SplitResult(self._record.session, self._record.provider, self.method, tuple(done))
+        self._record = replace(self._record, result=result)
+        return result
+
+    def take(self, pair: Pair) -> None:
+        """Make the mirror of one pair. :raises MirrorError: it failed."""
+        self._provider.take(pair, self._record.session)
+
+    def publish(self) -> None:
+        """Give the mirrors their names, where they do not have them yet. :raises MirrorError: it failed."""
+
+    def settle(self) -> None:
+        """See PreparedSplit."""
+        self._journal.write(self._record)
+
+    def cancel(self) -> None:
+        """See PreparedSplit."""
+        self._provider.undo(self._record)
