@@ -129,8 +129,7 @@ class MirrorContract(ABC):
     def make(self) -> None:
         """Make the array."""
 
-    @abstractmethod
-    def remove(self, failed: bool) -> None:
+    def remove(self, failed: bool) -> None:  # noqa: B027 - a folder of pytest goes away by itself
         """Take everything away that make and the test have left. :param failed: the test may have left anything."""
 
     @abstractmethod
@@ -211,7 +210,7 @@ class MirrorContract(ABC):
         refused(lambda: provider.present(SESSION), SESSION)
         self.check_whole()
 
-    def test_the_mirror_is_the_primary_at_the_split_and_only_readable(self) -> None:
+    def test_the_mirror_is_the_split_only_readable_and_stays_while_in_use(self) -> None:
         write(self.primary("t0"), 0xA1)
         result = self.provider().split(SESSION)
         assert [pair.name for pair in result.pairs] == ["t0", "t1"]
@@ -232,6 +231,13 @@ class MirrorContract(ABC):
             pass
         else:
             raise AssertionError("the mirror took a write")
+        refused(lambda: self.provider().resync(SESSION, wait=True, timeout_s=60), "still presented")
+        with read_by_another(presented.devices["t1"]):
+            for action in (lambda: self.provider().withdraw(SESSION), self.provider().recover):
+                refused(action, "pair t1: its mirror")
+            assert self.provider().state()[1].users != ()
+            # All or none: the other device is still there, too.
+            assert self.provider().present(SESSION).changed is False
         assert len(self.provider().withdraw(SESSION)) == 2
         assert self.provider().withdraw(SESSION) == []
         copied = self.provider().resync(SESSION, wait=True, timeout_s=60)
@@ -245,22 +251,7 @@ class MirrorContract(ABC):
         self.provider().resync(OTHER, wait=True, timeout_s=60)
         self.check_whole()
 
-    def test_a_mirror_that_is_presented_or_in_use_stays(self) -> None:
-        self.provider().split(SESSION)
-        devices = self.provider().present(SESSION).devices
-        refused(lambda: self.provider().resync(SESSION, wait=True, timeout_s=60), "still presented")
-        with read_by_another(devices["t1"]):
-            for action in (lambda: self.provider().withdraw(SESSION), self.provider().recover):
-                refused(action, "pair t1: its mirror")
-            assert self.provider().state()[1].users != ()
-            # All or none: the other device is still there, too.
-            assert self.provider().present(SESSION).changed is False
-        (recovered,) = self.provider().recover()
-        assert (recovered.session, recovered.phase, recovered.pairs) == (SESSION, "split", ("t0", "t1"))
-        assert sorted(recovered.withdrawn) == sorted(devices.values())
-        self.check_whole()
-
-    def test_a_set_belongs_to_one_session_at_a_time(self) -> None:
+    def test_a_set_belongs_to_one_session_until_it_is_resynced_or_recovered(self) -> None:
         prepared = self.provider().prepare(SESSION)
         assert self.phases() == ["armed", "armed"]
         refused(self.provider().recover, "stands ready")
@@ -277,7 +268,10 @@ class MirrorContract(ABC):
         refused(lambda: self.provider().withdraw(OTHER), SESSION)
         refused(lambda: self.provider().split_result(OTHER), SESSION)
         refused(lambda: self.provider().resync(OTHER, wait=True, timeout_s=60), SESSION)
-        self.provider().resync(SESSION, wait=True, timeout_s=60)
+        devices = self.provider().present(SESSION).devices
+        (recovered,) = self.provider().recover()
+        assert (recovered.session, recovered.phase, recovered.pairs) == (SESSION, "split", ("t0", "t1"))
+        assert sorted(recovered.withdrawn) == sorted(devices.values())
         self.check_whole()
 
     def test_all_pairs_are_split_or_none(self) -> None:
@@ -330,7 +324,7 @@ class MirrorContract(ABC):
             assert len(phases) == 1, f"step {number}: {phases}"
             if phases != {"none"}:
                 assert phases <= {"broken", "split"}, f"step {number}: {phases}"
-                refused(lambda: self.provider().check_splittable(OTHER), SESSION)
+                refused(lambda: self.provider().check_splittable(OTHER), "mirror_sync with state")
             # A split that did not finish is never taken for one.
             assert (self.provider().split_result(SESSION) is not None) == (phases == {"split"})
             if number % 2:
@@ -343,7 +337,7 @@ class MirrorContract(ABC):
             assert self.provider().recover() == []
             assert read(self.primary("t0")) == 0xA1
             number += 1
-        assert number > 4, "the split has fewer steps than it can have"
+        assert number > 3, "the split has fewer steps than it can have"
         self.check_whole()
 
     def test_an_option_that_the_provider_does_not_have_is_refused(self) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,12 +22,13 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry
 from ansible_collections.splitmirror.backup.plugins.module_utils.options import Spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.integration.lab import on_array
-from ansible_collections.splitmirror.backup.tests.integration.mirror import test_image_contract
 from ansible_collections.splitmirror.backup.tests.support.mirrors import SESSION, Array
 
 DOCUMENTED = yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]
 PAIR = yaml.safe_load(ModuleDocFragment.PAIRS)["options"]["pairs"]["suboptions"]
-GUIDE = (Path(__file__).resolve().parents[3] / "docs/providers.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[3]
+GUIDE = (ROOT / "docs/providers.md").read_text(encoding="utf-8")
+INTEGRATION = ROOT / "tests/integration"
 
 
 def test_documentation_has_the_providers_and_options_of_the_registry() -> None:
@@ -43,19 +45,26 @@ def test_documentation_tells_what_each_provider_is_and_takes(name: str) -> None:
     provider = PROVIDERS[name]
     assert provider.name == name
     for told in (DOCUMENTED["provider"], PAIR["primary"], PAIR["mirror"]):
-        assert f"V({name})" in " ".join(told["description"])
+        assert f"V({name})" in str(told["description"])
     for option in provider.argument_spec:
-        assert f"V({name})" in " ".join(DOCUMENTED["provider_options"]["suboptions"][option]["description"])
+        assert f"V({name})" in str(DOCUMENTED["provider_options"]["suboptions"][option]["description"])
     for option, rules in provider.pair_argument_spec.items():
-        assert f"C({option})" in " ".join(PAIR["options"]["description"])
+        assert f"C({option})" in str(PAIR["options"]["description"])
         assert not rules.get("no_log"), "options of pairs are kept in records"
     assert f"| `{name}` |" in GUIDE
     assert f"\n## {name}\n" in GUIDE
 
 
 def test_every_provider_is_tried_by_the_contract() -> None:
-    tried = [*on_array.CASES, test_image_contract.TestImage.kind]
-    assert sorted(tried) == sorted(PROVIDERS)
+    classes = "".join(path.read_text(encoding="utf-8") for path in INTEGRATION.glob("mirror/test_*_contract.py"))
+    assert sorted([*on_array.CASES, *re.findall(r'^    kind = "(\w+)"', classes, re.MULTILINE)]) == sorted(PROVIDERS)
+
+
+@pytest.mark.parametrize("kind", sorted(on_array.CASES))
+def test_an_option_that_a_provider_of_the_lab_does_not_have_is_refused(tmp_path: Path, kind: str) -> None:
+    bench = on_array.Bench(kind)
+    bench.state_dir = str(tmp_path)
+    bench.test_an_option_that_the_provider_does_not_have_is_refused()
 
 
 class Colored(ImageProvider):
