@@ -18,7 +18,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Optional, cast
 
-from ..extents.maprows import SOURCE_CONTENT, SOURCE_DEVICE, SOURCE_MOUNT, ExtentRow, FileEntry
+from ..extents.maprows import (
+    SOURCE_CONTENT,
+    SOURCE_DEVICE,
+    SOURCE_MOUNT,
+    ExtentRow,
+    FileEntry,
+    archive_fields,
+)
 from .index import head_line, index_name, member_line
 from .members import (
     DevicePiece,
@@ -189,8 +196,7 @@ class ArchiveWriter:
         file_header, small_file = self._headers.file_header, stream.small_file
         pending = self._pending
         for entry, extents in entries:
-            path, kind, _fs, _inode, _dev, nlink, mode, uid, gid, size, mtime_ns = entry[:11]
-            xattrs, source = entry[14:16]
+            path, kind, nlink, mode, uid, gid, size, mtime_ns, xattrs, source = archive_fields(entry)
             # Nearly all files of nearly all hosts: one extent, one name, nothing special. They take the short way.
             if len(extents) == 1 and nlink == 1 and xattrs is None and kind == "f" and source == SOURCE_DEVICE:
                 logical, lun, physical, length, _flags = extents[0]
@@ -378,10 +384,10 @@ class ArchiveWriter:
     def _name_at(self, offset: int) -> str:
         """The file whose data lie at a stream offset."""
         name = b"a file"
-        for member in list(self._pending):
-            if member[3] > offset:
+        for path, _kind, _size, begin, *_more in list(self._pending):
+            if begin > offset:
                 break
-            name = b"/" + member[0]
+            name = b"/" + path
         return show(name)
 
     def result(self) -> ArchiveResult:

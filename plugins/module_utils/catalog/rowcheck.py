@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from ..archive.model import HEADER_DIGEST_BYTES, MemberRecord
-from ..extents.maprows import time_of
+from ..extents.maprows import stored_time, time_of
 from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume
 
 _TEXT, _COUNT, _TIME, _MAYBE_TIME = "text", "count", "time", "maybe a time"
@@ -74,6 +74,14 @@ def member_of(row: Sequence[Any]) -> tuple[int, MemberRecord]:
     return part, MemberRecord(
         path, kind, size, offset, header, digest, time_of(mtime), mode, uid, gid, linkname, header_digest
     )
+
+
+def member_row(session: int, part: int, member: MemberRecord) -> tuple[Any, ...]:
+    """The inverse of member_of: the values for a row of members, in the order of its columns."""
+    path, kind, size, offset, header, sha256, mtime_ns, mode, uid, gid, linkname, header_digest = member
+    digest = bytes.fromhex(sha256) if sha256 else None
+    mtime = stored_time(mtime_ns)
+    return session, offset, part, path, kind, size, header, digest, mtime, mode, uid, gid, linkname, header_digest
 
 
 def part_named(parts: dict[int, Part], number: int) -> Part:

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from ..archive.model import MemberRecord
-from ..extents.maprows import stored_time
 from .records import DAMAGED, FAILED, GOOD, MOST_BYTES, OPEN, CatalogError, Part, Session, Volume
-from .rowcheck import member_of, part_of, session_of, volume_of
+from .rowcheck import member_of, member_row, part_of, session_of, volume_of
 from .sqlite_file import CatalogDatabase
 from .verdict import Verdict
 
@@ -447,10 +446,7 @@ class Catalog(CatalogDatabase):
         )
 
     def _insert_members(self, number: int, part: int, members: Iterable[MemberRecord]) -> None:
-        rows = (
-            (number, m[3], part, *m[:3], m[4], bytes.fromhex(m[5]) if m[5] else None, stored_time(m[6]), *m[7:])
-            for m in members
-        )
+        rows = (member_row(number, part, member) for member in members)
         self._db.executemany("INSERT INTO members VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, Optional
 
 from ..errors import SplitMirrorError
@@ -64,6 +65,11 @@ class FileEntry(NamedTuple):
     content: Optional[bytes] = None
     reason: Optional[str] = None
 
+
+_FOR_ARCHIVE = ("path", "kind", "nlink", "mode", "uid", "gid", "size", "mtime_ns", "xattrs", "source")
+#: The fields _FOR_ARCHIVE of a FileEntry, in this order. The archive writer takes them of each file, and this is faster
+#: than ten attributes.
+archive_fields = itemgetter(*map(FileEntry._fields.index, _FOR_ARCHIVE))
 
 _MTIME = FileEntry._fields.index("mtime_ns")
 _TOO_LARGE = 1 << 63
