@@ -182,7 +182,8 @@ def changed_files() -> list[str]:
 def unit_tests_of(changed: list[str]) -> list[str]:
     """Return the unit tests of these files: those of their package, and always those of the whole house."""
     units = Path("tests/unit")
-    found = {units / name for name in ("test_imports.py", "test_architecture.py", "test_claims.py")}
+    house = ("test_imports.py", "test_architecture.py", "test_claims.py", "test_errors.py", "test_names_of_files.py")
+    found = {units / name for name in house}
     for name in changed:
         parts = Path(name).parts
         if parts[:2] == ("tests", "unit"):

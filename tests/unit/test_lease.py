@@ -251,6 +251,7 @@ LEASE_PLAY = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", ["db1", "array1"])
 def test_of_two_runs_at_the_same_moment_the_second_takes_nothing(tmp_path: Path, held: str) -> None:
     inventory = {

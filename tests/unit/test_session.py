@@ -37,6 +37,7 @@ def test_names_that_are_cut_or_changed_stay_different() -> None:
     assert all(len(part) <= 50 and check_session_id(session_of_host(part)) for part in parts)
 
 
+@pytest.mark.slow
 def test_the_role_says_the_same() -> None:
     words = ["--module-name=debug", "--args=msg=<{{ splitmirror_host_part }}>", f"--extra-vars=@{ROLE_VARS}"]
     hosts = [host for host in KEPT + CHANGED if " " not in host]  # an inventory on the command line takes none

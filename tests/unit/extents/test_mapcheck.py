@@ -105,6 +105,7 @@ def test_an_honest_map_is_read(tmp_path: Path) -> None:
     assert len(read_all(tmp_path / "map")) == 21
 
 
+@pytest.mark.slow
 def test_a_wrong_value_in_any_column_is_a_sentence_or_harmless(tmp_path: Path) -> None:
     honest(tmp_path / "map")
     whole = (tmp_path / "map").read_bytes()
@@ -124,6 +125,7 @@ def test_a_wrong_value_in_any_column_is_a_sentence_or_harmless(tmp_path: Path) -
     assert refused > 300
 
 
+@pytest.mark.slow
 def test_flipped_bits_are_a_sentence_or_harmless(tmp_path: Path) -> None:
     honest(tmp_path / "map")
     whole = (tmp_path / "map").read_bytes()
@@ -215,6 +217,7 @@ def bend(path: Path, table: str) -> None:
     path.write_bytes(raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["meta", "luns", "filesystems", "users", "groups", "changes"])
 def test_a_map_that_leads_round_and_round_is_refused(tmp_path: Path, table: str) -> None:
     honest(tmp_path / "map")

@@ -36,6 +36,7 @@ def walked(tree: ScopeTree, top: str) -> list[bytes]:
     return [run.prefix + name for run in walk(tree, FileSystems.live([fs])) for name in run.names]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(files=st.lists(PATHS, max_size=12), scopes=SCOPES)
 def test_the_walk_meets_exactly_what_the_rules_allow_in_logical_order(

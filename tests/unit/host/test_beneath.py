@@ -57,6 +57,7 @@ def test_both_ways_open_what_is_there(top: Path, way: Callable[[int, bytes, int]
         os.close(folder)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=int(os.environ.get("SPLITMIRROR_ROUNDS", "300")))
 @given(st.lists(NAMES, min_size=1, max_size=5))
 def test_no_path_leads_out_or_over_a_link(top: Path, names: list[bytes]) -> None:

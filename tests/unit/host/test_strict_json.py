@@ -30,6 +30,7 @@ VALUES = st.recursive(
 ODD = [b"NaN", b"Infinity", b"-Infinity", b"1e999", b'"\\ud800"', b'"\\udc80x"', b"[" * 100_000, b'{"a":' * 100_000]
 
 
+@pytest.mark.slow
 @given(VALUES, st.booleans())
 def test_every_value_comes_back(value: Any, ascii_only: bool) -> None:
     assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value

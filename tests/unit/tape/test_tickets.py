@@ -344,6 +344,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, params: dic
     assert caught.value.option == option
 
 
+@pytest.mark.slow
 def test_modules_wait_and_give_up_in_one_sentence(labelled: Library) -> None:
     arguments = {**options(labelled), "volume": "V1"}
     with use_drive(DriveOptions.of(options(labelled)), "V1", who="the holder"):
