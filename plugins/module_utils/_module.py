@@ -116,7 +116,7 @@ def _check_rights(state_dir: Optional[str], needs_root: bool) -> None:
     # One that is missing has to be made.
     if not os.access(folder, os.R_OK | os.X_OK if folder == state_dir else os.W_OK | os.X_OK):
         raise SplitMirrorError(
-            f"state_dir: {_user()}, as whom this module ran, cannot use {state_dir}; set become: true to be root.",
+            f"state_dir: this module ran as {_user()}, who cannot use {state_dir}; set become: true to be root.",
             "state_dir",
             code="needs_root",
         )

@@ -203,7 +203,7 @@ class Leases:
             if session is not None and lease.session != session:
                 raise LeaseError(
                     f"session: {session} has lost its lease to session {lease.session} of {lease.host}, which is at "
-                    f"work since {_shown(lease.since_s)}; nothing is done for it any more.",
+                    f"work since {_shown(lease.since_s)}; this run stops here.",
                     lease,
                     code="lease_lost",
                 )

@@ -72,7 +72,7 @@ def folder_ready(path: str, option: str, room_bytes: int = _ROOM_BYTES) -> str:
         nearest = os.path.dirname(nearest)
     if not os.path.isdir(nearest):
         raise SplitMirrorError(
-            f"{option}: {nearest} is no folder; name a folder, or move that away.",
+            f"{option}: {nearest} is not a folder; name another folder, or remove what is there.",
             option=option,
             code="state_dir_unusable",
         )
@@ -104,17 +104,15 @@ def _python() -> str:
 
 def _user() -> str:
     if os.geteuid() != 0:
-        raise SplitMirrorError(
-            f"the user has number {os.geteuid()} and has to be root; use become: true.", code="needs_root"
-        )
+        raise SplitMirrorError(f"the user (uid {os.geteuid()}) is not root; set become: true.", code="needs_root")
     return "The user is root."
 
 
 def _clock(ahead_s: float, tolerance_s: float) -> str:
     if abs(ahead_s) > tolerance_s:
         raise SplitMirrorError(
-            f"the clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the controller's, by which "
-            "sessions are named and expire; set both by NTP.",
+            f"the clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the controller's, which "
+            "names sessions and lets them expire; set both by NTP.",
             code="host_unfit",
         )
     return f"The clock agrees with the controller's within {tolerance_s:.0f} s."

@@ -37,7 +37,7 @@ def check_session_id(session: str) -> str:
     """Return ``session`` if it is a proper session id, else raise SessionError."""
     if not _SESSION_ID.fullmatch(session):
         raise SessionError(
-            f"session: {session!r} is no session id; it needs 1 to 80 letters, digits, dots, dashes or "
+            f"session: {session!r} is not a session id; it needs 1 to 80 letters, digits, dots, dashes or "
             "underscores and begins with a letter or digit.",
             option="session",
         )

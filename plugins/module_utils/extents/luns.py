@@ -56,7 +56,7 @@ class Lun:
 def look_at_luns(luns: Sequence[LunSpec], paths: Sequence[str] = ()) -> list[Lun]:
     """Look at all LUNs and check that all paths lie on them.
 
-    :raises MapError: a device is missing or not the one with the declared serial, or a path is on no mirrored LUN.
+    :raises MapError: a device is missing or not the one with the declared serial, or a path is not on a mirrored LUN.
     """
     stack = BlockStack(luns)
     on_luns = _file_systems(stack)

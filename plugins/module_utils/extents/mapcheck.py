@@ -98,19 +98,19 @@ class RowCheck:
         if mode > 0o7777 or nlink | uid | gid | major | minor >= 1 << 32:
             raise wrong("a number in it is too large", b"/" + key)
         if (kind, source, target is not None, content is not None) not in _SORTS:
-            raise wrong("kind, source and content in it do not fit together", b"/" + key)
+            raise wrong("kind, source and content of a file in it contradict each other", b"/" + key)
         if size and kind != "f":
             raise wrong("a size is given for what has no content", b"/" + key)
         if content is not None and len(content) != size:
             raise wrong("a content in it has another length than the file", b"/" + key)
         if target is not None and (not 0 < len(target) <= _TARGET_BYTES or b"\0" in target):
-            raise wrong("the target of a link in it is none", b"/" + key)
+            raise wrong("a link in it has an invalid target", b"/" + key)
         if xattrs is not None:
             _check_xattrs(xattrs, key)
         if extents is not None or source in (SOURCE_DEVICE, SOURCE_MOUNT):
             pieces = self._pieces.get(fs)
             if pieces is None or (extents is not None and source != SOURCE_DEVICE):
-                raise wrong("extents or file system of a file in it do not fit its source", b"/" + key)
+                raise wrong("extents or file system of a file in it do not match its source", b"/" + key)
             fields = mapped_fields(row)
             for _logical, lun, physical, length, _flags in fields[1]:
                 for piece_lun, begin, end in pieces:
@@ -125,7 +125,7 @@ class RowCheck:
 def _check_xattrs(blob: bytes, key: bytes) -> None:
     for name in unpack_xattrs(blob):
         if len(name) > _XATTR_NAME_BYTES or b"\0" in name or not name.startswith(_XATTR_SPACES):
-            raise wrong("an extended attribute in it has no proper name", b"/" + key)
+            raise wrong("an extended attribute in it has an invalid name", b"/" + key)
 
 
 def bound_work(db: sqlite3.Connection, path: str) -> None:
@@ -191,7 +191,7 @@ def check_head(
 def _check_filesystem(fs: FileSystem) -> None:
     paths = (fs.mount_point, fs.root)
     if not all(isinstance(path, bytes) and is_plain(path) for path in paths):
-        raise wrong("the mount point of a file system in it is no plain path")
+        raise wrong("the mount point of a file system in it is not a plain path")
     if fs.fs_type not in FS_TYPES or not _is_text(fs.fs_uuid) or not _is_in(fs.dev):
         raise wrong("a file system in it has values of wrong types or an unknown kind", fs.mount_point)
     block = fs.block_bytes
@@ -204,21 +204,21 @@ def check_owners(names: Iterable[tuple[Any, Any]]) -> None:
     for number, name in names:
         fits = _is_in(number, 0, (1 << 32) - 1) and isinstance(name, bytes) and 0 < len(name) <= _OWNER_BYTES
         if not fits or b"\0" in name or b"\n" in name:
-            raise wrong("the name of an owner in it is none")
+            raise wrong("the name of an owner in it is invalid")
 
 
 def check_changes(changes: Iterable[tuple[Any, Any]]) -> None:
     """Check what the check in the window noted, path and what. :raises MapError: one is not of that kind."""
     for path, what in changes:
         if not isinstance(path, bytes) or not is_plain(path) or what not in _CHANGES:
-            raise wrong("a change that it notes is none")
+            raise wrong("a change that it records is invalid")
 
 
 def check_left_out(rows: Iterable[tuple[Any, Any]]) -> None:
     """Check what was left out, path and why. :raises MapError: one is not of that kind."""
     for path, why in rows:
         if not isinstance(path, bytes) or not is_plain(path) or not _is_text(why):
-            raise wrong("a path that it says is left out is none")
+            raise wrong("a path that it records as left out is invalid")
 
 
 def parse_scopes(text: str) -> list[Scope]:
@@ -230,7 +230,7 @@ def parse_scopes(text: str) -> list[Scope]:
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as exc:
         raise wrong("its scopes cannot be read") from exc
     if not plain or not all(isinstance(name, str) for name in names):
-        raise wrong("its scopes are no plain paths")
+        raise wrong("its scopes are not plain paths")
     return scopes
 
 
@@ -242,7 +242,7 @@ def parse_names(text: str) -> dict[str, str]:
     except (AttributeError, TypeError, ValueError, RecursionError) as exc:
         raise wrong("the other names of its scopes cannot be read") from exc
     if not plain:
-        raise wrong("the other names of its scopes are no plain paths")
+        raise wrong("the other names of its scopes are not plain paths")
     return names
 
 

@@ -110,7 +110,7 @@ class MapSqlite:
         """
         mode = "ro" if read_only else "rw"
         uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}"
-        unreadable = f"map: {path} is no extent map that can be read (%s); map the session first."
+        unreadable = f"map: {path} cannot be read as an extent map (%s); map the session first."
         try:
             opened = cls(path, sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False))
         except sqlite3.Error as exc:
@@ -235,7 +235,7 @@ class MapSqlite:
         try:
             self._write_all(_INSERT, rows)
         except sqlite3.IntegrityError as exc:
-            raise MapError("map: a path was to be added twice; put each path into one scope only.") from exc
+            raise MapError("map: a path would be in it twice; put each path into one scope only.") from exc
 
     def _write(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         with self._writing():

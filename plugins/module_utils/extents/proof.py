@@ -68,7 +68,7 @@ class Proof:
     def __init__(self, map_path: str, mounts: Mapping[int, str], mode: str = FULL) -> None:
         if mode not in MODES:
             raise MapError(
-                f"proof: {mode} is no way to prove; choose one of {', '.join(MODES)}.",
+                f"proof: {mode} is not a mode of the proof; use one of {', '.join(MODES)}.",
                 option="proof",
                 code="option_invalid",
             )

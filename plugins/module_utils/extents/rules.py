@@ -78,8 +78,7 @@ class ScopeTree:
             rule = Rule(scope)
             if rule.root in self.rules:
                 raise MapError(
-                    f"paths: {scope.root} is asked for twice ({self.rules[rule.root].label}, {scope.label}); "
-                    "name it once.",
+                    f"paths: {scope.root} is named twice ({self.rules[rule.root].label}, {scope.label}); name it once.",
                     option="paths",
                     code="option_invalid",
                 )

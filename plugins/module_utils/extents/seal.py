@@ -63,4 +63,4 @@ def device_path(dev: int) -> str:
             names = [line[8:].rstrip("\n") for line in stream if line.startswith("DEVNAME=")]
         return f"/dev/{names[0]}"
     except (OSError, IndexError) as exc:
-        raise MapError(f"pairs: {path} does not tell the name of the device; sysfs must be mounted.") from exc
+        raise MapError(f"pairs: {path} does not show the name of the device; mount sysfs.") from exc

@@ -139,7 +139,9 @@ def mount_of(path: str, mounts: Optional[Sequence[Mount]] = None) -> Mount:
         if is_below(name, mount.mount_point) and (best is None or len(mount.mount_point) >= len(best.mount_point)):
             best = mount
     if best is None:
-        raise MapError(f"paths: {path} lies in no mounted file system.", option="paths", code="file_unmappable")
+        raise MapError(
+            f"paths: {path} is not in a mounted file system; mount it first.", option="paths", code="file_unmappable"
+        )
     return best
 
 
@@ -221,7 +223,7 @@ class BlockStack:
         if lun is not None:
             if start + length > self.size_bytes(dev):
                 raise MapError(
-                    f"pairs: {lun.name} ({lun.device}) ends before what lies on it.",
+                    f"pairs: {lun.name} ({lun.device}) is smaller than what is on it; name the right device.",
                     option="pairs",
                     code="file_unmappable",
                 )
@@ -274,7 +276,7 @@ class BlockStack:
     def _loop(self, dev: int, start: int, length: int) -> list[Segment]:
         backing = self._read(dev, "loop/backing_file")
         raise MapError(
-            f"pairs: {self._name(dev)} is a loop device on the file {backing}, which is no layer that can be "
+            f"pairs: {self._name(dev)} is a loop device on the file {backing}, which cannot be "
             f"translated; declare {self._name(dev)} itself as the device of a pair, or leave it out.",
             option="pairs",
             code="file_unmappable",
@@ -307,7 +309,7 @@ class BlockStack:
                 )
         known = ", ".join(lun.device for lun in self._luns.values()) or "none"
         return MapError(
-            f"pairs: {self._name(dev)} is on no mirrored LUN (declared: {known}); declare its pair, or leave out "
+            f"pairs: {self._name(dev)} is not on a mirrored LUN (declared: {known}); declare its pair, or leave out "
             "what lies on it.",
             option="pairs",
             code="file_unmappable",
@@ -325,7 +327,7 @@ class BlockStack:
                 return value.read().strip()
         except OSError as exc:
             raise MapError(
-                f"pairs: device {os.major(dev)}:{os.minor(dev)} is no block device that sysfs knows ({exc.strerror}).",
+                f"pairs: device {os.major(dev)}:{os.minor(dev)} is not a block device in sysfs ({exc.strerror}).",
                 option="pairs",
                 code="option_invalid",
             ) from exc
@@ -360,7 +362,7 @@ def lun_device_number(lun: LunSpec) -> int:
         ) from exc
     if not stat.S_ISBLK(found.st_mode):
         raise MapError(
-            f"pairs: {lun.name}: {lun.device} is no block device; name the LUN's device on this host.",
+            f"pairs: {lun.name}: {lun.device} is not a block device; name the LUN's device on this host.",
             option="pairs",
             code="option_invalid",
         )
@@ -377,7 +379,7 @@ def read_dm_table(name: str) -> str:
         ) from exc
     if done.returncode:
         raise MapError(
-            f"pairs: dmsetup cannot tell the table of {name} ({done.stderr.strip()}).",
+            f"pairs: dmsetup cannot show the table of {name} ({done.stderr.strip()}).",
             option="pairs",
             code="host_program",
         )

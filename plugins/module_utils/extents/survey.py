@@ -141,7 +141,7 @@ def _check_root(rule: Rule) -> None:
         )
     if os.path.realpath(root) != root:
         raise MapError(
-            f"{rule.label}: {root} leads through a symbolic link or is not written plainly; "
+            f"{rule.label}: {root} leads through a symbolic link, or is not a plain path; "
             f"name {os.path.realpath(root)}.",
             option="paths",
             code="option_invalid",

@@ -109,7 +109,9 @@ class Tracker:
                 self._devices.setdefault(os.statvfs(mount).f_fsid, set()).add(found.st_dev)
             except OSError as exc:
                 raise MapError(
-                    f"paths: {mount} cannot be tracked ({exc.strerror}).", option="paths", code="change_tracking_lost"
+                    f"paths: changes on {mount} cannot be tracked ({exc.strerror}).",
+                    option="paths",
+                    code="change_tracking_lost",
                 ) from exc
         self._pid = os.getpid()
         self._fd = self._libc.fanotify_init(_INIT_FLAGS, os.O_RDONLY | os.O_CLOEXEC)

@@ -73,7 +73,9 @@ class FileSystems:
         folder = path
         while folder not in self.by_mount_point:
             if folder in (b"/", b""):
-                raise MapError(f"map: {shown(path)} lies in no file system of the map; map again.", code="map_outdated")
+                raise MapError(
+                    f"map: {shown(path)} is not in a file system of the map; map again.", code="map_outdated"
+                )
             folder = os.path.dirname(folder)
         return self.by_mount_point[folder]
 
@@ -290,7 +292,10 @@ def enter_folder(path: bytes, place: PlacedFs, local: bytes) -> int:
 def unreadable(path: bytes, exc: OSError) -> MapError:
     """The error for something that is there and cannot be looked at; Unreadable unless the fault is not its own."""
     if exc.errno in _OUR_OWN:
-        return MapError(f"map: {shown(path)} cannot be looked at ({exc.strerror}); this host needs room for more.")
+        return MapError(
+            f"map: {shown(path)} cannot be examined ({exc.strerror}); this host has too little memory or too few file "
+            "descriptors."
+        )
     advice = "look at its file system"
     if exc.errno in (errno.EACCES, errno.EPERM):
         advice = "root (become) is needed, and no FUSE mount that keeps even root out"

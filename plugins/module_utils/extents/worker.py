@@ -72,7 +72,7 @@ class Worker:
         while size:
             part = os.read(self._read_end, size)
             if not part:
-                raise MapError("map: a process that looks at files died; see the kernel's log, then map again.")
+                raise MapError("map: a process that maps files died; see the kernel's log, then map again.")
             parts.append(part)
             size -= len(part)
         return b"".join(parts)

@@ -41,7 +41,7 @@ def sector_bytes(device: str) -> int:
         with open(f"/sys/class/block/{name}/queue/logical_block_size", encoding="ascii") as stream:
             return int(stream.read())
     except OSError as exc:
-        raise BlockDeviceError(f"{device}: it is no block device of this host.") from exc
+        raise BlockDeviceError(f"{device} is not a block device of this host.") from exc
 
 
 def plain_identifier(name: str) -> str:
@@ -83,7 +83,7 @@ def drop_cache(device: str) -> None:
         finally:
             os.close(fd)
     except OSError as exc:
-        raise BlockDeviceError(f"{device}: what is cached of it cannot be dropped ({exc.strerror}).") from exc
+        raise BlockDeviceError(f"{device}: its cache cannot be dropped ({exc.strerror}).") from exc
 
 
 def users(device: str) -> list[str]:

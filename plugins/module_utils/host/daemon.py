@@ -114,7 +114,7 @@ def terminate(record: DaemonRecord, timeout_s: float = 5.0) -> bool:
             send(number)
             if wait_gone(record, patience_s):
                 return True
-    raise DaemonError(f"process {record.pid} does not end, not even by SIGKILL; it hangs in the kernel.")
+    raise DaemonError(f"process {record.pid} survives SIGKILL, so it hangs in the kernel; see the kernel's log.")
 
 
 def _live(folder: str, name: str, run: Callable[[Ready], None], pipe: int) -> None:
@@ -159,7 +159,7 @@ def _detach(folder: str, name: str, pipe: int) -> None:
 def _write_own_record(folder: str, name: str) -> None:
     record = DaemonRecord.of(os.getpid())
     if record is None:
-        raise DaemonError("/proc: the process cannot see itself there; mount it.")
+        raise DaemonError("/proc does not show this process; mount it.")
     write_record(folder, name, record)
 
 

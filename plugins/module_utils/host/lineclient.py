@@ -68,7 +68,7 @@ def call(socket_path: str, op: str, timeout_s: float, **args: Any) -> Json:
         except socket.timeout as exc:
             raise LineError(f"{op}: no answer from {socket_path} within {timeout_s:g} s.") from exc
         except OSError as exc:
-            raise LineError(f"{op}: the process at {socket_path} broke off ({exc.strerror}).") from exc
+            raise LineError(f"{op}: the process at {socket_path} closed the connection ({exc.strerror}).") from exc
     return check_reply(op, bytes(inbox))
 
 
@@ -87,7 +87,7 @@ def check_reply(op: str, line: bytes | str) -> Json:
         if good and not isinstance(reply["result"], Mapping):
             raise TypeError
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise LineError(f"{op}: the answer is no JSON line of the form {{'ok': ..., 'result': ...}}.") from exc
+        raise LineError(f"{op}: the answer is not a JSON line of the form {{'ok': ..., 'result': ...}}.") from exc
     if error is not None:
         raise Refused(error, events, code)
     return dict(reply)
@@ -103,17 +103,17 @@ def _connect(path: str, timeout_s: float) -> socket.socket:
     try:
         folder, address = via_folder(path)
     except OSError as exc:
-        raise NotRunning(f"{path}: nobody answers there ({exc.strerror}).") from exc
+        raise NotRunning(f"{path}: no process answers there ({exc.strerror}).") from exc
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(timeout_s)
     try:
         sock.connect(address)
     except (FileNotFoundError, ConnectionRefusedError) as exc:
         sock.close()
-        raise NotRunning(f"{path}: nobody answers there ({exc.strerror}).") from exc
+        raise NotRunning(f"{path}: no process answers there ({exc.strerror}).") from exc
     except OSError as exc:  # among them EAGAIN: as many wait for an answer as may (unix(7))
         sock.close()
-        raise LineError(f"{path}: the process there takes no more requests ({exc.strerror or exc}).") from exc
+        raise LineError(f"{path}: the process there accepts no more requests ({exc.strerror or exc}).") from exc
     finally:
         os.close(folder)
     return sock

@@ -214,10 +214,10 @@ class LineServer:
             if not isinstance(op, str) or not isinstance(args, dict):
                 raise TypeError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return self._error('the request is no JSON line of the form {"op": "name", "args": {}}.')
+            return self._error('the request is not a JSON line of the form {"op": "name", "args": {}}.')
         if self.client_is_gone():
             self._service.orphaned(op, done=False)
-            return self._error(f"{op}: who asked for it is gone.")
+            return self._error(f"{op}: the client that asked for it is gone.")
         try:
             result = self._service.handle(op, args)
         except SplitMirrorError as exc:

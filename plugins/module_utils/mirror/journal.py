@@ -99,7 +99,9 @@ class Journal:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
-            raise MirrorError(f"{path}: it is no record of a split mirror ({exc}); look at it and remove it.") from exc
+            raise MirrorError(
+                f"{path}: it is not a record of a split mirror ({exc}); look at it and remove it."
+            ) from exc
 
     def remove(self, session: str) -> None:
         """Forget a session; the last step of its clean-up."""

@@ -93,7 +93,7 @@ class JournaledProvider(MirrorProvider):
         """Record that this process will split the pairs, if they can be split."""
         process = DaemonRecord.of(os.getpid())
         if process is None:
-            raise MirrorError("/proc: this process cannot see itself there; mount it.")
+            raise MirrorError("/proc does not show this process; mount it.")
         record = SplitRecord(session, self.name, self.pairs, process)
         with self._journal.locked():
             self.check_splittable(session)

@@ -72,7 +72,7 @@ def check_record_bytes(drive: TapeDrive, record_bytes: int) -> None:
     """:raises TapeError: the drive, or tar, does not take records of this size."""
     if record_bytes % 512 or not max(512, drive.min_record_bytes) <= record_bytes <= drive.max_record_bytes:
         raise TapeError(
-            f"record_bytes: {record_bytes} is no record size for this drive; give a multiple of 512 up to "
+            f"record_bytes: {record_bytes} is not a record size of this drive; give a multiple of 512 up to "
             f"{drive.max_record_bytes}.",
             option="record_bytes",
             code="option_invalid",
@@ -83,7 +83,8 @@ def new_label(volume: str, pool: str, record_bytes: int) -> Label:
     """Make a label with a uuid of its own. :raises TapeError: the pool has no proper name."""
     if not _POOL.fullmatch(pool):
         raise TapeError(
-            f"pool: {pool!r} is no name for a pool; it needs 1 to 64 letters, digits, dots, dashes or underscores.",
+            f"pool: {pool!r} is not a valid name of a pool; it needs 1 to 64 letters, digits, dots, dashes or "
+            "underscores.",
             option="pool",
             code="option_invalid",
         )
@@ -174,7 +175,7 @@ def write_label(drive: TapeDrive, label: Label) -> None:
     drive.write_filemarks(1)
     if read_label(drive).label != label:
         raise TapeError(
-            f"volume: the label of {label.volume} was written but reads back otherwise; replace the volume.",
+            f"volume: the label of {label.volume} does not read back as it was written; replace the volume.",
             option="volume",
             code="tape_damaged",
         )

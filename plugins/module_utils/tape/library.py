@@ -354,8 +354,8 @@ def find_bay(library: Library, device: str, element: Optional[int]) -> Bay:
     if len(bays) == 1:
         return Bay(library, bays[0].number)
     raise TapeError(
-        f"drive_element: the library does not tell which of its {len(bays)} drives {device} is; give the number that "
-        "mtx has for it.",
+        f"drive_element: the library does not report which of its {len(bays)} drives {device} is; give the number "
+        "that mtx shows.",
         option="drive_element",
         code="option_invalid",
     )

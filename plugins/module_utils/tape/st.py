@@ -92,7 +92,7 @@ class StTape(StHead):
         self._wait_until_ready()
         self.rewind()
         # one write is one record of any length, and positions are logical blocks
-        self._operate("takes no records of variable length", MTSETBLK, 0)
+        self._operate("does not take records of variable length", MTSETBLK, 0)
         self._operate("does not take its options", MTSETDRVBUFFER, MT_ST_SETBOOLEANS | MT_ST_SCSI2LOGICAL)
         self._operate("does not take its options", MTSETDRVBUFFER, MT_ST_CLEARBOOLEANS | MT_ST_OFF)
         self._tells = self._told() == 0
@@ -165,7 +165,7 @@ class StTape(StHead):
             self._lose()
             if exc.errno in (errno.EINVAL, errno.ENOMEM, errno.EOVERFLOW):
                 raise TapeError(
-                    f"record_bytes: {self.device} or its adapter takes no records of {length} bytes; give less.",
+                    f"record_bytes: {self.device} or its adapter does not take records of {length} bytes; give less.",
                     option="record_bytes",
                     code="option_invalid",
                 ) from exc
@@ -192,7 +192,7 @@ class StTape(StHead):
             found = os.stat(drive)
             if not stat.S_ISCHR(found.st_mode) or os.major(found.st_rdev) != MAJOR:
                 raise TapeError(
-                    f"drive: {drive} is no tape device; name one such as /dev/nst0.",
+                    f"drive: {drive} is not a tape device; name one such as /dev/nst0.",
                     option="drive",
                     code="option_invalid",
                 )

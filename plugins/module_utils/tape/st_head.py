@@ -106,7 +106,7 @@ class StHead(TapeDrive):
             return None
         block = self._told()
         if block is None and self._tells:
-            raise TapeError(f"drive: {self.device} does not tell its position any more.", option="drive")
+            raise TapeError(f"drive: {self.device} no longer reports its position.", option="drive")
         self._tells = block is not None
         return block
 
@@ -178,7 +178,7 @@ class StHead(TapeDrive):
             self._back_over_filemark()
             if self.read_record(PASSING_BYTES) != b"":
                 self._lose()
-                raise TapeError(f"drive: {self.device} does not find back before a filemark.", option="drive")
+                raise TapeError(f"drive: {self.device} cannot go back over a filemark.", option="drive")
             self._back_over_filemark()
         self._arrive(file, None)
 
@@ -195,9 +195,7 @@ class StHead(TapeDrive):
         told = self.tell_block()
         if told != block:
             self._lose()
-            raise TapeError(
-                f"drive: {self.device} was sent to block {block} and stands at block {told}.", option="drive"
-            )
+            raise TapeError(f"drive: {self.device} was sent to block {block} and is at block {told}.", option="drive")
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -205,13 +203,13 @@ class StHead(TapeDrive):
         try:
             return read_status(self._fd)
         except OSError as exc:
-            raise self._failed("does not tell its status", exc) from exc
+            raise self._failed("does not report its status", exc) from exc
 
     def _told(self) -> Optional[int]:
         try:
             return read_block(self._fd)
         except OSError as exc:
-            raise self._failed("cannot tell its position", exc) from exc
+            raise self._failed("cannot report its position", exc) from exc
 
     def _operate(self, what: str, operation: int, count: int = 1, *, ends: bool = False) -> None:
         """One MTIOCTOP. :param ends: the end of data may stand in the way."""
@@ -240,7 +238,7 @@ class StHead(TapeDrive):
 
     def _known_file(self) -> int:
         if self._file is None:
-            raise TapeError(f"drive: where {self.device} stands is not known; rewind it first.", option="drive")
+            raise TapeError(f"drive: the position of {self.device} is not known; rewind it first.", option="drive")
         return self._file
 
     def _arrive(self, file: Optional[int], record: Optional[int]) -> None:

@@ -66,8 +66,8 @@ class VirtualTape(TapeDrive):
             self._lock = open_folder(drive)
         except OSError as exc:
             raise TapeError(
-                f"drive: {drive} is no folder that can be opened ({exc.strerror}); a virtual drive is a folder, "
-                "which is made with its first volume; run the playbook label, or name another one.",
+                f"drive: {drive} cannot be opened as a folder ({exc.strerror}); a virtual drive is a folder, "
+                "which is made with its first volume; run the playbook label, or name another folder.",
                 option="drive",
                 code="option_invalid",
             ) from exc
@@ -140,7 +140,7 @@ class VirtualTape(TapeDrive):
             ) from exc
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise TapeError(
-                f"volume: {folder}/{VOLUME_JSON} cannot be read ({exc}), so {volume} is no virtual volume; name "
+                f"volume: {folder}/{VOLUME_JSON} cannot be read ({exc}), so {volume} is not a virtual volume; name "
                 "another.",
                 option="volume",
                 code="volume_missing",
@@ -286,8 +286,8 @@ class VirtualTape(TapeDrive):
         length = len(view)
         if not self.min_record_bytes <= length <= self.max_record_bytes:
             raise TapeError(
-                f"record_bytes: {length} bytes are no record for this drive; it takes {self.min_record_bytes} to "
-                f"{self.max_record_bytes}.",
+                f"record_bytes: a record of {length} bytes does not fit this drive; it takes "
+                f"{self.min_record_bytes} to {self.max_record_bytes}.",
                 option="record_bytes",
                 code="option_invalid",
             )
@@ -328,8 +328,8 @@ class VirtualTape(TapeDrive):
     def _volume_folder(self, volume: str) -> str:
         if not VOLUME_NAME.fullmatch(volume):
             raise TapeError(
-                f"volume: {volume!r} is no name for a volume; it needs 1 to 32 letters, digits, dots, dashes or "
-                "underscores and begins with a letter or digit.",
+                f"volume: {volume!r} is not a valid name of a volume; it needs 1 to 32 letters, digits, dots, dashes "
+                "or underscores and begins with a letter or digit.",
                 option="volume",
                 code="option_invalid",
             )

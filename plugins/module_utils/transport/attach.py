@@ -106,8 +106,8 @@ class IscsiAttacher(Attacher):
                 return disks
             if time.monotonic() > deadline:
                 raise TransportError(
-                    f"pair {missing[0].name}: target {self._target} shows the media server no LUN {missing[0].lun} "
-                    f"with serial {missing[0].serial}.",
+                    f"pair {missing[0].name}: target {self._target} does not show the media server LUN "
+                    f"{missing[0].lun} with serial {missing[0].serial}.",
                     code="mirror_wrong",
                 )
             if time.monotonic() > scanned + FIND_TIMEOUT_S / 4:
@@ -242,8 +242,7 @@ def wanted_from_luns(
             proper = False
         if not proper or one.serial != serial_of(session, name):
             raise TransportError(
-                f"luns: what is given of pair {name} is no LUN of session {session}; give what mirror_present returned "
-                "as luns, unchanged.",
+                f"luns: pair {name} is not a LUN of session {session}; give luns as mirror_present returned them.",
                 option="luns",
                 code="option_invalid",
             )

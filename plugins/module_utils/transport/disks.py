@@ -139,7 +139,7 @@ def stable_name(
         if names and all(of_top and (late or set(of_top) <= set(names)) for of_top in recorded):
             return min(names, key=_rank)
         if late:
-            raise TransportError(f"{tops[0]}: udev gives it no name under {by_id}; see udevadm settle.")
+            raise TransportError(f"{tops[0]}: udev makes no link to it in {by_id}; see udevadm settle.")
         time.sleep(_POLL_S)
 
 

@@ -68,7 +68,7 @@ class LioExporter(Exporter):
         ours = {name for target in _names(self._fabric) for name in _names(f"{self._fabric}/{target}/tpgt_1/np")}
         if is_taken(portal) and not any(name.endswith(f":{portal.port}") for name in ours):
             raise TransportError(
-                f"portal: something else than the kernel's target listens at {portal}; choose another port.",
+                f"portal: another program listens at {portal}; choose another port.",
                 option="portal",
                 code="option_invalid",
             )
@@ -241,7 +241,7 @@ def _write(path: str, text: str, secret: bool = False) -> None:
             os.close(fd)
     except OSError as exc:
         raise TransportError(
-            f"{path}: the kernel takes no {'such value' if secret else repr(text)} there ({exc.strerror})."
+            f"{path}: the kernel refuses {'this value' if secret else repr(text)} there ({exc.strerror})."
         ) from exc
 
 
@@ -251,7 +251,7 @@ def _mkdir(path: str) -> None:
     except FileExistsError:
         pass
     except OSError as exc:
-        raise TransportError(f"{path}: the kernel does not make it ({exc.strerror}).") from exc
+        raise TransportError(f"{path}: the kernel does not create it ({exc.strerror}).") from exc
 
 
 def _rmdir(path: str) -> None:
@@ -266,7 +266,7 @@ def _link(source: str, path: str) -> None:
     try:
         os.symlink(source, path)
     except OSError as exc:
-        raise TransportError(f"{path}: the kernel does not make it ({exc.strerror}).") from exc
+        raise TransportError(f"{path}: the kernel does not create it ({exc.strerror}).") from exc
 
 
 def _unlink_all(folder: str) -> None:

@@ -85,7 +85,7 @@ class Portal:
             if 0 < port < 1 << 16:
                 return cls(check_address(address, option), port)
         raise TransportError(
-            f"{option}: {text!r} is no portal; write the array's storage address, such as 10.20.0.11 or "
+            f"{option}: {text!r} is not a portal; give the array's storage address, such as 10.20.0.11 or "
             "10.20.0.11:3261.",
             option=option,
             code="option_invalid",
@@ -97,7 +97,9 @@ def check_address(address: str, option: str) -> str:
     try:
         return str(ipaddress.ip_address(address))
     except ValueError as exc:
-        raise TransportError(f"{option}: {address!r} is no IP address.", option=option, code="option_invalid") from exc
+        raise TransportError(
+            f"{option}: {address!r} is not an IP address.", option=option, code="option_invalid"
+        ) from exc
 
 
 def refuse_foreign_address(portal: Portal) -> None:
@@ -107,7 +109,7 @@ def refuse_foreign_address(portal: Portal) -> None:
             probe.bind((portal.address, 0))
         except OSError as exc:
             raise TransportError(
-                f"portal: {portal.address} is no address of the array ({exc.strerror}); give the one it has in the "
+                f"portal: {portal.address} is not an address of the array ({exc.strerror}); give the one it has in the "
                 "storage network.",
                 option="portal",
                 code="option_invalid",
@@ -135,7 +137,7 @@ def check_initiator(name: str) -> str:
     if len(name) <= _NAME_BYTES and _NAME.fullmatch(name):
         return name
     raise TransportError(
-        f"initiator: {name!r} is no iSCSI name; give the media server's own, the line InitiatorName= in its "
+        f"initiator: {name!r} is not an iSCSI name; give that of the media server, InitiatorName= in its "
         "/etc/iscsi/initiatorname.iscsi.",
         option="initiator",
         code="option_invalid",

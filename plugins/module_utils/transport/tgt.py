@@ -74,7 +74,7 @@ class TgtExporter(Exporter):
         if not any(_leads_to(address, port, portal) for address, port in served):
             known = ", ".join(f"{address} port {port}" for address, port in served) or "nowhere"
             raise TransportError(
-                f"portal: tgtd does not answer at {portal} but at {known}; let it (tgtd --iscsi portal={portal}).",
+                f"portal: tgtd does not answer at {portal} but at {known}; start it with --iscsi portal={portal}.",
                 option="portal",
                 code="host_program",
             )
@@ -152,7 +152,7 @@ class TgtExporter(Exporter):
                     raise
             time.sleep(_POLL_S)
         if _find(export.target) is not None:
-            raise TransportError(f"target {export.target}: tgtd does not let go of it; see tgtadm --op show.")
+            raise TransportError(f"target {export.target}: tgtd does not delete it; see tgtadm --op show.")
         self._remove_accounts(export.session)
 
     @staticmethod
@@ -210,7 +210,7 @@ def add_account(chap: Chap) -> None:
         ) from exc
     error = _RESPONSE.unpack(answer)[0] if len(answer) == _RESPONSE.size else "none"
     if error:
-        raise TransportError(f"transport: tgtd takes no account for user {chap.user} (answer {error}).", "transport")
+        raise TransportError(f"transport: tgtd refuses the account of user {chap.user} (answer {error}).", "transport")
 
 
 def _lines(shown: str) -> Iterator[tuple[int, str, str]]:

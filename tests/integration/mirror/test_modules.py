@@ -187,4 +187,4 @@ def test_what_a_module_is_not_told_right_is_one_sentence(array: Array, call: Run
     pair = {**asdict(array.pairs[0]), "options": {"color": "red"}}
     refused = call(mirror_info, pairs=[pair])
     assert refused["msg"] == "pairs: data: options: 'color' is not an option of provider image; it has none."
-    assert call(mirror_split, session="../etc")["msg"].startswith("session: '../etc' is no session id")
+    assert call(mirror_split, session="../etc")["msg"].startswith("session: '../etc' is not a session id")

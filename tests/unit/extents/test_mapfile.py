@@ -156,7 +156,7 @@ def test_what_is_no_map_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database at all, just some text that is long enough to be read as one\n" * 99)
     sqlite3.connect(tmp_path / "other").execute("CREATE TABLE t(x)")
     for name in ("missing", "text", "other"):
-        with pytest.raises(MapError, match="no extent map"):
+        with pytest.raises(MapError, match="cannot be read as an extent map"):
             MapFile.open(str(tmp_path / name), "s1")
     with MapFile.create(str(tmp_path / "map"), "s1", "host") as made:
         made.set_meta("format_version", "99")

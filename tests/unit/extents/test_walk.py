@@ -104,5 +104,5 @@ def test_what_vanishes_or_becomes_a_link_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_scope_named_twice_is_refused() -> None:
-    with pytest.raises(MapError, match=r"/d is asked for twice \(paths, postgresql main\)"):
+    with pytest.raises(MapError, match=r"/d is named twice \(paths, postgresql main\)"):
         ScopeTree([Scope("/d"), Scope("/d", label="postgresql main")])

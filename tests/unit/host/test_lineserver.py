@@ -189,7 +189,7 @@ def test_stop_answers_first_and_removes_the_socket(running: Running) -> None:
     assert call(running.path, "stop", 10)["result"]["op"] == "stop"
     running.thread.join(10)
     assert not os.path.exists(running.path)
-    with pytest.raises(NotRunning, match="nobody answers"):
+    with pytest.raises(NotRunning, match="no process answers"):
         call(running.path, "echo", 10)
 
 
@@ -203,7 +203,7 @@ def test_a_server_with_many_who_wait_is_not_taken_for_a_dead_one(tmp_path: Path)
             client.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 client.connect(path)
-        with pytest.raises(LineError, match="takes no more requests") as refusal:
+        with pytest.raises(LineError, match="accepts no more requests") as refusal:
             call(path, "echo", 10)
     assert not isinstance(refusal.value, NotRunning)
 

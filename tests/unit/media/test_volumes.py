@@ -441,7 +441,7 @@ def test_a_torn_label_is_not_taken_for_one(library: Library) -> None:
     library.make()
     with library.drive(faults=Faults(torn_last_record=True)) as drive:
         drive.load("V1")
-        with pytest.raises(TapeError, match="reads back otherwise"):
+        with pytest.raises(TapeError, match="does not read back"):
             label_volume(drive, library.catalog, "V1", "p", RECORD)
     assert library.catalog.volume("V1") is None
 

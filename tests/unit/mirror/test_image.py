@@ -116,7 +116,7 @@ def test_broken_record_is_named_and_kept(array: Array) -> None:
     text = record.read_text()
     for bad in (text[:40], json.dumps({**json.loads(text), "format_version": 99})):
         record.write_text(bad)
-        with pytest.raises(MirrorError, match=r"\.json: it is no record of a split mirror"):
+        with pytest.raises(MirrorError, match=r"\.json: it is not a record of a split mirror"):
             array.provider.state()
     assert record.exists()
 

@@ -115,12 +115,12 @@ def test_the_name_says_which_lun_it_is(sysfs: Path, tmp_path: Path) -> None:
         return stable_name(disks, str(by_id), timeout_s, str(sysfs), str(udev_data))
 
     (by_id / "wwn-0x1").symlink_to("/dev/sda")
-    with pytest.raises(TransportError, match="/dev/dm-0: udev gives it no name"):
+    with pytest.raises(TransportError, match="/dev/dm-0: udev makes no link"):
         name()
     for link in ("scsi-36001405", "dm-name-mpatha", "wwn-0x6001405"):
         (by_id / link).symlink_to("/dev/dm-0")
     # udev may still be making links: a better one may follow.
-    with pytest.raises(TransportError, match="/dev/dm-0: udev gives it no name"):
+    with pytest.raises(TransportError, match="/dev/dm-0: udev makes no link"):
         name()
     best = by_id / "dm-uuid-mpath-36001405"
     record = "S:disk/by-id/wwn-0x6001405\nS:disk/by-id/dm-uuid-mpath-36001405\nI:2795242\n"

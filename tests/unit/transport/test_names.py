@@ -72,7 +72,7 @@ def test_what_is_no_initiator_is_refused(name: str) -> None:
 
 def test_an_address_of_another_host_is_refused() -> None:
     refuse_foreign_address(Portal("127.0.0.1"))
-    with pytest.raises(TransportError, match=r"192\.0\.2\.1 is no address of the array"):
+    with pytest.raises(TransportError, match=r"192\.0\.2\.1 is not an address of the array"):
         refuse_foreign_address(Portal("192.0.2.1"))
 
 

@@ -99,7 +99,7 @@ def test_tgtd_is_told_by_its_socket(
         if taken:
             add_account(chap)
         else:
-            with pytest.raises(TransportError, match="tgtd takes no account") as refused:
+            with pytest.raises(TransportError, match="tgtd refuses the account") as refused:
                 add_account(chap)
             assert SECRET not in refused.value.message
         thread.join()

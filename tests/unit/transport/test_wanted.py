@@ -44,7 +44,7 @@ def test_those_of_others_are_refused(told: dict[str, Any]) -> None:
 def test_one_pair_never_stands_for_another() -> None:
     told = luns()
     told["data"], told["wal"] = told["wal"], told["data"]
-    with pytest.raises(TransportError, match="no LUN of session"):
+    with pytest.raises(TransportError, match="not a LUN of session"):
         wanted_from_luns(SESSION, told, PAIRS)
 
 
