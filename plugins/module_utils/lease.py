@@ -47,7 +47,8 @@ class LeaseError(SplitMirrorError):
 class Owner:
     """The process on the controller that runs the play, told from all others.
 
-    :param boot_id: of the controller's kernel, see random(4); empty where it has none, so that nobody can ask.
+    :param boot_id: of the controller's kernel, see random(4); empty where it has none; then its
+        processes cannot be looked up.
     :param pid_namespace: in which ``pid`` counts, see namespaces(7).
     :param start_ticks: field 22 of /proc/PID/stat, see proc(5).
     """
@@ -98,7 +99,7 @@ class Lease:
 def _refusal(lease: Lease, session: str, owner: Owner, alive: Optional[bool], *, is_judged: bool) -> str:
     """Why a lease cannot be had; empty when it can.
 
-    :param alive: whether its owner lives, as its own controller tells; None when that is another one.
+    :param alive: whether its owner lives, as its own controller reports; None when that is another one.
     :param is_judged: whether anybody asked.
     """
     if lease.session == session:
@@ -148,8 +149,8 @@ class Leases:
     ) -> Optional[Lease]:
         """Take the lease of a database host, and return the one that was there before.
 
-        :param judged: the session whose owner ``alive`` tells of.
-        :param break_lease: whoever has it.
+        :param judged: the session whose owner ``alive`` is about.
+        :param break_lease: take it also from a run that may be at work.
         :param dry_run: change nothing.
         :raises LeaseError: another run is at work.
         """
@@ -181,7 +182,7 @@ class Leases:
 
     @contextlib.contextmanager
     def at_work(self, part: str, session: Optional[str] = None) -> Iterator[None]:
-        """A task of the run works meanwhile; where there is no lease, as in plays without the role, nothing is asked.
+        """Hold the lease while a task of the run works; without a lease, as in plays without the role, do nothing.
 
         :param part: of the host, see host_part. :param session: for which it works; None when it is not known.
         :raises LeaseError: another run has taken over.
@@ -250,10 +251,10 @@ class Leases:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else looks at a lease, takes it or gives it back meanwhile; that never takes long."""
+        """Lock out other processes that look at a lease, take it or give it back; that never takes long."""
         try:
             lock = open_folder(self._folder)
-        except FileNotFoundError:  # nobody has ever taken one
+        except FileNotFoundError:  # no lease was ever taken here
             yield
             return
         with locked(lock):

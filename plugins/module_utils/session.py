@@ -252,12 +252,12 @@ class StateDir:
 
     @property
     def mirrors_lock(self) -> str:
-        """Whoever claims a mirror locks this file."""
+        """A process that claims a mirror locks this file."""
         return os.path.join(self.mirrors_dir, ".lock")
 
     @property
     def turn_lock(self) -> str:
-        """Whoever has the turn to split locks this file."""
+        """The process that has the turn to split locks this file."""
         return os.path.join(self.mirrors_dir, ".turn")
 
     def sessions(self) -> list[str]:

@@ -8,7 +8,7 @@ The first layer of the check; its cost grows with what changed. The proof on the
 
 A frozen XFS cannot trim what it allocated ahead behind the end of a file that grows. Files that have any stay open
 until the thaw (filemap.py); but to look at one that was thrown out of the kernel's inode cache meanwhile waits for the
-thaw. So whoever freezes needs a thaw that does not depend on this check.
+thaw. So the caller needs a thaw that does not depend on this check.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def check_map(
     """Make the map what the file systems are, while they are frozen, and set its state to ``checked``.
 
     :param unclosed: takes descriptors that the caller closes after the thaw; to close them here could wait for it.
-    :param budget_s: after which it gives up: whoever froze must not wait for it.
+    :param budget_s: after which it gives up, so that the freeze does not wait for it.
     :raises MapError: when something of the scopes cannot be mapped any more, something else is mounted there, or the
         budget is spent.
     """
@@ -212,7 +212,7 @@ class _Check:
 
     def _paths_of(self, changes: Changes) -> tuple[set[bytes], set[bytes]]:
         """Paths to look at with all that is below them, and paths to look at alone."""
-        # The folders that hold whole scopes are not in the map, but their events tell of the scopes' roots.
+        # The folders that hold whole scopes are not in the map, but their events name the scopes' roots.
         outer: dict[tuple[int, int], list[bytes]] = {}
         for root in self._tree.tops:
             folder = os.path.dirname(root)

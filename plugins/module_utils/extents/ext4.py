@@ -139,7 +139,7 @@ class InodeTables:
         return piece, first, first + len(piece) // self.inode_bytes - 1
 
     def expect(self, inodes: Iterable[int]) -> None:
-        """Have the kernel read what is needed to find these inodes; nobody waits for it."""
+        """Have the kernel read what is needed to find these inodes, without waiting for it."""
         step = _PIECE_BYTES // self.inode_bytes
         most = self._geometry.inodes
         stretches = sorted({(inode - 1) // step for inode in inodes})[:_EXPECTED_AT_ONCE]
@@ -154,7 +154,7 @@ class InodeTables:
                 self.read_ahead(self._table(group) + place, self._length(place))
 
     def read_ahead(self, start: int, length: int) -> None:
-        """Have the kernel read a part of the device; nobody waits for it."""
+        """Have the kernel read a part of the device, without waiting for it."""
         # It is only a hint: who needs what is there will see what is wrong.
         with contextlib.suppress(OSError, OverflowError):
             os.posix_fadvise(self._fd, start, length, os.POSIX_FADV_WILLNEED)

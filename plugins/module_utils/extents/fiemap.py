@@ -78,7 +78,7 @@ class Fiemap:
             for number in range(1, mapped):
                 last = _EXTENT.unpack_from(buffer, _HEAD.size + number * _EXTENT.size)
                 found.append(last)
-            # A short answer without LAST is no end: preallocation may follow the file's last byte, so go on behind it.
+            # A short answer without LAST is not the end: preallocation may follow the file's last byte, so go on.
             if last[3] & LAST:
                 break
             start = last[0] + last[2]

@@ -43,7 +43,7 @@ _KINDS = {
     stat.S_IFIFO: "p",
     stat.S_IFSOCK: "s",
 }
-# _IOR('f', 1, long), and the flag of what fscrypt encrypts (include/uapi/linux/fs.h). FIEMAP does not tell it on ext4.
+# _IOR('f', 1, long), and the flag of what fscrypt encrypts (include/uapi/linux/fs.h). FIEMAP does not show it on ext4.
 _FS_IOC_GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
 _FS_ENCRYPT_FL = 0x800
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -275,7 +275,7 @@ class FileMapper:
             if exc.errno in VANISHED:
                 return None
             if exc.errno == errno.EINVAL and kind == "l":
-                # It is no link any more (readlink(2)).
+                # It is not a link any more (readlink(2)).
                 raise _OtherKind from exc
             raise unreadable(path, exc) from exc
         major, minor = (os.major(found.st_rdev), os.minor(found.st_rdev)) if kind in "cb" else (0, 0)
@@ -292,7 +292,7 @@ class _OtherKind(Exception):
 
 
 def _is_other(folder: int, name: bytes) -> bool:
-    """Whether a name is no regular file; False when nobody can tell."""
+    """Whether a name is something else than a regular file; False when that cannot be found out."""
     try:
         return not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except OSError:

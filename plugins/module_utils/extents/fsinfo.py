@@ -24,7 +24,7 @@ _EXT4_MOST_LOG_BLOCK = 6
 
 
 class FsInfo(NamedTuple):
-    """A file system as its superblock tells it; ``refusal`` says why it cannot be mapped, None when it can."""
+    """A file system as its superblock describes it; ``refusal`` says why it cannot be mapped, None when it can."""
 
     fs_type: str
     fs_uuid: str

@@ -38,7 +38,7 @@ from .maprows import (
 )
 from .scope import Scope
 
-#: What comes out of values of wrong types, when nobody looked at these first.
+#: What values of wrong types lead to where they are not checked first.
 DAMAGED = (sqlite3.Error, struct.error, AttributeError, OverflowError, TypeError, ValueError)
 FS_TYPES = ("ext4", "xfs")
 _KINDS = "fdlcbps"
@@ -132,7 +132,7 @@ def bound_work(db: sqlite3.Connection, path: str) -> None:
     """Give up reading a database whose tree of pages leads round and round, however few pages it has.
 
     What an honest one is asked takes steps of SQLite in proportion to its size: fewer than one a byte, each time that
-    all of it is read. Whoever asks gets sqlite3.OperationalError.
+    all of it is read. The query then raises sqlite3.OperationalError.
     """
     left = (os.path.getsize(path) * _STEPS_A_BYTE + _STEPS_AT_LEAST) // _STEPS_AT_ONCE
 
@@ -258,7 +258,7 @@ def parse_seals(text: str) -> dict[str, str]:
 
 
 def wrong(what: str, path: bytes = b"") -> MapError:
-    """The error for a map that nobody should believe. :param path: which entry it is."""
+    """The error for a map that must not be used. :param path: which entry it is."""
     name = f" ({shown(path)})" if path else ""
     return MapError(
         f"map: {what}{name}; the map is damaged or was forged, map the session again.", option="map", code="map_damaged"

@@ -127,14 +127,14 @@ class MapFile(MapSqlite):
         return [SegmentRow(*row) for row in self._all(query, fs)]
 
     def set_owners(self, users: Mapping[int, str], groups: Mapping[int, str]) -> None:
-        """Record the names of users and groups, as Python's pwd and grp tell them on the database host."""
+        """Record the names of users and groups, as Python's pwd and grp know them on the database host."""
         # As bytes, because a name may be no UTF-8.
         for table, names in (("users", users), ("groups", groups)):
             rows = [(number, os.fsencode(name)) for number, name in names.items()]
             self._write_all(f"INSERT OR REPLACE INTO {table} VALUES(?, ?)", rows)
 
     def users(self) -> dict[int, str]:
-        """Names of users by uid; what is no UTF-8 in them is escaped with surrogates."""
+        """Names of users by uid; bytes in them that are not UTF-8 are escaped with surrogates."""
         return self._names("users")
 
     def groups(self) -> dict[int, str]:
@@ -174,7 +174,7 @@ class MapFile(MapSqlite):
         self._insert([row])
 
     def remove_tree(self, path: bytes, layer: Optional[str] = None) -> int:
-        """Take a path and everything below it out of the map; return how many entries that were.
+        """Take a path and everything below it out of the map; return the number of entries.
 
         :param layer: record each as removed by this layer, see add_changes.
         """

@@ -180,7 +180,7 @@ def _look(tree: ScopeTree, places: FileSystems, mapper: FileMapper, workers: int
         return
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
-        # A message is one run, and whoever is free takes the next.
+        # A message is one run, and the next free process takes it.
         taken, given = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with taken, given:
             given.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _RUN_BYTES)

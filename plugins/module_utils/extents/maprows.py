@@ -40,7 +40,7 @@ class FileEntry(NamedTuple):
 
     ``path`` is absolute on the database host. ``kind`` is f, d, l, c, b, p or s (file, folder, symbolic link,
     character device, block device, fifo, socket). ``dev`` is the device number on the database host, ``mode`` holds
-    the permission bits (0o7777), ``size`` is in bytes and 0 for what is no regular file. ``xattrs`` is None or what
+    the permission bits (0o7777), ``size`` is in bytes, and 0 for all but regular files. ``xattrs`` is None or what
     pack_xattrs made. ``source`` says where the data come from: ``none`` (there are none), ``device`` (the extents;
     what has none reads as zeros), ``content`` (inline data, in ``content``), ``mount`` (only readable through the
     mounted mirror, ``reason`` says why), ``skip`` (not in the archive).

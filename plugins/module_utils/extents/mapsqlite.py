@@ -191,7 +191,7 @@ class MapSqlite:
         self._db.close()
         self._closed = True
         if self._new:
-            # Half a map is worth nothing, and nobody shall take it for a whole one.
+            # Half a map is useless, and must not be taken for a whole one.
             os.unlink(self.path)
 
     def commit(self) -> None:
@@ -255,7 +255,7 @@ class MapSqlite:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """What goes wrong inside is that there is no room, but for a row that breaks a rule of the table."""
+        """Turn errors inside into: there is no room; except that of a row that breaks a rule of the table."""
         try:
             yield
         except sqlite3.IntegrityError:

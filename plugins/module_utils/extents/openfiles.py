@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Container
 
-# address perms offset dev inode path; the last letter of perms tells that the map is shared. A shared map that is
+# address perms offset dev inode path; the last letter of perms shows whether the map is shared. A shared map that is
 # not writable now may have been until a moment ago.
 _SHARED_MAP = re.compile(rb"^\S+ ...s \S+ ([0-9a-f]+):([0-9a-f]+) (\d+)", re.MULTILINE)
 
@@ -34,7 +34,7 @@ def _open_files(folder: str, devices: Container[int], found: set[tuple[int, int]
     try:
         for name in os.listdir(folder_fd):
             try:
-                # The permissions of the link tell how the file was opened.
+                # The permissions of the link show how the file was opened.
                 if not os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode & stat.S_IWUSR:
                     continue
                 file = os.stat(name, dir_fd=folder_fd)

@@ -141,5 +141,5 @@ def _pattern(globs: Iterable[str]) -> Optional[re.Pattern[str]]:
 
 
 def _text(name: bytes) -> str:
-    """A name as characters, whatever the locale; a byte that is no UTF-8 is one of its own, as in os.fsdecode."""
+    """A name as characters, whatever the locale; a byte that is not UTF-8 counts as a character, as in os.fsdecode."""
     return name.decode("utf-8", "surrogateescape")

@@ -4,7 +4,7 @@
 
 """Look at the files of an ext4 mirror by its inode tables: the rows that a FileMapper gives, for less work.
 
-The kernel reads inodes and folders block by block, each behind the large reads of whoever writes the archive; here
+The kernel reads inodes and folders block by block, each behind the large reads of the archive's writer; here
 hundreds come in one read, and they are asked for before they are needed. Plain inodes are understood, all others are
 looked at through the mount. No checksums are verified: who finds a difference has to ask the kernel before he believes
 it, so a damaged inode is never taken for a change.
@@ -55,7 +55,7 @@ _EVERY = 16
 
 
 class Scanner:
-    """Looks at the files of one ext4 that nobody writes to.
+    """Looks at the files of one ext4 that is not being written.
 
     :param mapper: looks at what is not understood here, through the mount.
     """

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The seal of frozen file systems: it tells the mirror of this freeze from an older one, and from one that went on.
+"""The seal of frozen file systems: it distinguishes the mirror of this freeze from an older or a newer one.
 
 The first 4096 bytes of a file system hold counters and times that its own freeze writes, and that writes after the thaw
 change: on ext4 the superblock with its time and amount written (ext4_freeze commits it, ext4_unfreeze does so again),

@@ -22,9 +22,9 @@ _SECTOR_BYTES = 512
 
 #: File systems that cannot be mapped, with the reason that makes it so.
 _REFUSED_TYPES = {
-    "btrfs": "its extent addresses are no offsets of a device",
+    "btrfs": "its extent addresses are not offsets on a device",
     "zfs": "it has no extent map",
-    "bcachefs": "its extent addresses are no offsets of one device",
+    "bcachefs": "its extent addresses are not offsets on one device",
     "overlay": "its files lie in other file systems",
     "tmpfs": "it lies in memory, not on a LUN",
     "ramfs": "it lies in memory, not on a LUN",
@@ -265,7 +265,7 @@ class BlockStack:
         return self._slice(_device(words[0]), int(words[1]) * _SECTOR_BYTES + start, length)
 
     def _dm_multipath(self, dev: int, words: list[str], start: int, length: int) -> list[Segment]:
-        """multipath: every path leads to the same LUN, so the first declared one tells the offsets."""
+        """multipath: every path leads to the same LUN, so the offsets are those of the first declared one."""
         # Words that are device numbers are paths; counts and names of the path selector hold no colon.
         paths = [_device(word) for word in words if re.fullmatch(r"\d+:\d+", word)]
         for path in paths:

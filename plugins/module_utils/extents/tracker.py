@@ -45,7 +45,7 @@ _AT_FDCWD = -100
 _READ_BYTES = 1 << 18
 # Events that say the same are merged by the kernel while they wait, so they are not fetched one by one.
 _PAUSE_S = 0.02
-# About 100 bytes each; beyond that mapping all again is no more work than what the list would save.
+# About 100 bytes each; beyond that, mapping everything again is as quick.
 _MOST_EVENTS = 250_000
 
 FANOTIFY = "fanotify"
@@ -80,7 +80,7 @@ class Tracker:
     :param mounts: mount points.
     :ivar kind: ``fanotify``, or ``sweep`` when this kernel or these file systems have none.
     :ivar held: what pre_check found open for writing or mapped, None before; for check_map.
-    :ivar pace_s: how many seconds a path took pre_check, None when it looked at too few to tell; for check_map.
+    :ivar pace_s: how many seconds a path took pre_check, None when it looked at too few to know; for check_map.
     """
 
     def __init__(self, mounts: Sequence[str]) -> None:
@@ -130,7 +130,7 @@ class Tracker:
         return self.kind
 
     def watch_opens(self, on: bool) -> None:
-        """From now on (or no more) tell files that other processes open, too.
+        """From now on (or no longer) report files that other processes open, too.
 
         It spares the search for open files while the file system is frozen: what was open before is found before.
         """
@@ -233,7 +233,7 @@ class Tracker:
                 if names is not None and kind == _INFO_DFID_NAME:
                     names.add(NameChange(dev, inode, name))
                     inodes.add((dev, inode))
-                # Without names, the folder that holds the file is no news; a folder itself is told as its own ".".
+                # Without names, the folder of a file does not count; a folder itself is reported as its own ".".
                 elif kind == _INFO_FID or name in (b".", b""):
                     inodes.add((dev, inode))
 

@@ -32,7 +32,7 @@ OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME | os.O
 class PlacedFs(NamedTuple):
     """A file system of the map and where it is reached.
 
-    ``local`` is the folder that shows its ``mount_point``; ``local_dev`` the device number that stat tells there.
+    ``local`` is the folder that shows its ``mount_point``; ``local_dev`` the device number that stat reports there.
     ``inside`` is where that folder lies in the mounted file system, without slashes around it: nothing is reached over
     a symbolic link from there on, not even ``local``.
     """
@@ -84,8 +84,8 @@ class Run(NamedTuple):
     """Neighbours in one folder, in logical order.
 
     The path of each is ``prefix`` + name; it is reached by its name in the folder ``local``, or is that folder itself
-    when the name is empty. ``kinds`` names those that are no regular files: d, or o for others. ``inodes`` has the
-    numbers of inodes as the folder tells them, of these names and others; a name may be missing.
+    when the name is empty. ``kinds`` names those that are not regular files: d, or o for others. ``inodes`` has the
+    numbers of inodes as the folder lists them, of these names and others; a name may be missing.
     """
 
     fs: int
@@ -121,12 +121,12 @@ class _Frame:
         self.names = found
         # Nothing but regular files that all belong to the scope.
         self.is_plain = not self.kinds and not self.way and rule is not None
-        # Inodes of the folders that come next, and how many of these were told to whoever reads ahead.
+        # Inodes of the folders that come next, and how many of these were passed on for reading ahead.
         self.folders = [self.inodes[name] for name in found if self.kinds.get(name) == "d"]
         self.told = self.entered = 0
 
     def ahead(self) -> list[int]:
-        """Inodes of folders that will be entered soon and were not told yet; to be called when one is entered."""
+        """Inodes of folders that will be entered soon and were not passed on yet; to be called when one is entered."""
         self.entered += 1
         begin, self.told = self.told, max(self.told, self.entered + _FOLDERS_AHEAD)
         return self.folders[begin : self.told]
@@ -246,7 +246,7 @@ def _below(top: bytes, place: PlacedFs, rule: Optional[Rule], setting: _Setting)
 
 
 def scan(path: bytes, place: PlacedFs, local: bytes) -> tuple[dict[bytes, int], dict[bytes, str]]:
-    """Names in a folder with their inode numbers, and which of them are no regular files; nothing when it vanished.
+    """Names in a folder with their inode numbers, and which of them are not regular files; nothing when it vanished.
 
     :param path: of the database host. :param local: where it is reached in its place.
     :raises Unreadable: when it cannot be read.

@@ -37,7 +37,7 @@ class DaemonError(SplitMirrorError):
 
 @dataclass(frozen=True)
 class DaemonRecord:
-    """What tells one process from all others. :param start_ticks: field 22 of /proc/PID/stat, see proc(5)."""
+    """What identifies one process. :param start_ticks: field 22 of /proc/PID/stat, see proc(5)."""
 
     pid: int
     start_ticks: int
@@ -73,7 +73,7 @@ def daemonize(folder: str, name: str, run: Callable[[Ready], None], timeout_s: f
 def read_record(folder: str, name: str) -> Optional[DaemonRecord]:
     """The record that daemon ``name`` left in ``folder``, or None if it left none that can be read.
 
-    What a power failure made of a record tells of a process that the power failure has ended.
+    A record that a power failure damaged counts as none: the power failure has ended its process, too.
 
     :raises DaemonError: the file cannot be read.
     """
@@ -131,7 +131,7 @@ def _live(folder: str, name: str, run: Callable[[Ready], None], pipe: int) -> No
     except BaseException as exc:
         traceback.print_exc()
         message = exc.message if isinstance(exc, SplitMirrorError) else f"{name}: {type(exc).__name__}: {exc}"
-        with contextlib.suppress(OSError):  # it was ready: nobody listens any more
+        with contextlib.suppress(OSError):  # it was ready, so the reader has closed the pipe
             os.write(pipe, b"-" + message.encode())
         raise
 
@@ -211,7 +211,7 @@ def _handle(record: DaemonRecord) -> Iterator[Callable[[int], None]]:
     """A function that signals the process that now has this pid, and no later one (pidfd_open(2), Linux 5.3)."""
     try:
         pidfd = os.pidfd_open(record.pid)
-    except (AttributeError, OSError):  # an old kernel or a Python built on one, or nobody has the pid
+    except (AttributeError, OSError):  # an old kernel or a Python built on one, or there is no process with this pid
 
         def send_checked(number: int) -> None:
             if is_alive(record):

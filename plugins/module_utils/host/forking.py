@@ -30,7 +30,7 @@ def fork(life: Life) -> int:
 
 
 def fork_orphan(life: Life) -> None:
-    """Like fork, but the process is nobody's child: it has a session of its own, and nobody has to wait for it.
+    """Like fork, but the process has a session of its own and is not our child, so we need not wait for it.
 
     Whether it has come up is for the process to say.
     """

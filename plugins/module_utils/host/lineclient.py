@@ -30,7 +30,7 @@ class LineError(SplitMirrorError):
 
 
 class NotRunning(LineError):
-    """Nobody serves the socket: the process was never started or is gone."""
+    """No process serves the socket: it was never started, or has ended."""
 
     code = "process_gone"
 

@@ -49,7 +49,7 @@ class Service:
     def orphaned(self, op: str, *, done: bool) -> None:
         """Called when the client of a request is gone.
 
-        :param done: it was carried out, but nobody knows; False: it was dropped.
+        :param done: it was carried out, but its answer cannot be sent; False: it was dropped.
         """
 
     def next_wakeup(self) -> Optional[float]:
@@ -106,7 +106,7 @@ class LineServer:
             self._selector.unregister(fd)
 
     def client_is_gone(self) -> bool:
-        """Whether nobody waits any more for the request that is being handled; False when none is."""
+        """Whether the client of the request that is being handled has gone; False when none is handled."""
         return self._answering is not None and _is_gone(self._answering.sock)
 
     def stop(self) -> None:

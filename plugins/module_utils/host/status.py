@@ -29,10 +29,10 @@ class Status:
 
     :param phase: what is done: ``map``, ``sync``, ``resync``, ``write``, ``verify``, ``restore``.
     :param done: how much of it is done, in units; never more than ``total``.
-    :param total: how much there is; None when nobody knows.
+    :param total: how much there is; None when that is not known.
     :param unit: ``bytes``, ``files`` or ``percent``.
     :param rate: units per second since the work began, without the time in which it waited.
-    :param eta_s: seconds that the rest takes at this rate; None when nobody can say.
+    :param eta_s: seconds that the rest takes at this rate; None when that is not known.
     :param waiting_for: why nothing happens at this moment; None when something does.
     :param since_s: when the phase began; :param updated_s: when this was written; seconds since 1970.
     """
@@ -66,7 +66,7 @@ class StatusWriter:
     """Writes the status of one piece of work, at most every EVERY_S seconds.
 
     :param path: the file; its folder should exist. None writes nothing.
-    :param total: how much there is; None when nobody knows.
+    :param total: how much there is; None when that is not known.
     """
 
     def __init__(self, path: Optional[str], phase: str, unit: str, total: Optional[float] = None) -> None:

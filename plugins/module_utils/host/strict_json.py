@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 def parse_json(data: bytes) -> Any:
     """Parse a JSON text; unlike json.loads, take no number that is infinite or none, and no half of a surrogate pair.
 
-    Both would be refused later, by a database or a file name, in other words than those of whoever reads the text.
+    Both would be refused later, by a database or a file name, with a message that does not name the text.
 
     :raises ValueError: it is not such a text. Texts that are nested too deep for the parser count, too.
     """

@@ -74,11 +74,11 @@ class DriveBusy(TapeError):
 
 @dataclass(frozen=True)
 class DriveStatus:
-    """What a drive tells about itself and the volume in it.
+    """What a drive reports about itself and the volume in it.
 
     :param volume: name of the loaded volume as the drive or its library knows it; None if it cannot know.
     :param write_protected: nothing can be written.
-    :param capacity_bytes: native capacity; None if the drive does not tell.
+    :param capacity_bytes: native capacity; None if the drive does not report it.
     :param remaining_bytes: what may still be written behind the head before the early warning; None if not told.
     """
 
@@ -89,7 +89,7 @@ class DriveStatus:
 
 
 class TapeDrive(ABC):
-    """One open drive. Nobody else can use it until close(); use it as a context manager.
+    """One open drive. No other process can use it until close(); use it as a context manager.
 
     Every method raises TapeError when the drive refuses or fails. After an error other than EndOfData,
     FilemarkHit and EarlyWarning the place of the head is unknown: rewind or locate before going on.
@@ -137,7 +137,7 @@ class TapeDrive(ABC):
     def load(self, volume: str) -> None:
         """Put a volume into the drive (if the drive can choose) and rewind it.
 
-        A drive without a library loads what is in it; only the label tells which volume that is.
+        A drive without a library loads what is in it; only the label shows which volume that is.
         """
 
     @abstractmethod
@@ -165,7 +165,7 @@ class TapeDrive(ABC):
         )
 
     def data_path(self, file_number: int) -> Optional[str]:
-        """The plain file that holds a tape file of the loaded volume; None on a medium that is no file system."""
+        """The plain file that holds a tape file of the loaded volume; None on a medium that is not a file system."""
         return None
 
     @abstractmethod
@@ -232,7 +232,7 @@ class TapeDrive(ABC):
     def tell_block(self) -> Optional[int]:
         """Where the drive says that it stands (MTIOCPOS): records and filemarks before the head.
 
-        None when the drive cannot tell. It is the drive's own word, so it can prove or disprove our count.
+        None when the drive cannot report it. It does not depend on our count, so it can prove or disprove that.
         """
 
     @abstractmethod

@@ -28,7 +28,7 @@ MT_ST_CLEARBOOLEANS = 0x40000000
 MT_ST_SCSI2LOGICAL = 0x800
 #: Off: buffered and asynchronous writes and read-ahead (an error would belong to another record), a second filemark at
 #: the end, the System V way of closing, operations and filemarks that return before they are done, and the suppression
-#: of what tells that a record was longer than the buffer.
+#: of the report that a record was longer than the buffer.
 MT_ST_OFF = 0x1 | 0x2 | 0x4 | 0x10 | 0x1000 | 0x2000 | 0x4000 | 0x8000
 _GMT_EOF = 0x80000000
 _GMT_EOT = 0x20000000
@@ -53,7 +53,7 @@ MTIOCPOS = _ioctl_number(False, 3, _MTPOS.size)
 
 
 class MtStatus(NamedTuple):
-    """What MTIOCGET tells, as far as it can be believed.
+    """What MTIOCGET reports, as far as it is reliable.
 
     :param empty: there is no volume in the drive.
     :param at_end: the last operation met the end of data, or the end of the medium.

@@ -83,7 +83,7 @@ def read_command(device: str, command: bytes, answer_bytes: int) -> bytes:
 
 
 def drive_serials(changer: str) -> list[Optional[str]]:
-    """Serial numbers of the drives of a library, in the order of its elements; None where it does not tell.
+    """Serial numbers of the drives of a library, in the order of its elements; None where it does not report one.
 
     :raises OSError: the library refuses to tell.
     """

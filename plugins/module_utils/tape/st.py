@@ -133,7 +133,7 @@ class StTape(StHead):
             if self._file is not None:
                 self._arrive(self._file + 1, 0)
             return b""
-        # A drive that does not tell hands out its buffer as data at the end; one that tells means it.
+        # At the end of data, a drive that does not report its position returns its buffer as data.
         if not data or (found.at_end and self.tell_block() is None):
             raise self._end_of_data()
         self._pass(1)

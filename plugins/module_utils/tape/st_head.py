@@ -6,13 +6,13 @@
 
 Facts are from linux/mtio.h, st(4), Documentation/scsi/st.rst and the SCSI stream commands (SSC).
 
-Nothing that a drive or its driver says about its place is believed without need. A drive either *tells* (READ POSITION
-works, and so does LOCATE): then its logical blocks are the truth. Or it does not: then it is moved by spacing forward
-from a known place, and where it stands is known by our own count. What such drives were seen to do wrong:
+A drive either *tells* its position (READ POSITION works, and so does LOCATE). Then its logical blocks are used, and
+nothing else that it or its driver reports. Or it does not tell. Then it is moved by spacing forward from a known
+position, and our own count is its position. Errors that such drives were seen to make:
 
 - Spacing back over filemarks stops one record early; going back one record from behind a filemark is right everywhere.
 - Spacing over records passes filemarks and counts them, so records are passed by reading where it matters.
-- Reading at the end of data succeeds with whatever was in the buffer; only the driver's flags tell.
+- Reading at the end of data succeeds with whatever was in the buffer; only the driver's flags show it.
 - Behind the end of data the file number is invented.
 """
 
@@ -84,7 +84,7 @@ class StHead(TapeDrive):
                     raise self._filemark_hit()
 
     def space_end_of_data(self) -> None:
-        # MTEOM would do it in one step, but then nobody knew behind how many filemarks.
+        # MTEOM would do it in one step, but would not report behind how many filemarks.
         file = self._file
         if file is None:
             self.rewind()

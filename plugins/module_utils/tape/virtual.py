@@ -124,7 +124,7 @@ class VirtualTape(TapeDrive):
         Medium(folder, capacity_bytes, min(_EARLY_WARNING_BYTES, capacity_bytes // 16), False, []).save()
 
     def fetch(self, volume: str) -> None:
-        """Nobody has to bring a folder."""
+        """All volumes are in reach already."""
 
     def load(self, volume: str) -> None:
         folder = self._volume_folder(volume)

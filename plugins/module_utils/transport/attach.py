@@ -296,7 +296,7 @@ def detach_target(target: str) -> None:
 
     :raises SplitMirrorError: a disk of it is in use, or its session stays.
     """
-    with contextlib.suppress(ToolError):  # who just looks at the disks shall not meet the logout
+    with contextlib.suppress(ToolError):  # let udev finish with the disks before the logout
         run_tool("udevadm", "settle", "--timeout=10")
     refuse_busy_target(target)
     for session in [one for one in initiator.sessions() if one.target == target]:
@@ -310,7 +310,7 @@ def detach_target(target: str) -> None:
 
 
 def let_go_of_luns(wanted: Sequence[Wanted], change: bool) -> None:
-    """Make sure that nobody reads the LUNs of transport static, and forget what is cached of them.
+    """Make sure that no process reads the LUNs of transport static, and drop their caches.
 
     :param change: False only looks.
     :raises SplitMirrorError: one is in use.

@@ -52,7 +52,7 @@ class Lun:
 
 @dataclass(frozen=True)
 class FoundExport:
-    """A session's export, as the target tells it; it may be half made.
+    """A session's export, as the target reports it; it may be half made.
 
     :param devices: the block devices behind it.
     :param initiators: names of those who are logged in now.
@@ -201,7 +201,7 @@ class Exporter(ABC):
 
     @abstractmethod
     def remove(self, export: FoundExport) -> None:
-        """Take an export away, whole or half made, whoever is still logged in.
+        """Take an export away, whole or half made, also while initiators are logged in.
 
         :raises TransportError: it failed.
         """

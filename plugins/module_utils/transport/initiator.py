@@ -20,7 +20,7 @@ from .names import Portal, TransportError, check_initiator
 from .secret import Chap
 
 NAME_FILE = "/etc/iscsi/initiatorname.iscsi"
-#: An array that is gone shall not hold the backup for iSCSI's usual two minutes.
+#: So that an array that is gone does not hold up the backup for iSCSI's usual two minutes.
 REPLACEMENT_TIMEOUT_S = 15
 _LOGIN_TIMEOUT_S = 10
 _LOGIN_TRIES = 2

@@ -155,7 +155,7 @@ class LioExporter(Exporter):
         _write(f"{group}/enable", "1")
 
     def remove(self, export: FoundExport) -> None:
-        """See Exporter. Disabling the group sends away who is logged in, and lets nobody in again."""
+        """See Exporter. Disabling the group logs out all initiators, and keeps them out."""
         target = f"{self._fabric}/{export.target}"
         group = f"{target}/tpgt_1"
         if os.path.isdir(group):
@@ -199,7 +199,7 @@ class LioExporter(Exporter):
         return [f"{adapter}/{name}" for adapter in adapters for name in _names(adapter) if wanted.fullmatch(name)]
 
     def _new_adapter(self) -> str:
-        """A folder ``iblock_N`` of our own, so that nobody who tidies up behind us stands in the way."""
+        """A folder ``iblock_N`` of our own, so that a process that still removes an older one is not in the way."""
         number = 0
         while os.path.isdir(f"{self._core}/iblock_{number}"):
             number += 1

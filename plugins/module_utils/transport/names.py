@@ -4,7 +4,7 @@
 
 """How a target of ours is called, and its LUNs: everything follows from the session and the pair.
 
-So whoever comes later knows a leftover of a dead session without any record of it, and a LUN of one session can never
+So a later run recognizes what a dead session left without any record of it, and a LUN of one session can never
 be taken for that of another.
 """
 
@@ -119,7 +119,7 @@ def refuse_foreign_address(portal: Portal) -> None:
 def is_taken(portal: Portal) -> bool:
     """Whether a program or the kernel listens there already."""
     with _socket_for(portal) as probe:
-        # Connections of before that are being forgotten are nobody's.
+        # Closed connections that the kernel still remembers (TIME_WAIT) do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((portal.address, portal.port))

@@ -22,7 +22,7 @@ _SECRET = re.compile("[A-Za-z0-9]{22,255}")
 
 @dataclass(frozen=True)
 class Chap:
-    """A name and a secret. :param user: tells of which session it is, and by a digest which secret it goes with."""
+    """A name and a secret. :param user: contains the session, and a digest of the secret."""
 
     user: str
     secret: str = field(repr=False)

@@ -137,7 +137,7 @@ class TgtExporter(Exporter):
         target = _find(export.target)
         if target is None:
             return
-        # Nobody gets in again while those who are in are sent away.
+        # First keep initiators from logging in again, then log them out.
         for entry in target.acl:
             kind = "address" if _is_address(entry) else "name"
             _admin("unbind", "target", f"--tid={target.tid}", f"--initiator-{kind}={entry}")

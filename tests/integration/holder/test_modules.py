@@ -393,7 +393,7 @@ def test_refusals_before_anything_is_mapped(files: Host, folder: Path) -> None:
     assert "/etc/hostname" in files.refused(extent_map, paths=["/etc/hostname"])
     assert "cannot be read" in files.refused(extent_map, paths=["/not/there"])
     assert "names no device" in files.refused(extent_map, paths=[data], pairs=[{"name": "lun"}])
-    assert "no session id" in files.refused(extent_map, paths=[data], session="../x")
+    assert "not a session id" in files.refused(extent_map, paths=[data], session="../x")
     unknown = [{"name": "d", "driver": "oracle"}]
     assert "driver 'oracle' is not known; use one of commands, postgresql" in files.refused(
         extent_map, databases=unknown

@@ -202,7 +202,7 @@ def test_mounts_are_read_as_the_kernel_writes_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fs_type", "reason"),
     [
-        ("btrfs", "no offsets of a device"),
+        ("btrfs", "not offsets on a device"),
         ("zfs", "no extent map"),
         ("nfs4", "network"),
         ("overlay", "other file systems"),
