@@ -267,7 +267,7 @@ def test_an_export_whose_controller_died_is_withdrawn_while_the_media_server_is_
     assert do("media1", "detach", session=None, host="db1") == 1
 
 
-@ways(BOTH_TRANSPORTS)
+@ways([("md", "tgt")])
 def test_an_export_that_is_half_made_is_finished_or_recovered(do: Do) -> None:
     for finish in ("present", "recover"):
         do("array1", "split", byte=0xC2)
