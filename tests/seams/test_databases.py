@@ -185,9 +185,13 @@ def test_close_gives_up_what_is_held_and_never_fails(way: Way) -> None:
 
 
 @hot_ways
-def test_end_before_begin_is_refused(way: Way) -> None:
+def test_end_before_begin_or_after_close_is_refused(way: Way) -> None:
     driver = way.make()
     driver.preflight()
+    with pytest.raises(SessionLost):
+        driver.end()
+    driver.begin("a backup")
+    driver.close()
     with pytest.raises(SessionLost):
         driver.end()
 
