@@ -27,7 +27,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.database.regist
 from ansible_collections.splitmirror.backup.tests.seams.databases import CASES, Case, started
 from ansible_collections.splitmirror.backup.tests.support.freezing import wait_for
 
-LIMIT_S = 30.0
+LIMIT_S = 10.0
 SHORT_S = 0.2
 
 
