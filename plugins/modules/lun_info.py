@@ -136,7 +136,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     for pair in module.params["pairs"]:
         if not pair["device"]:
             raise MapError(
-                f"pairs: {pair['name']} names no device; name the LUN's device on this host.",
+                f"pairs: pair {pair['name']} has no device; name the LUN's device on this host.",
                 "pairs",
                 code="option_invalid",
             )

@@ -165,7 +165,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     provider = provider_of(params)
     result = (make_armed if params["state"] == "armed" else make_split)(module, provider)
     if result.get("method") == "copy":
-        module.warn("the mirrors are copied, not split: writes stand still for as long as the copy takes.")
+        module.warn("the mirrors are copied, not split: writes are stopped for as long as the copy takes.")
     before = result.pop("before")
     after = {pair.name: params["state"] for pair in provider.pairs}
     return {"session": params["session"], "diff": {"before": before, "after": after}, **result}

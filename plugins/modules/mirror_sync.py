@@ -259,8 +259,9 @@ def refuse_others(states: list[PairState], host: str) -> None:
     for state in states:
         if state.session and not is_of_host(state.session, host):
             raise MirrorError(
-                f"pairs: pair {state.name} is held by session {state.session}, which is none of {host}; nothing of it "
-                "is touched. Wait for its end, or clean it up by mirror_sync with state: recovered and without host.",
+                f"pairs: pair {state.name} is held by session {state.session}, which does not belong to "
+                f"{host}, and is left alone. Wait until that session has ended, or clean it up by mirror_sync with "
+                "state: recovered and without host.",
                 option="pairs",
                 code="mirror_held",
             )
@@ -271,8 +272,8 @@ def warn_of_a_long_split(module: AnsibleModule, states: list[PairState]) -> None
     split_s = sum(state.split_estimate_s or 0.0 for state in states)
     if split_s > LONG_SPLIT_S:
         module.warn(
-            f"the split of these pairs will take about {split_s:.1f} seconds, and writes stand still for it; their "
-            "images are in many extents, see the guide to mirror providers."
+            f"the split of these pairs will take about {split_s:.1f} seconds, and writes are stopped meanwhile: their "
+            "images have many extents. See the guide to mirror providers."
         )
 
 

@@ -119,9 +119,11 @@ class Channel:
             code = err = size_bytes = None
         # The host may be anybody's by now.
         if not (isinstance(code, int) and isinstance(err, str) and isinstance(size_bytes, int)):
-            raise AnsibleError(f"{self.host}: what it answers is not of the kind that it should be; look at that host.")
+            raise AnsibleError(f"{self.host}: its answer does not have the expected form; check that host.")
         if not 0 <= size_bytes <= MAX_ANSWER_BYTES:
-            raise AnsibleError(f"{self.host}: it answers with {size_bytes} bytes, far from {MAX_ANSWER_BYTES} at most.")
+            raise AnsibleError(
+                f"{self.host}: its answer has {size_bytes} bytes, and {MAX_ANSWER_BYTES} are the most; check that host."
+            )
         return Answer(code, self._runner.read(size_bytes), err)
 
     def run_once(self, argv: list[str], stdin: Optional[bytes] = None) -> Answer:
@@ -187,7 +189,7 @@ class Channel:
             self.close()
         if uid != "0":
             raise AnsibleError(
-                f"{self.host}: what is asked there is done as user {uid}, and needs root; set become: true."
+                f"{self.host}: commands run there as user {uid}, and have to run as root; set become: true."
             )
 
     def close(self) -> None:

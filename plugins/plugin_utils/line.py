@@ -142,12 +142,10 @@ class StandingLine:
                 become.check_password_prompt(out) or become.check_password_prompt(err)
             )
             if become.check_incorrect_password(out + err) or (prompted and asked):
-                raise AnsibleError(
-                    f"{self._host}: {become.name} does not take the become password; give the right one."
-                )
+                raise AnsibleError(f"{self._host}: {become.name} refuses the become password; give the right one.")
             if become.check_missing_password(out + err):
                 raise AnsibleError(
-                    f"{self._host}: {become.name} wants a password; give it as ansible_become_password, or with "
+                    f"{self._host}: {become.name} asks for a password; give it as ansible_become_password, or with "
                     "--ask-become-pass."
                 )
             if prompted:
@@ -157,7 +155,7 @@ class StandingLine:
             if not self._receive(deadline, ended_is_error=False):
                 raise NotEscalated(f"{self._host}: {become.name} failed: {self._last_words() or 'it ended'}")
             if len(self._inbox) + len(self._errors) > _MOST_BEFORE_BYTES:
-                raise self._lost(f"it says more than {_MOST_BEFORE_BYTES} bytes before {become.name} is done")
+                raise self._lost(f"it sends more than {_MOST_BEFORE_BYTES} bytes before {become.name} is done")
 
     def _next_line(self, deadline: Optional[float]) -> bytes:
         while (end := self._inbox.find(b"\n")) < 0:
@@ -202,4 +200,4 @@ class StandingLine:
 
     def _lost(self, reason: Optional[str]) -> AnsibleError:
         self._drain_errors(0)
-        return AnsibleError(f"{self._host}: the line to it is lost: {self._last_words() or reason}")
+        return AnsibleError(f"{self._host}: the connection to it is lost: {self._last_words() or reason}")

@@ -58,7 +58,7 @@ class LinePeer:
         try:
             self._line = self.channel.stand(CLIENT_SOURCE, [self._socket], CLIENT_GREETING)
         except AnsibleError as exc:
-            raise self._unreachable("stand by", str(exc)) from exc
+            raise self._unreachable("connect", str(exc)) from exc
         self._may_stand = self._line is not None
 
     def close(self) -> None:
@@ -91,14 +91,15 @@ class LinePeer:
         except (ValueError, RecursionError):
             raise self._unreachable(op, reason) from None
         if not is_answer(reply):
-            raise self._unreachable(op, "its answer is not of the kind that it should be")
+            raise self._unreachable(op, "its answer does not have the expected form")
         if not reply["ok"]:
             raise PeerRefused(f"{self.channel.host}: {reply['error']}", reply["events"], _code(reply))
         return reply
 
     def _unreachable(self, op: str, reason: str) -> PeerRefused:
         return PeerRefused(
-            f"{self.channel.host}: the {self.name} of session {self._session} cannot be asked to {op}: {reason}", []
+            f"{self.channel.host}: the request {op!r} to the {self.name} of session {self._session} failed: {reason}",
+            [],
         )
 
 
@@ -135,8 +136,8 @@ def checked_result(peer: LinePeer, answer: Json, **kinds: Any) -> Json:
     for key, kind in kinds.items():
         if not isinstance(result.get(key), kind):
             raise PeerRefused(
-                f"{peer.channel.host}: the {peer.name} does not say what it did ({key}); update the collection on all "
-                "hosts at once, and look at that host.",
+                f"{peer.channel.host}: the answer of the {peer.name} lacks {key!r}, or has a wrong type there; use one "
+                "version of the collection on all hosts, and check that host.",
                 answer["events"],
             )
     return result

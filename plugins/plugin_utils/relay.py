@@ -41,11 +41,11 @@ def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: b
     """
     told = _must(source, ["stat", "--format=%s", "--", src], f"src: {src} cannot be read").out.strip()
     if not re.fullmatch(rb"[0-9]{1,18}", told):
-        raise AnsibleError(f"{source.host}: src: {src} has no size that could be read ({told[:40]!r}).")
+        raise AnsibleError(f"{source.host}: src: the size of {src} cannot be read ({told[:40]!r}).")
     size = int(told)
     sha256 = _sha256(source, src)
     if sha256 is None:
-        raise AnsibleError(f"{source.host}: src: {src} vanished while it was read.")
+        raise AnsibleError(f"{source.host}: src: {src} disappeared while it was read.")
     if sha256 == _sha256(target, dest):
         return Relayed(size, sha256, changed=False)
     if dry_run:
@@ -63,12 +63,12 @@ def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: b
         for number in range((size + PIECE_BYTES - 1) // PIECE_BYTES):
             piece = _must(source, _dd(number, f"if={src}", "count=1", skip=True), f"src: {src} cannot be read").out
             if len(piece) != min(PIECE_BYTES, size - number * PIECE_BYTES):
-                raise AnsibleError(f"{source.host}: src: {src} has another length than before; run the task again.")
+                raise AnsibleError(f"{source.host}: src: {src} has changed its length; run the task again.")
             digest.update(piece)
             _must(target, _dd(number, f"of={part}", "conv=notrunc", skip=False), cannot, stdin=piece)
         if digest.hexdigest() != sha256 or _sha256(target, part) != sha256:
             raise AnsibleError(
-                f"{target.host}: dest: {dest} did not arrive as {source.host} holds it; run the task again."
+                f"{target.host}: dest: {dest} differs from the file on {source.host}; run the task again."
             )
     except AnsibleError:
         # What one host sends must not keep the room of all others.

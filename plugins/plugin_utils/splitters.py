@@ -156,8 +156,8 @@ def make_splitter(
     """
     if len(entries) != 1:
         raise AnsibleError(
-            f"splitters: there are {len(entries)} entries, and a window splits by one; put all pairs of the database "
-            "host on one array."
+            f"splitters: there are {len(entries)} entries; give exactly one, because all pairs of a database host are "
+            "split by one array."
         )
     given = dict(entries[0])
     kind = given.pop("kind")

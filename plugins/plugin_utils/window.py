@@ -105,7 +105,7 @@ def run_window(
         code = getattr(exc, "code", None) or "split_failed"
         # A holder that hangs is ended at the deadline, and cannot say so.
         if asked_s is not None and time.monotonic() - asked_s >= deadline_s:
-            message += f" The deadline of the freeze, {deadline_s:g} s, was over by then."
+            message += f" By then the deadline of the freeze, {deadline_s:g} s, had passed."
             code = "deadline_over"
         thaw_error = _thaw(holder, log)
         evidence = {"window": {"events": log.entries, "intact": False}, "split": split}
@@ -140,8 +140,8 @@ def _await_turn(splitter: Splitter, deadline_s: float, timeout_s: float) -> None
     while not splitter.take_turn(hold_s):
         if time.monotonic() > give_up:
             raise AnsibleError(
-                f"{splitter.host}: other sessions have split their mirrors there for {timeout_s:g} s, and it "
-                "is not our turn yet; raise turn_timeout_s, or start fewer backups at once."
+                f"{splitter.host}: this session has waited {timeout_s:g} s for its turn to split; raise "
+                "turn_timeout_s, or start fewer backups at once."
             )
         time.sleep(TURN_POLL_S)
 
@@ -157,7 +157,7 @@ def _thaw(holder: LinePeer, log: WindowLog) -> Optional[str]:
             continue
         log.take(answer["events"])
         result = answer["result"]
-        reason = None if result.get("frozen") is False else str(result.get("error") or "it does not say so")
+        reason = None if result.get("frozen") is False else str(result.get("error") or "the holder does not confirm it")
         if reason is None:
             break
     return reason

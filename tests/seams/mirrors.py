@@ -254,8 +254,8 @@ class MirrorContract(ABC):
     def test_a_set_belongs_to_one_session_until_it_is_resynced_or_recovered(self) -> None:
         prepared = self.provider().prepare(SESSION)
         assert self.phases() == ["armed", "armed"]
-        refused(self.provider().recover, "stands ready")
-        refused(lambda: self.provider().resync(SESSION, wait=True, timeout_s=60), "stands ready")
+        refused(self.provider().recover, "ready to split")
+        refused(lambda: self.provider().resync(SESSION, wait=True, timeout_s=60), "ready to split")
         refused(lambda: self.provider().prepare(OTHER), SESSION)
         prepared.cancel()
         self.check_whole()

@@ -201,7 +201,7 @@ def test_whether_a_run_lives_is_known_where_it_was_begun() -> None:
 
 def test_a_session_of_another_name_is_not_touched() -> None:
     states = [PairState("data", "p", "m", 1, True, 100.0, "split", OTHER, (), (), 0.0, "it is split")]
-    with pytest.raises(MirrorError, match=f"session {OTHER}, which is none of db1"):
+    with pytest.raises(MirrorError, match=f"session {OTHER}, which does not belong to db1"):
         mirror_sync.refuse_others(states, "db1")
     mirror_sync.refuse_others(states, "db2")
 

@@ -73,7 +73,7 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
         for lun in (pair.primary, pair.mirror):
             if lun in luns:
                 raise MirrorError(
-                    f"pairs: {lun} stands in the mirror set twice (again in pair {pair.name}); a LUN has one place.",
+                    f"pairs: {lun} is in the mirror set twice (again in pair {pair.name}); name each LUN once.",
                     option="pairs",
                     code="option_invalid",
                 )

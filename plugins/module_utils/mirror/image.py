@@ -89,8 +89,8 @@ class ImageProvider(SnapshotProvider):
             writable = [device.path for device in loop.loops_of(pair.mirror) if not device.read_only]
             if writable:
                 raise MirrorError(
-                    f"pair {pair.name}: its mirror is attached writable as {', '.join(writable)}; such a mirror is no "
-                    "backup, detach the device and start a new session.",
+                    f"pair {pair.name}: its mirror is attached writable as {', '.join(writable)}, so it may have "
+                    "changed; detach the device and start a new session.",
                     code="mirror_in_use",
                 )
         return super().present(session)
@@ -175,16 +175,16 @@ class ImageSplit(SnapshotSplit):
             if exc.errno != errno.EOPNOTSUPP:
                 raise
             raise MirrorError(
-                f"pair {job.pair.name}: the file system of {job.pair.mirror} has no user extended attributes, by which "
-                "a clone is known again; use XFS or Btrfs."
+                f"pair {job.pair.name}: the file system of {job.pair.mirror} does not support user extended "
+                "attributes, which mark the clone; use XFS or Btrfs."
             ) from exc
         if reflink.can_clone(job.source, job.target):
             return
         if not allow_copy:
             raise MirrorError(
-                f"pair {job.pair.name}: {job.pair.mirror} cannot share blocks with {job.pair.primary}; put both on one "
-                "XFS (reflink=1) or Btrfs, or set allow_copy: true in provider_options: the window then lasts as long "
-                "as a copy.",
+                f"pair {job.pair.name}: {job.pair.mirror} cannot share blocks with {job.pair.primary}; put both on the "
+                "same XFS (reflink=1) or Btrfs, or set allow_copy: true in provider_options (the window then lasts as "
+                "long as a copy).",
                 option="pairs",
             )
         self.method = "copy"
@@ -239,12 +239,15 @@ def _primary_problem(pair: Pair) -> Optional[str]:
     except OSError as exc:
         return f"pair {pair.name}: its primary {pair.primary} cannot be found ({exc.strerror})."
     if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-        return f"pair {pair.name}: its primary {pair.primary} is no image file with data; name the LUN's image."
+        return f"pair {pair.name}: its primary {pair.primary} is not a file, or is empty; name the LUN's image file."
     return None
 
 
 def _place_problem(pair: Pair) -> Optional[str]:
     folder = os.path.dirname(pair.mirror)
     if not os.path.isdir(folder):
-        return f"pair {pair.name}: there is no folder {folder} for its mirror; make it, on the primary's file system."
+        return (
+            f"pair {pair.name}: the folder {folder} for its mirror does not exist; make it on the file system of the "
+            "primary."
+        )
     return None

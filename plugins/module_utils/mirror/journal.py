@@ -100,7 +100,8 @@ class Journal:
             return None
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise MirrorError(
-                f"{path}: it is not a record of a split mirror ({exc}); look at it and remove it."
+                f"{path}: this is not a valid record of a split mirror ({exc}); find out what it belongs to, then "
+                "remove it."
             ) from exc
 
     def remove(self, session: str) -> None:

@@ -76,8 +76,8 @@ class JournaledProvider(MirrorProvider):
             phase = record.phase
             if phase == "armed":
                 raise MirrorError(
-                    f"session {record.session}: its splitter (process {record.process.pid}) stands ready for a split "
-                    "of these pairs; let that session end first.",
+                    f"session {record.session}: its splitter (process {record.process.pid}) is ready to split these "
+                    "pairs; wait until that session has ended.",
                     code="mirror_held",
                 )
             with self._in_turn():
@@ -93,7 +93,7 @@ class JournaledProvider(MirrorProvider):
         """Record that this process will split the pairs, if they can be split."""
         process = DaemonRecord.of(os.getpid())
         if process is None:
-            raise MirrorError("/proc does not show this process; mount it.")
+            raise MirrorError("/proc: it does not show this process; mount /proc.")
         record = SplitRecord(session, self.name, self.pairs, process)
         with self._journal.locked():
             self.check_splittable(session)
@@ -133,7 +133,9 @@ class JournaledProvider(MirrorProvider):
                     code="not_split",
                 )
             if time.monotonic() > deadline:
-                raise MirrorError(f"session {session}: its splitter has not split the pairs yet.", code="not_split")
+                raise MirrorError(
+                    f"session {session}: its splitter has not split the pairs yet; split them first.", code="not_split"
+                )
             time.sleep(_POLL_S)
 
     def _record_to_resync(self, session: str) -> Optional[SplitRecord]:
@@ -141,7 +143,7 @@ class JournaledProvider(MirrorProvider):
         record = self._own_record(session)
         if record is not None and record.phase == "armed":
             raise MirrorError(
-                f"session {session}: its splitter (process {record.process.pid}) still stands ready.",
+                f"session {session}: its splitter (process {record.process.pid}) is still ready to split.",
                 code="mirror_held",
             )
         return record
@@ -166,7 +168,7 @@ def phase_and_session(record: Optional[SplitRecord], mark: Optional[str]) -> tup
 def held_problem(pair: Pair, phase: str, session: Optional[str]) -> str:
     """The sentence for a pair that a session holds."""
     return {
-        "armed": f"pair {pair.name}: session {session} stands ready to split it.",
+        "armed": f"pair {pair.name}: session {session} is ready to split it; wait until that session has ended.",
         "split": f"pair {pair.name}: it is already split by session {session}; resync it first "
         "(mirror_sync with state: synced and that session, or state: recovered).",
         "broken": f"pair {pair.name}: session {session} died while it split the pair; clean it up first "

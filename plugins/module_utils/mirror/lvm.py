@@ -113,8 +113,8 @@ class LvmProvider(RaidProvider):
                     )
             if not re.fullmatch(re.escape(pair.primary) + r"_rimage_\d+", pair.mirror):
                 raise MirrorError(
-                    f"pairs: the mirror of pair {pair.name} is {pair.mirror}, which is no image of {pair.primary}; "
-                    f"name one, such as {pair.primary}_rimage_1.",
+                    f"pairs: the mirror of pair {pair.name} is {pair.mirror}, which is not an image of {pair.primary}; "
+                    f"name an image, such as {pair.primary}_rimage_1.",
                     option="pairs",
                     code="option_invalid",
                 )
@@ -151,7 +151,7 @@ class LvmProvider(RaidProvider):
         deadline = time.monotonic() + _UDEV_TIMEOUT_S
         while not os.path.exists(device):
             if time.monotonic() > deadline:
-                raise MirrorError(f"pair {pair.name}: udev makes no {device}; see udevadm settle.")
+                raise MirrorError(f"pair {pair.name}: udev has not made {device}; see the log of udev.")
             time.sleep(0.05)
         return device
 
@@ -206,7 +206,7 @@ def _why_broken(
     """What LVM would refuse, or what would make the split worthless, told beforehand."""
     who = f"pair {pair.name}: {pair.primary}"
     if primary is None:
-        return f"{who} is no logical volume of this host."
+        return f"{who} is not a logical volume of this host."
     if primary.segtype != "raid1":
         return f"{who} is of type {primary.segtype}, and only raid1 has a mirror to split (lvconvert --type raid1)."
     images = sorted(name for name in volumes if re.fullmatch(re.escape(pair.primary) + r"_rimage_\d+", name))
@@ -215,22 +215,26 @@ def _why_broken(
     if not primary.active:
         return f"{who} is not active on this host; activate it (lvchange --activate y)."
     if not primary.writable:
-        return f"{who} lies in a volume group that is read-only here; a split changes its metadata."
+        return f"{who} is in a volume group that is read-only here, and a split changes its metadata; make it writable."
     if primary.integrity or any(volumes[name].integrity for name in images):
-        return f"{who} has integrity, with which LVM does not track a split (lvconvert --raidintegrity n)."
+        return (
+            f"{who} uses raid integrity, with which LVM cannot track a split; remove it (lvconvert --raidintegrity n)."
+        )
     if primary.lock_type == "sanlock":
-        return f"{who} lies in a volume group under sanlock, where LVM splits no mirror."
+        return f"{who} is in a volume group that uses sanlock, with which LVM cannot split a mirror."
     others = [name for name in images if name != pair.mirror and not volumes[name].hidden]
     if others:
-        return f"{who} has another image split, {others[0]}, and LVM tracks one only; merge it (lvconvert --merge)."
+        return f"{who} has another split image, {others[0]}, and LVM tracks only one; merge it (lvconvert --merge)."
     if primary.health:
-        return f"{who} is not well: {primary.health}; see lvs -o lv_health_status, and repair it first (lvmraid(7))."
+        return (
+            f"{who} has the health status {primary.health!r} (lvs -o lv_health_status); repair it first (lvmraid(7))."
+        )
     return None
 
 
 def _why_syncing(pair: Pair, primary: Volume) -> Optional[str]:
     if primary.sync_action in ("", "idle") and primary.sync_percent == 100.0:
         return None
-    percent = "an unknown part" if primary.sync_percent is None else f"{primary.sync_percent:.2f} %"
+    percent = "percentage unknown" if primary.sync_percent is None else f"{primary.sync_percent:.2f} %"
     action = primary.sync_action or "unknown"
-    return f"pair {pair.name}: {pair.primary} is in sync to {percent} (action: {action})."
+    return f"pair {pair.name}: {pair.primary} is not in sync yet: {percent} (action: {action})."

@@ -88,8 +88,8 @@ class MdProvider(RaidProvider):
         changed_bytes = written_between(self._written_at_split(pair, session), written(self.leg_device(pair)))
         if changed_bytes:
             raise MirrorError(
-                f"pair {pair.name}: {changed_bytes} bytes were written to {pair.mirror} while it was out, and md would "
-                f"take them for its own; let it copy everything: mdadm --zero-superblock {pair.mirror}, then mdadm "
+                f"pair {pair.name}: {changed_bytes} bytes were written to {pair.mirror} while it was split, and md "
+                f"cannot notice them; let md copy everything: mdadm --zero-superblock {pair.mirror}, then mdadm "
                 f"{pair.primary} --add {pair.mirror}."
             )
         run_tool("mdadm", "--quiet", pair.primary, "--re-add", pair.mirror)
@@ -124,8 +124,8 @@ class MdProvider(RaidProvider):
             replace_file(path, json.dumps(written(self.leg_device(pair))._asdict()))
         except OSError as exc:
             raise MirrorError(
-                f"pair {pair.name}: {path} cannot be written ({exc.strerror}), and without it nobody could tell "
-                "whether the mirror took a write; make room there."
+                f"pair {pair.name}: {path} cannot be written ({exc.strerror}); it records how much was written to "
+                "the mirror, so make room there."
             ) from exc
 
     def _written_at_split(self, pair: Pair, session: str) -> Written:
@@ -146,7 +146,7 @@ def _view(pair: Pair) -> PairView:
     member = _member(array, pair.mirror)
     if member is None:
         if _array_uuid("--examine", pair.mirror) != _array_uuid("--detail", pair.primary):
-            return PairView(size_bytes, broken=f"pair {pair.name}: {pair.mirror} is no leg of {pair.primary}.")
+            return PairView(size_bytes, broken=f"pair {pair.name}: {pair.mirror} is not a leg of {pair.primary}.")
         presented = [device.path for device in loop.loops_of(pair.mirror) if device.read_only]
         device = presented[0] if presented else kernel_device(_number(pair.mirror))
         return PairView(size_bytes, leg=OUT, devices=(device,), presented=presented[0] if presented else None)
@@ -161,7 +161,7 @@ def _view(pair: Pair) -> PairView:
     in_sync = "in_sync" in state
     # Raid disks that are neither there nor being rebuilt: taking out the leg would leave too little.
     if degraded and in_sync and action == "idle":
-        broken = f"pair {pair.name}: {pair.primary} lacks a leg besides {pair.mirror}; repair it first."
+        broken = f"pair {pair.name}: {pair.primary} lacks a leg other than {pair.mirror}; repair it first."
     mismatches = int(_read(f"{array}/md/mismatch_cnt"))
     if mismatches and action == "idle":
         broken = (
@@ -171,15 +171,15 @@ def _view(pair: Pair) -> PairView:
     percent = 100.0 if in_sync and action == "idle" else _progress_percent(array)
     syncing = None
     if not in_sync or action != "idle":
-        how_far = "an unknown part" if percent is None else f"{percent:.2f} %"
-        syncing = f"pair {pair.name}: {pair.primary} is in sync to {how_far} (action: {action})."
+        how_far = "percentage unknown" if percent is None else f"{percent:.2f} %"
+        syncing = f"pair {pair.name}: {pair.primary} is not in sync yet: {how_far} (action: {action})."
     return PairView(size_bytes, percent, broken, syncing, IN)
 
 
 def _why_no_mirror(pair: Pair, array: Optional[str]) -> Optional[str]:
     who = f"pair {pair.name}: {pair.primary}"
     if array is None:
-        return f"{who} is no md array of this host that runs."
+        return f"{who} is not a running md array of this host."
     level = _read(f"{array}/md/level")
     if level != "raid1":
         return f"{who} is of level {level}, and only raid1 has a mirror to split."

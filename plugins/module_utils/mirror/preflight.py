@@ -37,7 +37,7 @@ def _pair(state: PairState) -> str:
     if state.problem is None:
         return "It is in sync and free."
     if state.phase != "none":
-        return f"It is {state.phase} by session {state.session}; a backup cleans up behind dead sessions first."
+        return f"Session {state.session} holds it ({state.phase}); a backup first cleans up what dead sessions left."
     if state.sync_percent is not None and state.sync_percent < 100:
-        return f"It is {state.sync_percent:g} % in sync; a backup waits until it is all."
+        return f"It is {state.sync_percent:g} % in sync; a backup waits until it is in sync."
     raise MirrorError(state.problem, option="pairs", code=state.problem_code)

@@ -155,8 +155,8 @@ class RaidProvider(JournaledProvider):
         for pair, view in zip(record.pairs, self.look(record.pairs)):
             if not view.split:
                 raise MirrorError(
-                    f"pair {pair.name}: {pair.mirror} is a part of {pair.primary} again, though session {session} "
-                    "split it; somebody put it back, start a new session."
+                    f"pair {pair.name}: {pair.mirror} is part of {pair.primary} again, although session {session} "
+                    "split it: somebody has put it back. Start a new session."
                 )
             changed = changed or view.presented is None
             devices[pair.name] = view.presented or self.make_readable(pair)
@@ -228,8 +228,8 @@ class RaidProvider(JournaledProvider):
             problem = held_problem(pair, phase, session)
         if problem is None and view.split:
             problem = (
-                f"pair {pair.name}: {pair.mirror} is split from {pair.primary}, and not by us; whoever did it has to "
-                "put it back."
+                f"pair {pair.name}: {pair.mirror} is split from {pair.primary}, but not by this collection; whoever "
+                "split it has to put it back."
             )
         return PairState(
             name=pair.name,
@@ -270,7 +270,7 @@ class RaidProvider(JournaledProvider):
                 return
             if any(view.broken for view in views) or time.monotonic() >= deadline:
                 raise MirrorError(
-                    f"session {record.session}: the resync has not come to its end: {problem}", code="not_in_sync"
+                    f"session {record.session}: the resync has not finished: {problem}", code="not_in_sync"
                 )
             self._tell(views)
             time.sleep(POLL_S)

@@ -46,7 +46,7 @@ def make_provider(
     if name not in PROVIDERS:
         known = ", ".join(sorted(PROVIDERS))
         raise MirrorError(
-            f"provider: {name!r} is not a mirror provider; there are {known}.", option="provider", code="option_invalid"
+            f"provider: {name!r} is not known; use one of {known}.", option="provider", code="option_invalid"
         )
     return PROVIDERS[name]([_pair(pair) for pair in pairs], StateDir(state_dir), options or {})
 
@@ -59,13 +59,13 @@ def provider_of(params: Mapping[str, Any]) -> MirrorProvider:
 def _pair(data: Mapping[str, Any]) -> Pair:
     if not data.get("primary"):
         raise MirrorError(
-            f"pairs: pair {data['name']} names no primary; the array needs to know which LUN is meant.",
+            f"pairs: pair {data['name']} has no primary; name the LUN on the array.",
             option="pairs",
             code="option_invalid",
         )
     if not data.get("mirror"):
         raise MirrorError(
-            f"pairs: LUN {data['name']} has no mirror; name it in 'mirror' or leave the LUN out.",
+            f"pairs: pair {data['name']} has no mirror; name it in 'mirror', or leave the pair out.",
             option="pairs",
             code="option_invalid",
         )

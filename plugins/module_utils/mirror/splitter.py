@@ -72,7 +72,7 @@ class SplitterService(Service):
         elif op == "stop":
             self._end("stopped")
         elif op not in ("ping", "status"):
-            raise MirrorError(f"the splitter knows no {op!r}; it knows ping, status, turn, split and stop.")
+            raise MirrorError(f"{op!r} is not a request of the splitter; use ping, status, turn, split or stop.")
         left_s = max(0.0, self._deadline - time.monotonic())
         return {"state": self._state, "method": self._prepared.method, "deadline_s": round(left_s, 3)}
 
@@ -99,7 +99,7 @@ class SplitterService(Service):
 
     def _split(self) -> SplitResult:
         if self._state != "armed":
-            raise MirrorError(f"the splitter does not stand ready any more; it is {self._state}.", code="not_split")
+            raise MirrorError(f"the splitter is not ready any more; its state is {self._state}.", code="not_split")
         # Whatever goes wrong from here on, this splitter has had its try.
         self._state = "failed"
         result = self._prepared.split()

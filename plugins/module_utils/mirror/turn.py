@@ -65,7 +65,8 @@ class Turn:
         while not self.take():
             if time.monotonic() > deadline:
                 raise MirrorError(
-                    f"the array: another session has had its turn to split for {timeout_s:.0f} s.", code="mirror_held"
+                    f"array: another session has held the turn to split for {timeout_s:.0f} s; try again later.",
+                    code="mirror_held",
                 )
             time.sleep(POLL_S)
         try:

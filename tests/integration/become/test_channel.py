@@ -100,9 +100,9 @@ def test_root_needs_no_sudo(shell: SshHost, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raised", "said"),
     [
-        ({**SUDO, "ansible_become_password": "wrong"}, "does not take the become password"),
+        ({**SUDO, "ansible_become_password": "wrong"}, "refuses the become password"),
         ({"ansible_become": True}, "password"),
-        ({**SU, "ansible_become_password": "wrong"}, "does not take the become password|su failed"),
+        ({**SU, "ansible_become_password": "wrong"}, "refuses the become password|su failed"),
         ({**SUDO, "ansible_become_exe": "/no/such/sudo"}, "/no/such/sudo"),
         ({**SUDO, "ansible_python_interpreter": "/no/such/python"}, "/no/such/python"),
     ],

@@ -165,15 +165,15 @@ def what_is_no_mirror_is_refused_by_name(bench: Bench) -> None:
         return provider.state()[0].problem
 
     if bench.kind == "lvm":
-        assert "no logical volume" in str(problem("san/none", "san/none_rimage_1"))
-        assert "no logical volume" in str(problem("none/t0", "none/t0_rimage_1"))
+        assert "not a logical volume" in str(problem("san/none", "san/none_rimage_1"))
+        assert "not a logical volume" in str(problem("none/t0", "none/t0_rimage_1"))
         assert "it has san/t0_rimage_0, san/t0_rimage_1" in str(problem("san/t0", "san/t0_rimage_7"))
-        refused(lambda: problem("san/t0", "san/t1_rimage_1"), "no image of san/t0")
+        refused(lambda: problem("san/t0", "san/t1_rimage_1"), "not an image of san/t0")
         refused(lambda: problem("/dev/san/t0", "san/t0_rimage_1"), "VG/LV")
         return
-    assert "no md array" in str(problem("/dev/md/none", "/dev/san/t0_leg1"))
-    assert "no md array" in str(problem("/dev/san/t0_leg0", "/dev/san/t0_leg1"))
-    assert "no leg of" in str(problem("/dev/md/t0", "/dev/san/t1_leg1"))
+    assert "not a running md array" in str(problem("/dev/md/none", "/dev/san/t0_leg1"))
+    assert "not a running md array" in str(problem("/dev/san/t0_leg0", "/dev/san/t0_leg1"))
+    assert "not a leg of" in str(problem("/dev/md/t0", "/dev/san/t1_leg1"))
     assert "no such device" in str(problem("/dev/md/t0", "/dev/san/none"))
     run("mdadm", "--grow", "/dev/md/t0", "--bitmap=none")
     assert "no write-intent bitmap" in str(problem("/dev/md/t0", "/dev/san/t0_leg1"))
@@ -221,7 +221,7 @@ def a_leg_that_cannot_go_on_its_way_out_is_put_back_later(bench: Bench) -> None:
 def a_session_is_not_forgotten_while_its_array_does_not_run(bench: Bench) -> None:
     bench.provider().split("s1")
     run("mdadm", "--stop", "/dev/md/t0")
-    refused(bench.provider().recover, "no md array of this host that runs")
+    refused(bench.provider().recover, "not a running md array")
     run("mdadm", "--assemble", "--run", "/dev/md/t0", "/dev/san/t0_leg0")
     assert len(bench.provider().recover()) == 1
     bench.check_whole()

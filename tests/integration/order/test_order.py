@@ -371,7 +371,9 @@ def test_a_second_run_of_a_host_and_another_name_of_it_leave_the_first_alone(
         assert second[0] == bench.report()["session"] != first
         done = run_playbook(playbook_command(alias, "backup"), bench.folder)
         assert done.returncode != 0
-        assert f"{first}, which is none of db2" in json.loads((bench.reports / "db2.json").read_text())["reason"]
+        assert (
+            f"{first}, which does not belong to db2" in json.loads((bench.reports / "db2.json").read_text())["reason"]
+        )
         assert [bench.daemon("db1", "holder"), bench.daemon("array1", "splitter")] == processes
         assert all(record is not None and is_alive(record) for record in processes)
         let_go(tmp_path / "waits")

@@ -136,7 +136,7 @@ class Broken(Hostile):
             return super().run(argv, stdin)
         if "skip=0" in argv:
             return Answer(0, b"x" * relay.PIECE_BYTES, "")
-        raise AnsibleError("hostile: the line to it is lost")
+        raise AnsibleError("hostile: the connection to it is lost")
 
 
 def test_a_host_that_is_lost_in_the_midst_keeps_no_room(tmp_path: Path, pieces: int) -> None:

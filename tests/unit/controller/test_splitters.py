@@ -42,8 +42,8 @@ def test_documentation_has_the_kinds_and_options_of_the_registry() -> None:
 @pytest.mark.parametrize(
     ("entries", "sentence"),
     [
-        ([], "splitters: there are 0 entries, and a window splits by one"),
-        ([ARMED, ARMED], "splitters: there are 2 entries, and a window splits by one"),
+        ([], "splitters: there are 0 entries; give exactly one"),
+        ([ARMED, ARMED], "splitters: there are 2 entries; give exactly one"),
         ([{"kind": "armed"}], "splitters: kind armed needs the option 'host'."),
         ([{**ARMED, "state_dir": "here"}], "splitters: option 'state_dir' must be an absolute path, not 'here'."),
         ([{**ARMED, "port": 22}], "splitters: 'port' is not an option of kind armed; it has host, state_dir."),

@@ -142,7 +142,10 @@ def test_a_lost_line_is_told_and_the_thaw_finds_another_way(peers: Peers) -> Non
         return {"split_s": 0.1}
 
     splitter = peers.splitter(turn=lambda: {"granted": True}, split=cut)
-    with pytest.raises(WindowFailed, match="cannot be asked to check_thaw: here: the line to it is lost") as failed:
+    with pytest.raises(
+        WindowFailed,
+        match="the request 'check_thaw' to the holder of session s1 failed: here: the connection to it is lost",
+    ) as failed:
         run_window(holder, splitter, ["/data"], 5, 60)
     splitter.close()
     assert "could not be confirmed" not in str(failed.value)
@@ -193,7 +196,10 @@ def test_many_questions_go_over_one_client(peers: Peers) -> None:
 def test_a_client_finds_nobody(peers: Peers) -> None:
     holder = peers.serve("holder")
     peers.stop()
-    with pytest.raises(PeerRefused, match=r"cannot be asked to stand by: here: the line to it is lost: .*no answer"):
+    with pytest.raises(
+        PeerRefused,
+        match=r"request 'connect' to the holder of session s1 failed: here: the connection to it is lost: .*no answer",
+    ):
         holder.stand_by()
 
 
@@ -238,7 +244,7 @@ def test_a_program_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_the_program_said_last_is_the_reason() -> None:
-    with pytest.raises(AnsibleError, match="far: the line to it is lost: no such thing"):
+    with pytest.raises(AnsibleError, match="far: the connection to it is lost: no such thing"):
         StandingLine(shell("echo no such thing >&2; exit 1"), "far", b"hello", 20)
 
 
@@ -251,7 +257,7 @@ def test_an_answer_of_a_wrong_kind_is_a_sentence_and_the_thaw_follows(peers: Pee
     for split in (lambda: junk, lambda: {"split_s": 0.1}):
         peers.asked.clear()
         splitter = peers.splitter(turn=lambda: {"granted": True}, split=split)
-        with pytest.raises(WindowFailed, match=r"here: the (holder|splitter) does not say what it did"):
+        with pytest.raises(WindowFailed, match=r"here: the answer of the (holder|splitter) lacks"):
             run_window(holder, splitter, ["/"], 5, 5)
         assert "holder thaw" in peers.asked
         (peers.folder / "splitter.sock").unlink()

@@ -28,18 +28,18 @@ def array(tmp_path: Path) -> Array:
 
 
 def test_unknown_provider_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(MirrorError, match=r"'hitachi' is not a mirror provider; there are image, ") as caught:
+    with pytest.raises(MirrorError, match=r"'hitachi' is not known; use one of image, ") as caught:
         make_provider("hitachi", [], str(tmp_path))
     assert caught.value.option == "provider"
 
 
 def test_lun_without_a_mirror_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MirrorError, match="LUN data has no mirror"):
+    with pytest.raises(MirrorError, match="pair data has no mirror"):
         make_provider("image", [{"name": "data", "primary": "/luns/data.img", "mirror": None}], str(tmp_path))
 
 
 def test_pair_without_a_primary_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MirrorError, match="pair data names no primary"):
+    with pytest.raises(MirrorError, match="pair data has no primary"):
         make_provider("image", [{"name": "data", "mirror": "/luns/data.img"}], str(tmp_path))
 
 
@@ -48,9 +48,9 @@ def test_pair_without_a_primary_is_refused(tmp_path: Path) -> None:
     [
         ([], "the mirror set is empty"),
         ([Pair("a", "/l/a", "/l/ma"), Pair("a", "/l/b", "/l/mb")], "two pairs named a"),
-        ([Pair("a", "/l/a", "/l/ma"), Pair("b", "/l/a", "/l/mb")], "/l/a stands in the mirror set twice"),
-        ([Pair("a", "/l/a", "/l/m"), Pair("b", "/l/b", "/l/m")], "/l/m stands in the mirror set twice"),
-        ([Pair("a", "/l/a", "/l/a")], "/l/a stands in the mirror set twice"),
+        ([Pair("a", "/l/a", "/l/ma"), Pair("b", "/l/a", "/l/mb")], "/l/a is in the mirror set twice"),
+        ([Pair("a", "/l/a", "/l/m"), Pair("b", "/l/b", "/l/m")], "/l/m is in the mirror set twice"),
+        ([Pair("a", "/l/a", "/l/a")], "/l/a is in the mirror set twice"),
         ([Pair("a", "a.img", "/l/m")], "needs an absolute path"),
     ],
 )
@@ -62,7 +62,7 @@ def test_bad_mirror_set_is_refused(tmp_path: Path, pairs: list[Pair], sentence: 
 def test_two_names_of_one_image_are_one_lun(array: Array) -> None:
     (array.folder / "alias.img").symlink_to("data.img")
     pairs = [array.pairs[0], Pair("alias", str(array.folder / "alias.img"), str(array.folder / "x"))]
-    with pytest.raises(MirrorError, match=r"data\.img stands in the mirror set twice"):
+    with pytest.raises(MirrorError, match=r"data\.img is in the mirror set twice"):
         ImageProvider(pairs, StateDir(str(array.state)))
 
 
@@ -78,7 +78,7 @@ def test_missing_primary_is_told(array: Array) -> None:
 
 def test_missing_folder_of_a_mirror_is_told(array: Array) -> None:
     provider = ImageProvider([Pair("a", array.pairs[0].primary, "/nowhere/at/all/m")], StateDir(str(array.state)))
-    with pytest.raises(MirrorError, match="there is no folder /nowhere/at/all"):
+    with pytest.raises(MirrorError, match="the folder /nowhere/at/all"):
         provider.split(SESSION)
 
 
@@ -116,7 +116,7 @@ def test_broken_record_is_named_and_kept(array: Array) -> None:
     text = record.read_text()
     for bad in (text[:40], json.dumps({**json.loads(text), "format_version": 99})):
         record.write_text(bad)
-        with pytest.raises(MirrorError, match=r"\.json: it is not a record of a split mirror"):
+        with pytest.raises(MirrorError, match=r"\.json: this is not a valid record of a split mirror"):
             array.provider.state()
     assert record.exists()
 

@@ -58,7 +58,7 @@ def test_a_whole_mirror_can_be_split() -> None:
         ({"health": "partial"}, "partial"),
         ({"health": "refresh needed"}, "refresh needed"),
         ({"health": "mismatches exist"}, "mismatches exist"),
-        ({"image_0": replace(IMAGE, hidden=False)}, "another image split, san/data_rimage_0"),
+        ({"image_0": replace(IMAGE, hidden=False)}, "another split image, san/data_rimage_0"),
         ({"image_1": replace(IMAGE, integrity=True)}, "integrity"),
     ],
 )
@@ -71,7 +71,7 @@ def test_what_lvm_refuses_is_broken_with_its_reason(state: dict[str, Any], words
     [
         ({"sync_percent": 43.21}, "43.21 %"),
         ({"sync_percent": 100.0, "sync_action": "check"}, "action: check"),
-        ({"sync_percent": None}, "an unknown part"),
+        ({"sync_percent": None}, "percentage unknown"),
     ],
 )
 def test_a_mirror_that_is_not_in_sync_is_waited_for(state: dict[str, Any], words: str) -> None:

@@ -75,7 +75,7 @@ def test_armed_splitter_splits_at_one_word_and_puts_it_on_record(array: Array) -
 def test_arming_twice_is_refused_and_the_first_stays_ready(array: Array) -> None:
     splitter.arm(array.provider, SESSION, 60)
     for session in (SESSION, OTHER):
-        with pytest.raises(MirrorError, match=f"session {SESSION} stands ready"):
+        with pytest.raises(MirrorError, match=f"session {SESSION} is ready to split"):
             splitter.arm(array.provider, session, 60)
     assert splitter.armed(array.provider.state_dir, SESSION) is not None
 
@@ -139,7 +139,7 @@ def test_failed_split_ends_the_splitter_without_a_trace(array: Array) -> None:
 
 def test_unknown_word_is_refused_and_it_stays_ready(array: Array) -> None:
     splitter.arm(array.provider, SESSION, 60)
-    with pytest.raises(Refused, match="knows no 'freeze'"):
+    with pytest.raises(Refused, match="'freeze' is not a request"):
         call(array.provider.state_dir.socket_file(SESSION, splitter.NAME), "freeze", 10)
     assert splitter.armed(array.provider.state_dir, SESSION) is not None
 
@@ -207,7 +207,7 @@ def test_where_sets_are_split_side_by_side_everyone_has_the_turn(array: Array) -
 
 def test_waiting_for_the_turn_has_an_end(tmp_path: Path) -> None:
     state_dir = StateDir(str(tmp_path / "state"))
-    refused = pytest.raises(MirrorError, match="another session has had its turn")
+    refused = pytest.raises(MirrorError, match="another session has held the turn")
     with Turn(state_dir).waited_for(1), refused, Turn(state_dir).waited_for(0):
         pass
     with Turn(state_dir).waited_for(0):
