@@ -9,7 +9,7 @@ _PROVIDER = r"""
 options:
   provider:
     description:
-      - The provider of the mirrors, that is the kind of the array.
+      - The mirror provider, that is, the kind of array.
       - V(image) is an array whose LUNs are image files on a file system with reflinks (XFS, Btrfs), as on a hypervisor.
       - V(lvm) is an array whose LUNs are LVM raid1 volumes, V(md) one whose LUNs are raid1 arrays of mdadm.
     type: str
@@ -34,35 +34,36 @@ _PAIRS = r"""
 options:
   pairs:
     description:
-      - The mirror set of one database host. Its pairs are split as one.
-      - The same list serves on all hosts; each host uses the keys that concern it.
+      - The mirror set of one database host. All of its pairs are split, or none.
+      - Use the same list on all hosts; each host uses the keys that it needs.
     type: list
     elements: dict
     required: {required}
     suboptions:
       name:
-        description: The name of the pair; it is how all hosts call this LUN.
+        description: The name of the pair, the same on all hosts.
         type: str
         required: true
       device:
         description: The block device of the primary on the database host.
         type: path
       serial:
-        description: Serial number or WWN of the primary as the database host sees it. It guards against a wrong device.
+        description: Serial number or WWN of the primary as the database host sees it. Any other device is refused.
         type: str
       primary:
         description:
-          - The primary as the array calls it. For provider V(image) the path of its image file, for V(lvm) V(VG/LV),
+          - The name of the primary on the array. For provider V(image) the path of its image file, for V(lvm) V(VG/LV),
             for V(md) the path of the array.
         type: str
       mirror:
         description:
-          - The mirror as the array calls it. For provider V(image) the path of the image file that the split makes, for
-            V(lvm) the image V(VG/LV_rimage_N), for V(md) the path of the leg.
+          - The name of the mirror on the array. For provider V(image) the path of the image file that the split makes,
+            for V(lvm) the image V(VG/LV_rimage_N), for V(md) the path of the leg.
         type: str
       mirror_serial:
         description:
-          - Serial number or WWN of the mirror's LUN as the media server sees it. Transport V(static) finds it by that.
+          - Serial number or WWN of the mirror's LUN as the media server sees it. Transport V(static) needs it to find the
+            LUN.
         type: str
         version_added: 0.2.0
       options:

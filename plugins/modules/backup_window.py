@@ -14,20 +14,20 @@ author:
 description:
   - Drives two hosts in one task. The host of the task is the database host; the host that splits the mirror is reached
     over a connection of its own, see O(splitters).
-  - The holder of the session freezes the file systems (and the databases that can only freeze), the armed splitter on
-    the array splits the mirror, the holder maps again what changed, and thaws. Nothing else happens in between.
-  - One task, because between two tasks the default strategy waits for the slowest host of the play, and that wait would
-    be spent frozen.
+  - The holder of the session freezes the file systems (and the databases that can only freeze), the splitter splits the
+    mirror, the holder maps again what has changed, and thaws. Nothing else happens between freeze and thaw.
+  - This is one task because between two tasks the default strategy waits for the slowest host of the play, and writes
+    would be stopped during that wait.
   - Before it, M(splitmirror.backup.extent_map) has mapped the files and M(splitmirror.backup.mirror_split) has armed
     the split, so that all code is loaded and all slow work is done.
-  - Before the freeze a small program is started on both hosts and kept, so that inside the window a call costs one
-    exchange over a connection that is open. Connections other than ssh and local start a program for each call instead,
-    which is about half a second longer in all; so does ssh with a password but without a connection that stays
-    (C(ControlPersist)).
-  - Both hosts are reached, and privileges are raised, as for every other task, with C(become_user), C(become_method),
-    C(become_exe), C(become_flags) and passwords; where root logs in, nothing is raised.
-  - If anything fails, the file systems are thawed at once; if the controller itself vanishes, their guard thaws them at
-    the deadline.
+  - Before the freeze, a small program is started on both hosts and kept running, so that a request inside the window is
+    one exchange over an open connection. With connections other than ssh and local, a program is started for each
+    request instead, which takes about half a second longer in all. The same holds for ssh with a password but without a
+    persistent connection (C(ControlPersist)).
+  - Connection and privilege escalation are those of every other task, including C(become_user), C(become_method),
+    C(become_exe), C(become_flags) and passwords. If the connection logs in as root, privileges are not escalated.
+  - If anything fails, the file systems are thawed at once. If the controller is lost, their guard thaws them at the
+    deadline.
 options:
   splitters:
     description: What splits the mirror in the window. Today there has to be exactly one entry.
@@ -54,21 +54,22 @@ options:
   mounts:
     description:
       - Mount points to freeze. Nested ones are frozen inner last and thawed in reverse.
-      - All that M(splitmirror.backup.extent_map) returned must be among them.
+      - All mount points that M(splitmirror.backup.extent_map) returned must be among them.
     type: list
     elements: path
     required: true
   deadline_s:
     description:
-      - Seconds after which everything is thawed whatever happens. The window is broken then.
-      - The check of the map may take a third of it. When so much changes just before the freeze that it would take
-        longer, nothing is frozen; when it does take longer, it is given up and everything is thawed.
+      - Seconds after which everything is thawed in any case. The backup fails if this happens.
+      - The check of the map may take a third of this time. If so much has changed just before the freeze that the check
+        would take longer, nothing is frozen. If the check takes longer all the same, everything is thawed and the task
+        fails.
     type: float
     default: 30
   turn_timeout_s:
     description:
-      - How many seconds to wait, before anything is frozen, for other sessions that split on the same array.
-      - Only arrays that split one mirror set after the other let sessions wait, see C(takes_turns) of
+      - How many seconds to wait for other sessions that split on the same array. Nothing is frozen during that time.
+      - Sessions only wait for arrays that split one mirror set after the other, see C(takes_turns) of
         M(splitmirror.backup.mirror_info).
     type: float
     default: 3600
@@ -80,8 +81,8 @@ attributes:
   check_mode:
     support: full
     details:
-      - Tells what would be frozen; nothing is.
-      - Both hosts are reached in the way of the window, root included.
+      - Reports what would be frozen. Nothing is frozen or split.
+      - Checks that both hosts can be reached as in a real run, as root.
   diff_mode:
     support: none
 seealso:
@@ -101,7 +102,7 @@ EXAMPLES = r"""
     deadline_s: 20
   register: window
 
-- name: Tell how long writes stood still
+- name: Show how long writes were stopped
   ansible.builtin.debug:
     msg: "{{ (window.window.window_s * 1000) | round }} ms, of which {{ window.window.split_s * 1000 }} were the split"
 """
@@ -114,7 +115,7 @@ window:
   contains:
     events:
       description: >-
-        What happened in the order in which the controller learned of it: C(freeze_acknowledged), C(split_sent),
+        The events in the order in which the controller received them: C(freeze_acknowledged), C(split_sent),
         C(split_returned), C(check_done), C(thaw_sent) and others. Clocks of different hosts are never compared.
       type: list
       elements: dict
@@ -125,17 +126,17 @@ window:
       description: Seconds that the array took to split, by the array's monotonic clock.
       type: float
     overhead_s:
-      description: What the window took beyond the array's own split.
+      description: How long the window took beyond the array's own split, in seconds.
       type: float
     intact:
-      description: Whether everything stayed frozen until the thaw of this window.
+      description: Whether everything stayed frozen until this window thawed it.
       type: bool
 check:
   description: What the check of the map found while everything was frozen.
   returned: when the mirror was split
   type: dict
 split:
-  description: What the array returned of the split.
+  description: The result of the split, as M(splitmirror.backup.mirror_split) returns it.
   returned: when the mirror was split
   type: dict
 """

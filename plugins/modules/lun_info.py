@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lun_info
-short_description: Tell what lies on the LUNs of a database host
+short_description: Show the LUNs of a database host and the file systems on them
 version_added: 0.1.0
 description:
   - Looks at the primaries of a mirror set as the database host sees them. Changes nothing.
-  - Refuses paths that lie on no LUN of the set, for they would be in no backup.
+  - Fails for paths that are not on a LUN of the set, because they would be missing in the backup.
   - Runs on the database host.
 author:
   - splitmirror.backup contributors (@splitmirror)
@@ -22,7 +22,7 @@ options:
   paths:
     description:
       - Folders and files that are to be backed up.
-      - Each must lie, wholly, on LUNs in O(pairs), on a file system that can be mapped.
+      - Each must be wholly on LUNs in O(pairs), on a file system that can be mapped.
     type: list
     elements: path
     default: []
@@ -38,7 +38,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Check that all that is to be backed up has a mirror
+- name: Check that everything that is to be backed up has a mirror
   splitmirror.backup.lun_info:
     pairs: "{{ splitmirror_pairs }}"
     paths:
@@ -46,7 +46,7 @@ EXAMPLES = r"""
       - /srv/tablespaces
   register: luns
 
-- name: Tell how much has been read from the production LUNs since they came up
+- name: Show how much has been read from the LUNs since they were attached
   ansible.builtin.debug:
     msg: "{{ luns.luns | map(attribute='read_bytes') | sum | human_readable }}"
 """
@@ -67,7 +67,7 @@ luns:
       type: str
       sample: /dev/disk/by-id/wwn-0x600140500d1e
     kernel_device:
-      description: The kernel's own name of the device, good until the next boot.
+      description: The kernel's name of the device, valid until the next boot.
       type: str
       sample: /dev/sdb
     size_bytes:
@@ -75,7 +75,7 @@ luns:
       type: int
       sample: 107374182400
     serial:
-      description: The serial number, or V(null) where the kernel and udev know none.
+      description: The serial number, or V(null) if neither the kernel nor udev has one.
       type: str
       sample: SN0042
     wwn:
@@ -83,15 +83,15 @@ luns:
       type: str
       sample: naa.600140500d1e
     read_bytes:
-      description: Bytes read from the device since it came up.
+      description: Bytes read from the device since it was attached.
       type: int
       sample: 123456
     written_bytes:
-      description: Bytes written to the device since it came up.
+      description: Bytes written to the device since it was attached.
       type: int
       sample: 654321
     file_systems:
-      description: The mounted file systems that lie on it.
+      description: The mounted file systems on it.
       type: list
       elements: dict
       contains:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mirror_attach
-short_description: Find the presented mirrors on the media server, or let go of them
+short_description: Attach the presented mirrors to the media server, or detach them
 version_added: 0.2.0
 description:
-  - Makes the mirrors that M(splitmirror.backup.mirror_present) gave away readable on the media server, or lets go of
+  - Makes the mirrors that M(splitmirror.backup.mirror_present) has exported readable on the media server, or detaches
     them before they are withdrawn.
   - Runs on the media server. It is not needed with transport V(local).
-  - Every mirror is found by its serial number and WWN. Its device takes no writes, and nothing is cached of it. Where a
-    multipath device lies over its paths, that is taken.
+  - Each mirror is identified by its serial number and WWN. Its device is read-only, and its data is not cached. If the
+    mirror has a multipath device, that device is used.
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -23,17 +23,17 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(attached) logs in to the session's target and finds the mirror of each pair; with O(transport=static) it finds
-        the LUNs of O(pairs) in what the host sees already, so it needs O(pairs).
-      - V(detached) logs out and forgets the target. It fails when a mirror is open, mounted, or has another device over
-        it. With O(host) it does so for the targets of all sessions of a database host, as it has to be done behind
-        runs that died.
-      - V(checked) changes nothing. It returns the initiator name, and fails when this host could not attach a mirror.
+      - V(attached) logs in to the session's target and finds the mirror of each pair. With O(transport=static) it finds
+        the LUNs of O(pairs) among the disks of this host, and needs O(pairs).
+      - V(detached) logs out and removes the record of the target. It fails if a mirror is open, mounted, or used by
+        another device. With O(host) this is done for the targets of all sessions of a database host, to clean up what
+        dead runs left.
+      - V(checked) changes nothing. It returns the initiator name, and fails if this host could not attach a mirror.
     type: str
     choices: [attached, detached, checked]
     default: attached
   transport:
-    description: How the mirrors get here, as given to M(splitmirror.backup.mirror_present).
+    description: The transport, as given to M(splitmirror.backup.mirror_present).
     type: str
     choices: [lio, static, tgt]
     required: true
@@ -41,7 +41,7 @@ options:
     description: The id of the backup session. Needed unless O(host) is given, or O(state=checked).
     type: str
   host:
-    description: The inventory name of a database host, whose sessions are all to be detached.
+    description: The inventory name of a database host. All of its sessions are detached.
     type: str
   portal:
     description: Where the target is, as returned by M(splitmirror.backup.mirror_present).
@@ -53,7 +53,7 @@ options:
     type: dict
   chap_secret:
     description:
-      - The secret by which the media server is let in to the session's target, 22 to 255 letters and digits. Make a
+      - The secret with which the media server logs in to the session's target, 22 to 255 letters and digits. Make a
         random one for each session, and give the same to M(splitmirror.backup.mirror_present).
       - Needed for V(tgt) and V(lio) with O(state=attached).
     type: str
@@ -69,7 +69,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Reach the mirrors of a session
+- name: Attach the mirrors of a session
   splitmirror.backup.mirror_attach:
     transport: lio
     session: "{{ splitmirror_session }}"
@@ -79,14 +79,14 @@ EXAMPLES = r"""
   delegate_to: media1
   register: attached
 
-- name: Let go of them
+- name: Detach them
   splitmirror.backup.mirror_attach:
     transport: lio
     session: "{{ splitmirror_session }}"
     state: detached
   delegate_to: media1
 
-- name: Let go of what dead sessions of this database host left
+- name: Detach what dead sessions of this database host left
   splitmirror.backup.mirror_attach:
     transport: lio
     host: "{{ inventory_hostname }}"
@@ -98,7 +98,7 @@ RETURN = r"""
 devices:
   description:
     - The device of each pair's mirror, by a name that stays the same.
-    - In check mode only those that are there already.
+    - In check mode only the existing ones.
   type: dict
   returned: when O(state=attached)
   sample: {"data": "/dev/disk/by-id/wwn-0x6001405a0fe08c6c479317f57172bc3a"}
@@ -108,7 +108,7 @@ initiator:
   returned: when O(state=checked)
   sample: iqn.2004-10.com.ubuntu:01:media1
 targets:
-  description: The targets that were logged out of and forgotten, or would be in check mode.
+  description: The targets that were logged out of and removed; in check mode, that would be.
   type: list
   elements: str
   returned: when O(state=detached)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mirror_info
-short_description: Tell the state of a mirror set
+short_description: Show the state of a mirror set
 version_added: 0.1.0
 description:
   - Asks the array for the state of each pair of a mirror set. Changes nothing.
-  - Runs on the array, or on the host that drives it.
+  - Runs on the array, or on the host that controls it.
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -68,22 +68,22 @@ pairs:
       type: str
       sample: /luns/db1-data.mirror
     size_bytes:
-      description: The size of the primary; V(null) when it is not there.
+      description: The size of the primary; V(null) if it does not exist.
       type: int
       sample: 107374182400
     in_sync:
-      description: Whether a split now would give a whole mirror.
+      description: Whether the mirror is complete, so that the pair could be split now.
       type: bool
       sample: true
     sync_percent:
-      description: How far the synchronization is; V(null) when the array cannot tell.
+      description: How far the synchronization has come; V(null) if the array does not report it.
       type: float
       sample: 100.0
     phase:
       description:
-        - V(none) is a pair that nobody has split. V(armed) has a splitter that stands ready, V(split) is split.
-        - V(broken) was left half done by a process that died; M(splitmirror.backup.mirror_sync) with
-          O(splitmirror.backup.mirror_sync#module:state=recovered) cleans it up.
+        - V(none) if no session holds the pair, V(armed) if a splitter is ready to split it, V(split) if it is split.
+        - V(broken) if a process died while it split or resynced the pair. M(splitmirror.backup.mirror_sync) with
+          O(splitmirror.backup.mirror_sync#module:state=recovered) cleans this up.
       type: str
       sample: none
     session:
@@ -96,18 +96,18 @@ pairs:
       elements: str
       sample: []
     users:
-      description: Who uses the mirror now, in words.
+      description: Mount points and processes that use the mirror now.
       type: list
       elements: str
       sample: []
     split_estimate_s:
       description:
-        - About how long the split of this pair alone takes, in seconds; V(null) when the array cannot tell.
+        - About how long the split of this pair alone takes, in seconds; V(null) if it cannot be estimated.
         - For O(provider=image) it grows with the number of extents of the image file.
       type: float
       sample: 0.004
     problem:
-      description: One sentence why the pair cannot be split now, or V(null).
+      description: Why the pair cannot be split now, in one sentence, or V(null).
       type: str
       sample: null
 capabilities:
@@ -125,7 +125,7 @@ capabilities:
     takes_turns:
       description:
         - Whether the array splits one mirror set after the other.
-        - M(splitmirror.backup.backup_window) then waits for its turn before the freeze, and not inside it.
+        - M(splitmirror.backup.backup_window) then waits for its turn before it freezes, so that no host waits frozen.
       type: bool
       sample: false
 """

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mirror_present
-short_description: Present a split mirror set read-only, or take it back
+short_description: Present a split mirror set read-only, or withdraw it
 version_added: 0.1.0
 description:
-  - Makes the mirrors that a session has split readable as block devices, and only readable, or takes that back.
-  - Runs on the array, or on the host that drives it.
+  - Makes the mirrors that a session has split available as read-only block devices, or removes these devices.
+  - Runs on the array, or on the host that controls it.
   - With O(transport=tgt) or O(transport=lio) the devices are also exported to the media server over iSCSI, in a target
-    of the session's own. The media server reaches them by M(splitmirror.backup.mirror_attach).
+    of their own for each session. The media server attaches them with M(splitmirror.backup.mirror_attach).
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -24,23 +24,23 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(presented) gives a block device for the mirror of each pair, and exports them if O(transport) does that. Done
-        again, it gives the same devices and the same export.
-      - V(withdrawn) takes the exports of the session away, whichever transport made them and whoever is logged in, and
-        then all devices, or none. A device that is mounted or open on the array is refused.
-      - V(checked) changes nothing. It fails when O(transport) would not work on this host as the options say.
+      - V(presented) makes a block device for the mirror of each pair, and exports the devices if O(transport) is one
+        that exports. A second run returns the same devices and the same export.
+      - V(withdrawn) removes the exports of the session, whichever transport made them and even if an initiator is
+        logged in, and then all devices, or none of them if one is mounted or open on the array.
+      - V(checked) changes nothing. It fails if O(transport) would not work on this host with the given options.
     type: str
     choices: [presented, withdrawn, checked]
     default: presented
   transport:
     description:
-      - How the media server gets to the mirrors.
-      - With V(local) it is the array itself, and reads the devices.
-      - With V(tgt) the daemon tgtd exports them over iSCSI. It lets in who comes from O(initiator_address) and knows
-        O(chap_secret), and must answer at O(portal) already.
-      - With V(lio) the kernel's own target exports them. It lets in O(initiator) when it knows O(chap_secret),
-        at O(portal) only.
-      - With V(static) the array shows the mirror's LUN to the media server once and for all. Nothing is exported.
+      - How the media server reaches the mirrors.
+      - With V(local) the array is the media server, and reads the devices itself.
+      - With V(tgt) the daemon tgtd exports the devices over iSCSI. It admits initiators that come from
+        O(initiator_address) and have O(chap_secret). It must be running and reachable at O(portal).
+      - With V(lio) the kernel's target exports the devices, at O(portal) only. It admits O(initiator) if that has
+        O(chap_secret).
+      - With V(static) the array shows the mirror's LUN to the media server permanently. Nothing is exported.
     type: str
     version_added: 0.2.0
     choices: [lio, local, static, tgt]
@@ -58,12 +58,12 @@ options:
     description:
       - The array's address in the storage network, with a port behind a colon if it is not 3260. Needed for V(tgt) and
         V(lio) unless O(state=withdrawn).
-      - The kernel's target cannot listen on a port that tgtd or another program has.
+      - The kernel's target cannot listen on a port that tgtd or another program uses.
     type: str
     version_added: 0.2.0
   chap_secret:
     description:
-      - The secret by which the media server is let in to the session's target, 22 to 255 letters and digits. Make a
+      - The secret with which the media server logs in to the session's target, 22 to 255 letters and digits. Make a
         random one for each session, and give the same to M(splitmirror.backup.mirror_attach).
       - Needed for V(tgt) and V(lio) with O(state=presented).
     type: str
@@ -88,7 +88,7 @@ EXAMPLES = r"""
   delegate_to: array1
   register: mirror
 
-- name: Give the mirrors to the media server over iSCSI
+- name: Export the mirrors to the media server over iSCSI
   splitmirror.backup.mirror_present:
     session: "{{ splitmirror_session }}"
     provider: lvm
@@ -101,7 +101,7 @@ EXAMPLES = r"""
   delegate_to: array1
   register: mirror
 
-- name: Take them back
+- name: Withdraw them
   splitmirror.backup.mirror_present:
     session: "{{ splitmirror_session }}"
     provider: lvm
@@ -114,7 +114,7 @@ RETURN = r"""
 devices:
   description:
     - The block device of each pair's mirror on this host.
-    - In check mode only those that are there already; empty after O(state=withdrawn).
+    - In check mode only the existing ones; empty after O(state=withdrawn).
   type: dict
   returned: when O(state) is not V(checked)
   sample: {"data": "/dev/loop7", "wal": "/dev/loop8"}
@@ -129,7 +129,7 @@ target:
   returned: when O(state=presented)
   sample: iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c
 luns:
-  description: How the media server knows the mirror of each pair; empty when nothing is exported.
+  description: How the media server recognizes the mirror of each pair; empty when nothing is exported.
   type: dict
   returned: when O(state=presented)
   sample:
@@ -139,13 +139,13 @@ luns:
       wwn: 6001405a0fe08c6c479317f57172bc3a
       size_bytes: 1073741824
 withdrawn:
-  description: The devices that are gone, or would go in check mode.
+  description: The devices that were removed; in check mode, that would be removed.
   type: list
   elements: str
   returned: when O(state=withdrawn)
   sample: [/dev/loop7, /dev/loop8]
 targets:
-  description: The exports that are gone, or would go in check mode.
+  description: The exports that were removed; in check mode, that would be removed.
   type: list
   elements: str
   returned: when O(state=withdrawn)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mirror_split
-short_description: Split a mirror set, or make ready to
+short_description: Split a mirror set, or prepare to split it
 version_added: 0.1.0
 description:
-  - Splits all pairs of a mirror set, or none. A pair that is not in sync, already split or in use is refused.
-  - Runs on the array, or on the host that drives it.
-  - A split is a consistent copy of a live file system only while that file system is frozen. In a backup,
-    M(splitmirror.backup.backup_window) freezes, tells the splitter that this module has armed, and thaws.
+  - Splits all pairs of a mirror set, or none. Fails if a pair is not in sync, already split, or in use.
+  - Runs on the array, or on the host that controls it.
+  - The mirror of a live file system is only consistent if the file system is frozen during the split. In a backup,
+    M(splitmirror.backup.backup_window) freezes it, asks the splitter that this module has armed to split, and thaws it.
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -24,21 +24,21 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(armed) checks and prepares everything and leaves a process, the splitter, that splits at one word. It ends by
-        itself after O(arm_timeout_s), without a trace.
-      - V(split) splits now, through the splitter if the session has armed one.
+      - V(armed) checks and prepares everything, and starts a process, the splitter, that splits on request. It ends by
+        itself after O(arm_timeout_s) and then leaves nothing.
+      - V(split) splits now, with the splitter if the session has armed one.
     type: str
     choices: [armed, split]
     default: split
   arm_timeout_s:
-    description: How many seconds the splitter stands ready. For O(state=armed).
+    description: How many seconds the splitter waits for the request to split. For O(state=armed).
     type: int
     default: 600
   freeze:
     description:
-      - What M(splitmirror.backup.write_freeze) has returned of the freeze in which this split is made, in plays without
-        M(splitmirror.backup.backup_window). It is returned again by the task that splits, and proves to
-        M(splitmirror.backup.extent_map) that the split came after the freeze.
+      - The return value C(freeze) of M(splitmirror.backup.write_freeze), in plays without
+        M(splitmirror.backup.backup_window). The task that splits returns it again. It proves to
+        M(splitmirror.backup.extent_map) that the split was made during that freeze.
     type: str
     version_added: 0.2.0
 attributes:
@@ -55,7 +55,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Make ready to split within the next ten minutes
+- name: Prepare to split within the next ten minutes
   splitmirror.backup.mirror_split:
     session: "{{ splitmirror_session }}"
     provider: image
@@ -79,7 +79,7 @@ session:
   returned: always
   sample: 20260131T020000Z-db1-9f3c
 freeze:
-  description: The freeze in which it was split, as O(freeze) told. A split that was there before is in none.
+  description: The value of O(freeze). A split that was made by an earlier task is not part of the freeze.
   type: str
   returned: when O(state=split), O(freeze) is given, and this task has split
   sample: 5f1d7a84a2be19b1c3c0c4c2c4f9d0aa
@@ -89,7 +89,7 @@ method:
   returned: when not in check mode
   sample: reflink
 deadline_s:
-  description: In how many seconds the splitter gives up.
+  description: In how many seconds the splitter ends if it is not asked to split.
   type: float
   returned: when O(state=armed) and not in check mode
   sample: 599.9
@@ -104,12 +104,12 @@ devices:
   returned: when O(state=split)
   sample: {"data": "/luns/db1-data.mirror"}
 split_s:
-  description: What the split itself took on the array, in seconds.
+  description: How long the split itself took on the array, in seconds.
   type: float
   returned: when O(state=split) and not in check mode
   sample: 0.004
 pairs:
-  description: The split of each pair, with the instants before and after it.
+  description: The split of each pair, with the times before and after it.
   type: list
   elements: dict
   returned: when O(state=split) and not in check mode
@@ -123,19 +123,19 @@ pairs:
       type: str
       sample: /luns/db1-data.mirror
     before_mono_s:
-      description: The instant before the split by the array's monotonic clock. It orders events on the array only.
+      description: The time before the split, by the array's monotonic clock. It orders events of the array only.
       type: float
       sample: 12345.678
     after_mono_s:
-      description: The instant after the split by the array's monotonic clock.
+      description: The time after the split, by the array's monotonic clock.
       type: float
       sample: 12345.681
     before_wall_s:
-      description: The same instant by the wall clock, in seconds since 1970. It is for people and proves nothing.
+      description: The time before the split, by the wall clock, in seconds since 1970. It is for information only.
       type: float
       sample: 1769824800.123
     after_wall_s:
-      description: The instant after the split by the wall clock.
+      description: The time after the split, by the wall clock.
       type: float
       sample: 1769824800.126
 """

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mirror_sync
-short_description: Bring a mirror set in sync, or clean up behind a dead session
+short_description: Synchronize a mirror set, or clean up what dead sessions left
 version_added: 0.1.0
 description:
-  - Brings all pairs of a mirror set in sync and free, so that they can be split.
-  - Runs on the array, or on the host that drives it.
-  - A mirror that is presented, exported or being read is never resynced; this module fails then.
+  - Makes sure that all pairs of a mirror set are in sync and not held by a session, so that they can be split.
+  - Runs on the array, or on the host that controls it.
+  - Fails if a mirror is presented, exported or being read. Such a mirror is never resynced.
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -23,27 +23,27 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(synced) waits until all pairs are in sync. What O(session) has split is resynced first, and a splitter that it
-        has armed is ended. It fails when another session holds one of the pairs.
-      - V(recovered) first finishes what dead sessions left on these pairs, whichever they are. It ends their
-        exports and their presentation, resyncs, and removes their records. It fails when a mirror is in use on the
-        array, or when the splitter of a session other than O(session) stands ready.
-      - What is exported, and by which transport, is asked of the targets on this host. An initiator that is still
-        logged in does not keep an export, so detach the media server first
-        (M(splitmirror.backup.mirror_attach) fails when the mirror is being read there).
+      - V(synced) waits until all pairs are in sync. If O(session) has split them, they are resynced first; if it has
+        armed a splitter, the splitter is ended. The module fails if another session holds one of the pairs.
+      - V(recovered) first cleans up what dead sessions left on these pairs. It removes their exports and devices,
+        resyncs the mirrors, and removes the records. The module fails if a mirror is in use on the array, or if the
+        splitter of another session than O(session) is ready to split.
+      - The exports are looked up in the iSCSI targets of this host, whichever transport made them. They are removed
+        even if an initiator is logged in. Detach the media server first;
+        M(splitmirror.backup.mirror_attach) fails if the mirror is being read there.
     type: str
     choices: [synced, recovered]
     default: synced
   session:
     description:
-      - The id of the backup session whose hold on the mirror set is to end.
+      - The id of the backup session that holds the mirror set and is to release it.
       - Leave it out before a backup begins.
     type: str
   host:
     description:
-      - The inventory name of the database host. With O(state=recovered) the module fails when a session of another name
-        holds one of the pairs, which is not touched.
-      - When it is left out, sessions of all names are cleaned up.
+      - The inventory name of the database host. With O(state=recovered) the module fails if a session of another host
+        holds one of the pairs, and leaves that session alone.
+      - Without it, the sessions of all hosts are cleaned up.
     type: str
     version_added: 0.2.0
   for_session:
@@ -54,11 +54,11 @@ options:
     type: str
     version_added: 0.2.0
   wait:
-    description: Whether to wait until all pairs are in sync; otherwise the module fails at once when they are not.
+    description: Whether to wait until all pairs are in sync. With V(false) the module fails at once if they are not.
     type: bool
     default: true
   timeout_s:
-    description: How many seconds to wait for the synchronization, also that of what O(session) has split.
+    description: How many seconds to wait for the synchronization, including the resync of what O(session) has split.
     type: int
     default: 14400
 attributes:
@@ -73,7 +73,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Clean up behind whatever run died last night
+- name: Clean up what dead runs left
   splitmirror.backup.mirror_sync:
     provider: image
     pairs: "{{ splitmirror_pairs }}"
@@ -87,7 +87,7 @@ EXAMPLES = r"""
     timeout_s: 7200
   delegate_to: array1
 
-- name: Make mirrors again of what this session has split
+- name: Resync the mirrors that this session has split
   splitmirror.backup.mirror_sync:
     provider: image
     pairs: "{{ splitmirror_pairs }}"
@@ -103,7 +103,7 @@ pairs:
   returned: always
   sample: [{"name": "data", "in_sync": true, "sync_percent": 100.0, "phase": "none", "session": null, "problem": null}]
 waited_s:
-  description: How many seconds it took to come in sync.
+  description: How many seconds the synchronization took.
   type: float
   returned: when not in check mode
   sample: 0.0
@@ -113,7 +113,7 @@ resynced_bytes:
   returned: when not in check mode
   sample: 0
 recovered:
-  description: The dead sessions that were cleaned up, or would be in check mode.
+  description: The dead sessions that were cleaned up; in check mode, that would be cleaned up.
   type: list
   elements: dict
   returned: always
@@ -123,7 +123,7 @@ recovered:
       type: str
       sample: 20260131T020000Z-db1-9f3c
     phase:
-      description: How far it had come; V(broken) or V(split).
+      description: How far the session had come, V(broken) or V(split).
       type: str
       sample: split
     pairs:
@@ -137,7 +137,7 @@ recovered:
       elements: str
       sample: [/dev/loop7]
 targets:
-  description: The exports that were taken away with O(state=recovered), or would be in check mode.
+  description: The exports that were removed with O(state=recovered); in check mode, that would be removed.
   type: list
   elements: str
   returned: always

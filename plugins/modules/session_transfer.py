@@ -7,15 +7,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: session_transfer
-short_description: Bring a file of a session from one host to another through the controller
+short_description: Copy a file of a session from one host to another through the controller
 version_added: 0.1.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
   - Relays one file from the host of the task to O(to_host), in pieces of 16 MiB over the connections that Ansible has
-    to both. No host has to trust the other, and the file is never held whole on the controller.
-  - The file appears as O(dest) (mode 0600, a folder that is made for it 0700) only when all of it has arrived and its
-    SHA-256 agrees.
+    to both. The hosts need not trust each other, and the controller never stores the whole file.
+  - The file appears as O(dest) only after all of it has arrived and its SHA-256 has been compared. It has mode 0600;
+    folders that are made for it have mode 0700.
   - Works with C(become) for an unprivileged user on both hosts. Both need GNU coreutils.
 options:
   src:
@@ -23,11 +23,11 @@ options:
     type: path
     required: true
   dest:
-    description: Its path on O(to_host). An equal file is left as it is.
+    description: The path on O(to_host). A file with the same content is left as it is.
     type: path
     required: true
   to_host:
-    description: Inventory name of the host to bring it to.
+    description: The inventory name of the host that receives the file.
     type: str
     required: true
 extends_documentation_fragment:
@@ -40,7 +40,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Bring the extent map to the media server
+- name: Copy the extent map to the media server
   splitmirror.backup.session_transfer:
     src: /var/lib/splitmirror/sessions/{{ session }}/map.sqlite
     dest: /var/lib/splitmirror/sessions/{{ session }}/map.sqlite
