@@ -62,8 +62,8 @@ options:
         type: str
       mirror_serial:
         description:
-          - Serial number or WWN of the mirror's LUN as the media server sees it. Transport V(static) needs it to find the
-            LUN.
+          - Serial number or WWN of the mirror's LUN as the media server sees it. Transport V(static) needs it to
+            find the LUN.
         type: str
         version_added: 0.2.0
       options:

@@ -2,15 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Seam 1: what a mirror provider is, whatever the array.
+"""Seam 1: what every mirror provider does, whatever the array.
 
 The life of a mirror set in a session::
 
     sync -> prepare -> PreparedSplit.split -> PreparedSplit.settle -> present -> withdraw -> resync
 
-``prepare`` does everything that takes time and leaves a durable record of what is about to happen; ``split`` is what
-the window waits for; ``settle`` makes the result durable once the window has its answer. Whatever a process leaves
-when it dies between any two steps is found by ``state`` and finished by ``recover``.
+``prepare`` does everything that takes time, and durably records what is about to happen. The window waits only for
+``split``. ``settle`` makes the result durable after the window has its answer. If a process dies between two steps,
+``state`` finds what it left, and ``recover`` cleans that up.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..host.status import StatusWriter
 from ..options import Spec, check_options
 from ..session import StateDir
 
-#: No split of this pair; a splitter stands ready; split and on record; left half done by a dead process.
+#: Not split; a splitter is ready to split; split and recorded; left unfinished by a dead process.
 PHASES = ("none", "armed", "split", "broken")
 
 
 class MirrorError(SplitMirrorError):
-    """A mirror that cannot be used as asked."""
+    """A mirror cannot be used in the requested way."""
 
     code = "mirror_failed"
 
@@ -39,10 +39,10 @@ class MirrorError(SplitMirrorError):
 class Pair:
     """One LUN and its mirror.
 
-    :param name: how all hosts call the pair.
-    :param primary: the primary, as the array calls it.
-    :param mirror: the mirror, as the array calls it.
-    :param options: what the provider needs to know of this pair besides; never a secret, because it is kept in records.
+    :param name: the name of the pair, the same on all hosts.
+    :param primary: the name of the primary on the array.
+    :param mirror: the name of the mirror on the array.
+    :param options: options of the provider for this pair; never a secret, because they are kept in records.
     """
 
     name: str
@@ -52,9 +52,9 @@ class Pair:
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:
-    """Refuse an empty mirror set, and a name, primary or mirror that stands in it twice.
+    """Refuse an empty mirror set, and a name, primary or mirror that is in it twice.
 
-    :raises MirrorError: naming what is wrong.
+    :raises MirrorError: the set is refused.
     """
     if not pairs:
         raise MirrorError(
@@ -95,18 +95,18 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class PairState:
-    """What the array says of one pair.
+    """What the array reports about one pair.
 
-    :param size_bytes: size of the primary, or None when it is not there.
-    :param in_sync: a split now would give a whole mirror.
-    :param sync_percent: how far the synchronization is.
+    :param size_bytes: size of the primary; None if it does not exist.
+    :param in_sync: the mirror is complete, so the pair could be split now.
+    :param sync_percent: how far the synchronization has come; None if the array does not report it.
     :param phase: one of PHASES.
-    :param session: the session that armed or split it.
+    :param session: the session that armed or split the pair.
     :param devices: the block devices through which the mirror is presented.
-    :param users: who uses the mirror now (mount points, processes), in words.
-    :param split_estimate_s: about how long the split of this pair alone will take, in seconds; None when the array
-        cannot tell.
-    :param problem: one sentence why the pair cannot be split, whatever its phase; None when it can.
+    :param users: mount points and processes that use the mirror now.
+    :param split_estimate_s: about how long the split of this pair alone will take, in seconds; None if it cannot be
+        estimated.
+    :param problem: why the pair cannot be split now, in one sentence; None if it can.
     """
 
     name: str
@@ -138,9 +138,9 @@ class PairState:
 
 @dataclass(frozen=True)
 class PairSplit:
-    """The split of one pair: the mirror's name on the array, and the instants around it in seconds.
+    """The split of one pair: the name of the mirror on the array, and the times before and after the split in seconds.
 
-    The monotonic instants order events on the array; the wall clock ones are for people.
+    The monotonic times order events of the array; the wall clock times are for information.
     """
 
     name: str
@@ -153,7 +153,7 @@ class PairSplit:
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The split of a mirror set. :param method: how it was made (``reflink``, ``copy``, ``raid1``)."""
+    """The split of a mirror set. :param method: how the mirror was made (``reflink``, ``copy``, ``raid1``)."""
 
     session: str
     provider: str
@@ -162,7 +162,7 @@ class SplitResult:
 
     @property
     def split_s(self) -> float:
-        """From before the first pair until after the last, in seconds: what the array itself takes."""
+        """How long the array itself took: from before the first pair until after the last, in seconds."""
         return self.pairs[-1].after_mono_s - self.pairs[0].before_mono_s
 
     def as_dict(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class Presentation:
-    """The block devices of a presented mirror set. :param changed: whether this call made any of them."""
+    """The block devices of a presented mirror set. :param changed: whether this call has made any of them."""
 
     devices: dict[str, str]
     changed: bool
@@ -193,7 +193,7 @@ class Presentation:
 
 @dataclass(frozen=True)
 class Recovered:
-    """One dead session whose leftovers were cleaned up. :param withdrawn: devices that were still presented."""
+    """One dead session that was cleaned up. :param withdrawn: devices that were still presented."""
 
     session: str
     phase: str
@@ -206,37 +206,37 @@ class Recovered:
 
 
 class PreparedSplit(ABC):
-    """A mirror set on the point of being split; made by MirrorProvider.prepare.
+    """A mirror set that is ready to be split; made by MirrorProvider.prepare.
 
-    :ivar method: how it will be split, as in SplitResult.
+    :ivar method: how the mirrors will be made, as in SplitResult.
     """
 
     method: str
 
     def flush(self) -> None:  # noqa: B027 - optional
-        """Bring what waits in the array's caches to disk ahead of the window. Called while nobody waits."""
+        """Write cached data of the array to disk before the window. Called while nobody waits."""
 
     @abstractmethod
     def split(self) -> SplitResult:
-        """Split all pairs, or none; this is what the window waits for.
+        """Split all pairs, or none. The window waits for this.
 
         :raises MirrorError: it failed, and nothing is split.
         """
 
     @abstractmethod
     def settle(self) -> None:
-        """Make the split durable; called once, after split has succeeded and its answer is sent."""
+        """Make the split durable. Called once, after split has succeeded and the answer has been sent."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """Drop everything that prepare and a failed split made."""
+        """Remove everything that prepare and a failed split have made."""
 
 
 class MirrorProvider(ABC):
     """The mirrors of one database host on one kind of array.
 
     :param pairs: the mirror set, at least one pair, with the options of each pair as the user gave them.
-    :param state_dir: where the array keeps its records.
+    :param state_dir: the state folder of the array, with its records.
     :param options: of the provider, as the user gave them.
     :ivar options: checked against argument_spec, with defaults filled in; those of each pair likewise.
     :ivar status: where sync and resync tell how far they are; None tells nobody.
@@ -269,13 +269,13 @@ class MirrorProvider(ABC):
 
     @abstractmethod
     def state(self) -> list[PairState]:
-        """What the array says of each pair, in the order of the pairs. Changes nothing."""
+        """What the array reports about each pair, in the order of the pairs. Changes nothing."""
 
     @abstractmethod
     def sync(self, wait: bool, timeout_s: float) -> float:
-        """Bring all pairs in sync and return the seconds waited.
+        """Wait until all pairs are in sync; return how many seconds that took.
 
-        :param wait: wait until they are; otherwise raise at once when they are not.
+        :param wait: False: raise at once if they are not.
         :raises MirrorError: a pair cannot be synchronized, or is not in sync in time.
         """
 
@@ -285,13 +285,13 @@ class MirrorProvider(ABC):
 
     @abstractmethod
     def prepare(self, session: str) -> PreparedSplit:
-        """Do all that can be done before the window, durably noting what is to come.
+        """Do everything that can be done before the window, and durably record what is about to happen.
 
         :raises MirrorError: as check_splittable.
         """
 
     def split(self, session: str) -> SplitResult:
-        """Prepare, split and settle in one go, for those who have no window to keep short."""
+        """Prepare, split and settle in one call, where no window has to be kept short."""
         prepared = self.prepare(session)
         try:
             result = prepared.split()
@@ -303,34 +303,34 @@ class MirrorProvider(ABC):
 
     @abstractmethod
     def split_result(self, session: str) -> Optional[SplitResult]:
-        """The split of this session as recorded, or None when the session has not split these pairs."""
+        """The recorded split of this session; None if the session has not split these pairs."""
 
     @abstractmethod
     def present(self, session: str) -> Presentation:
-        """Make the session's mirrors readable as block devices, and only readable; again gives the same.
+        """Make read-only block devices of the session's mirrors. A second call returns the same devices.
 
         :raises MirrorError: the session has no finished split.
         """
 
     @abstractmethod
     def withdraw(self, session: str) -> list[str]:
-        """Take the presentation back and return the devices that are gone; all of them, or none.
+        """Remove the presented devices, all or none, and return those that were removed.
 
         :raises MirrorError: a device is in use.
         """
 
     @abstractmethod
     def resync(self, session: str, wait: bool, timeout_s: float) -> int:
-        """Make the session's mirrors mirrors again and return the bytes copied for it.
+        """Make the session's split mirrors mirrors again; return how many bytes were copied.
 
-        :param wait: wait until they are in sync; otherwise raise at once when they are not.
+        :param wait: wait until they are in sync. False: raise at once if they are not.
         :raises MirrorError: a mirror is presented or in use, or is split by another session, or is not in sync in time.
-            In the last case the resync goes on, and the next call waits again.
+            In the last case the resync continues, and the next call waits for it again.
         """
 
     @abstractmethod
     def recover(self) -> list[Recovered]:
-        """Finish what dead sessions left on these pairs: withdraw, resync, remove records.
+        """Clean up what dead sessions left on these pairs: withdraw, resync, remove records.
 
-        :raises MirrorError: what is left is in use, or belongs to a living splitter.
+        :raises MirrorError: a mirror is in use, or a living splitter holds it.
         """

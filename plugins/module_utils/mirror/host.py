@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What providers need of the host when it is the array itself: its tools, and what is written to its disks."""
+"""For providers whose array is this host itself: run its tools, and count what is written to its disks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ STAT_SECTOR_BYTES = 512
 
 
 def run_tool(*command: str) -> str:
-    """Run a tool of the array to its end and return its output.
+    """Run a tool of the array and return its output.
 
-    :raises MirrorError: it is not there, or it failed; with its own words.
+    :raises MirrorError: the tool is missing, or it failed; the message contains its output.
     """
     try:
         return tools.run_tool(*command, environment={"LVM_SUPPRESS_FD_WARNINGS": "1"})
@@ -27,14 +27,14 @@ def run_tool(*command: str) -> str:
 
 
 class Written(NamedTuple):
-    """Bytes written to a device. :param disk: tells this device from a later one with its number."""
+    """Bytes written to a device. :param disk: differs for a later device with the same number."""
 
     disk: str
     bytes: int
 
 
 def written(number: str) -> Written:
-    """What was written to a block device so far. :param number: ``major:minor``."""
+    """How much has been written to a block device so far. :param number: ``major:minor``."""
     folder = f"/sys/dev/block/{number}"
     with open(f"{folder}/stat", encoding="ascii") as stream:
         count = int(stream.read().split()[6]) * STAT_SECTOR_BYTES
@@ -46,7 +46,7 @@ def written(number: str) -> Written:
 
 
 def written_between(before: Written, after: Written) -> int:
-    """Bytes written from one look to the next; a device that was made anew has counted from nothing."""
+    """Bytes written between two counts. A device that was made anew has begun at zero."""
     if before.disk == after.disk and before.bytes <= after.bytes:
         return after.bytes - before.bytes
     return after.bytes

@@ -4,12 +4,11 @@
 
 """Provider ``image``: the LUNs are image files, and a split is a clone that shares all blocks with the primary.
 
-This is the array of a hypervisor whose raw images lie on XFS or Btrfs. Such a mirror is in sync at every instant, and
-there is nothing to copy at a resync: the clone is deleted. Each clone is atomic (FICLONE locks the file); a set of
-several images is one instant only while the database host is frozen.
+Such an array is a hypervisor whose raw images are on XFS or Btrfs. Each clone shows one instant (FICLONE locks the
+file). The clones of several images show the same instant only while the database host is frozen.
 
-What belongs to a session carries its id in the extended attribute ``user.splitmirror.session``. A file without it is
-somebody else's, whatever its name, and is never replaced or removed.
+What a session makes has its id in the extended attribute ``user.splitmirror.session``. A file without this attribute
+belongs to somebody else, whatever its name, and is never replaced or removed.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class ImageProvider(SnapshotProvider):
                         option="pairs",
                         code="option_invalid",
                     )
-        # One file has one name in the journal, whatever symbolic links lead to it.
+        # A file has one name in the journal, even if symbolic links lead to it.
         real = [replace(pair, primary=os.path.realpath(pair.primary), mirror=_real(pair.mirror)) for pair in pairs]
         super().__init__(real, state_dir, options)
 
@@ -70,7 +69,7 @@ class ImageProvider(SnapshotProvider):
         if _mark(pair.mirror) == session:
             os.unlink(pair.mirror)
         temp = temp_name(pair, session)
-        if _mark(temp) == session or _size(temp) == 0:  # empty: it died before it could mark it
+        if _mark(temp) == session or _size(temp) == 0:  # empty: the process died before it could mark the file
             os.unlink(temp)
         with contextlib.suppress(FileNotFoundError):
             sync_folder(os.path.dirname(pair.mirror))
@@ -111,7 +110,7 @@ class _Job:
 
 
 class ImageSplit(SnapshotSplit):
-    """Sources open, empty targets made and marked; only the clones and their names are missing."""
+    """The images are open, and empty targets are made and marked; only the clones and their names are missing."""
 
     def __init__(self, provider: ImageProvider, journal: Journal, record: SplitRecord, allow_copy: bool) -> None:
         super().__init__(provider, journal, record)
@@ -128,7 +127,7 @@ class ImageSplit(SnapshotSplit):
             raise
 
     def flush(self) -> None:
-        """Write the sources' cached data; FICLONE would do it too, but then the window waits for it."""
+        """Write the cached data of the images. FICLONE would do that as well, but inside the window."""
         for job in self._jobs.values():
             os.fdatasync(job.source)
 
@@ -144,7 +143,7 @@ class ImageSplit(SnapshotSplit):
             raise _failed(pair, exc) from exc
 
     def publish(self) -> None:
-        """See SnapshotSplit. By links, not by renames: a link fails when a file of that name has come meanwhile."""
+        """See SnapshotSplit. By links, not by renames: a link fails if a file of that name exists by now."""
         for job in self._jobs.values():
             try:
                 os.link(job.temp, job.pair.mirror)
@@ -198,7 +197,7 @@ class ImageSplit(SnapshotSplit):
 
 
 def temp_name(pair: Pair, session: str) -> str:
-    """Where a session makes the clone before it gets its name; in the same folder."""
+    """The name of the clone of a session until it gets its final name; in the same folder."""
     return f"{pair.mirror}.{session}.new"
 
 
@@ -207,7 +206,7 @@ def _failed(pair: Pair, cause: OSError) -> MirrorError:
 
 
 def _real(path: str) -> str:
-    """The path with its folder resolved; the file itself is taken by its name."""
+    """The path with its folder resolved; the file itself need not exist."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
@@ -226,7 +225,7 @@ def _estimate_s(path: str) -> Optional[float]:
 
 
 def _mark(path: str) -> Optional[str]:
-    """The session that a file belongs to; '' when it is nobody's of ours, None when there is no file."""
+    """The session that a file belongs to; '' if it belongs to no session, None if there is no file."""
     try:
         return os.getxattr(path, MARK, follow_symlinks=False).decode(errors="replace")
     except OSError:

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the array knows of its split mirrors: one small file a session in ``mirrors/`` of the state folder.
+"""The records of the array's split mirrors: a small file for each session, in ``mirrors/`` of the state folder.
 
-A record is written durably before anything is done that it would have to explain, and removed after the last trace of
-it. So whatever is found without a living process was left by a dead one, and the record says what to look for.
+A record is durably written before the session changes anything on the array, and removed after everything is undone. A
+record whose process is dead therefore means that something may be left, and says where to look.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 class SplitRecord:
     """One session's hold on a mirror set.
 
-    :param process: who prepared the split; as long as it lives and ``result`` is None, the set is armed.
+    :param process: the process that prepared the split. While it lives and ``result`` is None, the set is armed.
     :param result: the split, once it is durable.
     """
 
@@ -47,7 +47,7 @@ class SplitRecord:
         return "armed" if is_alive(self.process) else "broken"
 
     def touches(self, pair: Pair) -> bool:
-        """Whether this record holds the pair's primary or mirror, under whatever name."""
+        """Whether this record holds the pair's primary or mirror, even if the pair has another name."""
         return any(pair.primary == own.primary or pair.mirror == own.mirror for own in self.pairs)
 
 
@@ -60,13 +60,13 @@ class Journal:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other sessions from claiming a mirror while this one looks and claims."""
+        """Keep other sessions from claiming a mirror between our check and our claim."""
         self._state_dir.make_private_dir(self._folder)
         with locked(open_lock(self._state_dir.mirrors_lock)):
             yield
 
     def write(self, record: SplitRecord) -> None:
-        """Put the record on disk in one step; when this returns, a power cut does not undo it."""
+        """Write the record in one step. After the return, it survives a power cut."""
         self._state_dir.make_private_dir(self._folder)
         data = {
             "format_version": FORMAT_VERSION,
@@ -81,7 +81,7 @@ class Journal:
     def read(self, session: str) -> Optional[SplitRecord]:
         """The record of a session, or None.
 
-        :raises MirrorError: the file is no record.
+        :raises MirrorError: the file is not a valid record.
         """
         path = self.path(session)
         try:
@@ -105,7 +105,7 @@ class Journal:
             ) from exc
 
     def remove(self, session: str) -> None:
-        """Forget a session; the last step of its clean-up."""
+        """Remove the record of a session; the last step of its clean-up."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(session))
             sync_folder(self._folder)
@@ -113,9 +113,9 @@ class Journal:
             os.unlink(self.path(session) + ".new")
 
     def remove_unfinished(self) -> None:
-        """Remove the records that processes did not live to finish; they had done nothing yet.
+        """Remove half-written first records of dead processes, which had changed nothing yet.
 
-        A process writes the first record of its session with the journal locked, so none of these has a living one.
+        A process writes the first record of its session with the journal locked, so no living one is writing it now.
         """
         with self.locked():
             for name in os.listdir(self._folder):

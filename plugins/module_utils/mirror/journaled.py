@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What providers have in common that run on the array's own host: a journal of the sessions that hold pairs there.
+"""Base of providers that run on the array's own host and keep a journal of the sessions that hold pairs there.
 
-What a session made also carries its mark on the array itself, so it is found again when the journal was lost.
+What a session makes also has a mark on the array itself, so that it is found even if the journal is lost.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..session import StateDir, check_session_id
 from .base import MirrorError, MirrorProvider, Pair, Recovered, SplitResult
 from .journal import Journal, SplitRecord
 
-#: How long a reader waits for a splitter that has answered to put its split on disk.
+#: How long to wait until a splitter that has answered has recorded its split.
 SETTLE_TIMEOUT_S = 60.0
 _POLL_S = 0.02
 
 
 class JournaledProvider(MirrorProvider):
-    """A provider whose sessions are recorded on this host. What is done to the mirrors its classes say themselves."""
+    """A provider whose sessions are recorded on this host. Derived classes implement what is done to the mirrors."""
 
     def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, options: Optional[Mapping[str, Any]] = None) -> None:
         super().__init__(pairs, state_dir, options)
@@ -35,18 +35,18 @@ class JournaledProvider(MirrorProvider):
 
     @abstractmethod
     def _marks(self) -> list[Optional[str]]:
-        """The session whose mark each pair's mirror carries; nothing where there is none of ours."""
+        """For each pair the session whose mark its mirror has; None or '' if it has no mark."""
 
     @abstractmethod
     def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
-        """Take back the devices by which mirrors are read, and return them. :raises MirrorError: one is in use."""
+        """Remove the devices of the mirrors, and return them. :raises MirrorError: one is in use."""
 
     @abstractmethod
     def _give_back(self, record: SplitRecord) -> None:
-        """Undo a session's split, whole or half, without waiting for the resync, and forget the session."""
+        """Undo a session's split, finished or not, without waiting for the resync, and remove its record."""
 
     def _in_turn(self) -> AbstractContextManager[None]:
-        """Keep what would make the windows of others wait out of them."""
+        """A context for changes that would make other sessions wait in their windows."""
         return nullcontext()
 
     # ---- the seam ----
@@ -90,7 +90,7 @@ class JournaledProvider(MirrorProvider):
     # ---- records ----
 
     def _begin(self, session: str) -> SplitRecord:
-        """Record that this process will split the pairs, if they can be split."""
+        """Check that the pairs can be split, and record that this process will split them."""
         process = DaemonRecord.of(os.getpid())
         if process is None:
             raise MirrorError("/proc: it does not show this process; mount /proc.")
@@ -101,7 +101,7 @@ class JournaledProvider(MirrorProvider):
         return record
 
     def _own_record(self, session: str) -> Optional[SplitRecord]:
-        """The session's record; raises when another session holds one of the pairs."""
+        """The session's record, or None. :raises MirrorError: another session holds one of the pairs."""
         for pair in self.pairs:
             record = self._journal.record_of(pair)
             if record is not None and record.session != session:
@@ -113,7 +113,7 @@ class JournaledProvider(MirrorProvider):
         return self._journal.read(session)
 
     def _settled_record(self, session: str) -> SplitRecord:
-        """The session's record once its split is on disk; the splitter answers before that."""
+        """Wait until the session's split is recorded, which is after the splitter's answer; return the record."""
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         while True:
             record = self._own_record(session)
@@ -121,7 +121,7 @@ class JournaledProvider(MirrorProvider):
                 raise MirrorError(
                     f"session {session}: it has not split these pairs; split them first.", code="not_split"
                 )
-            # It may have settled and ended between the reading of its record and the look at its process.
+            # The splitter may have recorded the split and ended between our read of the record and our check.
             if record.phase == "broken":
                 record = self._own_record(session) or record
             if record.phase == "split":
@@ -139,7 +139,7 @@ class JournaledProvider(MirrorProvider):
             time.sleep(_POLL_S)
 
     def _record_to_resync(self, session: str) -> Optional[SplitRecord]:
-        """The session's record, which no splitter holds any more."""
+        """The session's record, or None. :raises MirrorError: its splitter is still alive."""
         record = self._own_record(session)
         if record is not None and record.phase == "armed":
             raise MirrorError(
@@ -149,7 +149,7 @@ class JournaledProvider(MirrorProvider):
         return record
 
     def _leftovers(self) -> list[SplitRecord]:
-        """Records of all sessions that hold our pairs; for a mark without a record, one made up from it."""
+        """The records of all sessions that hold our pairs; one is made up for a mark that has no record."""
         found = [record for record in self._journal.all() if any(record.touches(pair) for pair in self.pairs)]
         dead = DaemonRecord(0, 0, "")
         for pair, mark in zip(self.pairs, self._marks()):
@@ -159,14 +159,14 @@ class JournaledProvider(MirrorProvider):
 
 
 def phase_and_session(record: Optional[SplitRecord], mark: Optional[str]) -> tuple[str, Optional[str]]:
-    """Phase and session that a pair is in. :param record: its holder's. :param mark: that of the pair's mirror."""
+    """Phase and session of a pair. :param record: that of the session that holds it. :param mark: on its mirror."""
     if record is not None:
         return record.phase, record.session
-    return ("broken", mark) if mark else ("none", None)  # the journal was lost
+    return ("broken", mark) if mark else ("none", None)  # the record was lost
 
 
 def held_problem(pair: Pair, phase: str, session: Optional[str]) -> str:
-    """The sentence for a pair that a session holds."""
+    """The problem of a pair that a session holds, in one sentence."""
     return {
         "armed": f"pair {pair.name}: session {session} is ready to split it; wait until that session has ended.",
         "split": f"pair {pair.name}: it is already split by session {session}; resync it first "

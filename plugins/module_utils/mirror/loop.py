@@ -41,7 +41,7 @@ def loop_devices() -> list[LoopDevice]:
 
 
 def loops_of(path: str) -> list[LoopDevice]:
-    """The loop devices over this file; none when the file is not there."""
+    """The loop devices of this file; none if the file does not exist."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -51,15 +51,15 @@ def loops_of(path: str) -> list[LoopDevice]:
 
 
 def attach(path: str, sector_bytes: int = 512, offset_bytes: int = 0, size_bytes: int = 0) -> str:
-    """Attach a file (or a block device) read-only and return the device.
+    """Attach a file or a block device as a read-only loop device; return the loop device.
 
     :param offset_bytes: where in the file the device begins.
     :param size_bytes: how long the device is; 0 for up to the end.
 
-    Direct I/O is asked for. The kernel refuses it quietly for sectors smaller than what the file takes: files that
-    share blocks on XFS want whole blocks (seen on Linux 6.18). Such a device reads through the page cache of the
-    image, which cannot be stale: a clone never changes. The sector size is always given, because the kernel would
-    take 4096 in that case, and an XFS made on 512-byte sectors does not mount there.
+    Direct I/O is requested. The kernel silently does without it if the sectors are smaller than what the file accepts:
+    files that share blocks on XFS need whole blocks (seen on Linux 6.18). Such a device reads through the page cache of
+    the image, which cannot be stale, because a clone never changes. The sector size is always given: otherwise the
+    kernel would choose 4096 in this case, and an XFS that was made on 512-byte sectors could not be mounted.
 
     :raises MirrorError: losetup failed.
     """
@@ -69,7 +69,7 @@ def attach(path: str, sector_bytes: int = 512, offset_bytes: int = 0, size_bytes
 
 
 def sector_bytes(path: str) -> int:
-    """The logical sector size at which a file is attached on this machine; 512, as disks have it, when it is not."""
+    """The logical sector size of the loop device of a file; 512, the usual one, if the file is not attached."""
     for device in loops_of(path):
         with open(f"/sys/class/block/{os.path.basename(device.path)}/queue/logical_block_size", "rb") as stream:
             return int(stream.read())
@@ -77,9 +77,9 @@ def sector_bytes(path: str) -> int:
 
 
 def detach(device: str, path: str) -> None:
-    """Detach a device from ``path`` and wait until it is gone.
+    """Detach the loop device of a file, and wait until it is gone.
 
-    :raises MirrorError: somebody opened it meanwhile, so that it stays.
+    :raises MirrorError: somebody has opened it, so it stays attached.
     """
     _losetup("--detach", device)
     deadline = time.monotonic() + SETTLE_S

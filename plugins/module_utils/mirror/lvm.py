@@ -6,10 +6,10 @@
 
 ``primary`` is ``VG/LV``, ``mirror`` the image, ``VG/LV_rimage_N``. After the split LVM shows the image as a volume of
 its own with the same offsets (lvmraid(7), "RAID1 Tracking"); at the merge only what changed is copied. LVM splits one
-volume a command, so a set of several is one instant only under the freeze.
+volume for each command, so several volumes show the same instant only under the freeze.
 
-The session stands as a tag on the volume, so that its split is known again even when our own records are lost. A split
-without it is somebody else's and is left alone.
+The session is a tag on the volume, so that its split is recognized even if our own records are lost. A split without
+this tag belongs to somebody else and is left alone.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _FIELDS = (
     "vg_name,lv_name,segtype,lv_size,lv_active,sync_percent,raid_sync_action,lv_health_status,raidintegritymode,"
     "vg_lock_type,vg_permissions,lv_tags,devices,lv_kernel_major,lv_kernel_minor"
 )
-#: In the window, nothing is written to the archive of metadata, which may lie on a file system that is frozen (the mark
-#: and the merge write it); and nobody waits for udev to name the image, which takes longer than the split.
+#: In the window, LVM does not write its archive of metadata, which may be on a frozen file system (tagging and merging
+#: write it), and does not wait until udev has named the image, which takes longer than the split.
 _IN_WINDOW = ("--config", "backup{archive=0 backup=0}", "--noudevsync")
-#: How long udev may take to name it after all.
+#: How long udev may take to name it.
 _UDEV_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A logical volume, as lvs tells it. :param hidden: it is a part of another. :param devices: what it lies on."""
+    """A logical volume, as lvs reports it. :param hidden: it is part of another one. :param devices: below it."""
 
     segtype: str
     size_bytes: int
@@ -62,7 +62,7 @@ class Volume:
 
 
 def read_volumes(groups: Sequence[str]) -> dict[str, Volume]:
-    """All logical volumes of these volume groups, by ``VG/LV``. A group that is not there has none."""
+    """All logical volumes of these volume groups, by ``VG/LV``. A missing group has none."""
     wanted = " || ".join(f"vg_name={group}" for group in groups)
     words = ["--all", "--reportformat", "json", "--units", "b", "--nosuffix", "--options", _FIELDS]
     report = json.loads(run_tool("lvs", *words, "--select", wanted))
@@ -145,7 +145,7 @@ class LvmProvider(RaidProvider):
         run_tool("lvconvert", "--yes", "--merge", pair.mirror)
 
     def make_readable(self, pair: Pair) -> str:
-        """See RaidProvider. LVM calls the image read-only, but its device takes writes (seen with 2.03.16)."""
+        """See RaidProvider. LVM reports the image as read-only, but its device accepts writes (seen with 2.03.16)."""
         self._set_read_only(pair, True)
         device = f"/dev/{pair.mirror}"
         deadline = time.monotonic() + _UDEV_TIMEOUT_S
@@ -169,7 +169,7 @@ class LvmProvider(RaidProvider):
     def prepare(self, session: str) -> PreparedSplit:
         """See MirrorProvider."""
         volumes = self._volumes(self.pairs)
-        # Which disks an image lies on is asked now, not in the window.
+        # Find out now, not in the window, on which disks the image is.
         self._disks = {pair.mirror: volumes[pair.mirror].devices for pair in self.pairs if pair.mirror in volumes}
         return super().prepare(session)
 
@@ -181,7 +181,7 @@ class LvmProvider(RaidProvider):
 
 
 def view_of(pair: Pair, volumes: dict[str, Volume]) -> PairView:
-    """What LVM says of a pair. :param volumes: from read_volumes."""
+    """What LVM reports about a pair. :param volumes: from read_volumes."""
     primary, image = volumes.get(pair.primary), volumes.get(pair.mirror)
     broken = _why_broken(pair, primary, image, volumes)
     if primary is None or image is None:
@@ -203,7 +203,7 @@ def view_of(pair: Pair, volumes: dict[str, Volume]) -> PairView:
 def _why_broken(
     pair: Pair, primary: Optional[Volume], image: Optional[Volume], volumes: dict[str, Volume]
 ) -> Optional[str]:
-    """What LVM would refuse, or what would make the split worthless, told beforehand."""
+    """Why LVM would refuse the split, or why the split would be useless."""
     who = f"pair {pair.name}: {pair.primary}"
     if primary is None:
         return f"{who} is not a logical volume of this host."

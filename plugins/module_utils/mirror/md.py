@@ -5,14 +5,14 @@
 """Provider ``md``: a LUN is a raid1 of mdadm with a write-intent bitmap, the mirror one of its legs.
 
 ``primary`` is the array (``/dev/md/NAME``), ``mirror`` the leg's block device. The split fails and removes the leg; the
-resync adds it again, and the bitmap tells what to copy (md(4), "RE-ADD"). On the leg the LUN begins behind md's
-superblock, at the data offset; it is presented through a loop device that begins there.
+resync adds it again, and the bitmap tells md what to copy (md(4), "RE-ADD"). On the leg, the LUN begins after md's
+superblock, at the data offset. The leg is presented through a loop device that begins there.
 
-md trusts a leg that is added again: whatever was written to it meanwhile would stay, and be read. So the bytes written
-to the leg are noted at the split, and a leg that took a write is refused.
+md trusts a leg that is added again: if somebody has written to it, the array would return that data. The provider
+therefore records at the split how many bytes were written to the leg, and does not add a leg again that was written to.
 
-md has no place for a session's mark. A leg that is out, with no record of ours, may be out because its disk is bad, and
-is left alone.
+md cannot store a mark of the session. A leg that is out and has no record may be out because its disk failed, so it is
+left alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .host import Written, run_tool, written, written_between
 from .raid import FAULTY, IN, OUT, PairView, RaidProvider
 
 SECTOR_BYTES = 512
-#: How long md may need to let go of a leg that it has been told is bad.
+#: How long md may take to release a leg that was marked as failed.
 _REMOVE_TIMEOUT_S = 10.0
 
 
@@ -59,7 +59,7 @@ class MdProvider(RaidProvider):
         return [_view(pair) for pair in pairs]
 
     def mark(self, pair: Pair, session: str) -> None:
-        """See RaidProvider; md keeps no marks."""
+        """See RaidProvider; md cannot store a mark."""
 
     def unmark(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
@@ -70,14 +70,14 @@ class MdProvider(RaidProvider):
     def take_out(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
         run_tool("mdadm", "--quiet", pair.primary, "--fail", pair.mirror)
-        # Whoever dies before the leg is out, or right behind that, leaves a note; what is still on its way comes later.
+        # Once now, in case the process dies before the second time; writes may still be under way.
         self._note_written(pair, session)
         deadline = time.monotonic() + _REMOVE_TIMEOUT_S
         while True:
             try:
                 run_tool("mdadm", "--quiet", pair.primary, "--remove", pair.mirror)
                 break
-            except MirrorError:  # busy while writes to it are on their way
+            except MirrorError:  # busy while writes to it are under way
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
@@ -118,7 +118,7 @@ class MdProvider(RaidProvider):
         return self.state_dir.leg_file(session, pair.name)
 
     def _note_written(self, pair: Pair, session: str) -> None:
-        """Keep what was written to the leg so far. Not durably: a machine that starts anew counts anew, too."""
+        """Record what was written to the leg so far. Not durably, because a reboot also resets the kernel's counter."""
         path = self._note(pair, session)
         try:
             replace_file(path, json.dumps(written(self.leg_device(pair))._asdict()))
@@ -133,7 +133,7 @@ class MdProvider(RaidProvider):
             with open(self._note(pair, session), encoding="ascii") as note:
                 return Written(**json.load(note))
         except (FileNotFoundError, ValueError, TypeError):
-            # Lost with the machine: then the device counts from its start too. Lost otherwise: then all counts.
+            # After a reboot the kernel's counter began at zero, too. If the file is lost otherwise, everything counts.
             return Written("", 0)
 
 
@@ -159,7 +159,7 @@ def _view(pair: Pair) -> PairView:
         return PairView(size_bytes, broken=broken, leg=FAULTY)
     degraded, action = int(_read(f"{array}/md/degraded")), _read(f"{array}/md/sync_action")
     in_sync = "in_sync" in state
-    # Raid disks that are neither there nor being rebuilt: taking out the leg would leave too little.
+    # Another leg is missing and is not being rebuilt, so this one has to stay.
     if degraded and in_sync and action == "idle":
         broken = f"pair {pair.name}: {pair.primary} lacks a leg other than {pair.mirror}; repair it first."
     mismatches = int(_read(f"{array}/md/mismatch_cnt"))
@@ -193,7 +193,7 @@ def _why_no_mirror(pair: Pair, array: Optional[str]) -> Optional[str]:
 
 
 def _sysfs(device: str) -> Optional[str]:
-    """The folder of an md array under /sys, or None when it is none."""
+    """The folder of an md array under /sys; None if the device is not one."""
     try:
         folder = os.path.realpath(f"/sys/dev/block/{_number(device)}")
     except OSError:
@@ -207,10 +207,10 @@ def _number(device: str) -> str:
 
 
 def _member(array: str, leg: str) -> Optional[str]:
-    """The folder of a leg under the array's, or None when it is out."""
+    """The folder of a leg below that of the array; None if the leg is out."""
     number = _number(leg)
     for name in os.listdir(f"{array}/md"):
-        with contextlib.suppress(OSError):  # a member that goes away meanwhile
+        with contextlib.suppress(OSError):  # a member that disappears meanwhile
             if name.startswith("dev-") and _read(f"{array}/md/{name}/block/dev") == number:
                 return f"{array}/md/{name}"
     return None
@@ -225,13 +225,13 @@ def _array_uuid(how: str, device: str) -> Optional[str]:
 
 
 def _data_offset_bytes(leg: str) -> int:
-    """Where the LUN begins on a leg that is out. Metadata 0.90 names no offset: it stands at the end."""
+    """Where the LUN begins on a leg that is out. Metadata 0.90 has no offset, because it is at the end."""
     found = re.search(r"^\s*Data Offset : (\d+) sectors$", run_tool("mdadm", "--examine", leg), re.MULTILINE)
     return int(found.group(1)) * SECTOR_BYTES if found else 0
 
 
 def _progress_percent(array: str) -> Optional[float]:
-    """How far md is, from sync_completed: ``sectors / sectors`` or ``none``."""
+    """How far md has come, from sync_completed: ``sectors / sectors`` or ``none``."""
     words = _read(f"{array}/md/sync_completed").split(" / ")
     return 100.0 * int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
 

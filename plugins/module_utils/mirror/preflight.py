@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What an array is asked before a backup begins."""
+"""What an array is asked before a backup begins: its state folder, and the state of each pair."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ask_array(preflight: Preflight, params: Mapping[str, Any]) -> None:
 
 
 def _pair(state: PairState) -> str:
-    """:raises MirrorError: neither the synchronization nor the clean-up of dead sessions will make it right."""
+    """:raises MirrorError: the pair has a problem that neither synchronization nor clean-up will solve."""
     if state.problem is None:
         return "It is in sync and free."
     if state.phase != "none":

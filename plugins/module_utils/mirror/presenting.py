@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A mirror set on its way to the media server: the provider makes devices of it, the exporter takes them there.
+"""Present a mirror set to the media server: the provider makes devices of it, and the exporter exports them.
 
-This is the one place that knows both. What is exported is looked for in the targets of this host, whatever transport
-a session was told to use, so that nothing is missed that another run left. The order never changes: device, export;
-export gone, device gone, resync.
+This is the only file that knows both. Exports are looked up in the targets of this host, whatever the transport of the
+session is, so that those of other runs are found as well. The order is always: make device, export; remove export,
+remove device, resync.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from .journal import Journal
 
 @dataclass(frozen=True)
 class Route:
-    """How the mirrors get to the media server. :param initiator: None, like portal, where nothing is exported."""
+    """How the media server reaches the mirrors. :param initiator: None, like portal, if nothing is exported."""
 
     exporter: Exporter
     initiator: Optional[Initiator] = None
@@ -63,9 +63,9 @@ class Route:
     ) -> Route:
         """From the options of the modules.
 
-        :param secret: None where nothing is exported, or nothing yet.
+        :param secret: None if nothing is exported, or if nothing is to be exported yet.
 
-        :raises TransportError: one is missing, or cannot be understood.
+        :raises TransportError: an option is missing or malformed.
         """
         exporter = make_exporter(transport)
         if not exporter.exports:
@@ -96,16 +96,16 @@ class Presented:
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """What is not there any more. :param targets: names of the exports."""
+    """What was removed. :param targets: names of the exports."""
 
     devices: list[str]
     targets: list[str]
 
 
 def present(provider: MirrorProvider, session: str, route: Route, *, dry_run: bool = False) -> Presented:
-    """Make the session's mirrors readable to the media server, and only readable; again gives the same.
+    """Make the session's mirrors readable, and only readable, for the media server. A second call changes nothing.
 
-    An export of the session that is not as asked is made anew.
+    An export of the session that differs from what is requested is made anew.
 
     :param dry_run: change nothing, and return what is known beforehand.
     :raises SplitMirrorError: the session has no finished split, or they cannot be exported.
@@ -120,7 +120,7 @@ def present(provider: MirrorProvider, session: str, route: Route, *, dry_run: bo
 
 
 def devices_of(session: str, devices: dict[str, str]) -> list[Device]:
-    """The devices as what they are exported. :param devices: by name of the pair, in the order of the pairs."""
+    """The devices in the form in which they are exported. :param devices: by name, in the order of the pairs."""
     return [Device(name, path, serial_of(session, name)) for name, path in devices.items()]
 
 
@@ -161,12 +161,12 @@ def presented_devices(provider: MirrorProvider) -> dict[str, str]:
 
 
 def withdraw(provider: MirrorProvider, session: str, *, dry_run: bool = False) -> Withdrawn:
-    """Take the session's exports back, then its devices; whoever is still logged in loses them.
+    """Remove the session's exports, then its devices, even if an initiator is logged in.
 
     :param dry_run: change nothing, and return what would go.
     :raises SplitMirrorError: a device is in use on this host, or another session holds the pairs.
     """
-    split = provider.split_result(session)  # refuses a session that holds none of the pairs while another one does
+    split = provider.split_result(session)  # fails if another session holds the pairs
     if dry_run:
         return _withdraw_dry_run(provider) if split is not None else Withdrawn([], [])
     with Journal(provider.state_dir).locked():
@@ -178,7 +178,7 @@ def _withdraw_dry_run(provider: MirrorProvider) -> Withdrawn:
     states = provider.state()
     exports = exports_of(provider, states)
     for state in states:
-        # What has an exported device open is the target, which goes first.
+        # An exported device is held open by the target, which is removed first.
         if state.users and not exports:
             raise MirrorError(f"{state.problem}", code="mirror_in_use")
     devices = [state.devices[0] for state in states if state.devices]
@@ -186,12 +186,12 @@ def _withdraw_dry_run(provider: MirrorProvider) -> Withdrawn:
 
 
 def exports_of(provider: MirrorProvider, states: Iterable[PairState]) -> list[FoundExport]:
-    """The exports of ours that show one of these mirrors, or belong to a session that holds one."""
+    """Our exports that show one of these mirrors, or belong to a session that holds one."""
     return [export for _exporter, export in _exports_of(states)]
 
 
 def resync(provider: MirrorProvider, session: str, wait: bool, timeout_s: float) -> int:
-    """Make the session's mirrors mirrors again, see MirrorProvider.resync.
+    """Resync the session's mirrors, see MirrorProvider.resync.
 
     :raises SplitMirrorError: a mirror is still exported, or the provider refuses.
     """
@@ -210,12 +210,12 @@ def refuse_exported(exports: Iterable[FoundExport]) -> None:
 
 
 def recover(provider: MirrorProvider) -> tuple[list[Recovered], list[str]]:
-    """Finish what dead sessions left: exports, devices, splits, see MirrorProvider.recover.
+    """Clean up what dead sessions left: exports, devices, splits; see MirrorProvider.recover.
 
-    :returns: what the provider recovered, and the names of the targets that are gone.
+    :returns: what the provider recovered, and the names of the removed targets.
     """
     with Journal(provider.state_dir).locked():
-        # A splitter that stands ready makes the provider refuse, and has nothing exported yet.
+        # Sessions whose splitter is still ready have no exports; the provider refuses to recover them.
         targets = _remove(_exports_of(provider.state()))
     return provider.recover(), targets
 

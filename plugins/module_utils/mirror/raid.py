@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What providers have in common whose mirror is one leg of a software raid1: taken out at the split, put back after.
+"""Base of providers whose mirror is a leg of a software raid1, taken out at the split and put back at the resync.
 
-A provider says how to look at a pair and how to take its leg out, put it back, and make it readable. The order, the
-records and the refusals are here.
+A derived class looks at a pair, takes its leg out, puts it back, and makes it readable. This class has the order of the
+steps, the records and the refusals.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from .journaled import JournaledProvider, held_problem, phase_and_session
 from .turn import Turn
 
 POLL_S = 0.5
-#: How long to wait for one's turn; nobody has it for longer than a window may last.
+#: How long to wait for the turn. A session has it for no longer than a window may last.
 TURN_TIMEOUT_S = 3600.0
 METHOD = "raid1"
-#: Where a leg is: a part of the array, in sync or on its way to it; a part that the array holds for bad, as halfway
-#: through a split; taken out.
+#: Where a leg is: part of the array (in sync or being synchronized); marked as failed, as in the middle of a split;
+#: taken out.
 IN, FAULTY, OUT = "in", "faulty", "out"
 
 
 @dataclass(frozen=True)
 class PairView:
-    """What the array's own tools say of one pair now.
+    """What the tools of the array report about one pair.
 
-    :param broken: one sentence why this pair is no mirror that could be split, ever, as it is; None when it is one.
-    :param syncing: one sentence why it cannot be split yet, because it is being synchronized or checked.
-    :param leg: IN, FAULTY or OUT; None when there is no such leg.
-    :param mark: the session whose mark the array carries for this pair.
-    :param devices: the block devices that must be free before the leg goes back.
+    :param broken: why this pair cannot be split until somebody repairs it, in one sentence; None if it can.
+    :param syncing: why it cannot be split yet, because it is being synchronized or checked; None if it is not.
+    :param leg: IN, FAULTY or OUT; None if there is no such leg.
+    :param mark: the session whose mark the array has for this pair.
+    :param devices: the block devices that must be unused before the leg is put back.
     :param presented: the device through which the leg is readable, and only readable.
     """
 
@@ -71,7 +71,7 @@ class PairView:
 class RaidProvider(JournaledProvider):
     """Mirrors that are legs of software raid1 arrays on this host."""
 
-    # ---- what each provider says for itself ----
+    # ---- what each provider implements ----
 
     @abstractmethod
     def look(self, pairs: Sequence[Pair]) -> list[PairView]:
@@ -79,31 +79,31 @@ class RaidProvider(JournaledProvider):
 
     @abstractmethod
     def mark(self, pair: Pair, session: str) -> None:
-        """Note on the array itself that the session is about to take the leg out, where the array can keep that."""
+        """Mark on the array itself that the session is about to take the leg out, if the array can store a mark."""
 
     @abstractmethod
     def unmark(self, pair: Pair, session: str) -> None:
-        """Remove the mark, if it is there."""
+        """Remove the mark, if there is one."""
 
     @abstractmethod
     def take_out(self, pair: Pair, session: str) -> None:
-        """Split the pair, also from FAULTY on; the window waits for this. :raises MirrorError: it failed."""
+        """Take the leg out, also if it is FAULTY. The window waits for this. :raises MirrorError: it failed."""
 
     @abstractmethod
     def put_back(self, pair: Pair, session: str) -> None:
-        """Make the leg a mirror again and start to copy what has changed. :raises MirrorError: it failed."""
+        """Put the leg back, and start to copy what has changed. :raises MirrorError: it failed."""
 
     @abstractmethod
     def make_readable(self, pair: Pair) -> str:
-        """Give a block device through which the leg can be read, and only read."""
+        """Return a read-only block device of the leg."""
 
     @abstractmethod
     def make_unreadable(self, pair: Pair) -> None:
-        """Take that device back; nobody has it open."""
+        """Remove that device. Nobody has it open."""
 
     @abstractmethod
     def leg_device(self, pair: Pair) -> str:
-        """The block device of the leg, as ``major:minor``; it is the same device for both states or made anew."""
+        """The block device of the leg, as ``major:minor``. It may be another one when the leg is out."""
 
     # ---- the seam ----
 
@@ -163,7 +163,7 @@ class RaidProvider(JournaledProvider):
         return Presentation(devices, changed)
 
     def resync(self, session: str, wait: bool, timeout_s: float) -> int:
-        """See MirrorProvider. What the primary writes during the resync counts too: the kernel counts both in one."""
+        """See MirrorProvider. The bytes include what is written to the primary meanwhile: the kernel has one counter."""
         record = self._record_to_resync(session)
         if record is None:
             return 0
@@ -186,9 +186,9 @@ class RaidProvider(JournaledProvider):
     # ---- shared with RaidSplit ----
 
     def put_all_back(self, record: SplitRecord) -> None:
-        """Put back what is out, or halfway out; nothing if any of it is in use.
+        """Put back all legs that are out or FAULTY; none if one of them is in use.
 
-        :raises MirrorError: a leg is in use, not there, or cannot be put back; then the session is not to be forgotten.
+        :raises MirrorError: a leg is in use, missing, or cannot be put back. Then the session's record has to stay.
         """
         views = list(zip(record.pairs, self.look(record.pairs)))
         for pair, view in views:
@@ -206,7 +206,7 @@ class RaidProvider(JournaledProvider):
                 )
 
     def forget(self, record: SplitRecord) -> None:
-        """Remove the last traces of a session."""
+        """Remove the marks and the record of a session."""
         for pair in record.pairs:
             self.unmark(pair, record.session)
         self._journal.remove(record.session)
@@ -214,7 +214,7 @@ class RaidProvider(JournaledProvider):
     # ---- inside ----
 
     def _in_turn(self) -> AbstractContextManager[None]:
-        """Keep what changes the array's metadata out of the windows of others, where it would make them wait."""
+        """See JournaledProvider; changes of the array's metadata may be such changes."""
         return Turn(self.state_dir).waited_for(TURN_TIMEOUT_S) if self.capabilities.takes_turns else nullcontext()
 
     def _pair_state(self, pair: Pair, view: PairView) -> PairState:
@@ -283,7 +283,7 @@ class RaidProvider(JournaledProvider):
 
 
 class RaidSplit(PreparedSplit):
-    """Everything is checked and marked; only the legs are still in their places."""
+    """Everything is checked and marked; only the legs have to be taken out."""
 
     method = METHOD
 

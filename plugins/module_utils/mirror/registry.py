@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one list of mirror providers."""
+"""The list of mirror providers, and how the options of a module become one."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What providers have in common whose mirror is made by the split and deleted by the resync: clones and snapshots.
+"""Base of providers whose mirror is made by the split and deleted by the resync, such as clones and snapshots.
 
-Such a mirror is in sync at every instant, so there is nothing to wait for. A provider says how to look at a pair, how
-to take its snapshot, how to make that readable, and how to delete it. The order, the records and the refusals are here.
+Such a mirror never has to be synchronized. A derived class looks at a pair, takes its snapshot, makes it readable, and
+deletes it. This class has the order of the steps, the records and the refusals.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .journaled import JournaledProvider, held_problem, phase_and_session
 
 @dataclass(frozen=True)
 class SnapshotView:
-    """What the array says of one pair now.
+    """What the array reports about one pair.
 
-    :param size_bytes: size of the primary, or None when it is not there.
-    :param broken: one sentence why no snapshot of this pair can be taken as it is; None when one can.
-    :param mark: the session that made what is in the mirror's place; empty when it was no session of ours; None when
-        nothing is there.
+    :param size_bytes: size of the primary; None if it does not exist.
+    :param broken: why no snapshot of this pair can be taken until somebody repairs it, in one sentence; or None.
+    :param mark: the session that has made the mirror; empty if something else is in the mirror's place; None if there
+        is nothing.
     :param devices: the block devices through which the mirror can be read.
-    :param split_estimate_s: about how long the split of this pair takes, in seconds; None when nobody can tell.
+    :param split_estimate_s: about how long the split of this pair takes, in seconds; None if it cannot be estimated.
     """
 
     size_bytes: Optional[int]
@@ -49,36 +49,36 @@ class SnapshotProvider(JournaledProvider):
 
     method: ClassVar[str]
 
-    # ---- what each provider says for itself ----
+    # ---- what each provider implements ----
 
     @abstractmethod
     def look(self, pair: Pair) -> SnapshotView:
         """Look at a pair. Changes nothing."""
 
     def take(self, pair: Pair, session: str) -> None:
-        """Make the mirror, with the session's mark on it; the window waits for this.
+        """Make the mirror, with the session's mark on it. The window waits for this.
 
-        A provider that can prepare more than that has a SnapshotSplit of its own instead, see prepared.
+        A provider that can do a part of it before the window overrides ``prepared`` instead.
 
         :raises MirrorError: it failed.
         """
         raise NotImplementedError
 
     def prepared(self, record: SplitRecord) -> PreparedSplit:
-        """Do the slow part of the split now. :raises MirrorError: it failed, and nothing is left of it."""
+        """Do the slow part of the split before the window. :raises MirrorError: it failed, and left nothing."""
         return SnapshotSplit(self, self._journal, record)
 
     @abstractmethod
     def delete(self, pair: Pair, session: str) -> None:
-        """Delete what the session made of this pair, whole or half, if anything, and nothing else."""
+        """Delete what the session has made of this pair, finished or not, and nothing else. There may be nothing."""
 
     @abstractmethod
     def show(self, pair: Pair) -> str:
-        """Give a block device through which the mirror can be read, and only read."""
+        """Return a read-only block device of the mirror."""
 
     @abstractmethod
     def hide(self, pair: Pair, device: str) -> None:
-        """Take that device back; nobody has it open."""
+        """Remove that device. Nobody has it open."""
 
     # ---- the seam ----
 
@@ -127,7 +127,7 @@ class SnapshotProvider(JournaledProvider):
     # ---- shared with the splits ----
 
     def undo(self, record: SplitRecord) -> None:
-        """Delete all that the session made, and forget it."""
+        """Delete everything that the session has made, and remove its record."""
         for pair in record.pairs:
             self.delete(pair, record.session)
         self._journal.remove(record.session)
@@ -209,7 +209,7 @@ class SnapshotSplit(PreparedSplit):
         self._provider.take(pair, self._record.session)
 
     def publish(self) -> None:
-        """Give the mirrors their names, where they do not have them yet. :raises MirrorError: it failed."""
+        """Give the mirrors their final names, if they do not have them yet. :raises MirrorError: it failed."""
 
     def settle(self) -> None:
         """See PreparedSplit."""

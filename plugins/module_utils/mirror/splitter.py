@@ -2,12 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The splitter: a process on the array that stands ready, so that the window waits for one exchange and the split only.
+"""The splitter: a process on the array that has prepared the split, so that the window waits only for the split itself.
 
-It answers on ``sessions/<id>/splitter.sock``: ``ping`` (also writes out caches), ``status``, ``turn``, ``split`` and
-``stop``. ``turn`` takes the turn on an array that splits one mirror set after the other, for a number of seconds.
-It ends by itself: after its split is on disk, at ``stop``, or when its time is over; in the last two cases without a
-trace.
+It answers requests on ``sessions/<id>/splitter.sock``: ``ping`` (which also writes cached data to disk), ``status``,
+``turn``, ``split`` and ``stop``. ``turn`` takes the turn on an array that splits one mirror set after the other, for a
+number of seconds. The splitter ends when its split is recorded, at ``stop``, or after its time limit. In the last two
+cases it undoes its preparations.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .turn import Turn
 
 NAME = "splitter"
 CALL_TIMEOUT_S = 10.0
-#: A split may take as long as the array takes; this only ends a call to a splitter that hangs.
+#: A split may take as long as the array needs. This limit only ends a request to a splitter that hangs.
 SPLIT_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True)
 class ReadySplitter:
-    """A splitter that stands ready. :param deadline_s: seconds until it gives up. :param method: see SplitResult."""
+    """A splitter that is ready to split. :param deadline_s: seconds until it ends. :param method: see SplitResult."""
 
     pid: int
     deadline_s: float
@@ -48,9 +48,9 @@ class ReadySplitter:
 
 
 class SplitterService(Service):
-    """The service; one split, then the end.
+    """The service: it splits once, then it ends.
 
-    :param turn: the turn on the array; None where sets are split side by side.
+    :param turn: the turn on the array; None if the array can split several sets at once.
     """
 
     def __init__(self, prepared: PreparedSplit, timeout_s: float, turn: Optional[Turn] = None) -> None:
@@ -62,7 +62,7 @@ class SplitterService(Service):
         self.server: Optional[LineServer] = None
 
     def handle(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
-        """Answer ``ping``, ``status``, ``split`` and ``stop``."""
+        """Answer ``ping``, ``status``, ``turn``, ``split`` and ``stop``."""
         if op == "ping" and self._state == "armed":
             self._prepared.flush()
         elif op == "turn":
@@ -77,13 +77,13 @@ class SplitterService(Service):
         return {"state": self._state, "method": self._prepared.method, "deadline_s": round(left_s, 3)}
 
     def next_wakeup(self) -> Optional[float]:
-        """The deadline, or that of the turn; or at once, when only the end is left to do."""
+        """The time limit, or that of the turn; now, if only the end is left to do."""
         if self._state != "armed":
             return 0.0
         return self._deadline if self._turn_ends is None else min(self._deadline, self._turn_ends)
 
     def on_wakeup(self) -> None:
-        """The answer is sent, or a time is over."""
+        """An answer has been sent, or a time limit has passed."""
         now = time.monotonic()
         if self._turn_ends is not None and now >= self._turn_ends:
             self._give_turn_back()
@@ -91,7 +91,7 @@ class SplitterService(Service):
             self._end(self._state if self._state != "armed" else "timed out")
 
     def finish(self) -> None:
-        """After the loop: make the split durable, or leave no trace."""
+        """After the loop: make the split durable, or undo the preparations."""
         if self._state == "split":
             self._prepared.settle()
         else:
@@ -100,7 +100,7 @@ class SplitterService(Service):
     def _split(self) -> SplitResult:
         if self._state != "armed":
             raise MirrorError(f"the splitter is not ready any more; its state is {self._state}.", code="not_split")
-        # Whatever goes wrong from here on, this splitter has had its try.
+        # Only one attempt, whatever goes wrong from here on.
         self._state = "failed"
         result = self._prepared.split()
         self._state = "split"
@@ -108,7 +108,7 @@ class SplitterService(Service):
         return result
 
     def _take_turn(self, hold_s: float) -> bool:
-        """Take the turn if it is free; who asked for it may die, so it ends by itself."""
+        """Take the turn if it is free. It ends by itself, because the controller may die."""
         if self._turn is None:
             return True
         granted = self._turn.take()
@@ -129,24 +129,24 @@ class SplitterService(Service):
 
 
 def armed(state_dir: StateDir, session: str) -> Optional[ReadySplitter]:
-    """The session's splitter if it stands ready, else None."""
+    """The session's splitter if it is ready to split, else None."""
     record = read_record(state_dir.session_dir(session), NAME)
     if record is None or not is_alive(record):
         return None
     try:
         status = call(state_dir.socket_file(session, NAME), "status", CALL_TIMEOUT_S)["result"]
-    except LineError:  # it is about to end
+    except LineError:  # it is ending
         return None
     return ReadySplitter(record.pid, status["deadline_s"], status["method"]) if status["state"] == "armed" else None
 
 
 def arm(provider: MirrorProvider, session: str, timeout_s: float) -> ReadySplitter:
-    """Prepare the split in a process of its own, which waits ``timeout_s`` for the word.
+    """Prepare the split in a process of its own, which waits ``timeout_s`` for the request to split.
 
     :raises MirrorError: the mirror set cannot be split now.
-    :raises DaemonError: preparing failed; the message is the provider's.
+    :raises DaemonError: the preparations failed; the message is that of the provider.
     """
-    provider.check_splittable(session)  # refused here, nothing has been made yet
+    provider.check_splittable(session)  # before anything is made
     folder = provider.state_dir.make_session_dir(session)
     path = provider.state_dir.socket_file(session, NAME)
 
@@ -161,7 +161,7 @@ def arm(provider: MirrorProvider, session: str, timeout_s: float) -> ReadySplitt
         finally:
             splitter.finish()
 
-    # Writing out the caches of a busy array takes its time.
+    # Writing out the cached data of a busy array takes long.
     daemonize(folder, NAME, run, timeout_s=60.0 + timeout_s)
     ready = armed(provider.state_dir, session)
     if ready is None:
@@ -172,25 +172,25 @@ def arm(provider: MirrorProvider, session: str, timeout_s: float) -> ReadySplitt
 
 
 def split(state_dir: StateDir, session: str) -> SplitResult:
-    """Tell the session's splitter to split.
+    """Ask the session's splitter to split.
 
-    :raises NotRunning: none stands ready.
+    :raises NotRunning: there is no splitter.
     :raises Refused: the split failed, and nothing is split.
     """
     return SplitResult.from_dict(call(state_dir.socket_file(session, NAME), "split", SPLIT_TIMEOUT_S)["result"])
 
 
 def disarm(state_dir: StateDir, session: str) -> bool:
-    """End the session's splitter and its preparations; return whether there was one.
+    """End the session's splitter, which undoes its preparations; return whether there was one.
 
-    A splitter that has split already is given the time to put that on disk.
+    A splitter that has split already gets the time to record the split.
     """
     record = read_record(state_dir.session_dir(session), NAME)
     if record is None:
-        # Its folder may be gone. Who holds the pairs is on record, too, be it a splitter or one who splits without.
+        # Its folder may be gone. The process that holds the pairs is also in the journal; it may not be a splitter.
         held = Journal(state_dir).read(session)
         record = held.process if held and is_called(held.process, NAME) else None
     if record is None or not is_alive(record):
         return False
-    # SIGTERM ends its loop just like the op stop, and needs no answer from it.
+    # SIGTERM has the same effect as the request stop, and needs no answer.
     return terminate(record, timeout_s=30.0)

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whose turn it is on an array that splits one mirror set after the other.
+"""The turn on an array that splits one mirror set after the other.
 
-LVM changes the metadata of a volume group under one lock, so the splits of several database hosts wait for each other
-there. Who waits inside the window waits frozen; so the turn is taken before the freeze, and what else takes that lock
-(a resync, a clean-up) takes the turn, too.
+LVM changes the metadata of a volume group under one lock, so the splits of several database hosts wait for each other.
+A session that waits in its window waits while writes are stopped. Sessions therefore take the turn before the freeze,
+and everything else that takes the lock (resync, clean-up) takes the turn as well.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..host.files import open_lock, try_lock
 from ..session import StateDir
 from .base import MirrorError
 
-#: How often somebody who waits looks again.
+#: How often to try again, in seconds.
 POLL_S = 0.05
 
 
 class Turn:
-    """The turn on one array, for one process. The kernel gives it back when the process dies (flock(2)).
+    """The turn on one array, for one process. The kernel releases it when the process dies (flock(2)).
 
     :param state_dir: the state folder of the array.
     """
@@ -36,7 +36,7 @@ class Turn:
         self._fd: Optional[int] = None
 
     def take(self) -> bool:
-        """Take the turn if it is free, and return whether it is ours now. Waits for nobody."""
+        """Take the turn if it is free; return whether it is ours now. Does not wait."""
         if self._fd is not None:
             return True
         self._state_dir.make_private_dir(self._state_dir.mirrors_dir)
@@ -50,14 +50,14 @@ class Turn:
         return self._fd is not None
 
     def give_back(self) -> None:
-        """Give it back; nothing if it is not ours."""
+        """Give the turn back, if it is ours."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     @contextlib.contextmanager
     def waited_for(self, timeout_s: float) -> Iterator[None]:
-        """Wait for the turn, and hold it.
+        """Wait for the turn, and hold it in the context.
 
         :raises MirrorError: it did not come in time.
         """
