@@ -4,11 +4,11 @@
 
 """Plain commands on any inventory host, from inside one action plugin.
 
-One task normally talks to one host. The window has to drive the database host and the array without the pause that a
-strategy puts between two tasks, so it opens the other host's connection itself.
+A task normally uses one host. The window has to control the database host and the array without the pause that a
+strategy makes between two tasks, so the action plugin opens the connection to the other host itself.
 
-How a host is reached, as whom and by which privilege escalation is Ansible's to say: TaskExecutor opens the connection,
-and ActionBase builds the commands, so that what works for modules works here.
+Ansible decides how a host is reached, as which user, and by which privilege escalation: TaskExecutor opens the
+connection, and ActionBase builds the commands. What works for modules therefore works here.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from ansible.template import Templar
 from .line import MAX_ANSWER_BYTES, NotEscalated, StandingLine
 from .programs import RUNNER, RUNNER_GREETING, program
 
-# Without input the ssh plugin asks for a terminal, and a terminal would change the bytes on their way.
+# Without input, the ssh plugin requests a terminal, and a terminal would change the bytes.
 _NO_TERMINAL = b"\n"
-#: How long a program that stays may take to be there. Nobody waits for it but the task.
+#: How long a program that keeps running may take to start. Nothing is frozen meanwhile.
 CONNECT_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command left behind: exit code, standard output, standard error."""
+    """The result of a command: exit code, standard output, standard error."""
 
     code: int
     out: bytes
@@ -47,7 +47,7 @@ class Answer:
 
 
 class _Recorder:
-    """Stands before a connection, and keeps the command that Ansible would have it run."""
+    """Takes the place of a connection, and records the command that Ansible would run over it."""
 
     def __init__(self, connection: ConnectionBase) -> None:
         self._connection = connection
@@ -59,24 +59,24 @@ class _Recorder:
     def exec_command(
         self, cmd: str, in_data: Optional[bytes] = None, sudoable: bool = True
     ) -> tuple[int, bytes, bytes]:
-        """Keep ``cmd``."""
+        """Record ``cmd``."""
         self.command = cmd
         return 0, b"", b""
 
 
 class _Commands(ActionBase):  # type: ignore[misc]
-    """Ansible's own way from a command to what a connection is given: login shell, privilege escalation, quoting."""
+    """Builds commands as Ansible does: login shell, privilege escalation, quoting."""
 
     def __init__(self, connection: ConnectionBase) -> None:
         self._recorder = _Recorder(connection)
         super().__init__(None, self._recorder, connection._play_context, DataLoader(), None, None)
 
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
-        """Never called: this is no task."""
+        """Never called, because this is not a task."""
         raise NotImplementedError
 
     def build(self, argv: list[str]) -> tuple[str, Optional[BecomeBase]]:
-        """The command, and the become plugin where it is part of it: the same user needs none, says Ansible."""
+        """The command, and the become plugin if it is part of it. Ansible leaves it out if the user stays the same."""
         become = self._connection.become
         before = become._id if become else None
         self._low_level_execute_command(shlex.join(argv))
@@ -87,8 +87,8 @@ class Channel:
     """Commands on one host over one connection.
 
     :param host: the inventory name, for messages.
-    :param connection: a connection plugin that is ready for use, with its become plugin set.
-    :param python: the host's Python.
+    :param connection: a connection plugin that is ready for use, with its become plugin.
+    :param python: the command of the host's Python.
     """
 
     def __init__(self, host: str, connection: ConnectionBase, python: str = "python3") -> None:
@@ -100,10 +100,10 @@ class Channel:
         self._may_stand = True
 
     def run(self, argv: list[str], stdin: Optional[bytes] = None) -> Answer:
-        """Run a command with its arguments; it is quoted, never interpreted.
+        """Run a command with its arguments. No shell interprets them.
 
         :param stdin: bytes for its standard input.
-        :raises AnsibleError: when the connection fails (not when the command does).
+        :raises AnsibleError: the connection has failed; not if the command has.
         """
         if self._may_stand and self._runner is None:
             self._runner = self.stand(RUNNER, [], RUNNER_GREETING)
@@ -117,7 +117,7 @@ class Channel:
             code, err, size_bytes = told["code"], told["err"], told["out_bytes"]
         except (KeyError, TypeError, ValueError, RecursionError):
             code = err = size_bytes = None
-        # The host may be anybody's by now.
+        # The host may have been taken over.
         if not (isinstance(code, int) and isinstance(err, str) and isinstance(size_bytes, int)):
             raise AnsibleError(f"{self.host}: its answer does not have the expected form; check that host.")
         if not 0 <= size_bytes <= MAX_ANSWER_BYTES:
@@ -127,9 +127,9 @@ class Channel:
         return Answer(code, self._runner.read(size_bytes), err)
 
     def run_once(self, argv: list[str], stdin: Optional[bytes] = None) -> Answer:
-        """Like run, by a process of its own on connections of every kind."""
-        # What a shell prints before (a greeting, the news of the day) ends where the mark begins. The mark is in two
-        # parts, so that a shell that prints its command does not print the mark.
+        """Like run, but over connections of every kind, and with a process of its own."""
+        # A shell may print something first, such as a message of the day. The output of the command begins after a
+        # mark, which consists of two parts, so that a shell that prints its command does not print the mark.
         first, second = secrets.token_hex(8), secrets.token_hex(8)
         marked = ["/bin/sh", "-c", 'printf "%s%s\\n" "$0" "$1"; shift; exec "$@"', first, second, *argv]
         command, _become = self._commands.build(marked)
@@ -138,7 +138,7 @@ class Channel:
                 command, in_data=_NO_TERMINAL if stdin is None else stdin, sudoable=True
             )
         except AnsibleConnectionFailure as exc:
-            # As it is, it would count the task's own host as unreachable, and nothing would be cleaned up.
+            # Otherwise Ansible would treat the task's own host as unreachable, and nothing would be cleaned up.
             raise AnsibleError(f"{self.host}: it cannot be reached: {exc.message}") from exc
         said = err.decode("utf-8", "replace")
         _before, mark, out = out.partition(f"{first}{second}\n".encode())
@@ -148,12 +148,12 @@ class Channel:
         return Answer(code, out, said)
 
     def stand(self, source: str, args: list[str], greeting: str) -> Optional[StandingLine]:
-        """Start a Python program that stays and answers; None where this connection has no way to do that.
+        """Start a Python program that keeps running and answers requests; None if this connection does not allow that.
 
-        That is: ssh and local connections. Over ssh it has a terminal where the privilege escalation wants one.
+        Connections of the kinds ssh and local do. Over ssh, it has a terminal if privilege escalation needs one.
 
         :param greeting: the first line that the program prints.
-        :raises AnsibleError: it does not come up.
+        :raises AnsibleError: it does not start.
         """
         argv = program(self.python, source, args)
         if self._connection.transport == "local":
@@ -176,12 +176,12 @@ class Channel:
         except AnsibleError:
             if self._password() is None:
                 raise
-            return None  # there is no connection that stays, over which ssh could go without the password
+            return None  # without a persistent connection, ssh needs the password
 
     def must_be_root(self) -> None:
-        """Go the whole way once: over the connection, by the privilege escalation, to a program that stays.
+        """Try connection, privilege escalation and a program that keeps running.
 
-        :raises AnsibleError: it ends before, or with another user than root.
+        :raises AnsibleError: one of them fails, or the user is not root.
         """
         try:
             uid = self.run(["id", "-u"]).out.decode("utf-8", "replace").strip()
@@ -193,7 +193,7 @@ class Channel:
             )
 
     def close(self) -> None:
-        """Close the connection (a persistent ssh master stays, as with every other task)."""
+        """Close the connection. A persistent ssh master stays, as after every other task."""
         if self._runner is not None:
             self._runner.close()
             self._runner = None
@@ -209,9 +209,9 @@ class Channel:
 
 
 def _ssh_words(connection: ConnectionBase, command: str, terminal: bool) -> list[bytes]:
-    """The local command that runs ``command`` on the host of an ssh connection, in the words of all its others.
+    """The local command that runs ``command`` on the host of an ssh connection, as the connection plugin builds it.
 
-    It goes without the connection's password: over the connection that stays (control socket) none is asked for.
+    It is built without the password, because the persistent connection (control socket) does not ask for one.
     """
     context = connection._play_context
     connection.host = connection.get_option("host") or context.remote_addr
@@ -262,9 +262,9 @@ class _Opener(TaskExecutor):  # type: ignore[misc]
 
 
 def open_channel(host: str, action: ActionBase, task_vars: dict[str, Any]) -> Channel:
-    """Open a channel to a host other than the one the task runs on, as if the task were delegated to it.
+    """Open a channel to another host than that of the task, as if the task were delegated to it.
 
-    :raises AnsibleError: when the host is not in the inventory or one of its plugins is unknown.
+    :raises AnsibleError: the host is not in the inventory, or one of its plugins is unknown.
     """
     if host not in task_vars["hostvars"]:
         raise AnsibleError(f"{host!r} is not in the inventory; name an inventory host.")

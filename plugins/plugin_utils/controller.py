@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which process on this controller runs the play, and whether one that did before is still there."""
+"""Which process on this controller runs the play, and whether the process of an earlier run is still alive."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.lease import Ow
 
 
 def this_run() -> Owner:
-    """The process that runs the play; called in a worker, which that has forked.
+    """The process that runs the play. Called in one of its workers, which it has forked.
 
-    A worker may outlive a play that is killed, and has another parent then, init for instance, which lives for ever.
+    A worker may outlive a play that was killed. Its parent is then another process, such as init, which never ends.
     """
     forked_by = multiprocessing.parent_process()
     pid = forked_by.pid if forked_by and forked_by.pid else os.getppid()
     boot_id, namespace = _place()
     record = DaemonRecord.of(pid) if boot_id else None
     if boot_id and record is None and pid != os.getppid():
-        record = DaemonRecord(pid, 0, boot_id)  # it is dead, as everybody will find
+        record = DaemonRecord(pid, 0, boot_id)  # it is dead
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user without a name, in a container
@@ -36,12 +36,12 @@ def this_run() -> Owner:
 
 
 def is_running(owner: Owner) -> Optional[bool]:
-    """Whether a run still lives; None when it runs, or ran, where nobody here can look."""
+    """Whether a run is still alive; None if it was started elsewhere, so that this cannot be found out here."""
     if not owner.boot_id or (owner.boot_id, owner.pid_namespace) != _place():
         return None
     try:
         os.kill(owner.pid, 0)
-    except (ProcessLookupError, OverflowError):  # what a host tells may be no process id at all
+    except (ProcessLookupError, OverflowError):  # a host may have sent something that is not a process id
         return False
     except PermissionError:
         pass
@@ -52,7 +52,7 @@ def is_running(owner: Owner) -> Optional[bool]:
 
 
 def _place() -> tuple[str, str]:
-    """What makes a process id one of a kind: boot of the kernel, and namespace. Empty where there is no /proc."""
+    """What makes a process id unique: boot id and namespace. Empty if there is no /proc."""
     try:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return boot_id, os.readlink("/proc/self/ns/pid")

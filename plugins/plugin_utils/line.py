@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A program on another host that stays for several questions: a line in, a line out.
+"""A program on another host that answers several requests: a line in, a line out.
 
-A connection plugin runs one command to its end. Inside the window each such command would cost an ssh channel, a sudo
-and the start of a Python, while writes stand still; so one program is started beforehand and asked again and again.
+A connection plugin runs one command to its end. Inside the window, each such command would cost an ssh channel, a sudo
+and the start of Python while writes are stopped. So one program is started beforehand, and gets all requests.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from ansible.errors import AnsibleError
 from ansible.plugins.become import BecomeBase
 
 MAX_ANSWER_BYTES = 16 << 20
-#: After its input has ended the program has nothing left to do.
+#: How long the program may take to end after its input has ended.
 _END_S = 5.0
-#: How much of what the program says of errors is kept.
+#: How much of its standard error is kept.
 _KEPT_ERRORS_BYTES = 65536
-#: What may come before the privileges are there: greetings, lectures, prompts.
+#: How much may be printed before the privileges are escalated: greetings, lectures, prompts.
 _MOST_BEFORE_BYTES = 1 << 20
-#: How long to wait for them once it has ended.
+#: How long to wait for its standard error after it has ended.
 _LAST_WORDS_S = 1.0
 
 
 class NotEscalated(AnsibleError):  # type: ignore[misc]
-    """The way ended before the privileges were there, and it was not for a password."""
+    """The connection ended before the privileges were escalated, and not because of a password."""
 
 
 class StandingLine:
     """A running program.
 
-    :param argv: the local command that leads to it, such as ssh.
+    :param argv: the local command that starts it, such as ssh.
     :param host: for messages.
-    :param greeting: the line that tells that it is there; what comes before it is not ours (a message of the day).
-    :param timeout_s: how long it may take until then.
-    :param become: the become plugin that is part of the command, if one is; it tells prompts, and holds the password.
-    :param terminal: whether the program has a terminal, which does not end with our end of its input.
-    :raises NotEscalated: see there.
-    :raises AnsibleError: it does not greet in time, or the password is wrong or missing.
+    :param greeting: the first line of the program. Everything before it is skipped, such as a message of the day.
+    :param timeout_s: how long it may take until the greeting.
+    :param become: the become plugin that is part of the command, if there is one. It knows prompts and password.
+    :param terminal: whether the program has a terminal; then the end of our input does not end the program.
+    :raises NotEscalated: the privileges were not escalated.
+    :raises AnsibleError: the greeting does not come in time, or the password is wrong or missing.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class StandingLine:
     def exchange(self, line: str, timeout_s: Optional[float] = None) -> bytes:
         """Send a line and return the answer, without its newline.
 
-        :param timeout_s: how long to wait for it; None waits for ever.
-        :raises AnsibleError: the program or the way to it is gone, or it does not answer in time.
+        :param timeout_s: how long to wait for the answer; None: without limit.
+        :raises AnsibleError: the connection is lost, or there is no answer in time.
         """
         self.send(line.encode() + b"\n")
         return self.read_line(timeout_s)
@@ -92,7 +92,7 @@ class StandingLine:
     def send(self, data: bytes) -> None:
         """Send bytes to the program.
 
-        :raises AnsibleError: the program or the way to it is gone.
+        :raises AnsibleError: the connection is lost.
         """
         try:
             self._input.write(data)
@@ -105,9 +105,9 @@ class StandingLine:
         return self._next_line(None if timeout_s is None else time.monotonic() + timeout_s)
 
     def read(self, size_bytes: int) -> bytes:
-        """Return exactly so many bytes of what the program sends behind a line.
+        """Return exactly this many bytes that the program sends after a line.
 
-        :raises AnsibleError: it ends before.
+        :raises AnsibleError: it ends before that.
         """
         while len(self._inbox) < size_bytes:
             self._receive(None)
@@ -117,13 +117,13 @@ class StandingLine:
         return data
 
     def close(self) -> None:
-        """End the program; nothing if it has ended."""
+        """End the program, if it still runs."""
         try:
             self._input.close()
         except OSError:
-            pass  # it was gone before it had read everything
+            pass  # it ended before it had read everything
         try:
-            # The end of our input is nothing that a terminal would pass on; its hang-up is.
+            # A terminal does not pass on the end of our input, but it does pass on a hang-up.
             self._program.wait(0 if self._terminal else _END_S)
         except subprocess.TimeoutExpired:
             os.killpg(self._program.pid, signal.SIGKILL)
@@ -133,7 +133,7 @@ class StandingLine:
         cast(IO[bytes], self._program.stderr).close()
 
     def _escalate(self, become: BecomeBase, deadline: float) -> None:
-        """Answer for a password, and wait until the privileges are there, as Ansible's connections do."""
+        """Answer the prompt for a password, and wait until privileges are escalated, as Ansible's connections do."""
         asked = False
         out_seen = err_seen = 0
         while not become.check_success(bytes(self._inbox)):
@@ -168,10 +168,10 @@ class StandingLine:
         return line.rstrip(b"\r")
 
     def _receive(self, deadline: Optional[float], ended_is_error: bool = True) -> bool:
-        """Take in what has come on either way, once something has; False when all has ended."""
+        """Wait for output or errors, and read them; return False if the program has ended."""
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         ready = self._selector.select(left_s)
-        # What never stops talking says nothing in time either.
+        # A program that never stops sending has not answered in time either.
         if not ready or left_s == 0.0:
             raise self._lost("no answer in time")
         for key, _events in ready:
@@ -187,7 +187,7 @@ class StandingLine:
         return False
 
     def _drain_errors(self, patience_s: float) -> None:
-        """Take in what is said of errors until that ends, pauses or is enough; a persistent ssh keeps it open."""
+        """Read standard error until it ends, pauses, or is long enough; a persistent ssh keeps it open."""
         fd = cast(IO[bytes], self._program.stderr).fileno()
         enough = len(self._errors) + _KEPT_ERRORS_BYTES
         with selectors.DefaultSelector() as selector:

@@ -24,9 +24,9 @@ Json = dict[str, Any]
 
 
 class PeerRefused(AnsibleError):  # type: ignore[misc]
-    """A holder or splitter that could not be reached, or said no.
+    """A holder or splitter cannot be reached, or has refused.
 
-    :ivar events: what it told along with it. :ivar code: see docs/errors.md.
+    :ivar events: the events that it sent with its refusal. :ivar code: see docs/errors.md.
     """
 
     def __init__(self, message: str, events: list[Json], code: str = "no_answer") -> None:
@@ -51,9 +51,9 @@ class LinePeer:
         self._may_stand = True
 
     def stand_by(self) -> None:
-        """Start the client that carries all calls from now on, where the connection can; else each call starts one.
+        """Start the client for all further requests, if the connection allows that; else each request starts one.
 
-        :raises PeerRefused: the process is not there.
+        :raises PeerRefused: the process does not run.
         """
         try:
             self._line = self.channel.stand(CLIENT_SOURCE, [self._socket], CLIENT_GREETING)
@@ -68,11 +68,11 @@ class LinePeer:
             self._line = None
 
     def call(self, op: str, timeout_s: Optional[float] = None, **args: Any) -> Json:
-        """Ask it to do ``op``; return its whole answer.
+        """Send the request ``op``; return the whole answer.
 
-        :param timeout_s: how long a standing client may take to answer. After that, and after every other loss of it,
-            the next call starts a client of its own.
-        :raises PeerRefused: it is not there, or it refused.
+        :param timeout_s: how long the client may take to answer. After that, or if the client is lost, the next request
+            starts another one.
+        :raises PeerRefused: the process does not run, or has refused.
         """
         line = json.dumps({"op": op, "args": args})
         if self._line is None and self._may_stand:
@@ -104,13 +104,13 @@ class LinePeer:
 
 
 def _code(reply: Json) -> str:
-    """The code of a refusal; it stands in the result of a task, so it is nothing but a word."""
+    """The code of a refusal. It becomes part of the result of a task, so only a word is accepted."""
     code = reply.get("code")
     return code if isinstance(code, str) and re.fullmatch(r"[a-z_]{1,40}", code) else SplitMirrorError.code
 
 
 def is_answer(reply: Any) -> bool:
-    """Whether this is what a holder or a splitter answers; its host may be anybody's by now."""
+    """Whether this has the form of an answer of a holder or a splitter. Its host may have been taken over."""
     if not isinstance(reply, dict) or not isinstance(reply.get("ok"), bool):
         return False
     told = isinstance(reply.get("result"), dict) if reply["ok"] else isinstance(reply.get("error"), str)
@@ -130,7 +130,7 @@ def checked_result(peer: LinePeer, answer: Json, **kinds: Any) -> Json:
     """The result of an answer.
 
     :param kinds: the type of each key that it must have.
-    :raises PeerRefused: something is missing in it, or has a wrong type.
+    :raises PeerRefused: a key is missing in it, or has a wrong type.
     """
     result: Json = answer["result"]
     for key, kind in kinds.items():

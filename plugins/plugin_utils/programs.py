@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 
-#: On a terminal every byte has to pass as it is, and nothing may be echoed.
+#: A terminal must pass on every byte unchanged, and must not echo.
 _RAW = """\
 import sys, posix
 if posix.isatty(0):
@@ -16,11 +16,11 @@ if posix.isatty(0):
     tty.setraw(0)
 """
 
-#: What the runner says when it is there.
+#: The first line of the runner.
 RUNNER_GREETING = "splitmirror: ready"
 
-#: It runs one command after another: a line of JSON (``argv``, ``stdin_bytes``) and the bytes of standard input come,
-#: a line of JSON (``code``, ``err``, ``out_bytes``) and the bytes of standard output go.
+#: It runs one command after another. It reads a line of JSON (``argv``, ``stdin_bytes``) and the standard input of the
+#: command, and writes a line of JSON (``code``, ``err``, ``out_bytes``) and the standard output of the command.
 RUNNER = f"""\
 import json, subprocess
 came, goes = sys.stdin.buffer, sys.stdout.buffer
@@ -45,7 +45,7 @@ for line in iter(came.readline, b""):
 def program(python: str, source: str, args: list[str]) -> list[str]:
     """The command that runs a Python program with its arguments.
 
-    Program and arguments are digits for all shells on the way: some of them (csh) take no newline within quotes.
+    Program and arguments are passed as hex digits, because some shells (csh) do not accept newlines within quotes.
     """
     text = f"{_RAW}sys.argv = {['-c', *args]!a}\n{source}"
     return [*shlex.split(python), "-I", "-S", "-c", f'exec(bytes.fromhex("{text.encode().hex()}"))']

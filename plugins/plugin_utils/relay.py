@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One file from host to host through the controller, in pieces: no trust between the hosts, no copy held whole."""
+"""Copy a file from host to host through the controller, in pieces. The controller never stores the whole file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ansible.errors import AnsibleError
 
 from .channel import Answer, Channel
 
-#: What the controller holds at once. One command a piece is paid on each side, about 0.1 s over ssh.
+#: How much the controller holds at once. Each piece costs a command on each side, about 0.1 s over ssh.
 PIECE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Relayed:
-    """A file that arrived: its size in bytes, its SHA-256, and whether it had to be sent."""
+    """A file that was copied: its size in bytes, its SHA-256, and whether it had to be sent."""
 
     size_bytes: int
     sha256: str
@@ -31,13 +31,13 @@ class Relayed:
 
 
 def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: bool = False) -> Relayed:
-    """Copy ``src`` on one host to ``dest`` on another; an equal file is left as it is.
+    """Copy ``src`` on one host to ``dest`` on another one. A file with the same content is left as it is.
 
-    It gets mode 0600, and a folder that is made for it 0700. It appears under its name only when all of it has arrived
-    and its checksum agrees.
+    The file gets mode 0600, and folders that are made for it 0700. It gets its name only after all of it has arrived
+    and its checksum has been compared.
 
-    :param dry_run: only find out whether it would be sent.
-    :raises AnsibleError: when a command fails, or what arrived is not what was sent.
+    :param dry_run: only find out whether the file would be sent.
+    :raises AnsibleError: a command has failed, or the file that arrived is not the file that was sent.
     """
     told = _must(source, ["stat", "--format=%s", "--", src], f"src: {src} cannot be read").out.strip()
     if not re.fullmatch(rb"[0-9]{1,18}", told):
@@ -71,7 +71,7 @@ def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: b
                 f"{target.host}: dest: {dest} differs from the file on {source.host}; run the task again."
             )
     except AnsibleError:
-        # What one host sends must not keep the room of all others.
+        # A partial file must not take up space that others need.
         with contextlib.suppress(AnsibleError):
             target.run(["rm", "--force", "--", part])
         raise
@@ -80,7 +80,7 @@ def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: b
 
 
 def _missing_folders(target: Channel, folder: str) -> list[str]:
-    """Those of a path that are not there, the uppermost first."""
+    """The missing folders of a path, the uppermost first."""
     missing: list[str] = []
     while folder not in ("", "/") and target.run(["test", "-d", folder]).code:
         missing.insert(0, folder)

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What splits the mirror inside the window: one small protocol, and the list of its kinds.
+"""What splits the mirror inside the window: a small protocol, and the list of the kinds that implement it.
 
-Today there is one kind: the armed process that ``mirror_split`` leaves on the array.
+Today there is one kind: the splitter process that ``mirror_split`` with ``state: armed`` starts on the array.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .line_peer import Json, LinePeer, checked_result
 
 
 class Splitter(ABC):
-    """What the window needs of the side that splits. It calls, in this order::
+    """The side of the window that splits the mirror. The window calls, in this order::
 
         stand_by                    before the freeze
         take_turn, until granted    before the freeze
@@ -43,7 +43,7 @@ class Splitter(ABC):
     @classmethod
     @abstractmethod
     def make(cls, options: Mapping[str, Any], session: str, open_channel: Callable[[str], Channel]) -> Splitter:
-        """Make it; nothing is asked of the other host yet.
+        """Make it. No request is sent to the other host yet.
 
         :param options: checked against argument_spec.
         :param open_channel: opens a channel to an inventory host.
@@ -52,14 +52,14 @@ class Splitter(ABC):
 
     @abstractmethod
     def preflight(self) -> None:
-        """Go the way of the split once, in check mode, and close. Changes nothing.
+        """For check mode: try the connection that a split would use, and close it. Changes nothing.
 
-        :raises AnsibleError: the way is not open.
+        :raises AnsibleError: the connection cannot be used.
         """
 
     @abstractmethod
     def stand_by(self) -> None:
-        """Open the way to the array, and do all that makes the split short. Called while nobody waits.
+        """Connect to the array, and do everything that makes the split short. Called while nobody waits.
 
         :raises AnsibleError: it is not ready to split.
         """
@@ -68,27 +68,27 @@ class Splitter(ABC):
     def take_turn(self, hold_s: float) -> bool:
         """Take the turn on an array that splits one mirror set after the other; return whether it is ours now.
 
-        Waits for nobody. The turn ends with the split, or by itself.
+        Does not wait. The turn ends with the split, or by itself.
 
-        :param hold_s: how long it may last, in seconds.
+        :param hold_s: how long the turn may last, in seconds.
         """
 
     @abstractmethod
     def split(self, timeout_s: float) -> Json:
         """Split all pairs, or none.
 
-        :param timeout_s: after this time the answer is of no use any more.
-        :returns: what mirror_split returns of a split; ``split_s`` is the seconds that the array took.
+        :param timeout_s: how long to wait for the answer.
+        :returns: the result of mirror_split; ``split_s`` is how long the array took, in seconds.
         :raises AnsibleError: it failed, or it is unknown whether the pairs are split.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """End what stands, and close the way to the array."""
+        """End what runs for the window, and close the connection to the array."""
 
 
 class ArmedSplitter(Splitter):
-    """The process that ``mirror_split`` with ``state: armed`` leaves on a host that reaches the array.
+    """The splitter process on the array, or on any other inventory host that controls the array.
 
     :param peer: the process.
     """
@@ -109,7 +109,7 @@ class ArmedSplitter(Splitter):
         return cls(LinePeer(open_channel(options["host"]), options["state_dir"], session, "splitter"))
 
     def preflight(self) -> None:
-        """See Splitter; it has to be root there."""
+        """See Splitter; commands have to run as root."""
         self._peer.channel.must_be_root()
 
     def stand_by(self) -> None:
@@ -148,11 +148,11 @@ SPLITTERS_SPEC: dict[str, Any] = {
 def make_splitter(
     entries: Sequence[Mapping[str, Any]], session: str, open_channel: Callable[[str], Channel]
 ) -> Splitter:
-    """Make what splits the mirror of a session.
+    """Make the splitter of a session.
 
     :param entries: the option ``splitters``.
     :param open_channel: opens a channel to an inventory host.
-    :raises AnsibleError: there is not one entry, or it does not fit its kind.
+    :raises AnsibleError: there is not exactly one entry, or its options are not those of its kind.
     """
     if len(entries) != 1:
         raise AnsibleError(

@@ -4,9 +4,9 @@
 
 """The window: freeze acknowledged, then split sent, split returned, then check and thaw. Nothing else happens in it.
 
-Both sides that it talks to are ready before it begins, with all their code loaded: the holder on the database host, and
-what splits the mirror (splitters). What proves that the split lay inside the window is the order in which this one
-process saw the answers, never two hosts' clocks.
+Both sides are ready before the window begins, with all their code loaded: the holder on the database host, and the
+splitter (splitters). The order in which this process received the answers proves that the split was made inside the
+window. Clocks of two hosts are never compared.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ansible.errors import AnsibleError
 from .line_peer import Json, LinePeer, PeerRefused, checked_result
 from .splitters import Splitter
 
-#: A thaw gets more tries than a freeze: until it is told otherwise, this process is all that stands for it in time.
+#: How often to try to thaw. Until the deadline, nobody but this process thaws.
 THAW_TRIES = 3
-#: How long an answer may take that no work is needed for.
+#: How long the answer to a request may take that needs no work, in seconds.
 ANSWER_TIMEOUT_S = 30.0
-#: How often to ask whether it is our turn on an array that splits one mirror set after the other.
+#: How often to try to take the turn on an array that splits one mirror set after the other, in seconds.
 TURN_POLL_S = 0.1
 
 
 class WindowFailed(AnsibleError):  # type: ignore[misc]
     """A window that makes no backup.
 
-    :ivar evidence: what is known of it; :ivar split_sent: whether the array was told to split.
+    :ivar evidence: what is known of it. :ivar split_sent: whether the request to split was sent.
     :ivar code: see docs/errors.md.
     """
 
@@ -42,7 +42,7 @@ class WindowFailed(AnsibleError):  # type: ignore[misc]
 
 
 class WindowLog:
-    """The events of all hosts in the order in which this process learned of them."""
+    """The events of all hosts, in the order in which this process received them."""
 
     def __init__(self) -> None:
         self.entries: list[Json] = []
@@ -53,7 +53,7 @@ class WindowLog:
         self.entries.append({"seq": len(self.entries), "name": name, "source": "controller"})
 
     def take(self, events: list[Json]) -> None:
-        """Add what is new among a holder's events."""
+        """Add the new ones among the events of the holder."""
         for event in events:
             if event["seq"] > self._seen:
                 self._seen = event["seq"]
@@ -72,19 +72,19 @@ def run_window(
 ) -> Json:
     """Run the window and return its evidence.
 
-    :param deadline_s: from the freeze until it is undone whatever happens.
-    :param turn_timeout_s: how long to wait for our turn on the array before the freeze.
+    :param deadline_s: after this time the file systems are thawed in any case.
+    :param turn_timeout_s: how long to wait for the turn on the array, before the freeze.
 
     :returns: ``window`` (events, window_s, split_s, overhead_s, intact), ``check`` (counts) and ``split`` (the
         splitter's result, with the mirror's devices and instants).
-    :raises WindowFailed: something went wrong; the file systems are thawed, or their guard will do it at the deadline.
+    :raises WindowFailed: it failed. The file systems are thawed, or their guard thaws them at the deadline.
     """
     log = WindowLog()
     split_sent = False
     split: Optional[Json] = None
     asked_s: Optional[float] = None
     try:
-        # Both connections are opened, and both sides seen ready, while nobody waits.
+        # Open both connections, and see that both sides are ready, while nobody waits.
         holder.stand_by()
         splitter.stand_by()
         log.take(holder.call("ping")["events"])
@@ -93,7 +93,7 @@ def run_window(
         log.take(holder.call("freeze", mounts=mounts, deadline_s=deadline_s)["events"])
         split_sent = True
         log.note("split_sent")
-        # After the deadline there is nothing to wait for any more.
+        # After the deadline, the split is of no use.
         split = splitter.split(deadline_s)
         log.note("split_returned")
         closing = holder.call("check_thaw", timeout_s=deadline_s + ANSWER_TIMEOUT_S)
@@ -103,7 +103,7 @@ def run_window(
             log.take(exc.events)
         message = str(exc)
         code = getattr(exc, "code", None) or "split_failed"
-        # A holder that hangs is ended at the deadline, and cannot say so.
+        # A holder that hangs is ended at the deadline, and cannot report that.
         if asked_s is not None and time.monotonic() - asked_s >= deadline_s:
             message += f" By then the deadline of the freeze, {deadline_s:g} s, had passed."
             code = "deadline_over"
@@ -133,9 +133,9 @@ def run_window(
 
 
 def _await_turn(splitter: Splitter, deadline_s: float, timeout_s: float) -> None:
-    """Wait for our turn on the array, while nobody waits for us; it is given back with the split."""
+    """Wait for the turn on the array, before anything is frozen. The turn ends with the split."""
     give_up = time.monotonic() + timeout_s
-    # It must last for what the freeze takes and then for the split.
+    # The turn has to last for the freeze and the split.
     hold_s = 2 * deadline_s + ANSWER_TIMEOUT_S
     while not splitter.take_turn(hold_s):
         if time.monotonic() > give_up:
@@ -147,7 +147,7 @@ def _await_turn(splitter: Splitter, deadline_s: float, timeout_s: float) -> None
 
 
 def _thaw(holder: LinePeer, log: WindowLog) -> Optional[str]:
-    """Thaw whatever is frozen; return why that could not be confirmed, or None."""
+    """Thaw everything; return why the thaw could not be confirmed, or None."""
     reason = None
     for _attempt in range(THAW_TRIES):
         try:

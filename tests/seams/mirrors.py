@@ -337,7 +337,7 @@ class MirrorContract(ABC):
             assert self.provider().recover() == []
             assert read(self.primary("t0")) == 0xA1
             number += 1
-        assert number > 3, "the split has fewer steps than it can have"
+        assert number > 2, "the split has fewer steps than it can have"
         self.check_whole()
 
     def test_an_option_that_the_provider_does_not_have_is_refused(self) -> None:

@@ -163,7 +163,7 @@ class RaidProvider(JournaledProvider):
         return Presentation(devices, changed)
 
     def resync(self, session: str, wait: bool, timeout_s: float) -> int:
-        """See MirrorProvider. The bytes include what is written to the primary meanwhile: the kernel has one counter."""
+        """See MirrorProvider. What is written to the primary meanwhile is included: the kernel counts both."""
         record = self._record_to_resync(session)
         if record is None:
             return 0

@@ -100,12 +100,14 @@ class Bench(MirrorContract):
         return f"/dev/san/{name}" if self.kind == "lvm" else f"/dev/md/{name}"
 
     def is_step(self, event: str, args: tuple[Any, ...]) -> bool:
-        """See MirrorContract. Of all steps only the commands of splits and resyncs, and the notes about legs.
+        """See MirrorContract. Commands take long here: only those of a split and of a resync, and the notes about a leg.
 
-        Commands of LVM take long here, and its tags come right before and behind the others.
+        Of t1 only the beginning of its split.
         """
-        command = event == "subprocess.Popen" and args[1][0] in ("lvconvert", "mdadm")
-        return super().is_step(event, args) and (command or ".leg" in str(args[0]))
+        text = " ".join(args[1]) if event == "subprocess.Popen" else str(args[0])
+        begins = "--splitmirrors" in text or "--fail" in text
+        step = text.startswith(("lvconvert", "mdadm")) or ".leg" in text
+        return super().is_step(event, args) and step and (begins or "t0" in text)
 
     @contextmanager
     def not_in_sync(self) -> Iterator[None]:
