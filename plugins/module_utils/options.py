@@ -37,19 +37,19 @@ def check_options(
     for name, value in given.items():
         if name not in spec and value is not None:
             known = f"it has {', '.join(sorted(spec))}" if spec else "it has none"
-            raise error(f"{where}: {name!r} is not an option of {whose}; {known}.", at_fault)
+            raise error(f"{where}: {name!r} is not an option of {whose}; {known}.", at_fault, code="option_invalid")
     checked: dict[str, Any] = {}
     for name, rules in spec.items():
         value = given.get(name)
         if value is None:
             if rules.get("required"):
-                raise error(f"{where}: {whose} needs the option {name!r}.", at_fault)
+                raise error(f"{where}: {whose} needs the option {name!r}.", at_fault, code="option_invalid")
             checked[name] = rules.get("default")
             continue
         try:
             checked[name] = _convert(rules, value)
         except ValueError as exc:
-            raise error(f"{where}: option {name!r} {exc}.", at_fault) from exc
+            raise error(f"{where}: option {name!r} {exc}.", at_fault, code="option_invalid") from exc
     return checked
 
 

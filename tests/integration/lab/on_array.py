@@ -100,7 +100,7 @@ class Bench(MirrorContract):
         return f"/dev/san/{name}" if self.kind == "lvm" else f"/dev/md/{name}"
 
     def is_step(self, event: str, args: tuple[Any, ...]) -> bool:
-        """See MirrorContract. Commands take long here: only those of a split and of a resync, and the notes about a leg.
+        """See MirrorContract. Commands take long here: only those of split and resync, and the notes about a leg.
 
         Of t1 only the beginning of its split.
         """
