@@ -189,8 +189,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_status import reading_status
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import (
     RestoreJob,
+    dry_run,
     needed_volume,
-    plan_restore,
     restore,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
@@ -208,7 +208,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     state = StateDir(params["state_dir"])
     with Catalog.open(state.catalog_file, no_trace=module.check_mode) as catalog:
         if module.check_mode:
-            return {"changed": True, **plan_restore(job, catalog)}
+            return {"changed": True, **dry_run(job, catalog)}
         volume = needed_volume(job, catalog)
         who = f"tape_read of session {job.session}"
         told, options = reading_status(state, job.session, "restore"), DriveOptions.of(params)

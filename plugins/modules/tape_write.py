@@ -87,7 +87,7 @@ options:
       - A fresh layout is read in few large pieces, whatever this is; an aged one gains by more.
     type: int
     default: 64
-  window_bytes:
+  buffer_bytes:
     description:
       - Memory for data in flight. Inside it, the mirror is read in physical order.
       - More of it makes scattered layouts faster.
@@ -362,7 +362,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         allow_last=params["allow_last"],
         proof=params["proof"],
         queue_depth=params["queue_depth"],
-        window_bytes=params["window_bytes"],
+        buffer_bytes=params["buffer_bytes"],
         retention_days=kept,
         evidence=params["evidence"],
     )
@@ -394,7 +394,7 @@ def main() -> None:
             "proof": {"type": "str", "choices": ["full", "changed", "none"], "default": "full"},
             "retention_days": {"type": "float"},
             "queue_depth": {"type": "int", "default": 64},
-            "window_bytes": {"type": "int", "default": 256 << 20},
+            "buffer_bytes": {"type": "int", "default": 256 << 20},
             "evidence": {"type": "dict"},
             **SESSION_SPEC,
             **DRIVE_SPEC,

@@ -80,7 +80,7 @@ def do_write(options: argparse.Namespace) -> None:
             proof.entries(),
             {1: options.device},
             _Output(options.limit),
-            WriterOptions(window_bytes=options.window),
+            WriterOptions(buffer_bytes=options.buffer),
             member=lambda member: None,
             owners=Owners(opened.users(), opened.groups()),
             index_meta={"session": SESSION},
@@ -105,7 +105,7 @@ def do_tape(options: argparse.Namespace) -> None:
                 devices={LUN: options.device},
                 mounts_dir=str(state / "mounts"),
                 volume=_VOLUME,
-                window_bytes=options.window,
+                buffer_bytes=options.buffer,
             ),
             drive,
         )
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--mount", default="")
     parser.add_argument("--state")
     parser.add_argument("--proof", default="none")
-    parser.add_argument("--window", type=int, default=256 << 20)
+    parser.add_argument("--buffer", type=int, default=256 << 20)
     parser.add_argument("--limit", type=float)
     parser.add_argument("--door", type=int, help="descriptor: tell there when all is imported, and wait for the sign")
     options = parser.parse_args(arguments)

@@ -14,7 +14,7 @@ from .rig import MIB, Options, Result, in_turn, make_disk, map_folder, mirror, p
 #: LTO-9, uncompressed.
 _TAPE_BYTES_S = 400e6
 _HOST_MIB, _MEDIA_MIB = 150, 256
-_WINDOW_BYTES = 256 * MIB
+_BUFFER_BYTES = 256 * MIB
 
 
 def proof(options: Options) -> Result:
@@ -72,19 +72,19 @@ def memory(options: Options) -> Result:
         media_mib, media_s = weigh(
             *work(
                 "tape", "--map", map_path, "--device", device, "--state", options.folder / "state",
-                "--window", _WINDOW_BYTES,
+                "--buffer", _BUFFER_BYTES,
             )
         )  # fmt: skip
-    window_mib = _WINDOW_BYTES / MIB
+    buffer_mib = _BUFFER_BYTES / MIB
     return Result(
         "memory",
-        "peak memory / what is allowed, of the worse of database host (150 MiB) and media server (256 MiB and window)",
-        max(host_mib / _HOST_MIB, media_mib / (_MEDIA_MIB + window_mib)),
+        "peak memory / what is allowed, of the worse of database host (150 MiB) and media server (256 MiB and buffer)",
+        max(host_mib / _HOST_MIB, media_mib / (_MEDIA_MIB + buffer_mib)),
         1.0,
         False,
         "MiB",
         [host_mib, media_mib],
-        [_HOST_MIB, _MEDIA_MIB + window_mib],
+        [_HOST_MIB, _MEDIA_MIB + buffer_mib],
         "what is allowed on the database host and on the media server",
-        {"files": count, "window_mib": window_mib, "map_and_check_s": round(host_s, 1), "write_s": round(media_s, 1)},
+        {"files": count, "buffer_mib": buffer_mib, "map_and_check_s": round(host_s, 1), "write_s": round(media_s, 1)},
     )

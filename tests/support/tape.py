@@ -183,7 +183,7 @@ class Library:
                 "mounts_dir": str(self.state_dir / "mounts"),
                 "volume": self.volume,
                 "proof": "none",
-                "window_bytes": 4 << 20,
+                "buffer_bytes": 4 << 20,
                 "evidence": window_evidence(),
                 **options,
             }

@@ -65,7 +65,7 @@ SWITCH_INTERVAL_S = 0.0005
 class RingShape(NamedTuple):
     """The ring's size and that of the chunks in which it is filled, checksummed and emptied; all bytes."""
 
-    window_bytes: int
+    buffer_bytes: int
     chunk_bytes: int
 
 
@@ -110,7 +110,7 @@ class Engine:
 
     def __init__(self, ring: memoryview, shape: RingShape, options: EngineOptions, link: socket.socket) -> None:
         self._ring = ring
-        self._window, self._chunk = shape
+        self._ring_bytes, self._chunk = shape
         self._options = options
         self._link = link
         self._readers = {lun: LunReader(lun, device) for lun, device in options.devices.items()}
@@ -118,7 +118,7 @@ class Engine:
         self._send_lock = threading.Lock()
         self._changed = threading.Condition()
         # Under the condition: reads that are missing in each chunk of the ring, and how far all is there.
-        self._missing = [0] * (self._window // self._chunk)
+        self._missing = [0] * (self._ring_bytes // self._chunk)
         self._contents: deque[tuple[int, int, int]] = deque()
         self._planned = 0
         self._flush = False
@@ -182,7 +182,7 @@ class Engine:
         """Find how far everything is there now, and tell; the condition is held."""
         ready = self._ready
         while ready < self._planned:
-            if self._missing[ready % self._window // self._chunk]:
+            if self._missing[ready % self._ring_bytes // self._chunk]:
                 break
             end = ready - ready % self._chunk + self._chunk
             if end > self._planned:
@@ -203,7 +203,7 @@ class Engine:
             for places in done:
                 for place in places:
                     self._missing[place] -= 1
-            if not self._missing[self._ready % self._window // self._chunk]:
+            if not self._missing[self._ready % self._ring_bytes // self._chunk]:
                 self._advance()
 
     def _wait_ready(self, done: int) -> Optional[int]:
@@ -220,7 +220,7 @@ class Engine:
 
     def _content_loop(self) -> None:
         """Checksum the contents of files."""
-        ring, window, contents, sha256 = self._ring, self._window, self._contents, hashlib.sha256
+        ring, ring_bytes, contents, sha256 = self._ring, self._ring_bytes, self._contents, hashlib.sha256
         done = 0
         current = sha256()
         while True:
@@ -233,7 +233,7 @@ class Engine:
                 if start + length > ready:
                     break
                 contents.popleft()
-                place = start % window
+                place = start % ring_bytes
                 if flags == WHOLE:
                     digests.append(sha256(ring[place : place + length]).digest())
                     continue

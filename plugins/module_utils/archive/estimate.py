@@ -12,28 +12,20 @@ from __future__ import annotations
 import functools
 import io
 import os
-import sqlite3
-import struct
 import tarfile
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from ..errors import SplitMirrorError
-from ..extents.mapcheck import DAMAGED, bound_work
 from ..extents.mapfile import MapFile
-from ..extents.maprows import EXTENT_BYTES, SOURCE_DEVICE, ExtentRow, FileEntry, mapped_fields
+from ..extents.maprows import SOURCE_DEVICE, ExtentRow, FileEntry, Measured, unpack_extent
 from .index import member_line
 from .members import MemberPlan, MemberPlanner
 from .model import BLOCK_BYTES, MemberRecord, Owners, header_digest
 from .pax import HeaderMaker, pad
 
-_EXTENT = struct.Struct("<QIQQI")
-_COLUMNS = ", ".join(("sort_key", *FileEntry._fields[1:], "extents"))
-# One name, one extent: nearly all files of nearly all hosts. The rest is planned one by one.
-_PLAIN = f"kind = 'f' AND nlink = 1 AND source = '{SOURCE_DEVICE}' AND ifnull(length(extents), 0) = {EXTENT_BYTES}"
 _SHORT_NAME = 100
 _ANY_NAME = b"n" * _SHORT_NAME
 # No time takes more digits: seconds before 1970 on ext4 and XFS go back to -2**31.
@@ -52,29 +44,23 @@ class Estimate:
     archive_bytes: int
 
 
-def estimate(map_path: str, record_bytes: int = 0, extras: Optional[str] = None) -> Estimate:
+def estimate(map_file: MapFile, record_bytes: int = 0, extras: Optional[str] = None) -> Estimate:
     """Estimate the archive of a map. A file that is read through the mount counts with its size, holes included.
 
-    :param map_path: the map file (its tables are described in extents/mapfile.py).
     :param record_bytes: the last record is filled up; 0 when its length is not known yet.
     :param extras: a tar whose members come behind the files.
     :raises SplitMirrorError: the map or the extras cannot be read, or the map contradicts itself.
     """
-    with MapFile.open(map_path, read_only=True) as map_file:
-        counter = _Counter(HeaderMaker(Owners(map_file.users(), map_file.groups())))
+    measure = _Measure(HeaderMaker(Owners(map_file.users(), map_file.groups())))
+    files, data_bytes, archive_bytes = map_file.add_up(measure.plain_bytes, measure.measure)
     try:
-        db = sqlite3.connect(f"file:{urllib.parse.quote(os.fsencode(map_path))}?mode=ro", uri=True)
-        try:
-            bound_work(db, map_path)
-            counter.count(db)
-        finally:
-            db.close()
         more = _extras_bytes(extras) if extras else 0
-    except (OSError, tarfile.TarError, *DAMAGED) as exc:
+    except (OSError, tarfile.TarError) as exc:
         raise SplitMirrorError(
-            f"map: {map_path} or the extras cannot be read ({exc}).", option="map", code="map_missing"
+            f"extras: {extras} cannot be read ({exc}); it holds the label files and logs of the session.",
+            option="extras",
         ) from exc
-    return Estimate(counter.files, counter.data_bytes, counter.archive_bytes + more + _END_BYTES + record_bytes)
+    return Estimate(files, data_bytes, archive_bytes + more + _END_BYTES + record_bytes)
 
 
 class _Attributes(NamedTuple):
@@ -85,41 +71,26 @@ class _Attributes(NamedTuple):
     xattrs: Optional[bytes]
 
 
-class _Counter:
-    """Adds members up."""
+class _Measure:
+    """Says what entries take on tape."""
 
     def __init__(self, headers: HeaderMaker) -> None:
-        self.files = self.data_bytes = self.archive_bytes = 0
         # What is read through the mount is not open yet: a stream that knows no holes stands for it.
         self._planner = MemberPlanner(headers, lambda _entry: io.BytesIO())
         self._header_bytes = functools.lru_cache(_CACHED_HEADERS)(self._plan_header)
 
-    def count(self, db: sqlite3.Connection) -> None:
-        """Add everything in a map. :raises SplitMirrorError: it contradicts itself."""
-        failed: list[SplitMirrorError] = []
-        db.create_function("plain_bytes", 6, _keep_error(self._plain_bytes, failed))
-        files, data, archive = db.execute(
-            "SELECT count(*), total(size), total(plain_bytes(sort_key, size, extents, uid, gid, xattrs)) "  # noqa: S608
-            f"FROM files WHERE {_PLAIN}"
-        ).fetchone()
-        if failed:
-            raise failed[0]
-        self.files, self.data_bytes, self.archive_bytes = files, int(data), int(archive)
-        # in the order of the archive, which says which name of a file is the first
-        for row in db.execute(f"SELECT {_COLUMNS} FROM files WHERE NOT ({_PLAIN}) ORDER BY sort_key"):  # noqa: S608
-            fields, extents = mapped_fields(row)
-            plan = self._planner.plan(FileEntry._make(fields), [ExtentRow._make(extent) for extent in extents])
-            if plan is None:
-                continue
-            self.archive_bytes += _member_bytes(plan)
-            if plan.kind == "f":
-                self.files += 1
-                self.data_bytes += plan.size
+    def measure(self, entry: FileEntry, extents: Sequence[ExtentRow]) -> Measured:
+        """One entry of the map, in the order of the archive, which says which name of a file is the first."""
+        plan = self._planner.plan(entry, extents)
+        if plan is None:
+            return Measured(False, 0, 0)
+        is_file = plan.kind == "f"
+        return Measured(is_file, plan.size if is_file else 0, _member_bytes(plan))
 
-    def _plain_bytes(self, key: bytes, size: int, packed: bytes, *attributes: Any) -> Optional[int]:
+    def plain_bytes(self, key: bytes, size: int, packed: bytes, *attributes: Any) -> int:
         """One file with one name and one extent. :param attributes: those of _Attributes."""
-        extent = _EXTENT.unpack(packed)
-        if extent[0] or not 0 < size <= extent[3] or len(key) > _SHORT_NAME or not key.isascii():
+        logical, _lun, _physical, length, _flags = extent = unpack_extent(packed)
+        if logical or not 0 < size <= length or len(key) > _SHORT_NAME or not key.isascii():
             path = b"/" + key.replace(b"\0", b"/")
             return _member_bytes(self._plan(path, size, [ExtentRow._make(extent)], _Attributes(*attributes)))
         # a zero between folders takes six letters here, a slash one
@@ -136,19 +107,6 @@ class _Counter:
         if plan is None:  # a regular file always has one
             raise AssertionError(entry)
         return plan
-
-
-def _keep_error(call: Callable[..., Optional[int]], failed: list[SplitMirrorError]) -> Callable[..., Optional[int]]:
-    """SQLite tells of an error in a function only that there was one."""
-
-    def wrapped(*values: Any) -> Optional[int]:
-        try:
-            return call(*values)
-        except SplitMirrorError as exc:
-            failed.append(exc)
-            return None
-
-    return wrapped
 
 
 def _member_bytes(plan: MemberPlan) -> int:

@@ -93,7 +93,7 @@ class WriterOptions:
 
     :param record_bytes: size of a record; a multiple of 512.
     :param queue_depth: reads of the mirror that are under way at once.
-    :param window_bytes: memory for data in flight; in it, reads go in physical order. More of it makes scattered
+    :param buffer_bytes: memory for data in flight; in it, reads go in physical order. More of it makes scattered
         layouts faster.
     :param gap_bytes: neighbouring extents are read in one go when at most this much lies between them: bandwidth
         divided by operations a second of the mirror (32 KiB on flash, about 1 MiB on a hard disk).
@@ -101,7 +101,7 @@ class WriterOptions:
 
     record_bytes: int = 1 << 20
     queue_depth: int = 64
-    window_bytes: int = 256 << 20
+    buffer_bytes: int = 256 << 20
     gap_bytes: int = 32 << 10
 
     def __post_init__(self) -> None:
@@ -113,10 +113,10 @@ class WriterOptions:
                 option="record_bytes",
                 code="option_invalid",
             )
-        if self.window_bytes < 4 * self.record_bytes:
+        if self.buffer_bytes < 4 * self.record_bytes:
             raise ArchiveError(
-                f"window_bytes: {self.window_bytes} is less than four records of {self.record_bytes}; give more.",
-                option="window_bytes",
+                f"buffer_bytes: {self.buffer_bytes} is less than four records of {self.record_bytes}; give more.",
+                option="buffer_bytes",
                 code="option_invalid",
             )
         if not 1 <= self.queue_depth <= 256:

@@ -38,19 +38,19 @@ NameAt = Callable[[int], str]
 
 def ring_shape(options: WriterOptions) -> engine.RingShape:
     """Ring and chunks in whole records: chunks of about 4 MiB, and at least eight of them."""
-    most = max(options.window_bytes // _CHUNKS_AT_LEAST, options.record_bytes)
+    most = max(options.buffer_bytes // _CHUNKS_AT_LEAST, options.record_bytes)
     chunk = max(min(_CHUNK_BYTES, most) // options.record_bytes, 1) * options.record_bytes
-    return engine.RingShape(max(options.window_bytes // chunk, 2) * chunk, chunk)
+    return engine.RingShape(max(options.buffer_bytes // chunk, 2) * chunk, chunk)
 
 
 def make_ring(options: WriterOptions) -> memoryview:
     """Memory for data in flight. :raises ArchiveError: there is not so much."""
     try:
-        return page_buffer(ring_shape(options).window_bytes)
+        return page_buffer(ring_shape(options).buffer_bytes)
     except (OSError, OverflowError) as exc:
         raise ArchiveError(
-            f"window_bytes: {options.window_bytes} is more memory than this host has to give; take less.",
-            "window_bytes",
+            f"buffer_bytes: {options.buffer_bytes} is more memory than this host has to give; take less.",
+            "buffer_bytes",
             code="option_invalid",
         ) from exc
 
@@ -78,7 +78,7 @@ class ArchiveStream:
         self._on_turn = on_turn
         self._name_at = name_at
         self._record = options.record_bytes
-        self._window, self._chunk = shape = ring_shape(options)
+        self._ring_bytes, self._chunk = shape = ring_shape(options)
         self._ring = make_ring(options)
         self._requests: list[int] = []
         self._contents: list[int] = []
@@ -89,7 +89,7 @@ class ArchiveStream:
         self._near_bound = 0
         self._lap = 0
         self._turn_bytes = self._chunk
-        self._turn_most = self._window // self._chunk // 2 * self._chunk
+        self._turn_most = self._ring_bytes // self._chunk // 2 * self._chunk
         #: sha256 of the contents, in order; whoever laid them out takes them from the left.
         self.digests: deque[bytes] = deque()
         # Under the condition, in the order in which they follow each other: written and checksummed; read.
@@ -237,7 +237,7 @@ class ArchiveStream:
         if self.position >= self._near_bound:
             if self.position >= self._bound:
                 self._turn()
-            place = self.position % self._window
+            place = self.position % self._ring_bytes
             self._lap = self.position - place
             self._near_bound = min(self._bound, self.position - self.position % self._chunk + self._chunk)
         return self.position - self._lap, min(wanted, self._near_bound - self.position)
@@ -259,7 +259,7 @@ class ArchiveStream:
         """Where the next turn ends: as far as the ring is free, in whole blocks."""
         free = min(self._written, self._hashed)
         free -= free % self._chunk
-        return min(free + self._window, self.position + self._turn_bytes)
+        return min(free + self._ring_bytes, self.position + self._turn_bytes)
 
     def _send_turn(self, how: int = engine.GOES_ON) -> None:
         head = engine.TURN.pack(self.position, how, len(self._requests), len(self._contents))
@@ -325,7 +325,7 @@ class ArchiveStream:
         """The sentence for data that cannot be read."""
         free = min(self._written, self._hashed)
         free -= free % self._chunk
-        name = self._name_at(free + (place - free) % self._window)
+        name = self._name_at(free + (place - free) % self._ring_bytes)
         why = os.strerror(code) if code else "the device ends there"
         return ArchiveError(
             f"{name} cannot be read from {self._devices.get(lun, lun)} at offset {physical} ({why}); "
@@ -343,7 +343,7 @@ class ArchiveStream:
                     return
                 ready = self._ready
             while ready - done >= self._record and not self._stopped:
-                place = done % self._window
+                place = done % self._ring_bytes
                 self._sink.write_record(self._ring[place : place + self._record])
                 done += self._record
                 with self._changed:

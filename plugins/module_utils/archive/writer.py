@@ -6,14 +6,12 @@
 
 Members go through four hands at once: this thread plans them and lays them out (stream.py), the engine reads the mirror
 and takes the checksums (engine.py), one thread hands records to the sink, and when the checksums of a member are known,
-it is reported here and goes into the index. Memory is bounded by the window.
+it is reported here and goes into the index. Memory is bounded by the ring buffer (``buffer_bytes``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Optional, cast
@@ -51,6 +49,7 @@ from .model import (
 from .own_headers import has_own_headers
 from .pax import REGULAR, HeaderMaker
 from .ring import ArchiveStream
+from .spool import Spool
 from .tar_headers import show
 from .tar_reader import iterate_members
 
@@ -118,52 +117,18 @@ def open_archive(
     :param links: the first names of files with several names, shared by all archives of one session; None for a
         session of one archive.
     """
-    with contextlib.closing(_Spool(spool_dir)) as spool:
+    with Spool("index", spool_dir, _index_error) as spool:
         planner = MemberPlanner(HeaderMaker(owners), fallback, links)
         writer = ArchiveWriter(devices, sink, options, member=member, planner=planner, spool=spool)
         with writer.stream:
             yield writer
 
 
-class _Spool:
-    """The index while it grows, in a file without a name."""
-
-    def __init__(self, folder: Optional[str]) -> None:
-        self._folder = folder
-        with self._on_disk():
-            self._file = cast(BinaryIO, tempfile.TemporaryFile(prefix="splitmirror-index-", dir=folder))  # noqa: SIM115
-
-    def write(self, data: bytes) -> None:
-        with self._on_disk():
-            self._file.write(data)
-
-    def rewind(self) -> tuple[int, int]:
-        """Go to the beginning to read; return the length in bytes and the time of the last write in ns."""
-        with self._on_disk():
-            size = self._file.tell()
-            self._file.seek(0)
-            return size, os.fstat(self._file.fileno()).st_mtime_ns
-
-    def readinto(self, view: memoryview) -> int:
-        with self._on_disk():
-            return int(_reader(self._file)(view))
-
-    def close(self) -> None:
-        # What a full disk did not take is tried once more here; it was said already.
-        with contextlib.suppress(OSError):
-            self._file.close()
-
-    @contextlib.contextmanager
-    def _on_disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            folder = self._folder or "the folder for temporary files"
-            raise ArchiveError(
-                f"the index of the archive cannot be kept in {folder} ({exc.strerror}); make room there, about 350 "
-                "bytes for each file.",
-                code="state_dir_unusable",
-            ) from exc
+def _index_error(folder: str, reason: str) -> ArchiveError:
+    return ArchiveError(
+        f"the index of the archive cannot be kept in {folder} ({reason}); make room there, about 350 bytes for each "
+        "file."
+    )
 
 
 class ArchiveWriter:
@@ -177,7 +142,7 @@ class ArchiveWriter:
         *,
         member: Optional[MemberSink],
         planner: MemberPlanner,
-        spool: _Spool,
+        spool: Spool,
     ) -> None:
         self._member = member
         self._headers = planner.headers

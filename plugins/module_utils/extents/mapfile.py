@@ -11,9 +11,10 @@ from the start of the LUN. The map holds readable data only: holes and unwritten
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Optional
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Optional
 
+from ..errors import SplitMirrorError
 from .mapcheck import (
     RowCheck,
     check_changes,
@@ -25,6 +26,7 @@ from .mapcheck import (
 )
 from .maprows import (
     EXTENT_BYTES,
+    SOURCE_DEVICE,
     ExtentRow,
     FileEntry,
     FileSystem,
@@ -32,6 +34,7 @@ from .maprows import (
     MapCounts,
     Mapped,
     MappedFields,
+    Measured,
     SegmentRow,
     TableRow,
     sort_key,
@@ -41,6 +44,8 @@ from .mapsqlite import INODE_INDEX, SCHEMA, SELECT, UPDATE, MapSqlite
 
 _INSIDE = "sort_key >= ? AND sort_key < ?"
 _BATCH_ROWS = 4000
+# A file with one name and one extent.
+_PLAIN = f"kind = 'f' AND nlink = 1 AND source = '{SOURCE_DEVICE}' AND ifnull(length(extents), 0) = {EXTENT_BYTES}"
 
 
 def _tree_bounds(path: bytes) -> tuple[bytes, bytes]:
@@ -241,6 +246,49 @@ class MapFile(MapSqlite):
                 "total(source = 'mount') FROM files"
             ).fetchone()
             return MapCounts(entries, int(files), int(size), int(extents) // EXTENT_BYTES, int(fallback))
+
+    def add_up(
+        self,
+        plain_bytes: Callable[[bytes, int, bytes, int, int, Optional[bytes]], int],
+        measure: Callable[[FileEntry, Sequence[ExtentRow]], Measured],
+    ) -> tuple[int, int, int]:
+        """Add up what the entries take in an archive; reads all of the map.
+
+        :param plain_bytes: gets the sort key, the size, the packed extent, uid, gid and the packed attributes of a file
+            with one name and one extent, and returns what it takes in the archive. Nearly all files are such.
+        :param measure: gets each other entry, in logical order.
+        :returns: number of files, length of their contents, bytes of the archive.
+        :raises SplitMirrorError: the map is damaged, or one of the two raised it.
+        """
+        failed: list[SplitMirrorError] = []
+
+        def plain(*values: Any) -> Optional[int]:
+            # SQLite reports of an error in a function only that there was one.
+            try:
+                return plain_bytes(*values)
+            except SplitMirrorError as exc:
+                failed.append(exc)
+                return None
+
+        self._flush()
+        with self._reading():
+            self._db.create_function("plain_bytes", 6, plain)
+            found = self._db.execute(
+                "SELECT count(*), total(size), total(plain_bytes(sort_key, size, extents, uid, gid, xattrs)) "  # noqa: S608
+                f"FROM files WHERE {_PLAIN}"
+            ).fetchone()
+            if failed:
+                raise failed[0]
+            files, data_bytes, archive_bytes = map(int, found)
+            for row in self._db.execute(f"{SELECT} WHERE NOT ({_PLAIN}) ORDER BY sort_key"):
+                fields, extents = self._take(row)
+                is_file, length, taken = measure(
+                    FileEntry._make(fields), [ExtentRow._make(extent) for extent in extents]
+                )
+                files += is_file
+                data_bytes += length
+                archive_bytes += taken
+        return files, data_bytes, archive_bytes
 
     # -- what is not in it ---------------------------------------------------------------------------------------
 

@@ -131,6 +131,18 @@ class MapCounts(NamedTuple):
     fallback: int
 
 
+class Measured(NamedTuple):
+    """What an entry adds to the sums of MapFile.add_up.
+
+    :param is_file: whether it counts as a file: a further name of a file does not.
+    :param data_bytes: the length of its content. :param archive_bytes: what it takes in the archive.
+    """
+
+    is_file: bool
+    data_bytes: int
+    archive_bytes: int
+
+
 Mapped = tuple[FileEntry, list[ExtentRow]]
 #: The fields of a FileEntry, and those of its ExtentRows, as plain tuples: these pass between processes quickly.
 EntryFields = tuple[Any, ...]
@@ -185,6 +197,12 @@ def mapped_fields(row: TableRow) -> MappedFields:
     packed = row[-1]
     extents = [] if packed is None else list(_EXTENT.iter_unpack(packed))
     return (b"/" + row[0].replace(b"\0", b"/"), *row[1:-1]), extents
+
+
+def unpack_extent(packed: bytes) -> tuple[int, int, int, int, int]:
+    """The fields of an ExtentRow, of a file that has one."""
+    logical, lun, physical, length, flags = _EXTENT.unpack(packed)
+    return logical, lun, physical, length, flags
 
 
 def mapped_bytes(packed: Optional[bytes]) -> int:

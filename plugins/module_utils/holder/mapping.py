@@ -178,7 +178,8 @@ class HostMapping:
 
     def archive_bytes(self) -> int:
         """How many bytes the map takes on tape at most, without the logs. :raises MapError: as counts."""
-        return estimate(self.path).archive_bytes
+        with MapFile.open(self.path, self._session, read_only=True) as map_file:
+            return estimate(map_file).archive_bytes
 
 
 def lun_specs(pairs: Sequence[Mapping[str, Any]]) -> list[LunSpec]:

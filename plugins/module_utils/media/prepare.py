@@ -13,7 +13,7 @@ from ..catalog.records import CatalogChanged
 from ..catalog.store import Catalog
 from ..session import StateDir, check_session_id
 from ..tape.drive_lease import DriveOptions, VolumeNotAtHand, use_drive
-from .volumes import APPEND, WritePosition, check_room, place_for, predicted_position
+from .volumes import APPEND, WritePosition, check_room, place_for, position_by_catalog
 
 _T = TypeVar("_T")
 _LOOKS = 5
@@ -51,7 +51,7 @@ def prepare(
                 with use_drive(drives, volume, who=who) as lease:
                     return lease.drive.device, place_for(lease.drive, catalog, volume, mode, allow_last=allow_last)
             except VolumeNotAtHand:
-                return None, predicted_position(catalog, volume, mode, allow_last=allow_last)
+                return None, position_by_catalog(catalog, volume, mode, allow_last=allow_last)
 
     device, place = _again_when_changed(find)
     check_room(place, expected_bytes + place.label.record_bytes if expected_bytes else 0)

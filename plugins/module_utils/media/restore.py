@@ -109,7 +109,7 @@ def needed_volume(job: RestoreJob, catalog: Catalog) -> str:
     return complete_parts(catalog, session)[0].volume if first is None else first[0].volume
 
 
-def plan_restore(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
+def dry_run(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
     """Tell what would be restored and where it lies; nothing is read from tape.
 
     :returns: session, host, target, members, files, bytes, volumes, and ``positions`` of the first thousand members.
@@ -130,7 +130,7 @@ def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[
 
     :param drives: gives the drive with the volumes, one after another.
     :param status: reports how far the reading has come.
-    :returns: as plan_restore without positions, of what is in the target, with ``records_read``, ``seconds`` and
+    :returns: as dry_run without positions, of what is in the target, with ``records_read``, ``seconds`` and
         ``bytes_per_s``.
     :raises SplitMirrorError: something was refused or nothing could be restored, and the target is as it was; or
         members are missing or doubtful, and the sentence, the facts and the report name them; the others are there.

@@ -11,13 +11,11 @@ that stands on the tape into another; both have the same lines for the same memb
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
-from typing import Any, BinaryIO, Optional, cast
+from typing import Any, Optional
 
 from ..archive.index import (
     FORMAT_WITHOUT_HEADERS,
@@ -28,6 +26,7 @@ from ..archive.index import (
     read_member,
 )
 from ..archive.model import ArchiveError, MemberRecord
+from ..archive.spool import Spool
 from ..archive.tar_reader import Member, iterate_members
 from ..catalog.lookup import show_path
 from ..catalog.records import Part
@@ -59,8 +58,8 @@ class Scan:
     :param headers_sha256: of all headers but that of the index; sessions of version 0.1 have no other proof of them.
     """
 
-    observed: BinaryIO
-    index: BinaryIO
+    observed: Spool
+    index: Spool
     head: Optional[dict[str, Any]] = None
     end: Optional[MemberRecord] = None
     records: int = 0
@@ -106,15 +105,12 @@ class Scan:
 
     def observed_members(self) -> Iterator[MemberRecord]:
         """What was found on the tape, in order; as much of it as its index can prove."""
-        self.observed.seek(0)
-        members = (read_member(line) for line in self.observed)
+        members = (read_member(line) for line in self.observed.lines())
         return (member._replace(header_digest=None) for member in members) if self.is_old else members
 
     def index_members(self) -> Iterator[MemberRecord]:
         """What the index on the tape says, in order."""
-        self.index.seek(0)
-        self.index.readline()
-        return (read_member(line) for line in self.index)
+        return (read_member(line) for line in itertools.islice(self.index.lines(), 1, None))
 
     def all_members(self) -> Iterator[MemberRecord]:
         """What was found on the tape, and the index itself behind it, with their offsets in the session."""
@@ -157,33 +153,14 @@ def scan(drive: TapeDrive, part: Part, spool_dir: str) -> Iterator[Scan]:
     :param spool_dir: folder for the spools, which grow with the files.
     :raises SplitMirrorError: a record is bad, it is no archive, it has no filemark, or the spools have no room.
     """
-    with (
-        keeping(part.file_number, spool_dir),
-        spool("observed", spool_dir) as observed,
-        spool("index", spool_dir) as index,
-    ):
+    with spool("observed", spool_dir, part) as observed, spool("index", spool_dir, part) as index:
         read = _scan(open_part(drive, part), Scan(observed, index), logical=False)
         if read.is_old and read.sparse:
             # What the checksums of its sparse files cover is known only now, behind them.
             for spooled in (observed, index):
-                spooled.seek(0)
                 spooled.truncate()
             read = _scan(open_part(drive, part), Scan(observed, index), logical=True)
         yield read
-
-
-@contextmanager
-def keeping(file_number: int, spool_dir: str) -> Iterator[None]:
-    """:raises VerifyError: the spools of a tape file have no room."""
-    try:
-        yield
-    except OSError as exc:
-        raise VerifyError(
-            f"state_dir: what was read of tape file {file_number} cannot be kept in {spool_dir} ({exc.strerror}); make "
-            "room there.",
-            option="state_dir",
-            code="state_dir_unusable",
-        ) from exc
 
 
 def _scan(stream: TapeStream, read: Scan, *, logical: bool) -> Scan:
@@ -210,8 +187,7 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
         for piece in member.content():
             content.update(piece)
             read.index.write(piece)
-        read.index.seek(0)
-        read.head = read_head(read.index.readline())
+        read.head = read_head(next(read.index.lines(), b""))
         if index_name(str(read.head.get("session")), read.part_number) != member.name:
             raise ArchiveError(
                 "the index of the session has the name of another one; it is no archive of ours.", code="tape_damaged"
@@ -237,7 +213,7 @@ def compare_index(read: Scan, session: str, found: Differences) -> None:
 
 
 def compare(what: str, expected: Iterable[MemberRecord], observed: Iterable[MemberRecord], found: Differences) -> None:
-    for old, new in zip_longest(expected, observed):
+    for old, new in itertools.zip_longest(expected, observed):
         if old == new:
             continue
         if new is None:
@@ -251,8 +227,14 @@ def compare(what: str, expected: Iterable[MemberRecord], observed: Iterable[Memb
             found.add(f"{show_path(old.path)} differs from {what} in {', '.join(fields)}")
 
 
-@contextmanager
-def spool(name: str, folder: str) -> Iterator[BinaryIO]:
-    # In check mode the state folder need not be there yet.
-    with tempfile.TemporaryFile(prefix=f"splitmirror-{name}-", dir=folder if os.path.isdir(folder) else None) as stream:
-        yield cast(BinaryIO, stream)
+def spool(name: str, folder: str, part: Part) -> Spool:
+    """A file for what is read of a part; it grows with the files. :raises VerifyError: it has no room."""
+
+    def error(where: str, reason: str) -> VerifyError:
+        return VerifyError(
+            f"state_dir: what was read of tape file {part.file_number} cannot be kept in {where} ({reason}); make room "
+            "there.",
+            option="state_dir",
+        )
+
+    return Spool(name, folder, error)

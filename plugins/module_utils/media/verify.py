@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Optional
+from typing import Any, Optional
 
 from ..archive.index import index_name, read_head, read_member
-from ..archive.model import ArchiveError, MemberRecord
+from ..archive.model import ArchiveError
+from ..archive.spool import Spool
 from ..archive.tar_reader import iterate_members
 from ..catalog.lookup import complete_parts, show_path
 from ..catalog.records import Part, Session
@@ -23,7 +23,7 @@ from ..host.status import StatusWriter
 from ..tape.base import TapeError
 from .losses import DOUBTFUL, MISSING, Losses
 from .reading import Drives, FoundMember, SessionReader
-from .scan import Differences, VerifyError, compare, keeping, spool
+from .scan import Differences, VerifyError, compare, spool
 from .tape_file import TapeStream
 
 
@@ -76,7 +76,7 @@ def verify_session(
     headers = hashlib.sha256()
     try:
         for part in parts:
-            with keeping(part.file_number, state_dir), spool("index", state_dir) as kept:
+            with spool("index", state_dir, part) as kept:
                 _verify_part(run, part, kept, headers)
                 _compare_index(run, part, kept)
     finally:
@@ -109,7 +109,7 @@ def verify_session(
     return {**result, **losses.facts()}
 
 
-def _verify_part(run: _Run, part: Part, kept: BinaryIO, headers: hashlib._Hash) -> None:
+def _verify_part(run: _Run, part: Part, kept: Spool, headers: hashlib._Hash) -> None:
     """Read one part and note what is wrong with it.
 
     :param kept: takes its index.
@@ -136,7 +136,7 @@ def _verify_part(run: _Run, part: Part, kept: BinaryIO, headers: hashlib._Hash) 
         _note_missing(run, part, run.read.members - before)
 
 
-def _take(found: FoundMember, read: _Read, losses: Losses, differences: Differences, index: Optional[BinaryIO]) -> None:
+def _take(found: FoundMember, read: _Read, losses: Losses, differences: Differences, index: Optional[Spool]) -> None:
     """Read one member to its end and note what is wrong with it. :param index: where to keep it if it is the index."""
     for piece in found.blocks():
         if index is not None:
@@ -181,11 +181,11 @@ def _note_missing(run: _Run, part: Part, done: int) -> None:
             run.differences.add(f"{show_path(member.path)} is in the catalog and not on the tape")
 
 
-def _compare_index(run: _Run, part: Part, kept: BinaryIO) -> None:
+def _compare_index(run: _Run, part: Part, kept: Spool) -> None:
     """Compare the index on the tape with the catalog."""
     index, differences = index_name(run.session.id, part.part), run.differences
-    kept.seek(0)
-    line = kept.readline()
+    lines = kept.lines()
+    line = next(lines, b"")
     if not line:
         differences.add(f"the index on volume {part.volume} is missing")
         return
@@ -198,11 +198,6 @@ def _compare_index(run: _Run, part: Part, kept: BinaryIO) -> None:
             for _part, member in run.catalog.members(run.session.number, part=part.part)
             if member.path != index
         )
-        compare("its index", _lines(kept), expected, differences)
+        compare("its index", map(read_member, lines), expected, differences)
     except ArchiveError as exc:
         differences.add(f"its index is damaged ({exc.message.rstrip('.')})")
-
-
-def _lines(kept: BinaryIO) -> Iterator[MemberRecord]:
-    for line in kept:
-        yield read_member(line)

@@ -118,7 +118,7 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, all
     return replace(place, remaining_bytes=drive.status().remaining_bytes)
 
 
-def predicted_position(catalog: Catalog, volume: str, mode: str, *, allow_last: bool = False) -> WritePosition:
+def position_by_catalog(catalog: Catalog, volume: str, mode: str, *, allow_last: bool = False) -> WritePosition:
     """Where the next archive would go by what the catalog has of a volume that cannot be looked at now.
 
     :raises SplitMirrorError: the catalog does not know it, or what is on it is needed.

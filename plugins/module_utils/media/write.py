@@ -63,7 +63,7 @@ class WriteJob:
     allow_last: bool = False
     proof: str = FULL
     queue_depth: int = 64
-    window_bytes: int = 256 << 20
+    buffer_bytes: int = 256 << 20
     retention_days: Optional[float] = None
     evidence: Optional[Mapping[str, Any]] = None
 
@@ -190,7 +190,7 @@ def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: Ma
     devices = check_devices(map_file, job.devices)
     place = place_for(drive, catalog, job.volume, job.mode, allow_last=job.allow_last)
     options = _prove_options(job, place)
-    size = estimate(job.map_path, place.label.record_bytes, job.extras or None)
+    size = estimate(map_file, place.label.record_bytes, job.extras or None)
     check_room(place, size.archive_bytes)
     return _Ready(job.host or map_file.meta("host") or "", devices, size, place, options)
 
@@ -198,7 +198,7 @@ def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: Ma
 def _prove_options(job: WriteJob, place: WritePosition) -> WriterOptions:
     """How the pipeline will work. :raises ArchiveError: it cannot work so, or finds no memory."""
     options = WriterOptions(
-        record_bytes=place.label.record_bytes, queue_depth=job.queue_depth, window_bytes=job.window_bytes
+        record_bytes=place.label.record_bytes, queue_depth=job.queue_depth, buffer_bytes=job.buffer_bytes
     )
     make_ring(options).release()
     return options

@@ -29,7 +29,7 @@ from tests.support.restoring import TARS, allocated, map_folder, restore, tree, 
 
 pytestmark = pytest.mark.root
 
-OPTIONS = WriterOptions(record_bytes=64 << 10, window_bytes=2 << 20, queue_depth=3)
+OPTIONS = WriterOptions(record_bytes=64 << 10, buffer_bytes=2 << 20, queue_depth=3)
 #: bsdtar 3.6 adds the fraction of a time before 1970 instead of taking it off, and does not decode "=" in the name
 #: of an extended attribute.
 BSDTAR_CANNOT = (b"before-1970-and-a-half", b"escaped")

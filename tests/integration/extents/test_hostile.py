@@ -46,7 +46,7 @@ from ansible_collections.splitmirror.backup.tests.support.restoring import FileS
 
 pytestmark = pytest.mark.root
 
-OPTIONS = WriterOptions(record_bytes=64 << 10, window_bytes=2 << 20, queue_depth=8)
+OPTIONS = WriterOptions(record_bytes=64 << 10, buffer_bytes=2 << 20, queue_depth=8)
 ROUNDS = int(os.environ.get("SPLITMIRROR_ROUNDS", "2"))
 FIRST = int(os.environ.get("SPLITMIRROR_SEED", "0"))
 SPARSE_BYTES = int(os.environ.get("SPLITMIRROR_SPARSE_BYTES", str(64 << 20)))

@@ -126,7 +126,7 @@ def _write(session: str, state: Path, map_path: Path, device: str, proof: str) -
             mounts_dir=str(state / "mounts"),
             volume=_VOLUME,
             proof=proof,
-            window_bytes=64 << 20,
+            buffer_bytes=64 << 20,
         )
         return write_session(job, drive)
 

@@ -130,7 +130,7 @@ OPTIONS = st.tuples(st.sampled_from([1, 2, 20, 128, 2048]), st.integers(4, 40)).
         WriterOptions,
         record_bytes=st.just(drawn[0] * 512),
         queue_depth=st.integers(1, 4),
-        window_bytes=st.just(drawn[0] * 512 * drawn[1]),
+        buffer_bytes=st.just(drawn[0] * 512 * drawn[1]),
         gap_bytes=st.sampled_from([0, 4096, 100_000]),
     )
 )
@@ -175,7 +175,7 @@ def plain(count: int, size: int = 10_000) -> list[Made]:
     return made
 
 
-SMALL = WriterOptions(record_bytes=10240, window_bytes=1 << 20, queue_depth=2)
+SMALL = WriterOptions(record_bytes=10240, buffer_bytes=1 << 20, queue_depth=2)
 
 
 def test_each_member_gets_the_checksum_of_its_content(disk: str) -> None:
@@ -251,7 +251,7 @@ def test_an_index_that_finds_no_room_is_said_with_its_folder(disk: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    "bad", [{"record_bytes": 1000}, {"record_bytes": 0}, {"window_bytes": 4096}, {"queue_depth": 0}, {"gap_bytes": -1}]
+    "bad", [{"record_bytes": 1000}, {"record_bytes": 0}, {"buffer_bytes": 4096}, {"queue_depth": 0}, {"gap_bytes": -1}]
 )
 def test_options_that_cannot_work_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ArchiveError) as caught:

@@ -83,13 +83,13 @@ def read_all(path: Path) -> list[Any]:
         read += [opened.changes("window"), opened.get(b"/srv/f"), opened.meta("state"), opened.meta("host")]
         read += [parse_scopes(opened.meta("scopes") or "[]"), parse_seals(opened.meta("seals") or "{}")]
         read += [parse_names(opened.meta("names") or "{}")]
+        read.append(estimate(opened, 512))
         for entry, extents in opened.entries():
             assert entry.path.startswith(b"/")
             assert b".." not in entry.path.split(b"/")
             assert all(isinstance(number, int) and number >= 0 for number in entry[2:10])
             assert all(0 <= row.physical <= row.physical + row.length <= LUN_BYTES for row in extents)
             read.append((entry, extents))
-    read.append(estimate(str(path), 512))
     return read
 
 
@@ -182,7 +182,7 @@ def test_a_wrong_value_never_reaches_a_volume_as_a_traceback(tmp_path: Path) -> 
                 db.execute(f"UPDATE OR IGNORE files SET {column} = ? WHERE sort_key LIKE '%b'", (value,))
             job = WriteJob(
                 "s1", str(library.state_dir), str(tmp_path / "map"), {}, str(tmp_path / "mounts"), "V1", mode=APPEND,
-                proof="none", window_bytes=1 << 20,
+                proof="none", buffer_bytes=1 << 20,
             )  # fmt: skip
             with contextlib.suppress(SplitMirrorError), library.drive() as drive:
                 write_session(job, drive)

@@ -79,7 +79,7 @@ def before_the_cut(mapped: Mapped) -> bool:
 
 def write_parts(library: Library, session: str = "s1", *, last: bool = True, expires_s: float | None = None) -> None:
     """Write a session of two parts, as a writer that goes from volume to volume does; ``last``: the second, too."""
-    source = ArchiveSource({}, WriterOptions(window_bytes=4 << 20), Owners(), None, str(library.state_dir))
+    source = ArchiveSource({}, WriterOptions(buffer_bytes=4 << 20), Owners(), None, str(library.state_dir))
     number = library.catalog.begin_session(session, "db1", CREATED_S, expires_s)
     head = {
         "session": session,
@@ -285,7 +285,7 @@ def test_a_part_that_fails_is_cut_off_and_the_session_is_not_good(two: Library) 
     session = two.catalog.session("s1")
     assert session is not None
     before = two.catalog.volumes(), (two.folder / "V2/volume.json").read_bytes()
-    source = ArchiveSource({}, WriterOptions(window_bytes=4 << 20), Owners(), None, str(two.state_dir))
+    source = ArchiveSource({}, WriterOptions(buffer_bytes=4 << 20), Owners(), None, str(two.state_dir))
     broken = inline("/srv/sub", b"short")._replace(size=9)
     with two.drive() as drive:
         place = place_for(drive, two.catalog, "V2", "append")

@@ -44,7 +44,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import pack_xattrs
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import read_status
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, plan_restore, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import dry_run as dry_restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import APPEND, OVERWRITE
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
@@ -253,7 +254,7 @@ def test_the_latest_good_session_of_the_host_is_taken(labelled: Library, tmp_pat
 
 def test_check_mode_tells_where_the_members_lie(labelled: Library, tmp_path: Path) -> None:
     labelled.back_up("s1", TREE)
-    plan = plan_restore(RestoreJob("s1", str(tmp_path / "t"), paths=["/srv/b"]), labelled.catalog)
+    plan = dry_restore(RestoreJob("s1", str(tmp_path / "t"), paths=["/srv/b"]), labelled.catalog)
     assert (plan["members"], plan["files"], plan["volumes"]) == (5, 2, ["V1"])
     records = [position["record"] for position in plan["positions"]]
     assert records == sorted(records)
@@ -778,7 +779,7 @@ def test_expired_volumes_are_written_from_their_start(labelled: Library, tmp_pat
 @pytest.mark.parametrize("mode", [APPEND, OVERWRITE])
 @pytest.mark.parametrize(
     "wrong",
-    [{"queue_depth": 300}, {"window_bytes": 4 * RECORD - 1}, {"window_bytes": 1 << 50}, {"window_bytes": 1 << 70}],
+    [{"queue_depth": 300}, {"buffer_bytes": 4 * RECORD - 1}, {"buffer_bytes": 1 << 50}, {"buffer_bytes": 1 << 70}],
 )
 def test_an_option_that_cannot_work_is_refused_before_the_volume_is_touched(
     labelled: Library, mode: str, wrong: dict[str, int]
