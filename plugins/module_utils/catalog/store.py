@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The catalog of a media server: which session is on which volume, and where every file lies.
+"""The catalog of a media server: volumes, and which sessions and parts of sessions are on them.
 
 One SQLite file, 0600, in write-ahead mode so that several sessions can be written while others are looked up.
 It can be lost: the volumes hold all of it (see media/rebuild.py).
@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from ..archive.model import MemberRecord
+from .members import MemberTable
 from .records import DAMAGED, FAILED, GOOD, MOST_BYTES, OPEN, CatalogError, Part, Session, Volume
-from .rowcheck import member_of, member_row, part_of, session_of, volume_of
-from .sqlite_file import CatalogDatabase
+from .rowcheck import part_of, session_of, volume_of
 from .verdict import Verdict
 
-_SESSION = "number, id, host, state, reason, created_s, closed_s, expires_s, files, bytes, members, write, evidence"
-_PART = "session, part, volume, file_number, block, record_bytes, offset_bytes, records, complete"
-_MEMBER = "path, kind, size, offset_bytes, header_bytes, sha256, mtime_ns, mode, uid, gid, linkname, header_digest"
+_SESSION = ", ".join(Session._fields)
+_SESSION_VALUES = ", ".join(f":{name}" for name in Session._fields)
+_PART = ", ".join(Part._fields)
 #: Of the sessions of a host the good one that began last.
 _NEWEST_GOOD = (
     "state = 'good' AND NOT EXISTS (SELECT 1 FROM sessions newer WHERE newer.host = sessions.host "
@@ -31,7 +31,7 @@ _NEWEST_GOOD = (
 )
 
 
-class Catalog(CatalogDatabase):
+class Catalog(MemberTable):
     """The open catalog."""
 
     # -- volumes -------------------------------------------------------------------------------------------------
@@ -297,16 +297,6 @@ class Catalog(CatalogDatabase):
                 "DELETE FROM parts WHERE session = ? AND part = ? AND complete = 0", (part.session, part.part)
             )
 
-    def add_members(self, number: int, part: int, members: Iterable[MemberRecord]) -> None:
-        """Enter a batch of members of a session, lying in one part; finish_part makes sure that they are on disk."""
-        # what a power failure takes of an open session is no loss, so nobody waits for the disk here
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        try:
-            with self._transaction():
-                self._insert_members(number, part, members)
-        finally:
-            self._db.execute("PRAGMA synchronous=FULL")
-
     def finish_part(self, part: Part, *, files: int, size_bytes: int, write: Mapping[str, Any]) -> None:
         """Tell that a session's archive and its filemark are on the volume; the volume's end moves behind them.
 
@@ -326,54 +316,6 @@ class Catalog(CatalogDatabase):
                 "members = (SELECT count(*) FROM members WHERE session = number) WHERE number = ?",
                 (files, min(size_bytes, MOST_BYTES), json.dumps(write), part.session),
             )
-
-    # -- members -------------------------------------------------------------------------------------------------
-
-    def members(
-        self, number: int, wanted: Optional[Sequence[bytes]] = None, *, part: Optional[int] = None
-    ) -> Iterator[tuple[int, MemberRecord]]:
-        """(number of the part, member) of a session in the order of the archive; few are held in memory.
-
-        :param part: only the members of this part; not together with ``wanted``.
-        :param wanted: only these paths (names of members) and what is below them, and what their hard links point
-            to. One selection at a time can be read from a catalog.
-        :raises CatalogError: the catalog cannot be read (any more).
-        """
-        columns = "m." + _MEMBER.replace(", ", ", m.")
-        if wanted is None:
-            query = f"SELECT m.part, {columns} FROM members m WHERE session = ?1 AND (?2 IS NULL OR part = ?2) "  # noqa: S608
-            rows = self._rows(f"{query}ORDER BY offset_bytes", number, part)
-        else:
-            with self._in_words():
-                self._select(number, wanted)
-            rows = self._rows(
-                f"SELECT m.part, {columns} FROM temp.wanted w JOIN members m "  # noqa: S608
-                "ON m.session = ? AND m.offset_bytes = w.offset_bytes ORDER BY w.offset_bytes",
-                number,
-            )
-        yield from map(member_of, rows)
-
-    def has_path(self, number: int, path: bytes) -> bool:
-        """The session holds this member, or members below it."""
-        query = "SELECT 1 FROM members WHERE session = ? AND (path = ? OR (path >= ? AND path < ?)) LIMIT 1"
-        return self._one(query, number, path, *_below(path)) is not None
-
-    def _select(self, number: int, wanted: Sequence[bytes]) -> None:
-        self._db.execute("DROP TABLE IF EXISTS temp.wanted")
-        self._db.execute("CREATE TEMP TABLE wanted(offset_bytes INTEGER PRIMARY KEY)")
-        for path in wanted:
-            self._db.execute(
-                "INSERT OR IGNORE INTO temp.wanted SELECT offset_bytes FROM members "
-                "WHERE session = ? AND (path = ? OR (path >= ? AND path < ?))",
-                (number, path, *_below(path)),
-            )
-        self._db.execute(
-            "INSERT OR IGNORE INTO temp.wanted SELECT target.offset_bytes FROM temp.wanted w "
-            "JOIN members link ON link.session = ?1 AND link.offset_bytes = w.offset_bytes AND link.kind = 'h' "
-            "JOIN members target ON target.session = ?1 AND target.path = link.linkname "
-            "AND target.offset_bytes < link.offset_bytes",
-            (number,),
-        )
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -412,17 +354,12 @@ class Catalog(CatalogDatabase):
                 self._leave_unfinished(part.volume, part.file_number, part.block)
 
     def _insert_session(self, session: Session) -> int:
-        cursor = self._db.execute(
-            f"INSERT INTO sessions({_SESSION}) VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            _session_row(session)[1:],
-        )
+        row = {**_session_row(session), "number": None}
+        cursor = self._db.execute(f"INSERT INTO sessions({_SESSION}) VALUES({_SESSION_VALUES})", row)
         return int(cursor.lastrowid or 0)
 
     def _update_session(self, session: Session) -> None:
-        self._db.execute(
-            f"REPLACE INTO sessions({_SESSION}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            _session_row(session),
-        )
+        self._db.execute(f"REPLACE INTO sessions({_SESSION}) VALUES({_SESSION_VALUES})", _session_row(session))
 
     def _move_end(self, volume: str, files: int, blocks: int) -> None:
         self._db.execute("UPDATE volumes SET files = ?, blocks = ? WHERE name = ?", (files, blocks, volume))
@@ -445,10 +382,6 @@ class Catalog(CatalogDatabase):
             (volume, file_number, block, volume),
         )
 
-    def _insert_members(self, number: int, part: int, members: Iterable[MemberRecord]) -> None:
-        rows = (member_row(number, part, member) for member in members)
-        self._db.executemany("INSERT INTO members VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-
 
 def _is_dead(session: Session, parts: Sequence[Part]) -> bool:
     """Whether nothing of a session is left on a volume: its writer died before a part was complete."""
@@ -469,11 +402,10 @@ def _apart(part: Part, other: Part) -> bool:
     return first.part != second.part and first.end_bytes <= second.offset_bytes
 
 
-def _session_row(session: Session) -> tuple[object, ...]:
-    told = session._replace(bytes=min(session.bytes, MOST_BYTES))
-    return (*told[:-2], json.dumps(session.write), json.dumps(session.evidence))
-
-
-def _below(path: bytes) -> tuple[bytes, bytes]:
-    """Bounds of the names of members below a folder; all names for the root."""
-    return (path + b"/", path + b"0") if path else (b"", b"\xff" * 4096)
+def _session_row(session: Session) -> dict[str, object]:
+    return {
+        **session._asdict(),
+        "bytes": min(session.bytes, MOST_BYTES),
+        "write": json.dumps(session.write),
+        "evidence": json.dumps(session.evidence),
+    }
