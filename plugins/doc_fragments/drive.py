@@ -18,15 +18,15 @@ options:
   drive:
     description:
       - The drive. For O(drive_type=virtual) the path of the folder that holds the volumes.
-      - For O(drive_type=st) the device that does not rewind, such as V(/dev/nst0), best by a name that survives a
+      - For O(drive_type=st) the device that does not rewind, such as V(/dev/nst0). Use a path that survives a
         reboot, such as one below C(/dev/tape/by-id).
       - A drive serves one task at a time. Others wait for it, first come, first served, up to O(drive_timeout_s).
       - Exactly one of O(drive) and O(drives) is needed.
     type: path
   drives:
     description:
-      - Several drives of one library, instead of O(drive). A task takes one that is free, best the one in which the
-        volume is already; it needs O(changer).
+      - Several drives of one library, instead of O(drive). A task takes a free one, preferably the one that has
+        the volume already. Needs O(changer).
     type: list
     elements: dict
     suboptions:
@@ -44,12 +44,12 @@ options:
       - Volumes are found by their barcodes, which are their names. A volume stays in the drive until another one is
         wanted there, and then goes back to its slot.
       - Import and export slots are left alone, and cleaning cartridges (V(CLN...)) are never loaded.
-      - Without it, whoever runs the drive puts volumes in.
+      - Without it, people put volumes into the drive.
     type: path
   drive_element:
     description:
       - The number of the drive in the library, as C(mtx status) calls its data transfer element.
-      - It is found out by the drive's serial number where the library tells it, or when there is but one drive.
+      - It is found by the drive's serial number if the library reports that, or when there is only one drive.
     type: int
   drive_timeout_s:
     description:

@@ -12,14 +12,14 @@ version_added: 0.2.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
-  - Takes and gives back the lease of a database host on one of its machines, that is the database host itself, the
-    array and the media server. A run takes all three before it cleans up what earlier ones left.
-  - A lease belongs to an inventory name. Two names of one machine do not keep each other from working, and touch
-    nothing of each other's sessions.
-  - The lease of a run that lives is never taken. A run lives as long as one of its tasks works on this machine, and as
-    long as its C(ansible-playbook) runs, if that was started on the same controller. Of a run that was started on
-    another controller nobody can tell; its lease lapses an hour after its last task on this machine.
-  - A run that has lost its lease is refused by the modules that work for its session.
+  - Takes or gives back the lease of a database host on one of its machines, which are the database host itself, the
+    array and the media server. A run takes all three before it cleans up what earlier runs left.
+  - A lease belongs to an inventory name. Runs for two names of one machine do not exclude each other, and do not touch
+    each other's sessions.
+  - The lease of a living run is never taken. A run lives while one of its tasks works on this machine, and while its
+    C(ansible-playbook) runs, if it was started on the same controller. Whether a run of another controller lives cannot
+    be found out, so its lease lapses an hour after its last task on this machine.
+  - The modules refuse to work for a session whose run has lost its lease.
 options:
   host:
     description: The inventory name of the database host.
@@ -34,7 +34,7 @@ options:
     choices: [free, held, released]
     required: true
   break_lease:
-    description: Take the lease whoever has it. Say it only when you know that the other run is dead.
+    description: Take the lease from another run, even a living one. Set this only if you know that the run is dead.
     type: bool
     default: false
   owner:
