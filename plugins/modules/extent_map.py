@@ -7,16 +7,16 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: extent_map
-short_description: Map the extents of all files to back up, and check the map while writes stand still
+short_description: Map the extents of all files to back up, and check the map while writes are stopped
 version_added: 0.1.0
 description:
-  - Runs on the database host. It finds out which files belong to the backup, and where the bytes of each lie on the
-    LUNs, so that a media server can read them from the split mirror without asking this host.
-  - Mapping takes long, so it is done before anything is quiesced. Changes are tracked from before the first file is
-    mapped until the check, by the holder, a process of the session that V(mapped) starts and that lives until
+  - Runs on the database host. It finds out which files belong to the backup, and where on the LUNs their data is, so
+    that a media server can read them from the split mirror without this host.
+  - Mapping takes long, so it is done before anything is quiesced. The holder tracks changes from before the first file
+    is mapped until the check. It is a process that O(state=mapped) starts, and it runs until
     M(splitmirror.backup.hot_backup) has ended.
-  - File systems that cannot be mapped, that lie on no LUN of the mirror set, or that must not be frozen (because
-    Ansible or the system itself needs them) are refused here, long before the window.
+  - Fails, long before the window, for file systems that cannot be mapped, that are not on a LUN of the mirror set, or
+    that must not be frozen because Ansible or the system itself needs them.
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -28,26 +28,26 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(mapped) maps everything, in place of an older map of the session. It needs O(pairs), and what is backed up
-        must lie on their devices.
-      - V(checked) maps again what has changed since, which makes the map that of the present moment. The module
-        M(splitmirror.backup.backup_window) does so inside the window; this state is for plays of your own, between
-        M(splitmirror.backup.write_freeze) with V(frozen) and V(thawed).
+      - V(mapped) maps everything, and replaces an older map of the session. It needs O(pairs); all files to back up
+        must be on their devices.
+      - V(checked) maps again what has changed since then, so that the map is up to date.
+        M(splitmirror.backup.backup_window) does this inside the window. This state is for plays of your own, between
+        M(splitmirror.backup.write_freeze) with V(frozen) and with V(thawed).
     type: str
     choices: [mapped, checked]
     default: mapped
   split:
     description:
-      - What M(splitmirror.backup.mirror_split) has returned, for O(state=checked) in plays without
-        M(splitmirror.backup.backup_window). It leaves the split with the holder, among the events of the window that
-        M(splitmirror.backup.write_freeze) returns with V(thawed); without it the session does not become good.
-      - It fails when the split was not made in the freeze that lasts now.
+      - The result of M(splitmirror.backup.mirror_split), for O(state=checked) in plays without
+        M(splitmirror.backup.backup_window). The holder adds the split to the events of the window, which
+        M(splitmirror.backup.write_freeze) with V(thawed) returns. Without it the session does not become good.
+      - The module fails if the split was not made during the current freeze.
     type: dict
     version_added: 0.2.0
   lifetime_s:
     description:
-      - After how many seconds the holder gives everything up by itself.
-      - A backup whose window and end of hot backup come later than that fails.
+      - After how many seconds the holder gives up everything and ends.
+      - The backup fails if its window or the end of hot backup comes later.
     type: float
     default: 86400
 attributes:
