@@ -405,7 +405,7 @@ def test_what_killed_runs_leave_is_finished_by_the_next(bench: Demo, killed: lis
             },
             [
                 "DEMO01 holds unexpired data",
-                "unknown mirror provider 'magic'",
+                "got: magic",
                 "driver 'dbase' is not known",
                 "/usr/share/doc",
             ],
