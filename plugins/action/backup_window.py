@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import DEFAULT_STATE_DIR
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import open_channel, own_channel
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.host_action import HostAction
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.line_peer import LinePeer
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import SPLITTERS_SPEC, make_splitter
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import WindowFailed, run_window
@@ -25,32 +25,28 @@ ARGUMENT_SPEC = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(HostAction):
     """Freeze, split, check and thaw in one task; documented in the module of the same name."""
 
-    _supports_check_mode = True
+    _supports_async = False
 
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
-        variables = task_vars or {}
-        result: dict[str, Any] = super().run(tmp, variables)
+    def work(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         _validation, args = self.validate_argument_spec(ARGUMENT_SPEC)
         if args["deadline_s"] <= 0:
             raise AnsibleError("deadline_s: a freeze needs a deadline above 0 seconds; 30 is usual.")
-        own = own_channel(self, variables)
-        splitter = make_splitter(args["splitters"], args["session"], lambda host: open_channel(host, self, variables))
+        own = own_channel(self, task_vars)
+        splitter = make_splitter(args["splitters"], args["session"], lambda host: open_channel(host, self, task_vars))
         if self._task.check_mode:
             own.must_be_root()
             splitter.preflight()
-            result.update(changed=True, msg=f"would freeze {', '.join(args['mounts'])}, split the mirror and thaw")
-            return result
+            return {"changed": True, "msg": f"would freeze {', '.join(args['mounts'])}, split the mirror and thaw"}
 
         holder = LinePeer(own, args["state_dir"], args["session"], "holder")
         try:
             evidence = run_window(holder, splitter, args["mounts"], args["deadline_s"], args["turn_timeout_s"])
-            result.update(changed=True, **evidence)
+            return {"changed": True, **evidence}
         except WindowFailed as exc:
-            result.update(failed=True, changed=exc.split_sent, msg=str(exc), code=exc.code, **exc.evidence)
+            return {"failed": True, "changed": exc.split_sent, "msg": str(exc), "code": exc.code, **exc.evidence}
         finally:
             splitter.close()
             holder.close()
-        return result

@@ -5,23 +5,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Optional
-
-from ansible.plugins.action import ActionBase
+from typing import Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.lease import Owner
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.controller import is_running, this_run
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.host_action import HostAction
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(HostAction):
     """Tell the module which run this is, and whether the one that has the lease still lives, if it was begun here."""
 
-    _supports_check_mode = True
+    _supports_async = False
 
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
-        result: dict[str, Any] = super().run(tmp, task_vars)
+    def work(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         arguments = {**self._task.args, "owner": asdict(this_run())}
-        told = self._execute_module(module_args=arguments, task_vars=task_vars)
+        told: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)
         other = told.get("other")
         if told.get("failed") and other:
             try:
@@ -31,5 +29,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 busy, judged = True, {}
             if not busy:
                 told = self._execute_module(module_args={**arguments, "judged": judged}, task_vars=task_vars)
-        result.update(told)
-        return result
+        return told

@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
-
-from ansible.plugins.action import ActionBase
+from typing import Any
 
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import open_channel, own_channel
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.host_action import HostAction
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.relay import relay_file
 
 ARGUMENT_SPEC = {
@@ -18,26 +17,23 @@ ARGUMENT_SPEC = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(HostAction):
     """Relay one file of a session to another host; documented in the module of the same name."""
 
-    _supports_check_mode = True
+    _supports_async = False
 
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
-        variables = task_vars or {}
-        result: dict[str, Any] = super().run(tmp, variables)
+    def work(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         _validation, args = self.validate_argument_spec(ARGUMENT_SPEC)
-        source = own_channel(self, variables)
-        target = open_channel(args["to_host"], self, variables)
+        source = own_channel(self, task_vars)
+        target = open_channel(args["to_host"], self, task_vars)
         try:
             relayed = relay_file(source, args["src"], target, args["dest"], dry_run=self._task.check_mode)
         finally:
             target.close()
             source.close()
-        result.update(
-            changed=relayed.changed,
-            size_bytes=relayed.size_bytes,
-            sha256=relayed.sha256,
-            dest=args["dest"],
-        )
-        return result
+        return {
+            "changed": relayed.changed,
+            "size_bytes": relayed.size_bytes,
+            "sha256": relayed.sha256,
+            "dest": args["dest"],
+        }
