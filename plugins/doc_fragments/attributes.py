@@ -18,13 +18,38 @@ attributes:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.
   diff_mode:
     description: Returns in diff mode what has changed, or in C(check_mode) what would change.
-  action_group:
-    description: Use C(group/splitmirror.backup.backup) in C(module_defaults) to set defaults for this module.
-    support: full
-    membership:
-      - splitmirror.backup.backup
   platform:
     description: Target operating system.
     support: full
     platforms: linux
+"""
+
+    DATABASE_HOST = r"""
+options: {}
+attributes:
+  action_group:
+    description: Use C(group/splitmirror.backup.database_host) in C(module_defaults) to set defaults for this module.
+    support: full
+    membership:
+      - splitmirror.backup.database_host
+"""
+
+    ARRAY = r"""
+options: {}
+attributes:
+  action_group:
+    description: Use C(group/splitmirror.backup.array) in C(module_defaults) to set defaults for this module.
+    support: full
+    membership:
+      - splitmirror.backup.array
+"""
+
+    MEDIA_SERVER = r"""
+options: {}
+attributes:
+  action_group:
+    description: Use C(group/splitmirror.backup.media_server) in C(module_defaults) to set defaults for this module.
+    support: full
+    membership:
+      - splitmirror.backup.media_server
 """

@@ -34,7 +34,7 @@ def inner() -> frozenset[str]:
     """What the roles keep in variables themselves; a second session of one play finds the first one's there."""
     found: set[str] = set()
     for folder in ("tasks", "vars", "defaults"):
-        for path in ROLES.glob(f"*/{folder}/*.yml"):
+        for path in ROLES.glob(f"*/{folder}/**/*.yml"):
             found.update(re.findall(rf"\b{PREFIX}\w+", path.read_text(encoding="utf-8")))
     return frozenset(found)
 

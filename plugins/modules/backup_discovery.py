@@ -18,6 +18,7 @@ author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
   - splitmirror.backup.attributes
+  - splitmirror.backup.attributes.database_host
   - splitmirror.backup.session
   - splitmirror.backup.databases
   - splitmirror.backup.databases.paths

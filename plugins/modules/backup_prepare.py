@@ -17,6 +17,7 @@ author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
   - splitmirror.backup.attributes
+  - splitmirror.backup.attributes.media_server
   - splitmirror.backup.session
   - splitmirror.backup.drive
 options:

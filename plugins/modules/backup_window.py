@@ -76,6 +76,7 @@ options:
     version_added: 0.2.0
 extends_documentation_fragment:
   - splitmirror.backup.attributes
+  - splitmirror.backup.attributes.database_host
   - splitmirror.backup.session
 attributes:
   check_mode:

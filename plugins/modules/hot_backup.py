@@ -19,6 +19,7 @@ author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
   - splitmirror.backup.attributes
+  - splitmirror.backup.attributes.database_host
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.databases
 options:

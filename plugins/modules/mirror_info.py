@@ -16,6 +16,7 @@ author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
   - splitmirror.backup.attributes
+  - splitmirror.backup.attributes.array
   - splitmirror.backup.mirror
   - splitmirror.backup.mirror.pairs
   - splitmirror.backup.session.state_dir

@@ -109,6 +109,11 @@ findings:
       description: What was found, in one sentence.
       type: str
       sample: VOL001 is labelled, and tape file 3 comes next (in /srv/library).
+boot_id:
+  description: The number of the kernel's last boot; two hosts with the same are one machine.
+  type: str
+  returned: for every O(ask) but V(controller)
+  sample: 0d5ab0d9-5ac7-46a3-a6b5-5a7a3c5c7f0a
 """
 
 from dataclasses import asdict
@@ -123,6 +128,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.database.regist
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import FAIL, ON_UNREADABLE
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.preflight import ask_database_host
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import boot_id
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.preflight import ask_media_server
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.preflight import ask_array
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC
@@ -166,6 +172,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "changed": False,
         "ready": all(finding.right for finding in preflight.findings),
         "findings": [asdict(finding) for finding in preflight.findings],
+        **({"boot_id": boot_id()} if params["ask"] != "controller" else {}),
     }
 
 

@@ -98,6 +98,12 @@ other:
     busy:
       description: Whether one of its tasks works on this machine now.
       type: bool
+sessions:
+  description: The sessions of the database host that left a folder on this machine, the oldest first.
+  type: list
+  elements: str
+  returned: O(state=held)
+  sample: [20260130T020000Z-db1-04d1]
 """
 
 from typing import Any, Optional
@@ -107,7 +113,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.lease import Lease, LeaseError, Leases, Owner
-from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, check_session_id
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, check_session_id, is_of_host
 
 SPEC = {
     **SESSION_SPEC,
@@ -152,7 +158,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     result: dict[str, Any] = {"other": None if before is None or ours else before.as_dict()}
     if params["state"] == "free":
         return {"changed": False, **result}
-    return {"changed": not ours, **result, "diff": shown(holder(before), session)}
+    found = [name for name in StateDir(params["state_dir"]).sessions() if is_of_host(name, host)]
+    return {"changed": not ours, **result, "sessions": found, "diff": shown(holder(before), session)}
 
 
 def holder(lease: Optional[Lease]) -> Optional[str]:

@@ -53,6 +53,7 @@ options:
     version_added: 0.2.0
 extends_documentation_fragment:
   - splitmirror.backup.attributes
+  - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
   - splitmirror.backup.session.state_dir
 attributes:

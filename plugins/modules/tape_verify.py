@@ -28,6 +28,7 @@ options:
     type: str
 extends_documentation_fragment:
   - splitmirror.backup.attributes
+  - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
   - splitmirror.backup.session.state_dir
 attributes:

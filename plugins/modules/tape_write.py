@@ -102,6 +102,7 @@ options:
     type: dict
 extends_documentation_fragment:
   - splitmirror.backup.attributes
+  - splitmirror.backup.attributes.media_server
   - splitmirror.backup.session
   - splitmirror.backup.drive
 attributes:

@@ -26,6 +26,7 @@ author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
   - splitmirror.backup.attributes
+  - splitmirror.backup.attributes.database_host
   - splitmirror.backup.session
 options:
   state:

@@ -35,7 +35,11 @@ class HostAction(ActionBase):  # type: ignore[misc]
         except AnsibleConnectionFailure as exc:
             host = self._task.delegate_to or variables["inventory_hostname"]
             result.update(
-                failed=True, changed=False, code="unreachable", msg=f"{host} cannot be reached: {exc.message}"
+                failed=True,
+                changed=False,
+                msg=f"{host} cannot be reached: {exc.message}",
+                option=None,
+                code="unreachable",
             )
             self._connection._shell.tmpdir = None  # Ansible would connect once more to remove it
         result.update(began_s=began_s, ended_s=time.time())

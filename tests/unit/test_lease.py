@@ -245,9 +245,11 @@ def test_a_worker_that_outlives_its_play_takes_no_lease_for_ever(tmp_path: Path,
 LEASE_PLAY = """
 - hosts: db1
   gather_facts: false
+  vars: {splitmirror_session: %s, splitmirror_first_lease: {}, splitmirror_lease: {}}
+  module_defaults:
+    splitmirror.backup.session_lease: {session: "{{ splitmirror_session }}", host: db1}
   tasks:
-    - ansible.builtin.set_fact: {splitmirror_session: %s}
-    - ansible.builtin.include_role: {name: splitmirror.backup.mirrored_backup, tasks_from: lease_taken}
+    - ansible.builtin.include_role: {name: splitmirror.backup.mirrored_backup, tasks_from: take_lease}
 """
 
 

@@ -47,7 +47,7 @@ class DaemonRecord:
     def of(cls, pid: int) -> Optional[DaemonRecord]:
         """The record of a living process, or None."""
         ticks = _start_ticks(pid)
-        return None if ticks is None else cls(pid, ticks, _boot_id())
+        return None if ticks is None else cls(pid, ticks, boot_id())
 
 
 def daemonize(folder: str, name: str, run: Callable[[Ready], None], timeout_s: float = 10.0) -> DaemonRecord:
@@ -89,7 +89,7 @@ def read_record(folder: str, name: str) -> Optional[DaemonRecord]:
 
 def is_alive(record: DaemonRecord) -> bool:
     """Whether exactly this process still runs; a zombie does not."""
-    return record.boot_id == _boot_id() and _start_ticks(record.pid) == record.start_ticks
+    return record.boot_id == boot_id() and _start_ticks(record.pid) == record.start_ticks
 
 
 def is_called(record: DaemonRecord, name: str) -> bool:
@@ -201,7 +201,8 @@ def _start_ticks(pid: int) -> Optional[int]:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """The number that the kernel gave to its last boot. :raises OSError: there is no /proc."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
         return stream.read().strip()
 

@@ -35,14 +35,17 @@ from .ways import Ways, ways_to_root
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 HOOKS = Path(__file__).parent
+ARRAY_TASKS = HOOKS.parents[2] / "roles/mirrored_backup/tasks/array/default"
 PHASES = [
     "preflight",
+    "recover",
     "sync",
     "map",
-    "quiesce",
-    "plan",
+    "begin_hot_backup",
+    "discover",
+    "prepare",
     "window",
-    "unquiesce",
+    "end_hot_backup",
     "present",
     "write",
     "cleanup",
@@ -117,11 +120,26 @@ def ways(bench: Demo) -> Iterator[Ways]:
 
 
 @pytest.fixture(scope="module")
-def report(bench: Demo, ways: Ways) -> dict[str, Any]:
-    """A backup is taken by a user with sudo, and clones of its mirrors are kept; its report."""
+def night(bench: Demo, ways: Ways) -> tuple[dict[str, Any], str]:
+    """A backup is taken by a user with sudo, and clones of its mirrors are kept; its report, and what was printed."""
     with ways.taken("sudo") as words:
-        bench.must("backup", *words, splitmirror_after_phase_tasks=str(HOOKS / "keep_mirror.yml"))
-    return bench.report()
+        printed = bench.must("backup", *words, splitmirror_after_phase_tasks=str(HOOKS / "keep_mirror.yml"))
+    return bench.report(), printed
+
+
+@pytest.fixture(scope="module")
+def report(night: tuple[dict[str, Any], str]) -> dict[str, Any]:
+    """The report of that backup."""
+    return night[0]
+
+
+def test_a_good_run_prints_at_most_40_tasks_and_no_warning(night: tuple[dict[str, Any], str]) -> None:
+    lines = night[1].splitlines()
+    # The test's own hook is there for the next test.
+    hook = ("Keep a clone of each mirror", "Run the user's tasks")
+    tasks = [line for line in lines if line.startswith("TASK ") and not any(name in line for name in hook)]
+    assert 20 < len(tasks) <= 40, "\n".join(tasks)
+    assert [line for line in lines if "WARNING" in line] == []
 
 
 def test_a_backup_is_the_mirror_at_the_split(bench: Demo, report: dict[str, Any], tmp_path: Path) -> None:
@@ -216,7 +234,7 @@ def test_preflight_tells_all_that_is_wrong_at_once_and_changes_nothing(
     done = bench.play("preflight", **wrong)
     assert done.returncode != 0
     table = [line for line in done.stdout.splitlines() if "WRONG" in line]
-    for question in ("report folder", "LUNs", "database demo", "mirrors", "volume", "transport"):
+    for question in ("report folder", "LUNs", "database demo", "host", "volume", "transport"):
         assert any(f" {question} " in line for line in table), done.stdout
     assert fingerprint(bench) == before
 
@@ -246,13 +264,23 @@ def told_by_the_hook(bench: Demo) -> dict[str, Any]:
     return found
 
 
-def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(bench: Demo, ways: Ways) -> None:
+def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(
+    bench: Demo, ways: Ways, tmp_path: Path
+) -> None:
+    """Both reach the array through a folder of the user's, which wraps one step of the role's own."""
+    folder = tmp_path / "array"
+    shutil.copytree(ARRAY_TASKS, folder)
+    (folder / "sync.yml").rename(folder / "ours.yml")
+    shutil.copy(HOOKS / "own_array/sync.yml", folder)
     # The name of another host may end like this one's.
     other = bench.folder / "state/db1/sessions/20260101T000000Z-prod-db1-0a1b"
     other.mkdir(parents=True)
     with ways.taken("su") as words:
-        bench.must(HOOKS / "again.yml", *words)
+        bench.must(HOOKS / "again.yml", *words, splitmirror_array_tasks=str(folder))
     report = bench.report()
+    synchronized = bench.folder / "state/array1/synchronized"
+    assert synchronized.read_text(encoding="ascii") == report["session"]
+    synchronized.unlink()
     assert (report["state"], report["reason"]) == ("good", "")
     assert [phase["name"] for phase in report["phases"]] == PHASES
     assert told_by_the_hook(bench) == {"told": [*PHASES, "end"], "state": "good"}
@@ -278,7 +306,8 @@ def lost(bench: Demo, phase: str, **variables: Any) -> tuple[int, dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("phase", "fails_in"), [("quiesce", "plan"), ("window", "unquiesce"), ("unquiesce", "present")]
+    ("phase", "fails_in"),
+    [("begin_hot_backup", "discover"), ("window", "end_hot_backup"), ("end_hot_backup", "present")],
 )
 def test_a_database_host_that_is_lost_leaves_its_mirror_free(bench: Demo, phase: str, fails_in: str) -> None:
     code, report = lost(bench, phase)
@@ -323,7 +352,7 @@ def test_a_database_that_only_freezes_is_whole_though_its_host_is_lost_at_the_en
 def killed(bench: Demo, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Runs are killed, each in a later phase and after it has finished what the one before it left; their sessions."""
     sessions: list[str] = []
-    for phase in ("plan", "window", "present"):
+    for phase in ("prepare", "window", "present"):
         kill_after(bench, phase, tmp_path_factory.mktemp("killed"))
         states = dict(catalog(bench, "SELECT id, state FROM sessions ORDER BY rowid"))
         assert [states[session] for session in sessions] == ["failed"] * len(sessions)
@@ -334,8 +363,10 @@ def killed(bench: Demo, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         sessions.append(session)
         takes_writes(bench)
 
-        if phase == "plan":  # as after a failure while the array was gone: the database host names the session no more
-            bench.must(HOOKS / "clean_up_without_array.yml")
+        if (
+            phase == "prepare"
+        ):  # as after a failure while the array was gone: the database host names the session no more
+            bench.must(HOOKS / "clean_up_without_array.yml", order_session=session)
             assert bench.daemon("array1", "splitter")
             assert not bench.sessions("db1")
         if phase != "present":  # as after the window, to check mode
@@ -356,7 +387,7 @@ def test_a_second_run_of_a_host_and_another_name_of_it_leave_the_first_alone(
     alias.write_text(
         bench.inventory.read_text(encoding="utf-8").replace("        db1:\n", "        db2:\n"), encoding="utf-8"
     )
-    with ways.taken("root") as words, paused_after(bench, "plan", tmp_path, *words) as run:
+    with ways.taken("root") as words, paused_after(bench, "prepare", tmp_path, *words) as run:
         # Those that were killed are not open any more.
         ((first, _state),) = catalog(bench, "SELECT id, state FROM sessions WHERE state = 'open'")
         assert first not in killed
@@ -405,18 +436,24 @@ def test_what_killed_runs_leave_is_finished_by_the_next(bench: Demo, killed: lis
             },
             [
                 "DEMO01 holds unexpired data",
-                "got: magic",
+                "value of provider must be one of: image, lvm, md, got: magic",
                 "driver 'dbase' is not known",
                 "/usr/share/doc",
             ],
         ),
         (
-            {"splitmirror_databases": [], "splitmirror_paths": []},
-            ["neither splitmirror_databases nor splitmirror_paths"],
+            {"splitmirror_databases": [], "splitmirror_paths": [], "splitmirror_array_tasks": "nowhere"},
+            [
+                "neither splitmirror_databases nor splitmirror_paths",
+                "splitmirror_array_tasks: there is no folder nowhere",
+            ],
         ),
         ({"splitmirror_array": "nowhere"}, ["nowhere"]),
         ({"splitmirror_transport": "tgt"}, ["splitmirror_storage_network"]),
-        ({"splitmirror_retention_days": -1}, ["0 to 365000"]),
+        (
+            {"splitmirror_retention_days": -1, "splitmirror_array_tasks": str(HOOKS / "own_array")},
+            ["0 to 365000", f"{HOOKS / 'own_array'} has no preflight.yml, recover.yml, arm.yml"],
+        ),
     ],
     ids=["answers", "nothing", "nowhere", "network", "retention"],
 )

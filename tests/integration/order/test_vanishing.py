@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 def test_a_demo_goes_away_with_what_a_killed_run_left(bench: Demo, tmp_path: Path) -> None:
-    kill_after(bench, "plan", tmp_path)
+    kill_after(bench, "prepare", tmp_path)
     assert bench.daemon("array1", "splitter")
     bench.bring("absent")
     assert not bench.folder.exists()

@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 ROLE = Path(__file__).resolve().parents[3] / "roles/mirrored_backup"
 OWN = "20260131T020000Z-db1-9f3c"
 OTHERS: list[Any] = [
@@ -29,14 +27,16 @@ OTHERS: list[Any] = [
 ]
 
 
-def test_sessions_of_other_hosts_are_never_taken_over(tmp_path: Path) -> None:
-    tasks = yaml.safe_load((ROLE / "tasks/recover_mirror.yml").read_text())
-    loop = next(task["loop"] for task in tasks if task["name"].startswith("Take over"))
+def test_sessions_of_other_hosts_are_never_taken_over_or_removed(tmp_path: Path) -> None:
     told = {
-        "splitmirror_recovered_host": {"recovered": [{"session": one} for one in (OWN, *OTHERS)] + [{}]},
-        "splitmirror_left_on_array": {"files": [{"path": f"/x/{OWN}"}, {"path": "/x/20260131T020000Z-db3-9f3c"}]},
+        "splitmirror_recovered_database_host": {"recovered": [{"session": one} for one in (OWN, *OTHERS)] + [{}]},
+        "splitmirror_first_lease": {"sessions": [OWN, *OTHERS]},
+        "splitmirror_lease": {"results": [{"sessions": [OWN, *OTHERS]}, {"sessions": [*OTHERS, OWN]}]},
         "splitmirror_session": "20260201T020000Z-db1-0001",
-        "asked": loop,
+        "splitmirror_array": "array1",
+        "splitmirror_media_server": "media1",
+        **dict.fromkeys(("splitmirror_state_dir", "splitmirror_array_state_dir", "splitmirror_media_state_dir"), "/x"),
+        "asked": "{{ [splitmirror_dead_sessions] + splitmirror_hosts.values() | map(attribute='sessions') }}",
     }
     (tmp_path / "told.json").write_text(json.dumps(told))
     words = ["--module-name=debug", "--args=msg=<{{ asked | to_json | b64encode }}>"]
@@ -49,4 +49,4 @@ def test_sessions_of_other_hosts_are_never_taken_over(tmp_path: Path) -> None:
     found = re.search("<(.*)>", done.stdout)
     assert found is not None
     taken = subprocess.run(["base64", "-d"], input=found[1], text=True, capture_output=True, check=True).stdout
-    assert json.loads(taken) == [OWN, "20260201T020000Z-db1-0001"]
+    assert json.loads(taken) == 4 * [[OWN, "20260201T020000Z-db1-0001"]]

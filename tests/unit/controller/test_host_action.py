@@ -20,9 +20,13 @@ from ansible_collections.splitmirror.backup.plugins.plugin_utils.host_action imp
 from ansible_collections.splitmirror.backup.tests.support.demo import playbook_command, run_playbook
 
 ROOT = Path(__file__).resolve().parents[3]
-ACTIONS = "ansible_collections.splitmirror.backup.plugins.action"
 RUNTIME = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))
 GONE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+#: The action plugins, by name. They are imported before a test lets Ansible find collections.
+OWN = {
+    path.stem: importlib.import_module(f"ansible_collections.splitmirror.backup.plugins.action.{path.stem}")
+    for path in (ROOT / "plugins/action").glob("*.py")
+}
 STRATEGIES = ["linear", "free", "host_pinned"]
 
 
@@ -84,13 +88,11 @@ def test_a_host_that_is_gone_fails_the_task_and_stays_in_the_play(told: Path, st
 
 def test_every_module_is_run_by_it() -> None:
     modules = {path.stem for path in (ROOT / "plugins/modules").glob("*.py")}
-    own = {path.stem for path in (ROOT / "plugins/action").glob("*.py")}
     routed = {name: routing["action_plugin"] for name, routing in RUNTIME["plugin_routing"]["modules"].items()}
-    assert modules == own | set(routed)
-    assert not own & set(routed)
+    assert modules == set(OWN) | set(routed)
+    assert not set(OWN) & set(routed)
     assert set(routed.values()) == {"splitmirror.backup.preflight_info"}
-    for name in own:
-        assert issubclass(importlib.import_module(f"{ACTIONS}.{name}").ActionModule, HostAction)
+    assert all(issubclass(action.ActionModule, HostAction) for action in OWN.values())
 
 
 def test_groups_name_modules() -> None:

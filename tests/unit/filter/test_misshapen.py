@@ -68,18 +68,18 @@ def test_the_playbooks_say_so_and_do_nothing(tmp_path: Path, playbook: str, extr
 
 ROLES = Path(__file__).parents[3] / "roles"
 READS = [
-    ("mirrored_backup", "main", "preflight_variables"),
-    ("mirrored_backup", "check", "preflight_variables"),
-    ("mirrored_restore", "main", "refuse"),
-    ("media_volumes", "labelled", "labelled"),
-    ("media_volumes", "verified", "verified"),
+    ("mirrored_backup", "main", "vars/main"),
+    ("mirrored_backup", "check", "vars/main"),
+    ("mirrored_restore", "main", "tasks/refuse"),
+    ("media_volumes", "labelled", "tasks/labelled"),
+    ("media_volumes", "verified", "tasks/verified"),
 ]
 
 
-@pytest.mark.parametrize(("role", "entry", "tasks"), READS)
-def test_each_list_of_a_role_is_looked_at(role: str, entry: str, tasks: str) -> None:
+@pytest.mark.parametrize(("role", "entry", "looked_at_in"), READS)
+def test_each_list_of_a_role_is_looked_at(role: str, entry: str, looked_at_in: str) -> None:
     specs = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]
-    asked = (ROLES / role / f"tasks/{tasks}.yml").read_text(encoding="utf-8")
+    asked = (ROLES / role / f"{looked_at_in}.yml").read_text(encoding="utf-8")
     lists = [name for name, told in specs[entry]["options"].items() if told["type"] in ("list", "dict")]
     assert lists
     assert [name for name in lists if f"'{name}': {name}" not in asked] == []

@@ -1,0 +1,47 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The phases of the role and the steps of an array: what the role lists, its files, and the pages agree."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLE = ROOT / "roles/mirrored_backup"
+MAIN = yaml.safe_load((ROLE / "tasks/main.yml").read_text(encoding="utf-8"))
+VARIABLES = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))
+ORDER: list[dict[str, Any]] = MAIN[1]["vars"]["splitmirror_order"]
+
+
+def rows(page: str, pattern: str) -> list[str]:
+    """The first cells of the rows of a page's tables that match."""
+    return re.findall(rf"^\| `{pattern}` \|", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_page_has_the_phases_in_their_order() -> None:
+    phases = [row["phase"] for row in ORDER]
+    told = rows("inventory.md", r"(\w+)")
+    assert told[told.index(phases[0]) :][: len(phases)] == phases
+    assert list(VARIABLES["splitmirror_results"]) == phases
+
+
+def test_every_task_file_of_a_phase_is_there() -> None:
+    words = [
+        row["tasks"] if isinstance(row["tasks"], list) else re.findall(r"'([\w/]+)'", row["tasks"]) for row in ORDER
+    ]
+    named = {name.replace("array/", "array/default/") for phase in words for name in phase} - {"local"}
+    assert len(named) > len(ORDER)
+    assert [name for name in sorted(named) if not (ROLE / f"tasks/{name}.yml").is_file()] == []
+
+
+def test_a_folder_for_an_array_has_the_steps_of_the_page() -> None:
+    steps = VARIABLES["splitmirror_array_steps"]
+    assert rows("array_tasks.md", r"(\w+)\.yml") == steps
+    for folder in (ROLE / "tasks/array").iterdir():
+        assert sorted(path.name for path in folder.iterdir()) == sorted(f"{step}.yml" for step in steps)
