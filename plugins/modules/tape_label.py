@@ -164,7 +164,7 @@ def capacity_bytes(text: Optional[str]) -> int:
         return int(human_to_bytes(text or _DEFAULT_CAPACITY))
     except ValueError as exc:
         raise TapeError(
-            f"capacity: {text!r} is no size; write it as 64G or as a number of bytes.",
+            f"capacity: {text!r} is not a size; write it as 64G or as a number of bytes.",
             option="capacity",
             code="option_invalid",
         ) from exc

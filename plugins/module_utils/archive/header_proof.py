@@ -72,8 +72,9 @@ def prove(header: bytes, meant: Meant) -> None:
         wrong = "form"
     if wrong:
         raise ArchiveError(
-            f"{show(meant.name)}: no header can be made for it that reads back as it was meant (wrong {wrong}); leave "
-            "it out of the scopes and report this, the archive is not complete."
+            f"{show(meant.name)}: its tar header does not read back as it was written (wrong: {wrong}). Exclude the "
+            "file "
+            "and report this bug; the archive is not complete."
         )
 
 

@@ -316,8 +316,8 @@ def unreadable_on_mirror(entry: FileEntry, exc: OSError) -> ArchiveError:
 def shorter_on_mirror(entry: FileEntry) -> ArchiveError:
     """The sentence for a file that is read through the mount and ends too early."""
     return ArchiveError(
-        f"{show(entry.path)} is shorter on the mounted mirror than in the map ({entry.size} bytes); the mount shows "
-        "another state than the map, prove the map against the mirror."
+        f"{show(entry.path)} is shorter on the mounted mirror than in the map ({entry.size} bytes); the mount "
+        "shows another state than the map; back up again with proof full."
     )
 
 

@@ -108,24 +108,26 @@ class WriterOptions:
         """Refuse what cannot work. :raises ArchiveError: an option is out of its range."""
         if self.record_bytes < BLOCK_BYTES or self.record_bytes % BLOCK_BYTES:
             raise ArchiveError(
-                f"record_bytes: {self.record_bytes} is no multiple of {BLOCK_BYTES}; take 1048576, or what the drive "
-                "takes at most.",
+                f"record_bytes: {self.record_bytes} is not a multiple of {BLOCK_BYTES}; give 1048576, or the most that "
+                "the drive takes.",
                 option="record_bytes",
                 code="option_invalid",
             )
         if self.buffer_bytes < 4 * self.record_bytes:
             raise ArchiveError(
-                f"buffer_bytes: {self.buffer_bytes} is less than four records of {self.record_bytes}; give more.",
+                f"buffer_bytes: {self.buffer_bytes} is less than four records of {self.record_bytes} bytes; give more.",
                 option="buffer_bytes",
                 code="option_invalid",
             )
         if not 1 <= self.queue_depth <= 256:
             raise ArchiveError(
-                f"queue_depth: {self.queue_depth} must be from 1 to 256.", option="queue_depth", code="option_invalid"
+                f"queue_depth: {self.queue_depth} is out of range; give 1 to 256.",
+                option="queue_depth",
+                code="option_invalid",
             )
         if self.gap_bytes < 0:
             raise ArchiveError(
-                f"gap_bytes: {self.gap_bytes} must be 0 or more.", option="gap_bytes", code="option_invalid"
+                f"gap_bytes: {self.gap_bytes} is below 0; give 0 or more.", option="gap_bytes", code="option_invalid"
             )
 
 

@@ -49,7 +49,7 @@ def make_ring(options: WriterOptions) -> memoryview:
         return page_buffer(ring_shape(options).buffer_bytes)
     except (OSError, OverflowError) as exc:
         raise ArchiveError(
-            f"buffer_bytes: {options.buffer_bytes} is more memory than this host has to give; take less.",
+            f"buffer_bytes: {options.buffer_bytes} is more memory than this host has free; give less.",
             "buffer_bytes",
             code="option_invalid",
         ) from exc
@@ -152,7 +152,8 @@ class ArchiveStream:
         if (self.position | header_bytes) % BLOCK_BYTES:
             raise ArchiveError(
                 f"a member of the archive would begin at byte {self.position} with headers of {header_bytes} bytes, "
-                f"which are no multiples of {BLOCK_BYTES}; report this, the archive is not complete."
+                f"which are not multiples of {BLOCK_BYTES}. This is a bug, please report it; the archive is not "
+                "complete."
             )
 
     def put(self, data: bytes) -> None:

@@ -19,12 +19,11 @@ class Spool:
     """Grows by ``write``, and is read after ``rewind``. Use it as a context manager.
 
     :param name: what is in it, one word.
-    :param folder: a folder on a disk; None, or one that is not there, for the usual one for temporary files.
+    :param folder: a folder on a disk; None for the usual one for temporary files.
     :param error: makes the error for a disk that is full or broken, from the folder and the reason.
     """
 
     def __init__(self, name: str, folder: Optional[str], error: Callable[[str, str], SplitMirrorError]) -> None:
-        folder = folder if folder is not None and os.path.isdir(folder) else None
         self._folder = folder or "the folder for temporary files"
         self._error = error
         try:

@@ -130,7 +130,7 @@ def check_sum(block: bytes, offset: int) -> None:
         signed = total - 256 * sum(byte > 127 for byte in block[:148] + block[156:])  # some old tars counted so
         if stated != signed:
             raise ArchiveError(
-                f"at byte {offset} of the archive stands no tar header; it is damaged or no tar archive.",
+                f"there is no tar header at byte {offset} of the archive; it is damaged, or it is not a tar archive.",
                 code="tape_damaged",
             )
 

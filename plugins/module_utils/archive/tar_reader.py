@@ -55,8 +55,7 @@ def check_member_name(name: bytes) -> bytes:
     if not name or name.startswith(b"/") or b"\0" in name or b".." in name.split(b"/"):
         shown = name.decode("utf-8", "backslashreplace")
         raise ArchiveError(
-            f"the archive holds {shown!r}, a member name that would leave the target folder; nothing of it is "
-            "restored.",
+            f"the archive holds {shown!r}, a member name that would leave the target folder; nothing is restored.",
             code="tape_damaged",
         )
     return name
@@ -261,7 +260,7 @@ class _Expander:
                 piece = next(self._pieces, None)
                 if piece is None:
                     raise ArchiveError(
-                        "a sparse member holds more data than its map tells; the archive is damaged.",
+                        "a sparse member has more data than its map says; the archive is damaged.",
                         code="tape_damaged",
                     )
                 offset, self._piece_left = piece
@@ -296,7 +295,7 @@ def _read_headers(
         block = source.block()
         if not block or not block.strip(b"\0"):
             if blocks:
-                raise ArchiveError("the archive ends behind an extended header; it is cut short.", code="tape_damaged")
+                raise ArchiveError("the archive ends after an extended header; it is cut short.", code="tape_damaged")
             return None, b"", None
         blocks.append(block)
         check_sum(block, source.position - BLOCK_BYTES)
@@ -305,9 +304,7 @@ def _read_headers(
             break
         length = parse_number(block[124:136])
         if not 0 <= length <= _EXTENDED_MOST:
-            raise ArchiveError(
-                f"an extended header of {length} bytes stands in the archive; it is damaged.", code="tape_damaged"
-            )
+            raise ArchiveError(f"an extended header has {length} bytes; the archive is damaged.", code="tape_damaged")
         body = source.read(length + pad(length), b"an extended header")
         blocks.append(body)
         body = body[:length]

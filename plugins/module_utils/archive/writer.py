@@ -253,8 +253,8 @@ class ArchiveWriter:
                 for found in iterate_members(tar):
                     if not has_own_headers(found):
                         raise ArchiveError(
-                            f"extras: {show(found.name)} in {path} has headers that no restore takes; make the tar in "
-                            "the pax form, without global headers."
+                            f"extras: {show(found.name)} in {path} has headers that a restore refuses; make the tar in "
+                            "the pax format, without global headers."
                         )
                     has_content = found.kind == "f" and found.size > 0
                     linkname = found.linkname if found.kind in "lh" else None

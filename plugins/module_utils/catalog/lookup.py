@@ -32,7 +32,7 @@ def find_good_session(catalog: Catalog, session: str, host: Optional[str]) -> Se
     if session == LATEST:
         if not host:
             raise CatalogError(
-                "host: the latest session of which host is wanted; name the host, or the session.",
+                "host: it is missing, and session is latest; name the host, or a session.",
                 option="host",
                 code="option_invalid",
             )
@@ -54,14 +54,15 @@ def find_good_session(catalog: Catalog, session: str, host: Optional[str]) -> Se
         )
     if host and found.host != host:
         raise CatalogError(
-            f"host: session {session} is of host {found.host}, not of {host}; name a session of {host}, or no host.",
+            f"host: session {session} belongs to host {found.host}, not to {host}; name a session of {host}, or leave "
+            "host out.",
             option="host",
             code="session_unknown",
         )
     if found.state != GOOD:
         why = f" ({found.reason.rstrip('.')})" if found.reason else ""
         raise CatalogError(
-            f"session: {session} is {found.state}{why}, not good, so it is no backup; name a good one.",
+            f"session: {session} is {found.state}{why}, not good, so it cannot be restored; name a good session.",
             option="session",
             code="session_not_good",
         )
@@ -73,7 +74,9 @@ def complete_parts(catalog: Catalog, session: Session) -> dict[int, Part]:
     parts = {part.part: part for part in catalog.parts(session.number)}
     if not parts or list(parts) != list(range(len(parts))) or not all(part.complete for part in parts.values()):
         raise CatalogError(
-            f"session: {session.id} has no complete archive on tape.", option="session", code="session_not_good"
+            f"session: a part of {session.id} is missing or incomplete on tape; name another session.",
+            option="session",
+            code="session_not_good",
         )
     return parts
 
@@ -84,7 +87,7 @@ def parse_time(text: str, option: str) -> float:
         found = datetime.datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text.strip()))
     except ValueError as exc:
         raise CatalogError(
-            f"{option}: {text!r} is no time; write it as 2026-01-31T12:00:00Z.", option=option, code="option_invalid"
+            f"{option}: {text!r} is not a time; write it as 2026-01-31T12:00:00Z.", option=option, code="option_invalid"
         ) from exc
     if found.tzinfo is None:
         found = found.replace(tzinfo=datetime.timezone.utc)

@@ -95,7 +95,7 @@ def part_named(parts: dict[int, Part], number: int) -> Part:
 def damaged(table: str) -> CatalogError:
     """The error for a catalog that cannot be believed."""
     return CatalogError(
-        f"state_dir: the catalog is damaged (a row of its table {table} has values that nobody entered); move it away "
+        f"state_dir: the catalog is damaged (a row of its table {table} has impossible values); move it away "
         "and rebuild it from the volumes with catalog_rebuild.",
         option="state_dir",
     )

@@ -82,10 +82,11 @@ class CatalogDatabase:
         except (OSError, sqlite3.Error) as exc:
             if not os.access(path, os.R_OK) and (os.path.exists(path) or not os.access(os.path.dirname(path), os.X_OK)):
                 raise CatalogError(
-                    f"state_dir: the catalog {path} may not be read ({os.strerror(errno.EACCES)}).", option="state_dir"
+                    f"state_dir: the catalog {path} may not be read ({os.strerror(errno.EACCES)}); set become: true.",
+                    option="state_dir",
                 ) from exc
             raise CatalogError(
-                f"state_dir: there is no catalog that can be opened at {path} ({exc}); rebuild it from the volumes "
+                f"state_dir: the catalog {path} cannot be opened ({exc}); rebuild it from the volumes "
                 "with catalog_rebuild, or name the state folder of the media server.",
                 option="state_dir",
             ) from exc
@@ -225,7 +226,9 @@ class CatalogDatabase:
             # Python fails on SQLite's own message when that quotes damaged bytes.
             damaged = isinstance(exc, UnicodeDecodeError) or "decode to UTF-8" in str(exc)
             if damaged or (isinstance(exc, sqlite3.DatabaseError) and not isinstance(exc, _OTHER_ERRORS)):
-                said = f"{self.path} is no catalog ({exc}); move it away and rebuild it with catalog_rebuild."
+                said = (
+                    f"{self.path} is not a catalog ({exc}); move it away and rebuild the catalog with catalog_rebuild."
+                )
             else:
                 said = (
                     f"the catalog at {self.path} cannot be used now ({exc}); make room on its disk, or wait until "

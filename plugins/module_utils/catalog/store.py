@@ -113,7 +113,7 @@ class Catalog(MemberTable):
             instead = f"another volume, {others[0]} for instance" if others else "another volume"
             raise CatalogError(
                 f"volume: {volume} holds {last[0].id}, the last good session of {last[0].host}, which would have no "
-                f"backup until the next one is good; name {instead}, or say allow_last: true "
+                f"backup until the next one is good; name {instead}, or set allow_last: true "
                 "(splitmirror_allow_last in the role).",
                 option="allow_last",
                 code="volume_not_expired",
@@ -220,13 +220,17 @@ class Catalog(MemberTable):
         now_s = time.time() if now_s is None else now_s
         old = self.session(session)
         if old is None:
-            raise CatalogError(f"session: {session} is not in the catalog.", option="session", code="session_unknown")
+            raise CatalogError(
+                f"session: {session} is not in the catalog; name one that catalog_info lists.",
+                option="session",
+                code="session_unknown",
+            )
         if old.expires_s is not None and old.expires_s <= now_s:
             return False
         if not allow_last and self.is_last_good(session):
             raise CatalogError(
                 f"session: {session} is the last good session of {old.host} and is kept until a newer one is good; "
-                "wait for that, or say allow_last: true.",
+                "wait for that, or set allow_last: true.",
                 option="allow_last",
                 code="volume_not_expired",
             )
@@ -250,7 +254,7 @@ class Catalog(MemberTable):
                 return False
             if old.state != OPEN:
                 raise CatalogError(
-                    f"session: {session} was judged {old.state} before and stays so; begin a new session.",
+                    f"session: {session} is closed already and stays {old.state}; begin a new session.",
                     option="session",
                     code="session_closed",
                 )

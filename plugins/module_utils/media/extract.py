@@ -115,7 +115,9 @@ class TarExtractor:
             for piece in pieces:
                 stdin.write(piece)
         except OSError:
-            raise ExtractError("target: tar has given up before the end.", option="target") from None
+            raise ExtractError(
+                "target: tar ended before all members were written; see what it reported.", option="target"
+            ) from None
 
     def finish(self) -> Said:
         """End the archive and wait until all is written."""

@@ -85,8 +85,8 @@ def check_seals(map_file: MapFile, devices: Mapping[int, str]) -> None:
     if fs is not None:
         raise MirrorViewError(
             f"devices: {devices[fs.lun]} is not the mirror as it was split in this session: "
-            f"{os.fsdecode(fs.mount_point)} begins otherwise than it did while it was frozen; give the mirror of this "
-            "session, and take a new backup if it was resynced since.",
+            f"{os.fsdecode(fs.mount_point)} does not begin as it did during the freeze; give the mirror of this "
+            "session. If it was resynced since, take a new backup.",
             option="devices",
         )
 
@@ -148,7 +148,7 @@ class ReadOnlyMounts:
         fd = open_beneath(os.fsencode(self.folders[fs.id]), path, os.O_RDONLY | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise OSError(errno.EINVAL, "it is no regular file there", path)
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
         return open(fd, "rb")
 
     def _mount(self, fs: FileSystem) -> str:
@@ -185,7 +185,8 @@ def _unmount(folder: str) -> None:
     done = run_program(["umount", "--", folder])
     if done.returncode:
         raise MirrorViewError(
-            f"mounts_dir: {folder} cannot be unmounted ({done.stderr.strip()}).",
+            f"mounts_dir: {folder} cannot be unmounted ({done.stderr.strip()}); unmount it when nothing uses it any "
+            "more.",
             option="mounts_dir",
             code="mirror_failed",
         )

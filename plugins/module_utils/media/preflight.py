@@ -44,7 +44,7 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
     def volume() -> str:
         if not os.path.exists(path):
             raise TapeError(
-                f"volume: {params['volume']} is unlabelled, there is no catalog yet; run the playbook label.",
+                f"volume: {params['volume']} is not labelled, because there is no catalog yet; run the playbook label.",
                 option="volume",
                 code="volume_wrong",
             )

@@ -101,7 +101,7 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
     session = "" if read.head is None else str(read.head.get("session"))
     compare_index(read, session, found)
     if found.count or read.head is None or read.end is None:
-        raise VerifyError(f"it is no whole session ({'; '.join(found.shown)}).")
+        raise VerifyError(f"the tape file is not a whole archive ({'; '.join(found.shown)}).")
     check_session_id(session)
     part = part._replace(part=read.part_number, offset_bytes=read.offset_bytes)
     known = catalog.session(session)
@@ -190,7 +190,7 @@ def _refuse_contradiction(entered: Session, known: Session) -> None:
     one, other = said(entered), said(known)
     differ = [key for key in one if one[key] != other[key]]
     if differ:
-        raise VerifyError(f"its index contradicts that of another part of session {known.id} in {', '.join(differ)}.")
+        raise VerifyError(f"the index contradicts that of another part of session {known.id} in {', '.join(differ)}.")
 
 
 def _keep(name: str, part: Part, reason: str, catalog: Catalog) -> None:
@@ -209,7 +209,7 @@ def _time(head: Mapping[str, Any], key: str) -> Optional[float]:
         if seconds is not None and not math.isfinite(seconds):  # a text may say so
             raise ValueError
     except (OverflowError, TypeError, ValueError) as exc:
-        raise VerifyError(f"its index has {value!r} as {key}, which is not a time.") from exc
+        raise VerifyError(f"the index has {value!r} as {key}, which is not a time.") from exc
     return seconds
 
 

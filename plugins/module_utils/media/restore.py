@@ -226,7 +226,7 @@ def _damage(run: _Run, done: _Extracted, result: dict[str, Any]) -> RestoreError
     if facts["doubtful_count"]:
         said.append(f"{facts['doubtful_count']} members of {session} are doubtful ({losses.words(DOUBTFUL)})")
     if not said:
-        said.append(f"all members of {session} are restored, but not all that belongs to them")
+        said.append(f"all members of {session} are restored, but not all of their attributes")
     if done.said.status or done.said.lines:
         said.append(f"tar said {done.said.shown()!r}")
     ended_by_tape = done.end is not None and done.end.option != "target"
@@ -377,7 +377,7 @@ class _Staging:
             os.rmdir(self.folder)
         except OSError as exc:
             raise RestoreError(
-                f"target: what was restored cannot be moved up from {self.folder} ({exc.strerror}); move it yourself.",
+                f"target: the restored files cannot be moved out of {self.folder} ({exc.strerror}); move them by hand.",
                 option="target",
             ) from exc
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -78,7 +79,9 @@ class Scan:
         number = _count(self.head, "part")
         if number and len(self.volumes) != number + 1:
             raise ArchiveError(
-                "the index of the session does not name the volumes of its parts; it is no archive of ours."
+                "the index does not name the volumes of the parts before this one; this collection did not write the "
+                "archive.",
+                code="tape_damaged",
             )
         return number
 
@@ -128,7 +131,9 @@ def _count(head: Optional[dict[str, Any]], key: str) -> int:
     """A number of the index's first line, 0 when it is not there. :raises ArchiveError: it is not a number."""
     value = 0 if head is None else head.get(key, 0)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
-        raise ArchiveError(f"the index of the session has {value!r} as {key}; it is no archive of ours.")
+        raise ArchiveError(
+            f"the index has {value!r} as {key}; this collection did not write the archive.", code="tape_damaged"
+        )
     return value
 
 
@@ -178,7 +183,7 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
     """Take in one member. :param logical: take checksums of contents with holes as zeros, as version 0.1 did."""
     if read.end is not None:
         raise ArchiveError(
-            f"{show_path(member.name)} stands behind the index of the session; it is no archive of ours.",
+            f"{show_path(member.name)} follows the index; this collection did not write the archive.",
             code="tape_damaged",
         )
     read.members += 1
@@ -190,7 +195,9 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
         read.head = read_head(next(read.index.lines(), b""))
         if index_name(str(read.head.get("session")), read.part_number) != member.name:
             raise ArchiveError(
-                "the index of the session has the name of another one; it is no archive of ours.", code="tape_damaged"
+                "the index has the name of the index of another session or part; this collection did not write the "
+                "archive.",
+                code="tape_damaged",
             )
         read.end = member.record(content.hexdigest())
         return
@@ -205,11 +212,11 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
 
 def compare_index(read: Scan, session: str, found: Differences) -> None:
     if read.head is None:
-        found.add("its index is missing")
+        found.add("the index is missing")
         return
     if read.head.get("session") != session:
-        found.add(f"its index is that of session {read.head.get('session')}")
-    compare("its index", read.index_members(), read.observed_members(), found)
+        found.add(f"the index is that of session {read.head.get('session')}")
+    compare("the index", read.index_members(), read.observed_members(), found)
 
 
 def compare(what: str, expected: Iterable[MemberRecord], observed: Iterable[MemberRecord], found: Differences) -> None:
@@ -237,4 +244,5 @@ def spool(name: str, folder: str, part: Part) -> Spool:
             option="state_dir",
         )
 
-    return Spool(name, folder, error)
+    # In check mode the state folder may not be there yet.
+    return Spool(name, folder if os.path.isdir(folder) else None, error)

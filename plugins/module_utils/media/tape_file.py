@@ -71,7 +71,9 @@ class TapeRecordSink:
         if not proved:
             raise TapeError(
                 f"volume: the filemark behind tape file {self._place.file_number} of {self._place.label.volume} is not "
-                f"where it must be (the drive stands at block {block}, not at {expected}); the session is not on it.",
+                f"where it must be (the drive is at block {block}, not at {expected}), so the session is not on the "
+                "volume; try "
+                "another drive or another volume.",
                 option="volume",
                 code="tape_damaged",
             )
@@ -150,8 +152,9 @@ class TapeStream:
             self._record = self._drive.read_record(self._record_bytes)
         except EndOfData as exc:
             raise TapeError(
-                f"volume: the data end in tape file {self._file_number} without a filemark; its writer was "
-                "interrupted, so this is no backup.",
+                f"volume: the data end in tape file {self._file_number} without a filemark, so its writer was "
+                "interrupted; "
+                "read another session.",
                 option="volume",
                 code="tape_damaged",
             ) from exc
@@ -162,7 +165,7 @@ class TapeStream:
         if len(self._record) != self._record_bytes:
             raise TapeError(
                 f"volume: record {self._next} of tape file {self._file_number} has {len(self._record)} bytes instead "
-                f"of {self._record_bytes}; it is damaged or foreign.",
+                f"of {self._record_bytes}, so it is damaged; try another drive or another session.",
                 option="volume",
                 code="tape_damaged",
             )

@@ -152,7 +152,7 @@ def _take(found: FoundMember, read: _Read, losses: Losses, differences: Differen
         losses.add(MISSING if found.header is None else DOUBTFUL, record.path, found.reason)
         differences.add(f"{show_path(record.path)}: {found.reason}")
     if read.end not in (-1, record.offset_bytes):
-        differences.add(f"before {show_path(record.path)} something stands that is not in the catalog")
+        differences.add(f"there is something before {show_path(record.path)} that is not in the catalog")
     read.end = -1
     if found.header is not None:
         read.end = record.offset_bytes + len(found.header.header) + found.length
@@ -164,13 +164,13 @@ def _check_end(stream: TapeStream, end: int, part: Part, differences: Difference
         if end >= 0:
             stream.seek(end - part.offset_bytes)
             if next(iterate_members(stream), None) is not None:
-                differences.add("more stands behind its index than the catalog has")
+                differences.add("something that is not in the catalog follows the index")
         records = stream.skip_to_filemark()
     except (TapeError, ArchiveError) as exc:
-        differences.add(f"its end cannot be read ({exc.message.rstrip('.')})")
+        differences.add(f"the end of the archive cannot be read ({exc.message.rstrip('.')})")
         return
     if records != part.records:
-        differences.add(f"{records} records were read and the catalog has {part.records}")
+        differences.add(f"{records} records were read, and the catalog has {part.records}")
 
 
 def _note_missing(run: _Run, part: Part, done: int) -> None:
@@ -192,12 +192,12 @@ def _compare_index(run: _Run, part: Part, kept: Spool) -> None:
     try:
         told = read_head(line).get("session")
         if told != run.session.id:
-            differences.add(f"its index is that of session {told}")
+            differences.add(f"the index on volume {part.volume} is that of session {told}")
         expected = (
             member._replace(offset_bytes=member.offset_bytes - part.offset_bytes)
             for _part, member in run.catalog.members(run.session.number, part=part.part)
             if member.path != index
         )
-        compare("its index", map(read_member, lines), expected, differences)
+        compare("the index", map(read_member, lines), expected, differences)
     except ArchiveError as exc:
-        differences.add(f"its index is damaged ({exc.message.rstrip('.')})")
+        differences.add(f"the index on volume {part.volume} is damaged ({exc.message.rstrip('.')})")

@@ -105,7 +105,7 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, all
     check_record_bytes(drive, label.record_bytes)
     if drive.status().write_protected:
         raise TapeError(
-            f"volume: {volume} is write-protected; take the protection away or name another volume.",
+            f"volume: {volume} is write-protected; remove the protection, or name another volume.",
             option="volume",
             code="volume_protected",
         )
@@ -141,7 +141,7 @@ def check_room(place: WritePosition, needed_bytes: int) -> None:
     """:raises TapeError: the volume is too small for so much."""
     if place.remaining_bytes is not None and needed_bytes > place.remaining_bytes:
         raise TapeError(
-            f"volume: {place.label.volume} is too small, the session needs about {needed_bytes} bytes and "
+            f"volume: {place.label.volume} is too small: the session needs about {needed_bytes} bytes, and "
             f"{place.remaining_bytes} are left; name a volume with more room.",
             option="volume",
             code="volume_full",
@@ -169,8 +169,8 @@ def cut_back(drive: TapeDrive, place: WritePosition) -> None:
     block = drive.tell_block()
     if block is not None and block != place.block - 1:
         raise TapeError(
-            f"drive: it says that it stands at block {block} instead of {place.block - 1}; nothing is cut off "
-            f"{place.label.volume}.",
+            f"drive: the drive reports block {block} instead of {place.block - 1}, so nothing was cut off "
+            f"{place.label.volume}; enter the volume with catalog_rebuild.",
             option="drive",
         )
     drive.write_filemarks(1)
@@ -226,14 +226,15 @@ def _checked(reading: LabelReading, volume: str) -> Label:
         )
     if reading.label is None:
         raise TapeError(
-            f"volume: {volume} is foreign, it begins with {reading.foreign} and is never overwritten; name another "
-            "volume, or blank it with mt if you are sure.",
+            f"volume: {volume} is foreign: it begins with {reading.foreign}, and is never overwritten; name another "
+            "volume, or erase this one with mt if nobody needs it.",
             option="volume",
             code="volume_wrong",
         )
     if reading.label.volume != volume:
         raise TapeError(
-            f"volume: the drive holds {reading.label.volume}, not {volume}; insert the one asked for or name this one.",
+            f"volume: the drive holds {reading.label.volume}, not {volume}; insert {volume}, or name "
+            f"{reading.label.volume}.",
             option="volume",
             code="volume_wrong",
         )
@@ -250,8 +251,8 @@ def _known(catalog: Catalog, label: Label) -> Volume:
 def _unknown(label: Label, known: Optional[Volume]) -> TapeError:
     what = "is not in the catalog" if known is None else "has another label than the one in the catalog"
     return TapeError(
-        f"volume: {label.volume} {what}, so nobody can tell what on it is still needed; enter it with "
-        "catalog_rebuild, or name another.",
+        f"volume: {label.volume} {what}, so it is not known which of its sessions are still needed; "
+        "enter it with catalog_rebuild, or name another volume.",
         option="volume",
         code="volume_not_as_cataloged",
     )
@@ -263,8 +264,8 @@ def _move_to(drive: TapeDrive, place: WritePosition) -> None:
         drive.locate(place.position, place.block)
     except EndOfData as exc:
         raise TapeError(
-            f"volume: {volume} ends before tape file {place.file_number}, where the catalog has its end; enter it anew "
-            "with catalog_rebuild, or name another.",
+            f"volume: {volume} ends before tape file {place.file_number}, where its end is in the catalog; enter it "
+            "again with catalog_rebuild, or name another volume.",
             option="volume",
             code="volume_not_as_cataloged",
         ) from exc
@@ -272,7 +273,7 @@ def _move_to(drive: TapeDrive, place: WritePosition) -> None:
     if block is not None and block != place.block:
         raise TapeError(
             f"volume: the drive stands at block {block} of {volume} and the catalog expects {place.block}; enter it "
-            "anew with catalog_rebuild, or name another.",
+            "again with catalog_rebuild, or name another volume.",
             option="volume",
             code="volume_not_as_cataloged",
         )
@@ -311,8 +312,8 @@ def _prove_end(drive: TapeDrive, place: WritePosition) -> None:
         # a record that cannot be read is there, too
         pass
     raise TapeError(
-        f"volume: {volume} does not end behind tape file {place.file_number - 1}, where the catalog has its end; enter "
-        "it anew with catalog_rebuild, or name another.",
+        f"volume: {volume} does not end after tape file {place.file_number - 1}, where its end is in the "
+        "catalog; enter it again with catalog_rebuild, or name another volume.",
         option="volume",
         code="volume_not_as_cataloged",
     )
@@ -331,8 +332,8 @@ def _prove_last(drive: TapeDrive, place: WritePosition) -> None:
         # a record that cannot be read is there, too
         pass
     raise TapeError(
-        f"volume: {place.label.volume} goes on behind tape file {place.file_number}, where the catalog has its end; "
-        "enter it anew with catalog_rebuild, or name another.",
+        f"volume: {place.label.volume} goes on after tape file {place.file_number}, where its end is in the catalog; "
+        "enter it again with catalog_rebuild, or name another volume.",
         option="volume",
         code="volume_not_as_cataloged",
     )

@@ -182,8 +182,8 @@ def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: Ma
     """Prove the map, the mirror and the volume, and move to where the archive goes."""
     if map_file.meta("state") != "checked":
         raise SplitMirrorError(
-            f"map: {job.map_path} was not checked in the window of session {job.session}, so nothing says that it is "
-            "true; take the map again after extent_map with state checked.",
+            f"map: {job.map_path} was not checked in the window of session {job.session}, so it may be "
+            "outdated; copy the map after extent_map with state checked.",
             option="map",
             code="map_outdated",
         )

@@ -70,14 +70,14 @@ class DriveOptions:
         if not drive_class(params["drive_type"]).uses_changer:
             if len(choices) > 1 or changer or choices[0].element is not None:
                 raise TapeError(
-                    f"drive_type: a drive of type {params['drive_type']} is a library of its own; give one drive, and "
-                    "neither changer nor drive_element.",
+                    f"drive_type: a drive of type {params['drive_type']} has its own library; give one drive, without "
+                    "changer and drive_element.",
                     option="drive_type",
                     code="option_invalid",
                 )
         elif len(choices) > 1 and not changer:
             raise TapeError(
-                "drives: several drives need a library that brings them the volumes; give changer, or one drive.",
+                "drives: several drives need a library that loads the volumes; give changer, or one drive.",
                 option="drives",
                 code="option_invalid",
             )

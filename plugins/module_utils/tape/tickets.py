@@ -211,8 +211,8 @@ class QueueTicket:
                         found.append((path, Ticket(**json.load(stream))))
                     except (ValueError, TypeError, RecursionError) as exc:
                         raise TapeError(
-                            f"drive: the ticket {path} of a task that waits or works now cannot be read; wait until "
-                            "that task has ended.",
+                            f"drive: the ticket {path} of a running task cannot be read; wait until that task has "
+                            "ended.",
                             option="drive",
                             code="drive_busy",
                         ) from exc

@@ -54,13 +54,13 @@ def test_the_mirror_of_the_freeze_is_taken_and_any_other_refused(scratch: Path, 
             (scratch / "mirror.img").rename(scratch / "right.img")
 
             (scratch / "earlier.img").rename(scratch / "mirror.img")
-            with mirror(scratch, kind) as (_folder, earlier), pytest.raises(MirrorViewError, match="begins otherwise"):
+            with mirror(scratch, kind) as (_folder, earlier), pytest.raises(MirrorViewError, match="does not begin as"):
                 check_devices(opened, {"lun": earlier})
 
             synced_write(mount / "data" / "third")
             with frozen(mount):
                 split(scratch, kind)  # as after a resync
-            with mirror(scratch, kind) as (_folder, later), pytest.raises(MirrorViewError, match="begins otherwise"):
+            with mirror(scratch, kind) as (_folder, later), pytest.raises(MirrorViewError, match="does not begin as"):
                 check_devices(opened, {"lun": later})
 
 

@@ -836,8 +836,8 @@ def test_a_sound_session_verifies(labelled: Library) -> None:
     ("old", "new", "told"),
     [
         (b"a" * 3000, b"a" * 2999 + b"b", "/srv/a: its content is not what was written"),
-        (b'"path":"srv/a"', b'"path":"srv/x"', "/srv/a is on the tape where its index has /srv/x"),
-        (b'"mode":416', b'"mode":511', "differs from its index in mode"),
+        (b'"path":"srv/a"', b'"path":"srv/x"', "/srv/a is on the tape where the index has /srv/x"),
+        (b'"mode":416', b'"mode":511', "differs from the index in mode"),
         (
             b"user.note=kept",
             b"user.note=lost",
