@@ -11,9 +11,9 @@ short_description: Discover what a quiesced host backs up
 version_added: 0.2.0
 description:
   - Runs on the database host between the beginning of hot backup and the window. Nothing is frozen meanwhile.
-  - It asks the databases again which folders belong to them, and looks again which file systems hold these. If a folder
-    came or went since the files were mapped, such as a new tablespace, or a file system was mounted, unmounted or moved
-    to other places on the LUNs, everything is mapped again.
+  - Finds out again which folders belong to the databases, and which file systems they are on. If a folder was added or
+    removed since the files were mapped (a new tablespace, for example), or a file system was mounted, unmounted or
+    moved to other places on the LUNs, everything is mapped again.
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -52,14 +52,14 @@ added:
   returned: success
   sample: [/srv/data/tablespace2]
 removed:
-  description: Folders and files that were mapped and belong to the backup no more.
+  description: Folders and files that were mapped and do not belong to the backup any more.
   type: list
   elements: str
   returned: success
   sample: []
 moved:
   description:
-    - Mount points of the file systems that came or went since the files were mapped, or lie elsewhere on the LUNs now.
+    - Mount points of the file systems that were mounted, unmounted or moved on the LUNs since the files were mapped.
   type: list
   elements: str
   returned: success

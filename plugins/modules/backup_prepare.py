@@ -11,8 +11,8 @@ short_description: Prepare the drive and the volume for a session
 version_added: 0.2.0
 description:
   - Runs on the media server between the beginning of hot backup and the window. Nothing is frozen meanwhile.
-  - It loads the volume, reads its label, refuses a volume that is foreign, holds something else than the catalog says
-    or is too small, and moves to where the session will begin. Nothing is written.
+  - Loads the volume, reads its label and finds the position of the new session. A volume is refused if it is foreign,
+    is not as the catalog has it, or is too small. Nothing is written.
 author:
   - splitmirror.backup contributors (@splitmirror)
 extends_documentation_fragment:
@@ -27,22 +27,23 @@ options:
     required: true
   mode:
     description:
-      - V(append) is to write behind the sessions that are on the volume.
-      - V(overwrite) is to start from its beginning, which is refused unless all sessions on it have expired.
+      - V(append) writes after the sessions that are on the volume.
+      - V(overwrite) starts at the beginning of the volume. It is refused unless all sessions on the volume have
+        expired.
     type: str
     choices: [append, overwrite]
     default: append
   allow_last:
     description:
-      - Overwrite a volume also when it holds the last good session of a host, which has no backup then until the next
-        one is good.
+      - Overwrite a volume even if it holds the last good session of a host. The host then has no backup until its next
+        session is good.
     type: bool
     default: false
   expected_bytes:
     description:
       - How many bytes the session takes on tape, C(bytes_archive) of
         M(splitmirror.backup.backup_discovery). A volume with less room is refused.
-      - With V(0) nothing is known, and the volume may turn out to be too small later.
+      - With V(0) the size is not known, and the volume may be found too small later.
     type: int
     default: 0
 attributes:
@@ -95,7 +96,8 @@ plan:
     drive:
       description:
         - The drive that was used. C(tape_write) takes one again, which may be another of O(drives).
-        - V(null) in check mode, which loads nothing, when the volume is in no free drive; the catalog tells the rest.
+        - V(null) in check mode, which loads nothing, when the volume is in no free drive; the other values then come
+          from the catalog.
       type: str
     volume:
       description: The volume.
@@ -116,10 +118,10 @@ plan:
       type: int
       sample: 3
     block:
-      description: The block at which it will begin, or V(null) when the drive does not tell.
+      description: The block at which it will begin, or V(null) if the drive does not report it.
       type: int
     remaining_bytes:
-      description: The room on the volume, or V(null) when the drive does not tell.
+      description: The room on the volume, or V(null) if the drive does not report it.
       type: int
     expected_bytes:
       description: O(expected_bytes).

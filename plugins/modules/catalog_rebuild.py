@@ -18,7 +18,7 @@ description:
   - A session may have parts on several volumes, which can be read in any order. It is judged when the last of them is
     entered. Until then it is V(damaged), which is never offered for a restore and keeps its volumes from being
     overwritten.
-  - Nothing is ever written to the volume.
+  - Nothing is written to the volume.
 options:
   volume:
     description: The volume to read.
@@ -26,8 +26,8 @@ options:
     required: true
   allow_last:
     description: >-
-      Enter a volume also when the catalog knows another one of its name that holds the last good session of a host,
-      which is forgotten then.
+      Enter a volume even if the catalog has another volume of the same name with the last good session of a host. The
+      catalog then forgets that volume and its sessions.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -96,10 +96,10 @@ known:
       type: int
 damaged:
   description:
-    - Tape files that are no whole session. They are no backup, but most of what is in them may still be read, so they
-      are kept like sessions that never expire.
-    - Let them expire with M(splitmirror.backup.catalog_session) when nobody needs them. What a writer left that died is
-      not kept.
+    - Tape files that are not a whole archive. They cannot be restored with this collection, but most of their files may
+      still be read with C(tar), so they are kept like sessions that never expire.
+    - Let them expire with M(splitmirror.backup.catalog_session) when nobody needs them. The rest of an archive whose
+      writer died is not kept.
   returned: success
   type: list
   elements: dict

@@ -14,11 +14,13 @@ author:
 description:
   - Writes the label of a volume as its first tape file and enters the volume into the catalog, so that C(tape_write)
     may write sessions behind it.
-  - The label is a small tar archive; C(tar -tf) lists it, and the text in it tells how to read the rest of the volume
+  - The label is a small tar archive; C(tar -tf) lists it. The text in it says how to read the rest of the volume
     without this collection.
-  - A volume that has the label asked for already is left as it is, with everything on it.
-  - Nothing that may still be needed is overwritten. A volume that holds foreign data, that has another name than
-    O(volume), or whose sessions have not expired, is refused, and so is one with the last good session of a host.
+  - A volume that has the requested label already is not changed.
+  - Nothing that may still be needed is overwritten. A volume is refused if it holds foreign data, if its label has
+    another name than O(volume), if a session on it has not expired, or if it holds the last good session of a host.
+    When a session has parts on several volumes, this holds for each of them, and labelling one of them again makes the
+    catalog forget the whole session.
 options:
   volume:
     description:
@@ -35,19 +37,18 @@ options:
     description:
       - The size of the records in which sessions are written to the volume, a multiple of 512.
       - V(1048576) suits LTO drives. Some host adapters take less, for instance V(262144).
-      - Plain C(tar) is told it as C(tar -b), in units of 512 bytes.
+      - Plain C(tar) needs it as C(tar -b), in units of 512 bytes.
     type: int
     default: 1048576
   capacity:
     description:
-      - The capacity of a virtual volume that is made by this task, such as V(18T) or V(64M).
-      - A virtual volume takes up no more than what is written to it.
-      - V(1T) when it is left out. It does not change a volume that is there already, and a volume in a real drive has a
-        capacity of its own.
+      - The capacity of a virtual volume that this task makes, such as V(18T) or V(64M). If it is left out, V(1T).
+      - A virtual volume takes only the disk space that is written to it.
+      - An existing volume is not changed by it. Volumes in real drives have a capacity of their own.
     type: str
   allow_last:
     description:
-      - Label a volume anew also when its name holds the last good session of a host, which has no backup then.
+      - Label a volume again even if it holds the last good session of a host. The host then has no backup.
     type: bool
     default: false
     version_added: 0.2.0
@@ -93,7 +94,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 volume:
-  description: The volume as its label tells it, in check mode as it would.
+  description: The volume as it is in its label. In check mode the label that would be written.
   returned: success
   type: dict
   contains:
@@ -124,8 +125,8 @@ made:
 in_catalog:
   description:
     - Whether the catalog knows the volume.
-    - It does not when there is data behind a label that the catalog has never seen.
-      M(splitmirror.backup.catalog_rebuild) enters such a volume.
+    - It is V(false) for a volume with data that the catalog has never seen. M(splitmirror.backup.catalog_rebuild)
+      enters such a volume.
   returned: success
   type: bool
 """

@@ -14,27 +14,25 @@ author:
 description:
   - Restores a good session, or some files of it, from tape into an empty folder, which stands for V(/) of the
     database host.
-  - The catalog says where each file lies. The head goes to the files in ascending order and reads no more than their
-    records, so a single file of a large session comes back quickly.
-  - The headers and the checksum of every member are compared with the catalog while it is restored, and what arrived
-    in O(target) is compared once more at the end. What differs or is missing is named, and the task fails; all the rest
-    is in O(target) then.
-  - A file whose content is on records that cannot be read holds zeros from the first of them on (or from up to 1 MiB
-    before it). A member whose headers cannot be read, or are not those that were written, is left out, and so are hard
-    links to it; the files of a folder that is left out come into a new one, of root and with mode 0755.
-  - A member that O(target) cannot take costs only itself, for example a link that is longer than the file system
-    allows, or what no room is left for.
-  - When the drive does not find a place on the tape any more, what was restored until then stays, and the rest is
-    named.
-  - Every name is checked before anything is written, so that no tape that somebody tampered with can lead out of
-    O(target).
-  - The files are written by GNU tar, which must be installed, with owners, modes, times, extended attributes and
-    ACLs.
+  - The catalog has the position of each file. The files are read in ascending order of position, and nothing but their
+    records is read, so a single file of a large session is restored quickly. A session may have parts on several
+    volumes; only the volumes that are needed are loaded.
+  - The headers and the checksum of every member are compared with the catalog while it is restored, and the files in
+    O(target) are compared once more at the end. If anything differs or is missing, the task fails and names it.
+    Everything else is in O(target) then.
+  - A file with records that cannot be read has zeros from the first of them on (or from up to 1 MiB before it). A
+    member whose headers cannot be read, or are not as they were written, is left out, and so are hard links to it. The
+    files of a folder that is left out are restored into a new folder, owned by root, with mode 0755.
+  - A member that O(target) cannot hold does not prevent the others from being restored. Examples are a link that is
+    longer than the file system allows, or a file for which there is no room.
+  - If the drive cannot find a position on the tape any more, the restored files stay, and the rest is reported.
+  - Every name is checked before anything is written, so that a manipulated tape cannot write outside of O(target).
+  - GNU tar must be installed. It writes the files with owners, modes, times, extended attributes and ACLs.
 options:
   session:
     description:
       - The id of the session. V(latest) is the newest good session of O(host).
-      - A session that is open or failed is no backup and is refused.
+      - A session that is not good is refused.
     type: str
     required: true
   host:
@@ -42,9 +40,9 @@ options:
     type: str
   paths:
     description:
-      - Absolute paths on the database host. A folder brings everything below it.
-      - A hard link brings the file of the session that it is a link to.
-      - The whole session when it is empty.
+      - Absolute paths on the database host. Everything below a folder is restored with it.
+      - The file that a hard link points to is restored with the link.
+      - If it is empty, the whole session is restored.
     type: list
     elements: path
     default: []
@@ -53,7 +51,7 @@ options:
     type: path
     required: true
   numeric_owner:
-    description: Give the files to the numbers of their owners and groups and not to their names.
+    description: Restore owners and groups by number and not by name.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -64,7 +62,7 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    details: Tells which members would be restored and where they lie, from the catalog alone.
+    details: Returns the members that would be restored, and their positions, from the catalog alone.
   diff_mode:
     support: none
     details: The target was empty.
@@ -92,7 +90,7 @@ EXAMPLES = r"""
     drive_type: virtual
     drive: /var/lib/splitmirror/library
 
-- name: Restore from a library whose drive is not told by its serial number
+- name: Restore from a library that does not report the serial number of its drive
   splitmirror.backup.tape_read:
     session: latest
     host: db1
@@ -173,7 +171,7 @@ seconds:
   returned: success, not in check mode
   type: float
 bytes_per_s:
-  description: Contents restored a second.
+  description: Bytes of contents restored per second.
   returned: success, not in check mode
   type: int
 positions:

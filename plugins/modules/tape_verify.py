@@ -12,11 +12,11 @@ version_added: 0.1.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
-  - Reads a whole session from tape, takes the checksum of every file again, and compares every member with the
-    catalog and with the index that stands on the tape behind the files. The task fails when anything differs, and
-    says what. All of the session is read whatever is found, and a member is damaged exactly when
-    M(splitmirror.backup.tape_read) calls it so.
-  - Nothing is ever written to the volume.
+  - Reads a whole session from tape, from one volume to the next if it has several parts. It checks the checksum of
+    every file, and compares every member with the catalog and with the index on the tape.
+  - If anything differs, the task fails and says what. It reads the whole session in any case, and reports the same
+    members as damaged as M(splitmirror.backup.tape_read) would.
+  - Nothing is written to the volumes.
 options:
   session:
     description:
@@ -125,7 +125,7 @@ seconds:
   returned: success
   type: float
 bytes_per_s:
-  description: Bytes of the archive read a second.
+  description: Bytes of the archive read per second.
   returned: success
   type: int
 """

@@ -12,42 +12,41 @@ version_added: 0.1.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
-  - Reads the files of a session straight from the split mirror, by the extent map, and writes them one after another,
-    in the logical order of the database host, as a POSIX pax archive with checksums to a tape volume.
-  - The database host is not asked for anything. It runs on a media server that sees the mirrors.
-  - Before anything is written it is proved that the map was checked in the window of this session, that the devices
-    are the mirrors of the map, that the volume is the one asked for, that it ends where the catalog has its end, and
-    that it has room.
-  - When something goes wrong later, the session fails and the volume ends again where it ended before.
-  - The session is open in the catalog until M(splitmirror.backup.catalog_session) judges it, and an open session is
-    no backup.
+  - Reads the files of a session directly from the split mirror, by the extent map, and writes them to a tape volume, in
+    the logical order of the database host, as a POSIX pax archive with checksums.
+  - Runs on a media server that sees the mirrors, and does not contact the database host.
+  - Before it writes anything, it checks that the map was checked in the window of this session, that the devices are
+    the mirrors of the map, and that the volume is the requested one, ends where the catalog has its end, and has room.
+  - If something fails later, the session fails, and what was written of it is cut off the volume.
+  - The session is V(open) in the catalog until M(splitmirror.backup.catalog_session) judges it. An open session cannot
+    be restored.
 options:
   host:
     description:
-      - The name of the database host in the catalog. When it is left out, the name that the map has.
+      - The name of the database host in the catalog. If it is left out, the name in the map is used.
     type: str
   map:
     description:
       - The extent map, as M(splitmirror.backup.extent_map) checked it in the window.
-      - When it is left out, C(map.sqlite) in the session's folder on this host.
+      - If it is left out, C(map.sqlite) in the session's folder on this host is used.
     type: path
   devices:
     description:
       - The device of each mirror on this host, by the name of its pair, as M(splitmirror.backup.mirror_present)
         returns it.
-      - Devices are opened for reading only, and read past the page cache.
+      - Devices are opened for reading only, and read with direct I/O.
     type: dict
     required: true
   mounts_dir:
     description:
       - A folder below which the file systems of the mirror are mounted read-only while this task runs, for O(proof)
         and for files that cannot be read by their extents.
-      - When it is left out, C(mounts) in O(state_dir).
+      - If it is left out, C(mounts) in O(state_dir) is used.
     type: path
   extras:
     description:
-      - A tar archive whose members come behind the files, that is the label files and logs of hot backup. Empty for
-        none.
+      - A tar archive with the label files and logs of hot backup. Its members are written after the files. Leave it
+        empty if there is none.
     type: path
   volume:
     description: The volume to write to. It must have been labelled by M(splitmirror.backup.tape_label).
@@ -55,50 +54,51 @@ options:
     required: true
   mode:
     description:
-      - V(append) writes behind the sessions that are on the volume.
-      - V(overwrite) starts from its beginning, which is refused unless all sessions on it have expired. The volume
-        gets a new label.
+      - V(append) writes after the sessions that are on the volume.
+      - V(overwrite) starts at the beginning of the volume, under a new label. It is refused unless all sessions on the
+        volume have expired.
     type: str
     choices: [append, overwrite]
     default: append
   allow_last:
     description:
-      - Overwrite a volume also when it holds the last good session of a host, which has no backup then until the next
-        one is good.
+      - Overwrite a volume even if it holds the last good session of a host. The host then has no backup until its next
+        session is good.
     type: bool
     default: false
     version_added: 0.2.0
   proof:
     description:
-      - How much of the map is proved against the metadata of the mirror, which runs ahead of the writing. What
-        differs is corrected and counted.
+      - How much of the map is proved against the metadata of the mirror, while the files are written. What differs is
+        corrected and counted.
       - V(full) proves every file. V(changed) proves what the check changed in the window. V(none) trusts the map.
     type: str
     choices: [full, changed, none]
     default: full
   retention_days:
     description:
-      - For how many days the session must be kept. Its volume cannot be overwritten before.
-      - From 0 to 365000. It is kept for ever when this is left out.
+      - For how many days the session is kept, from 0 to 365000. Its volume cannot be overwritten before.
+      - If it is left out, the session is kept forever.
     type: float
   queue_depth:
     description:
-      - Number of reads of the mirror that are under way at once, from 1 to 256.
-      - A fresh layout is read in few large pieces, whatever this is; an aged one gains by more.
+      - How many reads of the mirror are in flight at the same time, from 1 to 256.
+      - More reads help where files are scattered on the disk. Where they are not, they are read in a few large pieces
+        anyway.
     type: int
     default: 64
   buffer_bytes:
     description:
-      - Memory for data in flight. Inside it, the mirror is read in physical order.
-      - More of it makes scattered layouts faster.
+      - Memory for data in flight. Within this amount of data, the mirror is read in physical order.
+      - A larger buffer is faster where files are scattered on the disk.
     type: int
     default: 268435456
   evidence:
     description:
-      - What the tasks before returned, with the keys C(window), C(check) and C(hot_backup), as for
+      - The results of the tasks before this one, with the keys C(window), C(check) and C(hot_backup), as for
         M(splitmirror.backup.catalog_session).
-      - It is kept in the index on the tape, so that a session is still judged by it when the catalog is lost and
-        rebuilt. Without it a session that is found on a volume is never called good.
+      - It is kept in the index on the tape, so that M(splitmirror.backup.catalog_rebuild) can judge the session.
+        Without it, a session that is found on a volume never becomes V(good).
     type: dict
 extends_documentation_fragment:
   - splitmirror.backup.attributes
@@ -109,7 +109,8 @@ attributes:
   check_mode:
     support: full
     details:
-      - The volume is loaded and its end is proved, but nothing is written. A map that does not exist is passed over.
+      - The end of the volume is checked if the volume is in a free drive. Nothing is written. A missing map is not an
+        error.
   diff_mode:
     support: none
     details: An archive has no former state to compare with.
@@ -194,7 +195,7 @@ host:
   type: str
   sample: db1
 files:
-  description: Number of regular files, hard links counted once. In check mode as the map tells it.
+  description: Number of regular files, hard links counted once. In check mode the number in the map.
   returned: success
   type: int
 bytes:
