@@ -16,6 +16,7 @@ import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.index import index_name
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners, WriterOptions
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.writer import open_archive
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import verdict_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_files, find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import Session
@@ -26,6 +27,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.part impo
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, needed_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.selection import Selection
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeRecordSink
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import place_for
 from ansible_collections.splitmirror.backup.tests.support.tape import (
@@ -77,11 +79,9 @@ def before_the_cut(mapped: Mapped) -> bool:
     return mapped[0].path < CUT
 
 
-def write_parts(library: Library, session: str = "s1", *, last: bool = True, expires_s: float | None = None) -> None:
-    """Write a session of two parts, as a writer that goes from volume to volume does; ``last``: the second, too."""
-    source = ArchiveSource({}, WriterOptions(buffer_bytes=4 << 20), Owners(), None, str(library.state_dir))
-    number = library.catalog.begin_session(session, "db1", CREATED_S, expires_s)
-    head = {
+def head_of(session: str, expires_s: float | None) -> dict[str, Any]:
+    """What the indexes of all parts say of a session."""
+    return {
         "session": session,
         "host": "db1",
         "created_s": CREATED_S,
@@ -90,6 +90,13 @@ def write_parts(library: Library, session: str = "s1", *, last: bool = True, exp
         "proof": {"mode": "none"},
         "names": {},
     }
+
+
+def write_parts(library: Library, session: str = "s1", *, last: bool = True, expires_s: float | None = None) -> None:
+    """Write a session of two parts, as a writer that goes from volume to volume does; ``last``: the second, too."""
+    source = ArchiveSource({}, WriterOptions(buffer_bytes=4 << 20), Owners(), None, str(library.state_dir))
+    number = library.catalog.begin_session(session, "db1", CREATED_S, expires_s)
+    head = head_of(session, expires_s)
     selection = Selection((entry, []) for entry in TREE)
     facts: list[Any] = []
     for volume, fits in (("V1", before_the_cut), ("V2", None)):
@@ -409,3 +416,59 @@ def test_where_a_writer_died_on_another_volume_stays_known(two: Library) -> None
     assert two.catalog.unfinished("V2", 2)
     two.volume = "V2"
     assert two.back_up("after", [folder("/srv")])["file_number"] == 2
+
+
+# -- what somebody may have written into an index ---------------------------------------------------------------------
+
+
+def rebuilt_with(library: Library, wrong: dict[str, Any]) -> tuple[dict[str, Any], Session]:
+    """What a rebuild finds on the second volume, when the index there says something else than it should."""
+    write_parts(library, last=False)
+    session = library.catalog.session("s1")
+    assert session is not None
+    (first,) = library.catalog.parts(session.number)
+    place = {"part": 1, "offset_bytes": first.end_bytes, "volumes": ["V1", "V2"], "last": True}
+    options = WriterOptions(record_bytes=RECORD, buffer_bytes=4 << 20)
+    with library.drive() as drive:
+        sink = TapeRecordSink(drive, place_for(drive, library.catalog, "V2", "append"))
+        with open_archive({}, sink, options, spool_dir=str(library.state_dir)) as archive:
+            archive.put_entries((entry, []) for entry in TREE[3:])
+            archive.finish({**head_of("s1", None), **place, **wrong})
+        sink.finish()
+    lose_catalog(library)
+    enter(library, "V1")
+    found = enter(library, "V2")
+    session = library.catalog.session("s1")
+    assert session is not None
+    return found, session
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"part": 2},
+        {"part": -1},
+        {"part": 1 << 80},
+        {"part": "1"},
+        {"part": True},
+        {"part": 0},
+        {"volumes": []},
+        {"volumes": "V1 and V2"},
+        {"volumes": ["V1"]},
+        {"offset_bytes": -512},
+        {"offset_bytes": 1 << 80},
+        {"offset_bytes": 1.5},
+        {"offset_bytes": 0},
+        {"host": "db2"},
+    ],
+)
+def test_a_part_that_says_nonsense_of_itself_joins_no_session(two: Library, wrong: dict[str, Any]) -> None:
+    found, session = rebuilt_with(two, wrong)
+    assert [damage["file_number"] for damage in found["damaged"]] == [2]
+    assert session.state == "damaged"
+    assert [part.volume for part in two.catalog.parts(session.number)] == ["V1"]
+
+
+def test_a_part_that_says_what_is_true_does(two: Library) -> None:
+    found, session = rebuilt_with(two, {})
+    assert (found["damaged"], session.state) == ([], "good")
