@@ -60,17 +60,17 @@ def fail_session(catalog: Catalog, session: str, host: str, reason: str, phase: 
 
 
 def failed_in(session: Session) -> str:
-    """The phase in which a session failed; empty when nobody told."""
+    """The phase in which a session failed; empty if it is not known."""
     return str(session.evidence.get("phase") or "")
 
 
 def dead_sessions(catalog: Catalog, host: str, living: str) -> list[str]:
-    """Sessions of a database host that nobody closed. :param living: the host's session that is at work now."""
+    """Open sessions of a database host whose run has ended. :param living: the host's session of the current run."""
     return [session.id for session in catalog.sessions(host=host, state=OPEN) if session.id != living]
 
 
 def fail_dead_sessions(catalog: Catalog, host: str, living: str) -> list[str]:
-    """Make them failed, and return them. No other session of this host may be at work."""
+    """Close dead sessions as failed, and return them. No other session of this host may be running."""
     dead = dead_sessions(catalog, host, living)
     for session in dead:
         catalog.close_session(session, Verdict(False, "its run ended without closing it."), {})

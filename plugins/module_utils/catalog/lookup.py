@@ -24,10 +24,10 @@ _FIRST_S, _LAST_S = -62135596800, 253402300799
 
 
 def find_good_session(catalog: Catalog, session: str, host: Optional[str]) -> Session:
-    """The session to restore from; what is open or failed is never offered.
+    """The session to restore from, which must be good.
 
     :param session: an id, or ``latest`` for the newest good session of ``host``.
-    :raises CatalogError: there is no such session, or it is no good backup.
+    :raises CatalogError: there is no such session, or it is not good.
     """
     if session == LATEST:
         if not host:
@@ -142,7 +142,7 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
 
 
 def host_facts(sessions: Sequence[Session]) -> list[dict[str, Any]]:
-    """How each database host stands, by name: its last run, and the last one that gave a backup.
+    """The last run of each database host, and its last good one, by name of the host.
 
     :param sessions: from old to new; damaged ones are no runs.
     """

@@ -13,9 +13,9 @@ from ..errors import SplitMirrorError
 OPEN = "open"
 GOOD = "good"
 FAILED = "failed"
-#: No session that can be restored, but what stands on the volume is kept like one.
+#: It cannot be restored, but what is on the volume is kept as if it were good.
 DAMAGED = "damaged"
-#: What SQLite can hold. Two sparse files can have more, when nobody meant them to be filled.
+#: The largest integer in SQLite. Two large sparse files together can exceed it.
 MOST_BYTES = 2**63 - 1
 
 
@@ -26,7 +26,7 @@ class CatalogError(SplitMirrorError):
 
 
 class CatalogChanged(CatalogError):
-    """Somebody wrote to the catalog while it was looked at without a lock. Looking again helps."""
+    """Another process wrote to the catalog while it was read without a lock. Read it again."""
 
     code = "catalog_busy"
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Rows of a catalog as records: a value of a wrong type or out of range is a damaged catalog, told in a sentence."""
+"""Rows of the catalog as records. A value of a wrong type or out of range means that the catalog is damaged."""
 
 from __future__ import annotations
 

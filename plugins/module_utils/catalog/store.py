@@ -4,8 +4,8 @@
 
 """The catalog of a media server: volumes, and which sessions and parts of sessions are on them.
 
-One SQLite file, 0600, in write-ahead mode so that several sessions can be written while others are looked up.
-It can be lost: the volumes hold all of it (see media/rebuild.py).
+One SQLite file, 0600, in write-ahead mode, so that sessions can be read while others are written. If it is lost,
+it can be rebuilt from the volumes (media/rebuild.py).
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Promise 2: only a true backup is called one.
+"""The verdict: whether a session is good.
 
-The verdict rests on the order of events, never on clocks of two hosts. What is not proved has not happened.
+It is based on the order of events, never on the clocks of two hosts. Anything that is not proved counts as not done.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WINDOW_ORDER = (
     "thaw_sent",
     "thaw_acknowledged",
 )
-#: What may be told beside it and proves nothing.
+#: Events that may be among them and prove nothing.
 HARMLESS = frozenset({"tracking_started", "backup_begun", "freeze_sent", "check_started", "backup_ended"})
 
 

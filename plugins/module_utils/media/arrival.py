@@ -23,11 +23,11 @@ _KINDS = {
 
 
 class NotThere(Exception):
-    """A member is not in the folder. Its words are the reason."""
+    """A member is not in the folder; the message is the reason."""
 
 
 def what_differs(folder: bytes, member: MemberRecord, *, numeric_owner: bool) -> Optional[str]:
-    """Tell what is different in a member that was restored to a folder; None for nothing.
+    """What is different in a member that was restored to a folder; None for nothing.
 
     :param numeric_owner: the owner has the numbers of the catalog, too.
     :raises NotThere: it is missing.

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""GNU tar as the one that writes restored files: it gets only members whose names were checked."""
+"""GNU tar, which writes the restored files. It gets only members whose names were checked."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Said:
 
 
 class TarExtractor:
-    """A tar that unpacks what is put into it; use it as a context manager, and call finish() before leaving.
+    """A tar that unpacks the members it is given. Use it as a context manager, and call finish() at the end.
 
     :param folder: where to, an empty folder.
     :param numeric_owner: go by the numbers of owners, not by their names.
@@ -131,7 +131,7 @@ class TarExtractor:
         return Said(self._tar.wait(), self._lines())
 
     def _lines(self) -> list[str]:
-        """What it complained of: warnings are none of it."""
+        """Its error messages, without warnings."""
         self._said.seek(0)
         text = self._said.read(_MOST_SAID).decode("utf-8", "surrogateescape")
         lines = [line for line in text.splitlines() if line]

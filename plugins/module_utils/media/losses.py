@@ -22,7 +22,7 @@ _SHOWN = 5
 
 
 class Losses:
-    """Takes members that are not what was backed up, and tells of them.
+    """Collects members that are not what was backed up.
 
     :param state_dir: the report is made in its folder ``reports`` with the first of them; None keeps none.
     :param name: what the report's name begins with.
@@ -88,7 +88,7 @@ class Losses:
         self._file = os.fdopen(handle, "w", encoding="utf-8")
 
     def _give_up_on_error(self, call: Any) -> None:
-        """Without room for the report its subject is told all the same."""
+        """If the report cannot be written, the task still returns the first members."""
         try:
             call()
         except OSError:

@@ -29,17 +29,18 @@ def prepare(
     allow_last: bool = False,
     expected_bytes: int = 0,
 ) -> dict[str, Any]:
-    """Load the volume, read its label, move to where the session will begin, and tell the plan; nothing is written.
+    """Load the volume, read its label, find the position of the new session, and return the plan. Write nothing.
 
-    tape_write proves all of it again, so that nothing is lost if somebody changes the tape in between.
+    tape_write checks everything again, in case somebody changes the tape in between.
 
-    Whoever only looks loads nothing; of a volume that is not at hand the catalog tells, and ``drive`` is None.
+    In check mode nothing is loaded. If the volume is in no free drive, the plan comes from the catalog, and ``drive``
+    is None.
 
     :param allow_last: overwrite also the last good session of a host.
     :param expected_bytes: how much the session will hold, as far as it is known; 0 when it is not.
     :returns: ``session``, ``drive_type``, ``drive``, ``volume``, ``pool``, ``record_bytes``, ``mode``,
         ``file_number``, ``block``, ``remaining_bytes`` (None when the drive does not tell) and ``expected_bytes``.
-    :raises SplitMirrorError: the volume or the drive cannot take the session; one sentence that names the option.
+    :raises SplitMirrorError: the volume or the drive cannot take the session.
     """
     check_session_id(session)
     catalog_path = StateDir(state_dir).catalog_file
@@ -71,7 +72,7 @@ def prepare(
 
 
 def _again_when_changed(find: Callable[[], _T]) -> _T:
-    """A volume takes a while to look at, and other hosts' sessions are entered meanwhile."""
+    """Look again if another task wrote to the catalog meanwhile, which takes as long as loading a volume."""
     for _dummy in range(_LOOKS - 1):
         try:
             return find()

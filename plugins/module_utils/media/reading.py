@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Read members of a session from tape, each from where the catalog has it, so that damage to one costs no other.
+"""Read members of a session from tape, each from its position in the catalog, so that damage to one affects no other.
 
-Restore and verify both read by this, so they agree on what is damaged.
+Restore and verify both read members this way, so they report the same damage.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _ZEROS = bytes(1 << 20)
 
 
 class FoundMember:
-    """One member, as it stands on the tape.
+    """One member, as it is on the tape.
 
-    :ivar record: what the catalog says of it.
-    :ivar header: its headers, as the catalog has them; None when they are lost, and then the member is.
-    :ivar length: how many bytes blocks() gives.
-    :ivar reason: what is wrong with it, None for nothing; of the content it is known when blocks() came to its end.
+    :ivar record: the member in the catalog.
+    :ivar header: its headers, equal to those in the catalog; None if they are lost. Then the member is lost too.
+    :ivar length: how many bytes blocks() yields.
+    :ivar reason: what is wrong with it; None for nothing. It covers the content when blocks() is exhausted.
     """
 
     def __init__(self, part: Part, record: MemberRecord, header: Optional[Member], reason: Optional[str]) -> None:
@@ -55,7 +55,7 @@ class FoundMember:
         self.read_fault = False
 
     def blocks(self) -> Iterator[bytes]:
-        """The blocks behind the headers; where they cannot be read any more, zeros, so that others can follow."""
+        """The blocks behind the headers. From a bad record on they are zeros, so that tar finds the next member."""
         if self.header is None:
             return
         content = hashlib.sha256()
@@ -84,7 +84,7 @@ class Drives(Protocol):
 
 
 class SessionReader:
-    """Goes to members in the order in which they lie on tape, from one part to the next.
+    """Reads members in the order of their positions, from one part to the next.
 
     :param status: how far the reading has come, in bytes.
     :ivar records_read: how many records were read, labels included.
@@ -106,9 +106,9 @@ class SessionReader:
         return self._records_before + (0 if self._stream is None else self._stream.records_read)
 
     def read(self, wanted: Iterable[Located]) -> Iterator[FoundMember]:
-        """Look at members one by one; whoever takes one has to take all of its blocks.
+        """Read members one by one. The caller takes all blocks of a member before it asks for the next.
 
-        :raises TapeError: the volume is another one, or the drive does not find a place on it (any more).
+        :raises TapeError: a volume is another one, or cannot be had, or the drive cannot find a position on it.
         """
         for part, members in itertools.groupby(wanted, key=lambda located: located[0]):
             self._drive = self._drives.exchange(part.volume)
@@ -120,7 +120,7 @@ class SessionReader:
                 self._note(found)
 
     def rest(self) -> Optional[TapeStream]:
-        """What stands behind the member that was read last; None before the first."""
+        """The stream, right after the member that was read last; None before the first."""
         return self._stream
 
     def _take(self, stream: TapeStream) -> TapeStream:
@@ -142,7 +142,8 @@ class SessionReader:
         stream = self._stream
         if stream is None:
             raise AssertionError("a part is opened before its members are looked for")
-        # This goes to the record and does not read it yet: not to get there is the end, not to read it is not.
+        # Moves to the record without reading it. If the drive cannot get there, the reading ends; if the record cannot
+        # be read, only this member is lost.
         stream.seek(start - start % part.record_bytes)
         try:
             stream.seek(start)
@@ -184,7 +185,7 @@ def check_names(name: bytes, kind: str, linkname: Optional[bytes]) -> None:
 
 
 def _difference(found: Optional[Member], record: MemberRecord) -> Optional[str]:
-    """Why what stands on the tape is not this member, or must not be given to tar; None when it is and may."""
+    """Why the member found is not the one in the catalog, or must not be given to tar; None if all is well."""
     if found is None:
         return "the archive ends where it should stand"
     if found.name != record.path:
@@ -199,7 +200,7 @@ def _difference(found: Optional[Member], record: MemberRecord) -> Optional[str]:
     try:
         if not has_own_headers(found):
             return "its headers are not as a backup writes them"
-        # the headers may say a name more than once; whichever tar believes must be harmless
+        # The headers may have a name more than once. Each of them must be harmless, because tar may use any.
         for key in (b"path", b"GNU.sparse.name"):
             if key in found.pax:
                 check_member_name(found.pax[key])

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Rebuild the catalog from what stands on a volume."""
+"""Rebuild the catalog from a volume."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def rebuild(
             result["damaged"].append(damage)
             records = _length(drive, file_number, block)
             if records is None:
-                # An end before an archive that is known is damage, and no writer's.
+                # If the catalog has an archive here or later, the early end is damage, not left by a dead writer.
                 unfinished = not catalog.finished(volume, file_number) and (
                     catalog.unfinished(volume, file_number)
                     or _can_be_read(drive, file_number, block, label.record_bytes)
@@ -139,7 +139,7 @@ def _session_with(known: Optional[Session], session: str, part: Part, read: Scan
     earlier = [] if known is None else known.write["parts"]
     common = {
         "names": names if isinstance(names, dict) else {},
-        # an archive gets its index only when the proof came to its end
+        # The index is written only after the proof is complete.
         "proof": {**proof, "complete": True} if isinstance(proof, dict) else None,
         **({"headers_sha256": read.headers_sha256} if read.is_old else {}),
     }
@@ -222,7 +222,7 @@ def _same_place(part: Part, other: Part) -> bool:
 
 
 def _goes_on(drive: TapeDrive, place: Position, block: int) -> bool:
-    """Something stands at this place."""
+    """Whether there is a record or filemark at this position."""
     try:
         drive.locate(place, block)
         drive.pass_record()
@@ -234,7 +234,7 @@ def _goes_on(drive: TapeDrive, place: Position, block: int) -> bool:
 
 
 def _length(drive: TapeDrive, file_number: int, block: int) -> Optional[int]:
-    """Records of a tape file that is no session; None when it has no filemark, so that nothing follows."""
+    """Number of records of a tape file that is not a whole archive; None if no filemark and so nothing follows it."""
     drive.locate(Position(file_number, 0), block)
     try:
         drive.space_files(1)
@@ -255,7 +255,7 @@ def _length(drive: TapeDrive, file_number: int, block: int) -> Optional[int]:
 
 
 def _can_be_read(drive: TapeDrive, file_number: int, block: int, record_bytes: int) -> bool:
-    """Records that a session could have end at the end of data; a bad spot is no end."""
+    """Whether all records can be read up to the end of data: then a writer died there, and nothing is damaged."""
     drive.locate(Position(file_number, 0), block)
     try:
         while drive.read_record(record_bytes):

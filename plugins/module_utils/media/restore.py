@@ -4,12 +4,11 @@
 
 """Restore files of a session from tape into an empty folder.
 
-The catalog says where each member lies; the head goes to them in ascending order, and each is compared with the
-catalog before GNU tar gets it. Files arrive in a folder of their own inside the target; what arrived there is compared
-with the catalog once more and moved up at the end.
+The catalog has the position of each member. Members are read in ascending order of position, and each is compared with
+the catalog before GNU tar gets it. tar writes into a new folder inside the target. At the end, the files there are
+compared with the catalog once more, and moved up into the target.
 
-What cannot be read, or cannot be written here, does not take the rest with it: it is named when everything else is
-restored.
+A member that cannot be read or written does not end the restore: it is reported when everything else is restored.
 """
 
 from __future__ import annotations
@@ -91,8 +90,8 @@ class _Run:
 class _Extracted:
     """How far the reading came.
 
-    :param reader: what it found. :param doubtful: names of members whose content is not what was written.
-    :param end: what ended it before its time. :param said: by tar.
+    :param reader: has the members that were lost. :param doubtful: names of members whose content is not as written.
+    :param end: the error that ended the reading early; None if it was complete. :param said: the messages of tar.
     """
 
     reader: SessionReader
@@ -110,7 +109,7 @@ def needed_volume(job: RestoreJob, catalog: Catalog) -> str:
 
 
 def dry_run(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
-    """Tell what would be restored and where it lies; nothing is read from tape.
+    """List what would be restored and its positions; nothing is read from tape.
 
     :returns: session, host, target, members, files, bytes, volumes, and ``positions`` of the first thousand members.
     :raises SplitMirrorError: the target, the session or a path is refused.
@@ -152,7 +151,7 @@ def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[
             try:
                 _take_stock(run, staging.folder, done)
             except SplitMirrorError:
-                # the catalog cannot be read any more; what is restored stays, though nobody has counted it
+                # The catalog cannot be read any more. The restored files stay, although they were not counted.
                 staging.move_up()
                 raise
         finally:
@@ -173,7 +172,7 @@ def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[
 
 
 def _extract(run: _Run, drives: Drives, folder: str) -> _Extracted:
-    """Hand all members to tar that can be read; note the others."""
+    """Give tar all members that can be read, and note the others."""
     reader = SessionReader(drives, run.catalog, run.status)
     doubtful: set[bytes] = set()
     end = None
@@ -190,13 +189,13 @@ def _extract(run: _Run, drives: Drives, folder: str) -> _Extracted:
                     doubtful.add(found.record.path)
                     run.losses.add(DOUBTFUL, found.record.path, found.reason)
         except SplitMirrorError as exc:
-            # what is restored by now stays
+            # What is restored so far stays.
             end = exc
         return _Extracted(reader, doubtful, end, tar.finish())
 
 
 def _take_stock(run: _Run, folder: str, done: _Extracted) -> None:
-    """Compare what arrived with the catalog, count it, and note what is not there or is otherwise."""
+    """Compare the restored files with the catalog, count them, and note what is missing or differs."""
     lost = done.reader.lost
     where = os.fsencode(folder)
     for part, member in run.wanted():
@@ -217,7 +216,7 @@ def _take_stock(run: _Run, folder: str, done: _Extracted) -> None:
 
 
 def _damage(run: _Run, done: _Extracted, result: dict[str, Any]) -> RestoreError:
-    """The sentence for members that are not what was backed up."""
+    """The error for members that are missing or doubtful."""
     losses, session = run.losses, run.session.id
     facts = losses.facts()
     said = []
@@ -343,7 +342,9 @@ def _result(job: RestoreJob, session: Session, tally: _Tally) -> dict[str, Any]:
 
 
 class _Staging:
-    """A folder inside the target in which files arrive; it goes away, and what is in it unless that is moved up."""
+    """The folder inside the target that tar writes into. It is removed at the end, with its content unless move_up was
+    called.
+    """
 
     def __init__(self, target: str, session: str) -> None:
         self._target = target
@@ -369,7 +370,7 @@ class _Staging:
             _quietly(lambda: os.rmdir(self._target))
 
     def move_up(self) -> None:
-        """Make everything that arrived visible in the target. :raises RestoreError: not all of it; nothing is lost."""
+        """Move everything into the target itself. :raises RestoreError: a file cannot be moved; it stays here."""
         self._keep = True
         try:
             for name in os.listdir(self.folder):
@@ -383,7 +384,7 @@ class _Staging:
 
 
 def _quietly(call: Callable[[], object]) -> None:
-    """Clean up as far as it goes; what is left is empty, or tells where the trouble was."""
+    """Clean up, and ignore errors: what stays behind is empty or was reported."""
     try:
         call()
     except OSError:

@@ -21,7 +21,7 @@ from .volumes import WritePosition
 
 
 class TapeRecordSink:
-    """Takes the records of one archive; it becomes the tape file at ``place``, where the head stands.
+    """Writes the records of one archive as the tape file at ``place``, where the head is.
 
     :param status: how far the writing has come, in bytes.
     :ivar records: how many were written.

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Promise 5: no tape is overwritten unless it is blank, scratch, or expired in the catalog and its label matches.
+"""Decides whether a volume may be written, and where.
 
-Nor is the last good session of a host, unless that is said in so many words.
-Everything that decides whether a volume may be written, and where, is here.
+A tape is overwritten only if it is blank, or if its label is the one in the catalog and all its sessions have expired.
+The last good session of a host is kept even then, unless ``allow_last`` is set.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ OVERWRITE = "overwrite"
 
 @dataclass(frozen=True)
 class WritePosition:
-    """Where the next archive goes.
+    """Where the next archive is written.
 
     :param label: the label of the volume in the drive.
-    :param file_number: the tape file that it becomes.
-    :param block: where that begins, as the drive counts.
-    :param remaining_bytes: room behind it; None when the drive does not tell.
+    :param file_number: number of the tape file that the archive becomes.
+    :param block: the block at which it begins, as the drive counts.
+    :param remaining_bytes: the room from there on; None if the drive does not report it.
     """
 
     label: Label
@@ -51,13 +51,13 @@ class WritePosition:
 
     @property
     def position(self) -> Position:
-        """The place as the drive takes it."""
+        """The position, as the drive takes it."""
         return Position(self.file_number, 0)
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """What labelling did, or would do. :param before: the label that was there, if one was."""
+    """What labelling did, or would do. :param before: the label that was there; None if there was none."""
 
     changed: bool
     before: Optional[Label]
@@ -75,18 +75,18 @@ def load_labelled(drive: TapeDrive, volume: str) -> Label:
 
 
 def enter_label(catalog: Catalog, label: Label, *, allow_last: bool = False) -> None:
-    """Enter a volume with nothing behind its label; what the catalog knew of its name is forgotten.
+    """Enter a volume that has only its label. The catalog forgets what it had of a volume of this name.
 
-    :raises CatalogError: what is on the one it knew is still needed.
+    :raises CatalogError: a session on the volume that the catalog had is still needed.
     """
     volume = Volume(label.volume, label.uuid, label.pool, label.record_bytes, label.created, 1, 2)
     catalog.replace_volume(volume, allow_last=allow_last)
 
 
 def load_known(drive: TapeDrive, catalog: Catalog, volume: str) -> Label:
-    """Load a volume for reading and prove that it is the one that the catalog means.
+    """Load a volume for reading, and prove by its label that it is the volume that the catalog has.
 
-    :raises TapeError: it is not.
+    :raises TapeError: it is another volume.
     """
     label = load_labelled(drive, volume)
     _known(catalog, label)
@@ -94,11 +94,11 @@ def load_known(drive: TapeDrive, catalog: Catalog, volume: str) -> Label:
 
 
 def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, allow_last: bool = False) -> WritePosition:
-    """Load a volume, prove that it may be written in this mode, and move to where; nothing is written.
+    """Load a volume, prove that it may be written in this mode, and move the head there; nothing is written.
 
-    :param mode: ``append`` behind what is there, or ``overwrite`` all of it, which must have expired.
-    :param allow_last: overwrite also the last good session of a host.
-    :raises SplitMirrorError: it may not.
+    :param mode: ``append`` after the sessions on it, or ``overwrite`` all of them, which must have expired.
+    :param allow_last: overwrite even the last good session of a host.
+    :raises SplitMirrorError: the volume must not be written.
     """
     label = load_known(drive, catalog, volume)
     known = _known(catalog, label)
@@ -119,9 +119,9 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, all
 
 
 def position_by_catalog(catalog: Catalog, volume: str, mode: str, *, allow_last: bool = False) -> WritePosition:
-    """Where the next archive would go by what the catalog has of a volume that cannot be looked at now.
+    """Where the next archive would be written, by the catalog alone, for a volume that is in no free drive.
 
-    :raises SplitMirrorError: the catalog does not know it, or what is on it is needed.
+    :raises SplitMirrorError: the catalog does not have the volume, or a session on it is needed.
     """
     known = catalog.volume(volume)
     if known is None:
@@ -149,9 +149,9 @@ def check_room(place: WritePosition, needed_bytes: int) -> None:
 
 
 def begin_anew(drive: TapeDrive, catalog: Catalog, place: WritePosition, *, allow_last: bool = False) -> WritePosition:
-    """Label an expired volume anew, so that everything on it is gone, and return the place behind the label.
+    """Write a new label to an expired volume, which removes everything on it, and return the position after the label.
 
-    :raises SplitMirrorError: what is on it is needed after all.
+    :raises SplitMirrorError: a session on it is needed.
     """
     catalog.refuse_needed(place.label.volume, allow_last=allow_last)
     label = new_label(place.label.volume, place.label.pool, place.label.record_bytes)
@@ -160,9 +160,9 @@ def begin_anew(drive: TapeDrive, catalog: Catalog, place: WritePosition, *, allo
 
 
 def cut_back(drive: TapeDrive, place: WritePosition) -> None:
-    """Make the volume end at a place again, after a session that failed behind it.
+    """Make the volume end at a position again, after the writing there has failed.
 
-    The filemark before the place is written once more, which leaves nothing behind it.
+    The filemark before the position is written once more. A tape ends after the last thing that was written.
     """
     _move_to(drive, place)
     drive.space_files(-1)
@@ -186,11 +186,11 @@ def label_volume(
     allow_last: bool = False,
     dry_run: bool = False,
 ) -> Labelling:
-    """Give the volume in the drive a label, unless it has it.
+    """Label the volume in the drive, unless it has the requested label already.
 
-    :param allow_last: let the last good session of a host be lost.
-    :param dry_run: tell what would be done and write nothing.
-    :raises SplitMirrorError: there is something on it that must not be lost.
+    :param allow_last: overwrite even the last good session of a host.
+    :param dry_run: return what would be done, and write nothing.
+    :raises SplitMirrorError: something on the volume must not be overwritten.
     """
     check_record_bytes(drive, record_bytes)
     reading = read_label(drive)
@@ -219,7 +219,7 @@ def label_volume(
 
 
 def _checked(reading: LabelReading, volume: str) -> Label:
-    """The label of the volume asked for; everything else is refused."""
+    """The label of the requested volume. :raises TapeError: it is blank, foreign or another volume."""
     if reading.blank:
         raise TapeError(
             f"volume: {volume} is unlabelled; label it with tape_label first.", option="volume", code="volume_wrong"
@@ -280,10 +280,10 @@ def _move_to(drive: TapeDrive, place: WritePosition) -> None:
 
 
 def _known_end(drive: TapeDrive, catalog: Catalog, label: Label, known: Volume) -> WritePosition:
-    """Where the catalog has the end of a volume; the head stands there.
+    """Move to the end of a volume as the catalog has it, and prove that the volume ends there.
 
-    What the catalog does not know of cannot have expired, so nothing may stand behind that. A catalog that was put back
-    from an older copy knows less than there is, and so does one whose rebuild did not come to its end.
+    A session that the catalog does not have cannot have expired, so it must not be overwritten. There may be such
+    sessions after an older copy of the catalog was put back, or after a rebuild that was interrupted.
 
     :raises TapeError: the volume ends elsewhere.
     """
@@ -297,7 +297,7 @@ def _known_end(drive: TapeDrive, catalog: Catalog, label: Label, known: Volume) 
 
 
 def _prove_end(drive: TapeDrive, place: WritePosition) -> None:
-    """The filemark is before the place and nothing behind it; the head stands there again."""
+    """Prove that a filemark is right before the position, and nothing after it; the head returns to the position."""
     drive.space_files(-1)
     volume = place.label.volume
     before_mark = False
@@ -309,7 +309,7 @@ def _prove_end(drive: TapeDrive, place: WritePosition) -> None:
             _move_to(drive, place)
             return
     except TapeError:
-        # a record that cannot be read is there, too
+        # There is a record, even if it cannot be read.
         pass
     raise TapeError(
         f"volume: {volume} does not end after tape file {place.file_number - 1}, where its end is in the "
@@ -320,16 +320,16 @@ def _prove_end(drive: TapeDrive, place: WritePosition) -> None:
 
 
 def _prove_last(drive: TapeDrive, place: WritePosition) -> None:
-    """No tape file stands behind the unfinished one at the place; the head stands there again."""
+    """Prove that no tape file follows the unfinished one at the position; the head returns to the position."""
     try:
-        # a dead writer's driver may have closed it with a filemark
+        # The driver may have written a filemark when the writer died.
         drive.space_files(1)
         drive.pass_record()
     except EndOfData:
         _move_to(drive, place)
         return
     except TapeError:
-        # a record that cannot be read is there, too
+        # There is a record, even if it cannot be read.
         pass
     raise TapeError(
         f"volume: {place.label.volume} goes on after tape file {place.file_number}, where its end is in the catalog; "
@@ -340,7 +340,7 @@ def _prove_last(drive: TapeDrive, place: WritePosition) -> None:
 
 
 def _nothing_behind(drive: TapeDrive) -> bool:
-    """Nothing stands behind the label."""
+    """Whether the volume has nothing but its label."""
     drive.rewind()
     drive.space_files(1)
     try:

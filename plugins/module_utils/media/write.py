@@ -4,8 +4,8 @@
 
 """Write one session to tape: from the split mirror, by the extent map, in logical order.
 
-Everything that can be refused is refused before the first record is written. From then on the catalog has the session
-as open, and whatever goes wrong, the volume ends again where it ended before.
+Everything that can be checked is checked before the first record is written. After that the catalog has the session as
+open. If anything fails, what was written is cut off the volume.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class _Ready:
 
 
 def dry_run(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
-    """Prove what can be proved without writing, and tell where the session would go.
+    """Prove what can be proved without writing, and return where the session would be written.
 
-    In check mode the tasks before made no map, so a missing one is passed over.
+    In check mode the tasks before made no map, so a missing map is not an error.
     """
     state = StateDir(job.state_dir)
     with Catalog.open_for(state.catalog_file, writable=False, no_trace=True) as catalog:
@@ -154,7 +154,7 @@ def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter
         status.set(0, ready.size.archive_bytes)
         with PartWriter(drive, catalog, number, place, status=status) as part:
             done = part.write(source, selection, head)
-            # A mirror that went on while it was read gave no backup.
+            # If the mirror was written while it was read, this is not a backup.
             check_seals(map_file, ready.devices)
             facts = part.finish({"proof": proof.result(), "names": names})
         status.finish()
@@ -215,7 +215,7 @@ def _where(place: WritePosition) -> dict[str, Any]:
 
 @contextmanager
 def _alone(folder: str, session: str) -> Iterator[None]:
-    """Nobody else writes this session meanwhile."""
+    """Keep other processes from writing this session. :raises SplitMirrorError: one is writing it."""
     handle = open_folder(folder)
     try:
         if not try_lock(handle):
