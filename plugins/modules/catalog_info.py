@@ -12,10 +12,10 @@ version_added: 0.1.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
-  - Lists what the catalog of a media server knows, that is which sessions there are and whether they are good backups,
-    on which volumes they are, and where on them each file lies.
-  - A media server without a catalog has an empty one.
-  - A night without a backup is seen in RV(hosts), and as a session that is V(failed) with its reason and phase.
+  - Lists the sessions in the catalog of a media server, whether they are good backups, the volumes that they are on,
+    and the position of each file.
+  - A missing catalog is treated as an empty one.
+  - A run that gave no backup is in RV(hosts), and among the sessions as V(failed) with its reason and phase.
 options:
   host:
     description: Only sessions of this database host.
@@ -27,15 +27,15 @@ options:
   state:
     description:
       - Only sessions in this state.
-      - An V(open) session is at work, was interrupted, or has not been judged yet.
-      - Only a V(good) one is a backup.
+      - An V(open) session is running, was interrupted, or has not been judged yet.
+      - Only a V(good) session is a backup.
       - A V(damaged) one was entered by M(splitmirror.backup.catalog_rebuild) and is not complete. It is a tape file
         that could not be read as a whole archive, or a session with parts on volumes that were not entered yet.
     type: str
     choices: [open, good, failed, damaged]
   at:
     description:
-      - Only sessions that were begun at this time or before, as V(2026-01-31T12:00:00Z). Without a zone it is UTC.
+      - Only sessions that began at this time or before, such as V(2026-01-31T12:00:00Z). Without a zone it is UTC.
     type: str
   path:
     description:

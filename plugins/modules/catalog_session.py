@@ -12,30 +12,30 @@ version_added: 0.1.0
 author:
   - splitmirror.backup contributors (@splitmirror)
 description:
-  - Judges a session by its evidence and makes it good or failed, for ever. What was not judged is never offered for a
-    restore.
+  - Enters a session in the catalog, and later judges it by its evidence as good or failed. The verdict is final. A
+    session that was not judged cannot be restored.
   - A session is good only if the split lay inside the window (proved by the order of the events), the check of the
     extent map was complete before the thaw, hot backup ended cleanly in the database session that began it, and every
     byte, the filemark and the checksums are on the volume.
-  - That a session is judged failed is a result and no error of this task.
-  - A session is entered when it is named, so that a run that fails, or is killed, before its tape is known as well.
+  - If a session is judged as failed, the task does not fail.
+  - A session is entered when its run begins, so that the catalog also has runs that end before anything is written.
 options:
   state:
     description:
-      - V(begun) enters the session of O(host) as open, before anything is done for it.
+      - V(begun) enters the session of O(host) as open, at the beginning of its run.
       - V(closed) judges the session by O(evidence).
-      - V(failed) makes it failed without asking, with O(reason); it need not have been entered before.
-      - V(expired) lets it expire now, so that its volume may be overwritten.
-      - V(recovered) makes failed what other sessions of O(host) left open because their runs ended, or the media server
-        lost its power, before they were closed. O(session) is the one that is at work, and stays as it is.
+      - V(failed) closes the session as failed, with O(reason). It need not have been entered before.
+      - V(expired) lets the session expire now, so that its volumes may be overwritten.
+      - V(recovered) closes as failed all other open sessions of O(host), whose runs ended before they were closed.
+        O(session) is the session of the current run, and is not changed.
     type: str
     choices: [begun, closed, failed, expired, recovered]
     required: true
   evidence:
     description:
-      - What the tasks of the session returned, with the keys C(session), C(window), C(check), C(hot_backup) and
+      - The results of the tasks of the session, with the keys C(session), C(window), C(check), C(hot_backup) and
         C(write).
-      - What was written is taken from the catalog; C(write) is compared with it.
+      - The facts of the write are taken from the catalog. C(write) must agree with them.
     type: dict
   host:
     description:
