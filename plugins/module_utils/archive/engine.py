@@ -95,7 +95,7 @@ def _run_engine(ring: memoryview, shape: RingShape, options: EngineOptions, link
         close_inherited(link.fileno())
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         Engine(ring, shape, options, link).run()
-    except BaseException as exc:  # whatever it is, the parent is told in words
+    except BaseException as exc:  # whatever it is, the parent gets a message
         message = exc.message if isinstance(exc, ArchiveError) else f"the reading process failed ({exc!r})."
         body = message.encode("utf-8", "backslashreplace")
         try:
@@ -149,7 +149,7 @@ class Engine:
             loop()
         except ReadFault as fault:
             self._send(FAULT, fault.physical, FAULT_BODY.pack(fault.lun, fault.place, fault.code))
-        except BaseException as exc:  # whatever it is, the parent is told in words
+        except BaseException as exc:  # whatever it is, the parent gets a message
             self._send(BROKEN, 0, f"the reading process failed ({exc!r}).".encode("utf-8", "backslashreplace"))
 
     def _take_turn(self, end: int, how: int, requests: array[int], contents: array[int]) -> None:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How large an archive becomes at most, told from the extent map before anything is written.
+"""Estimates from the extent map how large an archive can become at most, before anything is written.
 
 Members are planned by the writer's own planner, so holes and further names of a file count as they will be written.
 """

@@ -129,7 +129,7 @@ def _octal(field: bytes) -> int:
 
 
 def _number(records: dict[bytes, bytes], key: bytes, field: bytes) -> int:
-    """A number that a record or the header's own field tells; the field must be right in form in any case."""
+    """A number in a record or in the header's own field. The field must be well-formed in any case."""
     told = _octal(field)
     return int(records[key]) if key in records else told
 

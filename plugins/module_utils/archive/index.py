@@ -43,7 +43,7 @@ def head_line(meta: Mapping[str, Any]) -> bytes:
 
 
 def member_line(member: MemberRecord) -> bytes:
-    """The line of one member. A name that is no UTF-8 is ``path_b64``, a link target ``linkname_b64``."""
+    """The line of one member. A name that is not UTF-8 is ``path_b64``, a link target ``linkname_b64``."""
     path, kind, size, offset, header, sha256, mtime, mode, uid, gid, linkname, digest = member
     return (
         b'{%b,"kind":"%b","size":%d,"offset_bytes":%d,"header_bytes":%d,%b"mtime_ns":%d,"mode":%d,"uid":%d,"gid":%d%b%b}\n'
@@ -65,7 +65,7 @@ def member_line(member: MemberRecord) -> bytes:
 
 
 def read_head(line: bytes) -> dict[str, Any]:
-    """The inverse of head_line. :raises ArchiveError: it is none, or of another format."""
+    """The inverse of head_line. :raises ArchiveError: it is not a first line, or it has another format."""
     head = _parse(line)
     version = head.get("format_version")
     if isinstance(version, bool) or version not in (FORMAT_VERSION, FORMAT_WITHOUT_HEADERS):
@@ -78,7 +78,7 @@ def read_head(line: bytes) -> dict[str, Any]:
 
 
 def read_member(line: bytes) -> MemberRecord:
-    """The inverse of member_line. :raises ArchiveError: it is none."""
+    """The inverse of member_line. :raises ArchiveError: it is not the line of a member."""
     data = _parse(line)
     try:
         path = _bytes(data, "path")

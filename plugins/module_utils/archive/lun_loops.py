@@ -25,7 +25,7 @@ _THREADS = 8
 
 #: A read, and the chunks of the ring that wait for it.
 Job = tuple[Task, list[int]]
-#: Is told the chunks that waited for each of the reads that are done.
+#: Called with the chunks that waited for each of the reads that are done.
 HaveRead = Callable[[list[list[int]]], None]
 
 

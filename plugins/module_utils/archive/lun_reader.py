@@ -152,7 +152,7 @@ class LunReader:
         if got != plan.length:
             if got == -errno.EINVAL and plan.place is not None:
                 self._straight = False
-            # The fault may lie in a gap that nobody wants, and the message is to name the right file.
+            # The bad sector may lie in a gap between files, and the message must name the right file.
             self._read_pieces(task, ring, bounce)
         elif plan.place is None:
             self._take_pieces(task, plan.offset, ring, bounce)
@@ -162,7 +162,7 @@ class LunReader:
     def read(self, task: Task, ring: memoryview, bounce: memoryview) -> None:
         """Do one read and put its pieces into their places in the ring, each filled up with zeros to whole blocks.
 
-        :param bounce: a page-aligned buffer of ``bounce_bytes`` that nobody else uses meanwhile.
+        :param bounce: a page-aligned buffer of ``bounce_bytes`` that nothing else uses during the call.
         :raises ReadFault: a wanted piece cannot be read.
         """
         plan = self.plan(task)

@@ -64,7 +64,7 @@ class MemberPlan(NamedTuple):
     """One member, ready to be laid into the archive.
 
     :param header: all its header blocks.
-    :param lead: blocks between header and data that are no content: the map of a sparse file.
+    :param lead: blocks between header and data that are not content: the map of a sparse file.
     :param pieces: the content where it is not a hole, by ascending offset.
     :param sparse: holes are left out; otherwise they are written as zeros.
     """

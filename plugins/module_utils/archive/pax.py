@@ -211,7 +211,7 @@ class HeaderMaker:
         :param size: bytes that follow the header in the archive.
         :param extra: further records (extended attributes, ACLs, GNU.sparse).
         :param header_name: stands in the ustar header in place of the name, which then must be in ``extra``.
-        :raises ArchiveError: a value cannot be told by a header so that readers understand it.
+        :raises ArchiveError: a value cannot be stored in a header in a form that readers understand.
         """
         _dummy, uid, gid = ownership
         uname, gname = self._users.get(uid, b""), self._groups.get(gid, b"")

@@ -90,7 +90,7 @@ class ArchiveStream:
         self._lap = 0
         self._turn_bytes = self._chunk
         self._turn_most = self._ring_bytes // self._chunk // 2 * self._chunk
-        #: sha256 of the contents, in order; whoever laid them out takes them from the left.
+        #: sha256 of the contents, in order; the thread that laid them out takes them from the left.
         self.digests: deque[bytes] = deque()
         # Under the condition, in the order in which they follow each other: written and checksummed; read.
         self._changed = threading.Condition()
@@ -147,7 +147,7 @@ class ArchiveStream:
     def check_place(self, header_bytes: int) -> None:
         """Prove that a member can begin here with headers of this length.
 
-        :raises ArchiveError: the member or its data would not begin at a block, and nobody could read what follows.
+        :raises ArchiveError: the member or its data would not begin at a block, and what follows could not be read.
         """
         if (self.position | header_bytes) % BLOCK_BYTES:
             raise ArchiveError(
@@ -157,7 +157,7 @@ class ArchiveStream:
             )
 
     def put(self, data: bytes) -> None:
-        """Lay out bytes that are no content: headers, maps."""
+        """Lay out bytes that are not content: headers, maps."""
         view = memoryview(data)
         while view:
             place, room = self._room(len(view))
@@ -202,7 +202,7 @@ class ArchiveStream:
             length -= room
 
     def fill_block(self) -> None:
-        """Zeros up to the end of the block; they are no content."""
+        """Zeros up to the end of the block; they are not content."""
         self.put(_ZEROS[: -self.position % BLOCK_BYTES])
 
     def finish(self) -> None:
@@ -294,7 +294,7 @@ class ArchiveStream:
             self._changed.notify_all()
 
     def _listen(self) -> None:
-        """Hear what the engine tells."""
+        """Process the messages of the engine."""
         with self._link.makefile("rb") as replies:
             while True:
                 reply = _reply(replies)
@@ -378,7 +378,7 @@ class ArchiveStream:
 
 
 def _reply(replies: BinaryIO) -> Optional[tuple[int, int, bytes]]:
-    """What the engine tells next: kind, number and body; None when it is gone."""
+    """The next message of the engine: kind, number and body; None when the engine has ended."""
     try:
         head = replies.read(engine.REPLY.size)
         if len(head) == engine.REPLY.size:

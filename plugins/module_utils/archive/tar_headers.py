@@ -120,7 +120,7 @@ def parse_old_pieces(data: bytes) -> list[tuple[int, int]]:
 
 
 def check_sum(block: bytes, offset: int) -> None:
-    """Compare the checksum of a header. :raises ArchiveError: the block at ``offset`` is no header."""
+    """Compare the checksum of a header. :raises ArchiveError: the block at ``offset`` is not a header."""
     try:
         stated = parse_number(block[148:156])
     except ArchiveError:
@@ -175,5 +175,5 @@ def _text(field: bytes) -> bytes:
 
 
 def show(name: bytes) -> str:
-    """A name as messages show it; bytes that are no UTF-8 as backslash escapes."""
+    """A name as messages show it; bytes that are not UTF-8 become backslash escapes."""
     return name.decode("utf-8", "backslashreplace")

@@ -28,7 +28,7 @@ from .tar_headers import (
 
 #: What is handed on in one piece at most.
 PIECE_BYTES = 1 << 20
-# A header of headers: extended attributes are at most 64 KiB each; more than this is no archive of ours.
+# Limit of an extended header. Extended attributes have at most 64 KiB each, so this collection never writes more.
 _EXTENDED_MOST = 64 << 20
 _ZEROS = bytes(PIECE_BYTES)
 
@@ -92,7 +92,7 @@ class Member:
         self._fill = pad(head.size)
 
     def record(self, sha256: Optional[str]) -> MemberRecord:
-        """What an index or a catalog says of it. :param sha256: of its content, None for what is no regular file."""
+        """What an index or a catalog says of it. :param sha256: of its content; None if it is not a regular file."""
         return MemberRecord(
             self.name,
             self.kind,
@@ -188,7 +188,7 @@ class Member:
 def iterate_members(stream: ByteStream) -> Iterator[Member]:
     """Go through an archive up to its end (two blocks of zeros, or the end of the stream between two members).
 
-    :raises ArchiveError: it is no tar archive, is damaged, or ends inside a member.
+    :raises ArchiveError: it is not a tar archive, is damaged, or ends inside a member.
     """
     source = _Stream(stream)
     defaults: dict[bytes, bytes] = {}

@@ -4,9 +4,10 @@
 
 """Writing a session's archive: files in logical order from the mirror, then the extras, then the index.
 
-Members go through four hands at once: this thread plans them and lays them out (stream.py), the engine reads the mirror
-and takes the checksums (engine.py), one thread hands records to the sink, and when the checksums of a member are known,
-it is reported here and goes into the index. Memory is bounded by the ring buffer (``buffer_bytes``).
+Four stages work at the same time. This thread plans the members and lays them out in the ring buffer (ring.py). The
+engine reads the mirror and computes the checksums (engine.py). Another thread gives the records to the sink. When the
+checksum of a member is known, this thread reports the member and adds it to the index. Memory is bounded by the
+ring buffer (``buffer_bytes``).
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def write_archive(
     :param entries: files and their extents in logical order.
     :param devices: path of each LUN's mirror device on this host, by the LUN's id in the map.
     :param sink: takes the records.
-    :param member: is told every member, in order, the index last.
+    :param member: is called with each member, in order, the index last.
     :param fallback: opens files that have to be read through the mount.
     :param extras: path of a tar whose members come behind the files (label files, logs).
     :param index_meta: goes into the first line of the index; ``session`` must be in it.

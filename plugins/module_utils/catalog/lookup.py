@@ -82,7 +82,7 @@ def complete_parts(catalog: Catalog, session: Session) -> dict[int, Part]:
 
 
 def parse_time(text: str, option: str) -> float:
-    """Seconds since 1970 of an ISO 8601 time (UTC when it names no zone). :raises CatalogError: it is none."""
+    """Seconds since 1970 of an ISO 8601 time (UTC when it names no zone). :raises CatalogError: it is not a time."""
     try:
         found = datetime.datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text.strip()))
     except ValueError as exc:
@@ -144,7 +144,7 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
 def host_facts(sessions: Sequence[Session]) -> list[dict[str, Any]]:
     """The last run of each database host, and its last good one, by name of the host.
 
-    :param sessions: from old to new; damaged ones are no runs.
+    :param sessions: from old to new; damaged ones are not runs.
     """
     found: dict[str, dict[str, Any]] = {}
     for session in sessions:

@@ -67,7 +67,7 @@ class MemberTable(CatalogDatabase):
 
     def add_members(self, number: int, part: int, members: Iterable[MemberRecord]) -> None:
         """Enter a batch of members of a session, lying in one part; finish_part makes sure that they are on disk."""
-        # what a power failure takes of an open session is no loss, so nobody waits for the disk here
+        # A power failure may take members of an open session: it is not good anyway. So do not wait for the disk here.
         self._db.execute("PRAGMA synchronous=NORMAL")
         try:
             with self._transaction():

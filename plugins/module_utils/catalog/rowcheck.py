@@ -85,7 +85,7 @@ def member_row(session: int, part: int, member: MemberRecord) -> tuple[Any, ...]
 
 
 def part_named(parts: dict[int, Part], number: int) -> Part:
-    """The part that a member is said to lie in. :raises CatalogError: there is none."""
+    """The part with this number, for a member in it. :raises CatalogError: there is no such part."""
     found = parts.get(number)
     if found is None:
         raise damaged("members")
@@ -93,7 +93,7 @@ def part_named(parts: dict[int, Part], number: int) -> Part:
 
 
 def damaged(table: str) -> CatalogError:
-    """The error for a catalog that cannot be believed."""
+    """The error for a damaged catalog."""
     return CatalogError(
         f"state_dir: the catalog is damaged (a row of its table {table} has impossible values); move it away "
         "and rebuild it from the volumes with catalog_rebuild.",

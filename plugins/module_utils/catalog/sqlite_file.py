@@ -75,7 +75,7 @@ class CatalogDatabase:
                 cls._create(path)
             mode, stamp = "rw" if writable else "ro", None
             if no_trace and not writable and not _has_log(path):
-                # Nobody writes now. If somebody begins to while we read, the file's stamp tells (sqlite.org/uri.html).
+                # Nothing writes now. If a writer comes while we read, the stamp changes (sqlite.org/uri.html).
                 mode, stamp = "ro&immutable=1", _stamp_of(path)
             uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}"
             db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
@@ -146,7 +146,7 @@ class CatalogDatabase:
                 self._db.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,))
 
     def _check(self) -> None:
-        """:raises CatalogError: it is no catalog, or one of another format."""
+        """:raises CatalogError: it is not a catalog, or has another format."""
         with self._in_words():
             if not self._has_meta():
                 raise sqlite3.DatabaseError("it is a database of something else")
@@ -176,7 +176,7 @@ class CatalogDatabase:
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.close()
-        # An error of ours may come from what was only half written, and then it is none.
+        # An error of ours may be caused by reading what was half written.
         if kind is None or issubclass(kind, SplitMirrorError):
             self._refuse_changed()
 
@@ -218,7 +218,7 @@ class CatalogDatabase:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
-        """Errors of SQLite as one sentence. :raises CatalogError: it is none, or cannot be used now."""
+        """Errors of SQLite as one sentence. :raises CatalogError: it is not a catalog, or cannot be used now."""
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as exc:

@@ -176,8 +176,8 @@ class Catalog(MemberTable):
     ) -> None:
         """Enter a part that was found on a volume, and its session; the volume ends behind it, if not later.
 
-        Both are entered at once, so that nobody takes the session for one that is being written, or for what a dead
-        writer left. Other writers wait meanwhile.
+        Both are entered at once, so that no other task takes the session for one that is being written, or for what a
+        dead writer left. Other writers wait meanwhile.
 
         What was damaged at this place when it was read before is forgotten.
 
@@ -272,7 +272,7 @@ class Catalog(MemberTable):
         return [part_of(row) for row in rows]
 
     def unfinished(self, volume: str, file_number: int) -> bool:
-        """A writer died, or failed, in this tape file: what is in it is no backup and may be overwritten."""
+        """Whether a writer died or failed in this tape file. It is not a backup and may be overwritten."""
         query = "SELECT 1 FROM parts WHERE volume = ? AND file_number = ? AND complete = 0"
         return self._one(query, volume, file_number) is not None
 
@@ -379,7 +379,7 @@ class Catalog(MemberTable):
         self._db.execute(f"INSERT INTO parts({_PART}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", part)
 
     def _leave_unfinished(self, volume: str, file_number: int, block: int) -> None:
-        """Remember an unfinished tape file that is no session's (any more): it is a part of session 0."""
+        """Remember an unfinished tape file that belongs to no session (any more), as a part of session 0."""
         self._db.execute(
             f"INSERT INTO parts({_PART}) SELECT 0, coalesce(max(part), -1) + 1, ?, ?, ?, "  # noqa: S608
             "(SELECT record_bytes FROM volumes WHERE name = ?), 0, 0, 0 FROM parts WHERE session = 0",

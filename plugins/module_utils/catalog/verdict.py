@@ -99,7 +99,7 @@ def _hot_backup(hot_backup: Mapping[str, Any]) -> str:
     if required is False:
         return ""
     if required is not True:
-        return "it is not told whether hot backup was required."
+        return "the evidence does not say whether hot backup was required."
     if hot_backup.get("error"):
         return f"hot backup failed: {hot_backup['error']}"
     if hot_backup.get("ended_cleanly") is not True:
@@ -123,7 +123,7 @@ def _write(write: Mapping[str, Any]) -> str:
     for number, part in enumerate(parts):
         volume = part.get("volume")
         if not isinstance(volume, str) or not volume or not _is_number(part.get("file_number")):
-            return "it is not told on which volume and where the archive lies."
+            return "the evidence of the write does not say on which volume and where the archive is."
         if not _is_number(part.get("part")) or part["part"] != number:
             return f"part {number + 1} of the session is missing."
         if part.get("last") is not (number == len(parts) - 1):
@@ -132,5 +132,5 @@ def _write(write: Mapping[str, Any]) -> str:
     if isinstance(proof, Mapping) and proof.get("mode") != "none" and proof.get("complete") is not True:
         return "the proof of the extent map against the mirror was not complete."
     if not isinstance(proof, Mapping):
-        return "it is not told whether the extent map was proved against the mirror."
+        return "the evidence does not say whether the extent map was proved against the mirror."
     return ""

@@ -36,7 +36,7 @@ def what_differs(folder: bytes, member: MemberRecord, *, numeric_owner: bool) ->
         found = os.lstat(os.path.join(folder, member.path))
         if member.kind == "h":
             other = os.lstat(os.path.join(folder, member.linkname or b""))
-            return None if os.path.samestat(found, other) else "it is no hard link to the file that it was one of"
+            return None if os.path.samestat(found, other) else "it is not a hard link to its file"
         kind = _KINDS.get(stat.S_IFMT(found.st_mode))
         if kind == "l" and member.kind == "l":
             target = os.readlink(os.path.join(folder, member.path))

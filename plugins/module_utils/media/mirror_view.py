@@ -139,7 +139,7 @@ class ReadOnlyMounts:
     def open(self, entry: FileEntry) -> BinaryIO:
         """Open a file of the map through its mount.
 
-        :raises OSError: it is not there, is no regular file, or is reached over a symbolic link only.
+        :raises OSError: it is not there, is not a regular file, or is reached over a symbolic link only.
         """
         fs = self._filesystems[entry.fs]
         inside = os.path.relpath(entry.path, fs.mount_point)
@@ -216,7 +216,7 @@ def _device_size(device: str) -> int:
 
 
 def _drop_cache(device: str) -> None:
-    """A mirror changes behind the kernel's back at every resync, so nothing cached of it may be believed."""
+    """Drop the cache of a mirror: a resync changes the mirror without the kernel's knowledge."""
     try:
         drop_cache(device)
     except BlockDeviceError as exc:

@@ -165,7 +165,7 @@ class PartWriter:
             checksums=self._members == done.members,
         )
         write = join_facts([*self._earlier, facts], common)
-        # If the catalog fails now, nobody knows whether it has the part as complete, so the part must not be cut off.
+        # If the catalog fails now, it is not known whether it has the part as complete: do not cut the part off.
         self._stays = True
         self._catalog.finish_part(part, files=write["files"], size_bytes=write["bytes"], write=write)
         return write

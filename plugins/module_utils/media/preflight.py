@@ -69,7 +69,7 @@ def _room(plan: Mapping[str, Any], last_bytes: Optional[int]) -> str:
     """Whether a session as large as the last good one, logs included, has room. :raises TapeError: it has none."""
     room = plan["remaining_bytes"]
     if room is None:
-        return "The drive does not tell how much room is left."
+        return "The drive does not report how much room is left."
     needed = (last_bytes or 0) + plan["record_bytes"]
     if needed > room:
         raise TapeError(

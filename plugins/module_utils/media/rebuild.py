@@ -95,7 +95,7 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
     """Enter a part that was read, unless the catalog has it; True when something changes by that.
 
     :param part: where it was read.
-    :raises SplitMirrorError: it is no whole archive, not what its own index says, or does not fit the other parts.
+    :raises SplitMirrorError: it is not a whole archive, differs from its own index, or does not fit the other parts.
     """
     found = Differences()
     session = "" if read.head is None else str(read.head.get("session"))
@@ -194,7 +194,7 @@ def _refuse_contradiction(entered: Session, known: Session) -> None:
 
 
 def _keep(name: str, part: Part, reason: str, catalog: Catalog) -> None:
-    """Enter a tape file that is no whole session, so that nothing is written over it; a dead writer's has expired."""
+    """Enter a tape file that is not a whole archive, to keep it. What a dead writer left is entered as expired."""
     now_s = time.time()
     expires_s = now_s if catalog.unfinished(part.volume, part.file_number) else None
     damaged = Session(0, name, "", DAMAGED, reason, now_s, now_s, expires_s, 0, 0, 0, {}, {})
@@ -202,7 +202,7 @@ def _keep(name: str, part: Part, reason: str, catalog: Catalog) -> None:
 
 
 def _time(head: Mapping[str, Any], key: str) -> Optional[float]:
-    """A time in an index. :raises VerifyError: it is none."""
+    """A time in an index. :raises VerifyError: it is not a time."""
     value = head.get(key)
     try:
         seconds = None if value is None else float(value)

@@ -4,8 +4,8 @@
 
 """Read one tape file whole, and compare what is on it with what should be.
 
-It is read once, from its first record to its filemark. What every member is found to be goes into a spool, the index
-that stands on the tape into another; both have the same lines for the same members.
+It is read once, from its first record to its filemark. One spool takes a line for each member that was found, another
+takes the index on the tape. For the same members, both have the same lines.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def scan(drive: TapeDrive, part: Part, spool_dir: str) -> Iterator[Scan]:
 
     :param part: where it is; its volume is in the drive.
     :param spool_dir: folder for the spools, which grow with the files.
-    :raises SplitMirrorError: a record is bad, it is no archive, it has no filemark, or the spools have no room.
+    :raises SplitMirrorError: a record is bad, it is not an archive, it has no filemark, or the spools have no room.
     """
     with spool("observed", spool_dir, part) as observed, spool("index", spool_dir, part) as index:
         read = _scan(open_part(drive, part), Scan(observed, index), logical=False)

@@ -58,7 +58,7 @@ class TapeRecordSink:
         expected = self._place.block + self.records + 1
         block = drive.tell_block()
         if block is None:
-            # The drive cannot tell where it stands, so the filemark is read, and behind it the end of data.
+            # The drive does not report its position, so the filemark is read, and then the end of data.
             drive.space_files(-1)
             try:
                 proved = not drive.pass_record()

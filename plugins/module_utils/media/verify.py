@@ -62,7 +62,7 @@ def verify_session(
     All of it is read, whatever is found; a member is damaged here exactly when it is so for tape_read.
 
     :param report: write the list of damaged members to a file.
-    :param status: where it is told how far the reading has come.
+    :param status: reports how far the reading has come, in bytes.
     :returns: session, host, members, files, bytes, records_read, volumes, seconds, bytes_per_s.
     :raises SplitMirrorError: something differs; the sentence, the facts and the report say what.
     """

@@ -104,7 +104,7 @@ def dry_run(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
 def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter] = None) -> dict[str, Any]:
     """Write the session to the volume: prove, write the parts (today one), and return what the verdict needs.
 
-    :param status: where it is told how far the writing has come; made here unless it is given.
+    :param status: reports how far the writing has come, in bytes; made here unless it is given.
     :returns: the facts for the catalog and the report; ``evidence`` in it is what catalog_session judges by.
     :raises SplitMirrorError: something was refused, or failed; then the session is not on the volume.
     """

@@ -173,7 +173,7 @@ class _QueuedLease(DriveLease):
 
     def exchange(self, volume: str) -> TapeDrive:
         if volume != self._volume:
-            # Closed first: whoever takes the drive next must not find it in use.
+            # Closed first: the next task that takes the drive must not find it in use.
             self.drive.close()
             self._ticket.want(volume)
             self._volume = volume
@@ -184,7 +184,7 @@ class _QueuedLease(DriveLease):
         self.drive.close()
 
     def _found(self) -> TapeDrive:
-        """Wait for a drive and have the volume brought to it. :raises TapeError: there is none in time."""
+        """Wait for a drive and have the volume brought to it. :raises TapeError: none was free in time."""
         limit_s = time.monotonic() + self._options.timeout_s
         while True:
             self._ticket.wait(self._options.timeout_s, limit_s, self._tell)
@@ -235,7 +235,7 @@ class _QueuedLease(DriveLease):
         return _open(self._options, self._devices[self._ticket.device], self._writable)
 
     def _device_of(self, element: int) -> Optional[str]:
-        """Which drive of the task stands in this bay of the library; None when it is none of them."""
+        """The drive of the task that is in this bay of the library; None if none of them is."""
         for device, choice in self._devices.items():
             bay = _bay(self._options, choice)
             if bay is not None and bay.number == element:

@@ -4,9 +4,9 @@
 
 """Who uses which drive, and who is next: first come, first served.
 
-Every process that wants a drive draws a ticket, a file ``<number>.json``, and holds a lock (flock) on it until it is
-done. The kernel lets go of a dead process's lock, so its ticket is worth nothing from then on, whatever its pid has
-become. All of them look at the tickets in the same way and so agree whose turn it is; nobody serves them.
+Every process that needs a drive makes a ticket, a file ``<number>.json``, and holds a lock (flock) on it until it is
+done. The kernel releases the lock of a dead process, so its ticket does not count any more, whatever its pid is used
+for. All processes evaluate the tickets in the same way, so they agree whose turn it is without a server.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class Ticket:
 
 
 def assign(tickets: Sequence[Ticket], loaded: Mapping[str, str]) -> list[Union[str, list[str]]]:
-    """For each ticket, from old to new, the drive that it has or may take now, or in words why there is none.
+    """For each ticket, from old to new, the drive that it has or may take now, or the reasons why it must wait.
 
-    A volume is used by one process at a time, and nobody overtakes whoever waits for the same one. A drive that holds
-    the volume already is taken before an empty one, and that before one that holds another volume.
+    A volume is used by one process at a time, and tasks that wait for the same volume get it in order. A drive that
+    holds the volume already is taken before an empty one, and that before one that holds another volume.
 
     :param loaded: which volume is in which drive, as far as anybody knows.
     """
@@ -108,7 +108,7 @@ class QueueTicket:
             number = max((int(name[:-5]) for name in self._names()), default=0) + 1
             self._path = os.path.join(self._folder, f"{number:012d}.json")
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try_lock(self._handle)  # nobody else looks meanwhile
+            try_lock(self._handle)  # no other process looks meanwhile
             self._write()
         return self
 
@@ -148,7 +148,7 @@ class QueueTicket:
 
     @property
     def device(self) -> str:
-        """The drive that was taken; empty when there is none."""
+        """The drive that was taken; empty if none was."""
         return self._ticket.device or ""
 
     def want(self, volume: str) -> None:
