@@ -64,7 +64,6 @@ moved:
   elements: str
   returned: success
   sample: []
-  version_added: 0.2.0
 mounts:
   description: The mount points to freeze in the window. With new folders there may be more than there were.
   type: list
@@ -88,12 +87,10 @@ bytes_archive:
   type: int
   returned: success
   sample: 87818240
-  version_added: 0.2.0
 left_out:
   description: What was left out because it cannot be backed up, with O(on_unreadable=leave_out).
   type: dict
   returned: success
-  version_added: 0.2.0
   contains:
     count:
       description: How many paths. What is below a folder that is left out is not counted.

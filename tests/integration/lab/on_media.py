@@ -269,11 +269,11 @@ def nothing_that_is_needed_is_overwritten(where: Path) -> None:
         drive.space_files(2)
         drive.write_record(b"foreign" * 100)
         drive.write_filemarks(1)
-    refused(lambda: library.back_up("s2", tree()), "does not end behind")
+    refused(lambda: library.back_up("s2", tree()), "does not end after")
     library.catalog.expire_session("s1", allow_last=True)
     refused(lambda: library.back_up("s2", tree(), mode="overwrite"), "last good session")
-    refused(lambda: library.back_up("s2", tree(), mode="overwrite", allow_last=True), "does not end behind")
-    refused(lambda: library.label(record_bytes=8192, allow_last=True), "does not end behind")
+    refused(lambda: library.back_up("s2", tree(), mode="overwrite", allow_last=True), "does not end after")
+    refused(lambda: library.label(record_bytes=8192, allow_last=True), "does not end after")
     with opened() as drive:
         (damage,) = rebuild("LAB001", library.catalog, drive)["damaged"]
     refused(lambda: library.back_up("s2", tree(), mode="overwrite"), "unexpired")
