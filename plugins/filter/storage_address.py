@@ -22,7 +22,7 @@ def storage_address(addresses: Any, network: str) -> str:
 
     :param addresses: a list of IP addresses, or a host's variables with its facts.
     :param network: the storage network as a CIDR.
-    :raises AnsibleFilterError: there is none, or more than one, or something is no address or no network.
+    :raises AnsibleFilterError: there is none, or more than one, or something is not an address or not a network.
     """
     if netaddr is None:
         raise AnsibleFilterError("storage_address: the controller lacks the Python package netaddr; install it.")
@@ -30,7 +30,7 @@ def storage_address(addresses: Any, network: str) -> str:
         wanted = netaddr.IPNetwork(network)
     except (netaddr.AddrFormatError, ValueError, TypeError) as exc:
         raise AnsibleFilterError(
-            f"splitmirror_storage_network: {network!r} is no network; write it as a CIDR such as 10.20.0.0/24."
+            f"splitmirror_storage_network: {network!r} is not a network; write it as a CIDR such as 10.20.0.0/24."
         ) from exc
     known = _addresses(addresses)
     inside = [address for address in known if _parse(address) in wanted]
@@ -60,7 +60,7 @@ def _parse(address: str) -> Any:
     try:
         return netaddr.IPAddress(address.partition("%")[0])  # a link-local address may name its interface
     except (netaddr.AddrFormatError, ValueError) as exc:
-        raise AnsibleFilterError(f"storage_address: {address!r} is no IP address.") from exc
+        raise AnsibleFilterError(f"storage_address: {address!r} is not an IP address.") from exc
 
 
 class FilterModule:

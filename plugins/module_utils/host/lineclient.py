@@ -76,7 +76,7 @@ def check_reply(op: str, line: bytes | str) -> Json:
     """Parse an answer line.
 
     :raises Refused: it is an error.
-    :raises LineError: it is no answer line.
+    :raises LineError: the line is not an answer.
     """
     try:
         reply = json.loads(line)

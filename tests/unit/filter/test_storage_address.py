@@ -39,9 +39,9 @@ def test_chooses_the_address_inside(addresses: Any, network: str, chosen: str) -
         ([], "10.20.0.0/24", r"no address in .* \(it has none\)"),
         ({}, "10.20.0.0/24", r"\(it has none\)"),
         (["10.20.0.7", "10.20.0.8"], "10.20.0.0/24", r"several addresses in .* \(10\.20\.0\.7, 10\.20\.0\.8\)"),
-        (["10.20.0.7"], "storage", r"'storage' is no network; write it as a CIDR"),
-        (["10.20.0.7"], None, r"None is no network"),
-        (["10.20.0.300"], "10.20.0.0/24", r"'10\.20\.0\.300' is no IP address"),
+        (["10.20.0.7"], "storage", r"'storage' is not a network; write it as a CIDR"),
+        (["10.20.0.7"], None, r"None is not a network"),
+        (["10.20.0.300"], "10.20.0.0/24", r"'10\.20\.0\.300' is not an IP address"),
         ("10.20.0.7", "10.20.0.0/24", r"needs a list of addresses"),
     ],
 )
