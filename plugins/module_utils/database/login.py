@@ -39,15 +39,14 @@ def login_password(where: str, options: Mapping[str, Any]) -> Optional[str]:
     try:
         with open(path, encoding="utf-8") as stream:
             return stream.readline().rstrip("\n")
-    except OSError as exc:
-        why = exc.strerror
-    except UnicodeDecodeError:
-        why = "it is not UTF-8"
-    raise DatabaseError(
-        f"{where}: login_password_file {path} cannot be read ({why}); its first line must be the password.",
-        option="databases",
-        code="database_login",
-    )
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        # Not chained: the error of the decoder quotes the file, which may hold the password.
+        raise DatabaseError(
+            f"{where}: login_password_file {path} cannot be read ({why}); its first line must be the password.",
+            option="databases",
+            code="database_login",
+        ) from None
 
 
 @contextlib.contextmanager
