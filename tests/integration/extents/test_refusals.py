@@ -64,7 +64,7 @@ def test_a_path_that_is_not_there_or_leads_through_a_link(lun: tuple[Path, str])
     spec = [LunSpec("pair", device)]
     refused([Scope(f"{mount}/missing")], spec, "paths", "^paths: .*/missing does not exist; name a folder")
     refused([Scope(f"{mount}/link")], spec, "paths", f"symbolic link.*; name {mount}/data")
-    refused([Scope(f"{mount}/data/../data", label="sqlite")], spec, "paths", "^sqlite: .*not written plainly")
+    refused([Scope(f"{mount}/data/../data", label="sqlite")], spec, "paths", "^sqlite: .*not a plain path")
 
 
 def test_file_systems_that_cannot_be_mapped(lun: tuple[Path, str]) -> None:
@@ -122,7 +122,7 @@ def test_luns_that_are_not_what_they_should_be(lun: tuple[Path, str], scratch: P
     mount, device = lun
     scope = [Scope(f"{mount}/data")]
     refused(scope, [LunSpec("pair", "/dev/nothing")], "pairs", "^pairs: pair: /dev/nothing is not there")
-    refused(scope, [LunSpec("pair", "/etc/passwd")], "pairs", "/etc/passwd is no block device")
+    refused(scope, [LunSpec("pair", "/etc/passwd")], "pairs", "/etc/passwd is not a block device")
     refused(scope, [LunSpec("a", device), LunSpec("b", device)], "pairs", "b and a name the same device")
 
 

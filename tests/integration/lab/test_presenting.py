@@ -287,7 +287,7 @@ def test_what_cannot_be_exported_is_refused(do: Do) -> None:
     assert do("array1", "preflight") is None
     do("array1", "split", byte=0xC3)
     for portal, words in (
-        ("10.213.1.77:3260", "is no address of the array"),
+        ("10.213.1.77:3260", "is not an address of the array"),
         ("10.213.1.11:22", "10.213.1.11:22"),
     ):
         for step in ("preflight", "dry_run", "present"):
