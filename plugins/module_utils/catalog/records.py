@@ -25,6 +25,12 @@ class CatalogError(SplitMirrorError):
     code = "catalog_unusable"
 
 
+class PartUnknown(CatalogError):
+    """The catalog does not have a part, or its session, that a writer began; nothing was changed."""
+
+    code = "session_unknown"
+
+
 class CatalogChanged(CatalogError):
     """Another process wrote to the catalog while it was read without a lock. Read it again."""
 

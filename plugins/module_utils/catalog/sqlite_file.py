@@ -229,6 +229,11 @@ class CatalogDatabase:
                 said = (
                     f"{self.path} is not a catalog ({exc}); move it away and rebuild the catalog with catalog_rebuild."
                 )
+            elif isinstance(exc, sqlite3.IntegrityError):
+                said = (
+                    f"the catalog at {self.path} has already what was to be entered ({exc}); move it away and rebuild "
+                    "it with catalog_rebuild."
+                )
             else:
                 said = (
                     f"the catalog at {self.path} cannot be used now ({exc}); make room on its disk, or wait until "

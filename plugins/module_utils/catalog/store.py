@@ -17,7 +17,18 @@ from typing import Any, Optional
 
 from ..archive.model import MemberRecord
 from .members import MemberTable
-from .records import DAMAGED, FAILED, GOOD, MOST_BYTES, OPEN, CatalogError, Part, Session, Volume
+from .records import (
+    DAMAGED,
+    FAILED,
+    GOOD,
+    MOST_BYTES,
+    OPEN,
+    CatalogError,
+    Part,
+    PartUnknown,
+    Session,
+    Volume,
+)
 from .rowcheck import part_of, session_of, volume_of
 from .verdict import Verdict
 
@@ -77,12 +88,15 @@ class Catalog(MemberTable):
                 self._leave_unfinished(name, files, blocks)
 
     def unexpired(self, volume: str, now_s: Optional[float] = None) -> list[Session]:
-        """Sessions on a volume that may not be overwritten: good, not yet judged or damaged, and not expired."""
+        """Sessions on a volume that may not be overwritten: open ones, and good or damaged ones that have not expired.
+
+        An open session does not expire: its writer may be on another volume.
+        """
         now_s = time.time() if now_s is None else now_s
         return self._sessions(
             "number IN (SELECT session FROM parts WHERE volume = ?) AND state != ? "
-            "AND (expires_s IS NULL OR expires_s > ?)",
-            (volume, FAILED, now_s),
+            "AND (state = ? OR expires_s IS NULL OR expires_s > ?)",
+            (volume, FAILED, OPEN, now_s),
         )
 
     def last_good(self, volume: str) -> list[Session]:
@@ -101,9 +115,12 @@ class Catalog(MemberTable):
         """
         kept = self.unexpired(volume)
         if kept:
+            way_out = "wait until they expire"
+            if kept[0].state == OPEN:
+                way_out = f"close session {kept[0].id} as failed with catalog_session, if its run has ended"
             raise CatalogError(
                 f"volume: {volume} holds unexpired data (session {kept[0].id} and {len(kept) - 1} more); name another "
-                "volume, or wait until they expire.",
+                f"volume, or {way_out}.",
                 option="volume",
                 code="volume_not_expired",
             )
@@ -158,36 +175,66 @@ class Catalog(MemberTable):
                 Session(0, session, host, OPEN, "", created_s, None, expires_s, 0, 0, 0, {}, {})
             )
 
-    def joined_by(self, session: str, part: Part) -> Optional[Session]:
+    def joined_by(
+        self, session: str, part: Part, volumes: Sequence[str] = (), *, writer_lives: bool = False
+    ) -> Optional[Session]:
         """The session, some of whose parts are known, that a part found on a volume belongs to; None for a new one.
 
+        A later part proves which part is before it: that on the volume which its index names, ending where it begins.
+        Known parts that the new one proves not to be before it are left out of the facts that are returned.
+
+        :param volumes: what the index of the part names: the volumes of the session up to it.
+        :param writer_lives: the session, if it is open, is being written now.
         :raises CatalogError: the session is in the catalog already, or the part does not fit the parts that are.
         """
         known = self.session(session)
         parts = [] if known is None else self.parts(known.number)
-        if known is None or _is_dead(known, parts):
+        if known is None or (_is_dead(known, parts) and not writer_lives):
             return None
-        if known.state != DAMAGED or not known.write.get("parts") or not all(_apart(part, other) for other in parts):
+        if known.state not in (DAMAGED, OPEN) or writer_lives or not known.write.get("parts"):
             raise _known_already(known)
-        return known
+        strays: set[int] = set()
+        for other in (other for other in parts if other.complete):
+            if part.part == other.part or (
+                part.part < other.part and not _is_before(part, other, named_volumes(known))
+            ):
+                raise CatalogError(
+                    f"session: part {part.part + 1} of {session} is on volume {other.volume} or ends elsewhere by what "
+                    "the catalog has of the session; this one was written again later, or belongs to another run.",
+                    option="session",
+                    code="session_closed",
+                )
+            if part.part > other.part and not _is_before(other, part, volumes):
+                strays.add(other.part)
+        facts = [facts for facts in known.write["parts"] if facts["part"] not in strays]
+        return known._replace(write={**known.write, "parts": facts})
 
     def enter_part(
-        self, session: str, part: Part, members: Iterable[MemberRecord], make: Callable[[Optional[Session]], Session]
+        self,
+        session: str,
+        part: Part,
+        members: Iterable[MemberRecord],
+        make: Callable[[Optional[Session]], Session],
+        volumes: Sequence[str] = (),
+        *,
+        writer_lives: bool = False,
     ) -> None:
         """Enter a part that was found on a volume, and its session; the volume ends behind it, if not later.
 
         Both are entered at once, so that no other task takes the session for one that is being written, or for what a
         dead writer left. Other writers wait meanwhile.
 
-        What was damaged at this place when it was read before is forgotten.
+        What was damaged at this place when it was read before is forgotten. A known part that joined_by leaves out
+        becomes a damaged session of its own, which is kept.
 
         :param part: the number of its session is given here.
         :param members: all that lie in this part, by their offsets in the session; few are held in memory.
         :param make: gets what joined_by returns, and returns the session as it is with this part, judged already.
+        :param volumes: as for joined_by; so is writer_lives.
         :raises CatalogError: as joined_by.
         """
         with self._transaction():
-            known = self.joined_by(session, part)
+            known = self.joined_by(session, part, volumes, writer_lives=writer_lives)
             entered = make(known)
             self._forget_damaged(part)
             if known is None:
@@ -195,6 +242,8 @@ class Catalog(MemberTable):
                 number = self._insert_session(entered)
             else:
                 number = known.number
+                self._put_strays_aside(known)
+                self._drop_unfinished(number, part.part)
                 self._update_session(entered._replace(number=number))
             self._insert_part(part._replace(session=number))
             self._insert_members(number, part.part, members)
@@ -292,14 +341,16 @@ class Catalog(MemberTable):
     def begin_part(self, part: Part) -> None:
         """Tell that a tape file is about to be written; dead writers' claims on it go."""
         with self._transaction():
+            # Another attempt at the same part may have failed; where it stands on its volume stays known.
+            for failed in self._drop_unfinished(part.session, part.part):
+                if not self.unfinished(failed.volume, failed.file_number):
+                    self._leave_unfinished(failed.volume, failed.file_number, failed.block)
             self._insert_part(part)
 
     def drop_part(self, part: Part) -> None:
-        """Tell that a tape file that was begun has been cut off the volume again."""
+        """Tell that a tape file that was begun has been cut off the volume again; its members go, too."""
         with self._transaction():
-            self._db.execute(
-                "DELETE FROM parts WHERE session = ? AND part = ? AND complete = 0", (part.session, part.part)
-            )
+            self._drop_unfinished(part.session, part.part)
 
     def finish_part(self, part: Part, *, files: int, size_bytes: int, write: Mapping[str, Any]) -> None:
         """Tell that a session's archive and its filemark are on the volume; the volume's end moves behind them.
@@ -308,12 +359,20 @@ class Catalog(MemberTable):
         :param files: files in the archive.
         :param size_bytes: the length of their contents.
         :param write: the facts for the verdict.
+        :raises PartUnknown: the catalog does not have the part as begun (any more).
         """
         with self._transaction():
-            self._db.execute(
-                "UPDATE parts SET records = ?, complete = 1 WHERE session = ? AND part = ?",
-                (part.records, part.session, part.part),
+            cursor = self._db.execute(
+                "UPDATE parts SET records = ?, complete = 1 WHERE session = ? AND part = ? AND volume = ? "
+                "AND file_number = ? AND complete = 0",
+                (part.records, part.session, part.part, part.volume, part.file_number),
             )
+            if cursor.rowcount != 1 or self._one("SELECT 1 FROM sessions WHERE number = ?", part.session) is None:
+                raise PartUnknown(
+                    f"session: the session that was written to {part.volume} is not in the catalog any more; begin a "
+                    "new session.",
+                    option="session",
+                )
             self._move_end_behind(part)
             self._db.execute(
                 "UPDATE sessions SET files = ?, bytes = ?, write = ?, "
@@ -357,10 +416,41 @@ class Catalog(MemberTable):
             if not part.complete:
                 self._leave_unfinished(part.volume, part.file_number, part.block)
 
+    def _drop_unfinished(self, number: int, part: int) -> list[Part]:
+        """Remove a part that is not complete, with its members, and return it."""
+        found = [other for other in self.parts(number) if other.part == part and not other.complete]
+        for table in ("members", "parts") if found else ():
+            self._db.execute(f"DELETE FROM {table} WHERE session = ? AND part = ?", (number, part))  # noqa: S608
+        return found
+
+    def _put_strays_aside(self, joined: Session) -> None:
+        """Make damaged sessions of the complete parts that joined_by left out of the facts of a session."""
+        kept = {facts["part"] for facts in joined.write["parts"]}
+        now_s = time.time()
+        for part in self.parts(joined.number):
+            if not part.complete or part.part in kept:
+                continue
+            for table in ("members", "parts"):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE session = ? AND part = ?",  # noqa: S608
+                    (joined.number, part.part),
+                )
+            reason = f"later parts of session {joined.id} do not follow this part; it was written again."
+            name = damaged_name(part.volume, part.file_number)
+            aside = Session(0, name, "", DAMAGED, reason, now_s, now_s, None, 0, 0, 0, {}, {})
+            self._insert_part(part._replace(session=self._insert_session(aside), part=0))
+
     def _insert_session(self, session: Session) -> int:
-        row = {**_session_row(session), "number": None}
-        cursor = self._db.execute(f"INSERT INTO sessions({_SESSION}) VALUES({_SESSION_VALUES})", row)
-        return int(cursor.lastrowid or 0)
+        # A number is never used again: the writer of a session that was forgotten may still have it.
+        query = (
+            "SELECT 1 + max(coalesce((SELECT max(number) FROM sessions), 0), "
+            "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'last_session'), 0))"
+        )
+        number = int(self._one(query)[0])
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES('last_session', ?)", (str(number),))
+        row = {**_session_row(session), "number": number}
+        self._db.execute(f"INSERT INTO sessions({_SESSION}) VALUES({_SESSION_VALUES})", row)
+        return number
 
     def _update_session(self, session: Session) -> None:
         self._db.execute(f"REPLACE INTO sessions({_SESSION}) VALUES({_SESSION_VALUES})", _session_row(session))
@@ -400,10 +490,28 @@ def _known_already(session: Session) -> CatalogError:
     )
 
 
-def _apart(part: Part, other: Part) -> bool:
-    """Whether two parts of a session lie in the order of their numbers and do not overlap."""
-    first, second = sorted((part, other), key=lambda one: one.part)
-    return first.part != second.part and first.end_bytes <= second.offset_bytes
+def named_volumes(session: Session) -> list[str]:
+    """The volumes of a session's parts in order, as the index of its last known part names them."""
+    named = session.evidence.get("volumes")
+    written = [str(facts["volume"]) for facts in session.write.get("parts", ())]
+    return [str(volume) for volume in named] if isinstance(named, list) and named else written
+
+
+def damaged_name(volume: str, file_number: int) -> str:
+    """The id of a session that stands for a tape file which belongs to no session."""
+    return f"damaged-{volume}-{file_number}"
+
+
+def _is_before(first: Part, second: Part, volumes: Sequence[str]) -> bool:
+    """Whether a part is the one before another, by what the other proves.
+
+    :param volumes: by number of the part, as the index of the second part or of a later one names them.
+    """
+    if first.part >= len(volumes) or volumes[first.part] != first.volume:
+        return False
+    if first.part + 1 == second.part:
+        return first.end_bytes == second.offset_bytes
+    return first.end_bytes <= second.offset_bytes
 
 
 def _session_row(session: Session) -> dict[str, object]:

@@ -17,7 +17,7 @@ from typing import Any, Optional
 from ..archive.model import ArchiveResult, Fallback, Links, MemberRecord, Owners, WriterOptions
 from ..archive.writer import open_archive
 from ..catalog.parts import join_facts, part_facts
-from ..catalog.records import Part
+from ..catalog.records import Part, PartUnknown
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..extents.maprows import Mapped
@@ -167,7 +167,11 @@ class PartWriter:
         write = join_facts([*self._earlier, facts], common)
         # If the catalog fails now, it is not known whether it has the part as complete: do not cut the part off.
         self._stays = True
-        self._catalog.finish_part(part, files=write["files"], size_bytes=write["bytes"], write=write)
+        try:
+            self._catalog.finish_part(part, files=write["files"], size_bytes=write["bytes"], write=write)
+        except PartUnknown:
+            self._stays = False
+            raise
         return write
 
     def _add(self, member: MemberRecord) -> None:

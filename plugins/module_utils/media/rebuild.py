@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from ..catalog.parts import join_facts, missing_parts, part_facts
-from ..catalog.records import DAMAGED, FAILED, GOOD, Part, Session, Volume
-from ..catalog.store import Catalog
+from ..catalog.records import DAMAGED, FAILED, GOOD, OPEN, Part, Session, Volume
+from ..catalog.store import Catalog, damaged_name, named_volumes
 from ..catalog.verdict import judge
 from ..errors import SplitMirrorError
-from ..session import check_session_id
+from ..host.files import open_folder, try_lock
+from ..session import StateDir, check_session_id
 from ..tape.base import (
     EndOfData,
     Position,
@@ -57,8 +58,11 @@ def rebuild(
     while _goes_on(drive, Position(file_number, 0), block):
         part = Part(0, 0, volume, file_number, block, label.record_bytes, 0, 0, True)
         try:
+            whole = False
             with scan(drive, part, os.path.dirname(catalog.path)) as read:
                 part = part._replace(records=read.records)
+                _prove_whole(read)
+                whole = True
                 if _enter(read, part, catalog, result, dry_run=dry_run):
                     changed = True
         except SplitMirrorError as exc:
@@ -76,11 +80,17 @@ def rebuild(
                 break
             part = part._replace(records=records)
             old = catalog.session_in(volume, file_number)
-            damage["session"] = f"damaged-{volume}-{file_number}" if old is None else old.id
+            damage["session"] = damaged_name(volume, file_number) if old is None else old.id
             if old is None:
                 changed = True
                 if not dry_run:
-                    _keep(damage["session"], part, exc.message, catalog)
+                    _keep(
+                        damage["session"],
+                        part,
+                        exc.message,
+                        catalog,
+                        no_archive=not (whole or isinstance(exc, TapeError)),
+                    )
         block += part.records + 1
         file_number += 1
     end = Volume(label.volume, label.uuid, label.pool, label.record_bytes, label.created, file_number, block)
@@ -91,18 +101,22 @@ def rebuild(
     return {**result, "changed": changed}
 
 
-def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, dry_run: bool) -> bool:
-    """Enter a part that was read, unless the catalog has it; True when something changes by that.
-
-    :param part: where it was read.
-    :raises SplitMirrorError: it is not a whole archive, differs from its own index, or does not fit the other parts.
-    """
+def _prove_whole(read: Scan) -> None:
+    """:raises VerifyError: it is not a whole archive, or differs from its own index."""
     found = Differences()
     session = "" if read.head is None else str(read.head.get("session"))
     compare_index(read, session, found)
     if found.count or read.head is None or read.end is None:
         raise VerifyError(f"the tape file is not a whole archive ({'; '.join(found.shown)}).")
-    check_session_id(session)
+
+
+def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, dry_run: bool) -> bool:
+    """Enter a part that was read, unless the catalog has it; True when something changes by that.
+
+    :param part: where it was read.
+    :raises SplitMirrorError: it does not fit the other parts, or its index is nonsense.
+    """
+    session = check_session_id("" if read.head is None else str(read.head.get("session")))
     part = part._replace(part=read.part_number, offset_bytes=read.offset_bytes)
     known = catalog.session(session)
     if known is not None and any(_same_place(part, other) for other in catalog.parts(known.number)):
@@ -112,9 +126,11 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
     def make(joined: Optional[Session]) -> Session:
         return _session_with(joined, session, part, read)
 
-    entered = make(catalog.joined_by(session, part))
+    volumes = read.volumes
+    lives = known is not None and known.state == OPEN and _is_written(os.path.dirname(catalog.path), session)
+    entered = make(catalog.joined_by(session, part, volumes, writer_lives=lives))
     if not dry_run:
-        catalog.enter_part(session, part, read.all_members(), make)
+        catalog.enter_part(session, part, read.all_members(), make, volumes, writer_lives=lives)
     result["entered"].append(
         {
             "session": session,
@@ -145,7 +161,7 @@ def _session_with(known: Optional[Session], session: str, part: Part, read: Scan
     }
     write = join_facts(sorted([*earlier, mine], key=lambda facts: int(facts["part"])), common)
     evidence = {**(told if isinstance(told, Mapping) else {}), "session": session, "write": write}
-    volumes = read.volumes if known is None else max(read.volumes, known.evidence["volumes"], key=len)
+    volumes = read.volumes if known is None else max(read.volumes, named_volumes(known), key=len)
     missing = missing_parts(write["parts"], volumes)
     if missing:
         state, reason = DAMAGED, missing
@@ -188,15 +204,32 @@ def _refuse_contradiction(entered: Session, known: Session) -> None:
         }
 
     one, other = said(entered), said(known)
-    differ = [key for key in one if one[key] != other[key]]
+    # The evidence of an open session is not in the catalog yet.
+    compared = ("host", "created_s", "expires_s") if known.state == OPEN else tuple(one)
+    differ = [key for key in compared if one[key] != other[key]]
     if differ:
         raise VerifyError(f"the index contradicts that of another part of session {known.id} in {', '.join(differ)}.")
 
 
-def _keep(name: str, part: Part, reason: str, catalog: Catalog) -> None:
-    """Enter a tape file that is not a whole archive, to keep it. What a dead writer left is entered as expired."""
+def _is_written(state_dir: str, session: str) -> bool:
+    """Whether a process writes a session now; tape_write locks the folder of the session."""
+    try:
+        handle = open_folder(StateDir(state_dir).session_dir(session))
+    except FileNotFoundError:
+        return False
+    try:
+        return not try_lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _keep(name: str, part: Part, reason: str, catalog: Catalog, *, no_archive: bool) -> None:
+    """Enter a tape file that belongs to no session, to keep it.
+
+    :param no_archive: it was read, and proved not to be a whole archive; what a dead writer left is entered as expired.
+    """
     now_s = time.time()
-    expires_s = now_s if catalog.unfinished(part.volume, part.file_number) else None
+    expires_s = now_s if no_archive and catalog.unfinished(part.volume, part.file_number) else None
     damaged = Session(0, name, "", DAMAGED, reason, now_s, now_s, expires_s, 0, 0, 0, {}, {})
     catalog.enter_part(name, part, (), lambda _known: damaged)
 

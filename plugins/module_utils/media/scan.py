@@ -77,6 +77,12 @@ class Scan:
         :raises ArchiveError: the index does not name the volumes of all parts before it.
         """
         number = _count(self.head, "part")
+        if bool(number) != bool(self.offset_bytes):
+            raise ArchiveError(
+                "the index is of another part than the one that begins there; this collection did not write the "
+                "archive.",
+                code="tape_damaged",
+            )
         if number and len(self.volumes) != number + 1:
             raise ArchiveError(
                 "the index does not name the volumes of the parts before this one; this collection did not write the "

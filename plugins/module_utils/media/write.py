@@ -128,7 +128,7 @@ def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter
         proof = stack.enter_context(Proof(job.map_path, {} if mounts is None else mounts.folders, job.proof))
         created_s = time.time()
         expires_s = None if job.retention_days is None else created_s + job.retention_days * _DAY_S
-        number = catalog.begin_session(job.session, ready.host, expires_s=expires_s)
+        number = catalog.begin_session(job.session, ready.host, created_s, expires_s)
         place = ready.place
         if job.mode == OVERWRITE:
             place = begin_anew(drive, catalog, place, allow_last=job.allow_last)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -368,6 +369,92 @@ def test_parts_of_different_runs_are_not_joined(written: Library, tmp_path: Path
     assert session is not None
     assert session.state == "damaged"
     assert [part.volume for part in written.catalog.parts(session.number)] == ["V1"]
+
+
+def write_part(
+    library: Library, number: int, volume: str, members: tuple[int, int], earlier: list[Any]
+) -> list[dict[str, Any]]:
+    """Write members from one to before another as a part, and return the facts of the session's parts."""
+    begin, end = members
+    source = ArchiveSource({}, WriterOptions(buffer_bytes=4 << 20), Owners(), None, str(library.state_dir))
+    last = TREE[end].path if end < len(TREE) else None
+    with library.drive() as drive:
+        place = place_for(drive, library.catalog, volume, "append")
+        with PartWriter(drive, library.catalog, number, place, earlier=earlier) as part:
+            selection = Selection((entry, []) for entry in TREE[begin:])
+            part.write(source, selection, head_of("s1", None), lambda mapped: last is None or mapped[0].path < last)
+            facts: list[dict[str, Any]] = part.finish(PROOF)["parts"]
+            return facts
+
+
+def stop_finishing(library: Library) -> None:
+    """The catalog takes no part as complete any more, as on a full disk."""
+    library.catalog._db.execute(
+        "CREATE TEMP TRIGGER full BEFORE UPDATE ON parts BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
+    )
+
+
+@pytest.fixture
+def repeated(library: Library) -> Library:
+    """Part 2 is whole on V2, where the catalog failed; it was written again, longer, on V3, and part 3 is on V4."""
+    for name in ("V1", "V2", "V3", "V4"):
+        library.make(name)
+        library.label(name)
+    number = library.catalog.begin_session("s1", "db1", CREATED_S, None)
+    first = write_part(library, number, "V1", (0, 2), [])
+    stop_finishing(library)
+    with pytest.raises(SplitMirrorError, match="disk is full"):
+        write_part(library, number, "V2", (2, 4), first)
+    library.catalog._db.execute("DROP TRIGGER full")
+    second = write_part(library, number, "V3", (2, 5), first)
+    write_part(library, number, "V4", (5, len(TREE)), second)
+    return library
+
+
+def test_a_part_that_failed_is_written_again_on_another_volume(repeated: Library) -> None:
+    assert judge(repeated).state == "good"
+    assert verify(repeated)["volumes"] == ["V1", "V3", "V4"]
+    assert repeated.catalog.unfinished("V2", 1)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["V1", "V2", "V4"])))
+def test_a_part_that_was_written_again_never_makes_a_session_good(repeated: Library, order: tuple[str, ...]) -> None:
+    lose_catalog(repeated)
+    for volume in order:
+        enter(repeated, volume)
+    session = repeated.catalog.session("s1")
+    assert session is not None
+    assert (session.state, "part 2 on volume V3" in session.reason) == ("damaged", True)
+    assert [found.id for found in repeated.catalog.unexpired("V2")] == ["damaged-V2-1"]
+    enter(repeated, "V3")
+    assert [part.volume for part in repeated.catalog.parts(find_good_session(repeated.catalog, "s1", None).number)] == [
+        "V1",
+        "V3",
+        "V4",
+    ]
+    verify(repeated)
+
+
+def test_a_whole_part_that_the_catalog_could_not_take_is_entered_or_kept(two: Library) -> None:
+    number = two.catalog.begin_session("s1", "db1", CREATED_S, None)
+    first = write_part(two, number, "V1", (0, 3), [])
+    stop_finishing(two)
+    with pytest.raises(SplitMirrorError, match="disk is full"):
+        write_part(two, number, "V2", (3, len(TREE)), first)
+    two.catalog._db.execute("DROP TRIGGER full")
+    enter(two, "V2")
+    assert find_good_session(two.catalog, "s1", None)
+    verify(two)
+
+
+def test_an_open_session_does_not_expire_and_its_number_is_not_used_again(two: Library) -> None:
+    number = two.catalog.begin_session("s1", "db1", CREATED_S, 1.0)
+    write_part(two, number, "V1", (0, 3), [])
+    assert "s1 as failed" in refused(lambda: two.label("V1", "other"), "volume")
+    two.catalog._forget(number)
+    assert two.catalog.begin_session("s2", "db1") > number
+    with pytest.raises(SplitMirrorError, match="not in the catalog any more"):
+        write_part(two, number, "V2", (3, len(TREE)), [])
 
 
 # -- its volumes are used again --------------------------------------------------------------------------------------

@@ -993,7 +993,7 @@ def test_what_a_rebuild_did_not_come_to_is_not_written_over(
     assert labelled.content() == before
 
 
-def interrupt(*_dummy: object) -> None:
+def interrupt(*_dummy: object, **_named: object) -> None:
     raise KeyboardInterrupt
 
 
