@@ -200,7 +200,10 @@ def test_overwriting_needs_expired_data_and_makes_another_volume_of_it(library: 
     library.catalog.close_session("s1", Verdict(False, "broken."), {})
     old = library.place(OVERWRITE)
     library.write("s2", [record(b"2")], expires_s=10.0, mode=OVERWRITE)
-    library.write("s3", [record(b"3")], mode=OVERWRITE)
+    with pytest.raises(CatalogError, match="close session s2 as failed"):
+        library.place(OVERWRITE)
+    judged(library, "s2")
+    library.write("s3", [record(b"3")], mode=OVERWRITE, allow_last=True)
     assert library.content()["00001.tar"] == record(b"3")
     assert [found.id for found in library.catalog.sessions()] == ["s3"]
     assert library.place().label.uuid != old.label.uuid
