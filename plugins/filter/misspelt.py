@@ -14,9 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.utils.vars import load_extra_vars
 
 PREFIX = "splitmirror_"
 ROLES = Path(__file__).resolve().parents[2] / "roles"
+#: Names that have gone, and what to do instead.
+RETIRED = {
+    "splitmirror_allow_copy": "write allow_copy into splitmirror_provider_options",
+    **{
+        f"splitmirror_drill_{word}": f"role restore_drill calls it restore_drill_{word}"
+        for word in ("bin_dir", "data_directory", "database", "os_user", "queries", "timeout_s")
+    },
+}
+#: Switches that turn a safety off. They are never suggested: whoever sets them has read what they do.
+DANGEROUS = {"splitmirror_allow_last", "splitmirror_break_lease"}
 
 
 @cache
@@ -30,26 +42,35 @@ def options() -> frozenset[str]:
 
 
 @cache
-def inner() -> frozenset[str]:
+def inner(role: str = "*") -> frozenset[str]:
     """What the roles keep in variables themselves; a second session of one play finds the first one's there."""
     found: set[str] = set()
     for folder in ("tasks", "vars", "defaults"):
-        for path in ROLES.glob(f"*/{folder}/**/*.yml"):
+        for path in ROLES.glob(f"{role}/{folder}/**/*.yml"):
             found.update(re.findall(rf"\b{PREFIX}\w+", path.read_text(encoding="utf-8")))
-    return frozenset(found)
+    return frozenset(found - options())
+
+
+def overridden() -> set[str]:
+    """The variables of the roles themselves that the command line sets; there they win over whatever a role sets."""
+    return set(load_extra_vars(DataLoader())) & inner()
 
 
 def misspelt(names: Iterable[str]) -> list[str]:
-    """One sentence for each variable that begins like ours and is none of ours.
+    """One sentence for each variable that begins like ours and is none of ours, or is not the user's to set.
 
     :param names: names of variables.
     """
     ours = {name for name in names if name.startswith(PREFIX)}
-    return [_sentence(name) for name in sorted(ours - options() - inner())]
+    return [_sentence(name) for name in sorted((ours - options() - inner()) | overridden())]
 
 
 def _sentence(name: str) -> str:
-    near = get_close_matches(name, sorted(options()), 1)
+    if name in inner():
+        return f"{name}: a role sets this variable itself; remove it from the command line."
+    if name in RETIRED:
+        return f"{name}: no role of splitmirror.backup reads a variable of this name any more; {RETIRED[name]}."
+    near = get_close_matches(name, sorted(options() - DANGEROUS), 1)
     hint = f"did you mean {near[0]}?" if near else "ansible-doc -t role lists those that are read."
     return f"{name}: no role of splitmirror.backup reads a variable of this name; {hint}"
 

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from .errors import SplitMirrorError
@@ -15,8 +16,8 @@ from .errors import SplitMirrorError
 #: Options in the form of Ansible's argument specs: type, elements, choices, default, required, no_log.
 Spec = Mapping[str, Mapping[str, Any]]
 
-_TRUE = ("1", "on", "true", "yes")
-_FALSE = ("0", "off", "false", "no")
+_TRUE = ("1", "on", "t", "true", "y", "yes")
+_FALSE = ("0", "f", "false", "n", "no", "off")
 
 
 def check_options(
@@ -31,26 +32,62 @@ def check_options(
     :param error: the class of the error.
     :raises SplitMirrorError: an option is unknown, missing or of the wrong type.
     """
-    at_fault = where.partition(":")[0]
+    checked, faults = _look_at(where, whose, spec, given)
+    if faults:
+        raise error(faults[0], where.partition(":")[0], code="option_invalid")
+    return checked
+
+
+def option_faults(where: str, whose: str, spec: Spec, given: Any) -> list[str]:
+    """All that check_options would refuse, one sentence each, of values as the user gave them on the controller.
+
+    A path that begins with ``~`` or a variable is taken, because Ansible expands it on the host.
+
+    :param where: see check_options; ``whose`` and ``spec`` likewise.
+    """
+    return _look_at(where, whose, spec, as_expanded(spec, given))[1]
+
+
+def as_expanded(spec: Spec, given: Any) -> Any:
+    """The options with an absolute path in place of each that Ansible expands on the host (``~``, ``$HOME``)."""
     if not isinstance(given, Mapping):
-        raise error(f"{where}: the options of {whose} must be a dictionary of names and values.", at_fault)
-    for name, value in given.items():
-        if name not in spec and value is not None:
-            known = f"it has {', '.join(sorted(spec))}" if spec else "it has none"
-            raise error(f"{where}: {name!r} is not an option of {whose}; {known}.", at_fault, code="option_invalid")
+        return given
+    paths = {name for name, rules in spec.items() if rules.get("type") == "path"}
+    return {
+        name: f"/{value}" if name in paths and str(value).startswith(("~", "$")) else value
+        for name, value in given.items()
+    }
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """A hint at the name that is nearest to a wrong one, with a space before it; empty if none is near."""
+    near = get_close_matches(str(name), sorted(known), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _look_at(where: str, whose: str, spec: Spec, given: Any) -> tuple[dict[str, Any], list[str]]:
+    """The options converted to their types, and all that is wrong with them."""
+    if not isinstance(given, Mapping):
+        return {}, [f"{where}: the options of {whose} must be a dictionary of names and values."]
+    known = f"it has {', '.join(sorted(spec))}" if spec else "it has none"
+    faults = [
+        f"{where}: {name!r} is not an option of {whose}{did_you_mean(name, spec)}; {known}."
+        for name, value in given.items()
+        if name not in spec and value is not None
+    ]
     checked: dict[str, Any] = {}
     for name, rules in spec.items():
         value = given.get(name)
         if value is None:
             if rules.get("required"):
-                raise error(f"{where}: {whose} needs the option {name!r}.", at_fault, code="option_invalid")
+                faults.append(f"{where}: {whose} needs the option {name!r}.")
             checked[name] = rules.get("default")
             continue
         try:
             checked[name] = _convert(rules, value)
         except ValueError as exc:
-            raise error(f"{where}: option {name!r} {exc}.", at_fault, code="option_invalid") from exc
-    return checked
+            faults.append(f"{where}: option {name!r} {exc}.")
+    return checked, faults
 
 
 def union_of(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
@@ -78,6 +115,10 @@ def union_of(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
 def _convert(rules: Mapping[str, Any], value: Any) -> Any:
     """The value in the type that the rules ask for. :raises ValueError: it has another type; says what it must be."""
     kind = rules.get("type", "str")
+    if kind == "dict":
+        if not isinstance(value, Mapping):
+            raise ValueError("must be a dictionary of names and values")
+        return dict(value)
     if kind == "list":
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError("must be a list with at least one element")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
-from ..options import check_options
+from ..options import as_expanded, check_options, did_you_mean, option_faults
 from .base import DatabaseDriver, DatabaseError
 from .commands import CommandsDriver
 from .postgresql import PostgresqlDriver
@@ -113,6 +113,54 @@ def make_drivers(descriptions: Sequence[Mapping[str, Any]]) -> list[DatabaseDriv
                 code="option_invalid",
             )
     return drivers
+
+
+def database_faults(descriptions: Sequence[Any]) -> list[str]:
+    """All that is wrong with the descriptions of databases themselves, one sentence each. Looks at no database.
+
+    :param descriptions: as make_drivers takes them, as the user gave them.
+    """
+    faults = []
+    for number, description in enumerate(descriptions, 1):
+        if not isinstance(description, Mapping):
+            faults.append(f"databases: entry {number} must be a dictionary with name and driver.")
+            continue
+        faults += _description_faults(number, description)
+    if not faults:
+        try:
+            make_drivers(
+                [
+                    {**entry, kind: as_expanded(DRIVERS[kind].argument_spec, entry.get(kind))}
+                    for entry in descriptions
+                    for kind in (entry["driver"],)
+                ]
+            )
+        except DatabaseError as exc:
+            faults.append(exc.message)
+    return faults
+
+
+def _description_faults(number: int, description: Mapping[str, Any]) -> list[str]:
+    kind = description.get("driver")
+    name = description.get("name")
+    where = f"databases: {name or f'entry {number}'}"
+    faults = [] if name else [f"{where}: it has no name; give it one in 'name'."]
+    if kind not in DRIVERS:
+        known = ", ".join(sorted(DRIVERS))
+        said = f"driver {kind!r} is not known{did_you_mean(kind, DRIVERS)}" if kind else "it has no driver"
+        return [*faults, f"{where}: {said}; use one of {known}."]
+    keys = {"name", "driver", "quiesce", kind}
+    for key, value in description.items():
+        if key in keys or value is None:
+            continue
+        if key == "options":
+            faults.append(f"{where}: rename the key 'options' to {kind!r}, the name of the driver.")
+        elif key in DRIVERS:
+            faults.append(f"{where}: driver {kind} takes its options from the key {kind!r}; move or remove {key!r}.")
+        else:
+            hint = f"; put it below {kind!r}" if key in DRIVERS[kind].argument_spec else did_you_mean(key, keys)
+            faults.append(f"{where}: {key!r} is not a key of a database{hint}.")
+    return faults + option_faults(where, f"driver {kind}", DRIVERS[kind].argument_spec, description.get(kind) or {})
 
 
 def relocate_restored(

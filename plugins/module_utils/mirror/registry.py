@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
-from ..options import union_of
+from ..options import Spec, did_you_mean, option_faults, union_of
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, Pair
 from .image import ImageProvider
@@ -54,6 +54,30 @@ def make_provider(
 def provider_of(params: Mapping[str, Any]) -> MirrorProvider:
     """Make the provider that the options of a module name, see make_provider."""
     return make_provider(params["provider"], params["pairs"], params["state_dir"], params["provider_options"])
+
+
+def provider_faults(name: Any, options: Any, pairs: Iterable[Any], pair_spec: Spec) -> list[str]:
+    """All that is wrong with the description of a mirror set itself, one sentence each. Looks at no device.
+
+    :param name: as make_provider takes it, as the user gave it; ``options`` and ``pairs`` likewise.
+    :param pair_spec: the keys of a pair, as the modules' option ``pairs`` has them.
+    """
+    provider = PROVIDERS.get(name)
+    faults = []
+    if provider is None:
+        known = ", ".join(sorted(PROVIDERS))
+        faults.append(f"provider: {name!r} is not known{did_you_mean(name, PROVIDERS)}; use one of {known}.")
+    else:
+        faults += option_faults("provider_options", f"provider {name}", provider.argument_spec, options or {})
+    for number, pair in enumerate(pairs, 1):
+        given = pair if isinstance(pair, Mapping) else {}
+        where = f"pairs: {given.get('name') or f'entry {number}'}"
+        found = option_faults(where, "a pair", pair_spec, pair)
+        below = given.get("options")
+        if provider is not None and isinstance(below, Mapping):
+            found += option_faults(f"{where}: options", f"provider {name}", provider.pair_argument_spec, below)
+        faults += found
+    return faults
 
 
 def _pair(data: Mapping[str, Any]) -> Pair:

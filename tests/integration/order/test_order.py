@@ -234,14 +234,15 @@ def test_preflight_tells_all_that_is_wrong_at_once_and_changes_nothing(
     done = bench.play("preflight", **wrong)
     assert done.returncode != 0
     table = [line for line in done.stdout.splitlines() if "WRONG" in line]
-    for question in ("report folder", "LUNs", "database demo", "host", "volume", "transport"):
+    for question in ("report folder", "LUNs", "database demo", "input", "volume", "transport"):
         assert any(f" {question} " in line for line in table), done.stdout
     assert fingerprint(bench) == before
 
+    del wrong["splitmirror_provider"]
     done = bench.play("backup", **{**wrong, "splitmirror_report_dir": str(bench.reports)})
     assert done.returncode != 0
     assert bench.report()["reason"].startswith("preflight: ")
-    for sentence in ("/usr/share/doc", "magic", "OTHER1", "database demo"):
+    for sentence in ("/usr/share/doc", "OTHER1", "database demo"):
         assert sentence in bench.report()["reason"]
     nothing_is_left(bench)
 
@@ -430,15 +431,22 @@ def test_what_killed_runs_leave_is_finished_by_the_next(bench: Demo, killed: lis
             # What hosts have to be asked for is told together. (Of another volume below.)
             {
                 "splitmirror_volume_mode": "overwrite",
-                "splitmirror_provider": "magic",
-                "splitmirror_databases": [{"name": "demo", "driver": "dbase"}],
                 "splitmirror_paths": ["/usr/share/doc"],
             },
+            ["DEMO01 holds unexpired data", "/usr/share/doc"],
+        ),
+        (
+            {
+                "splitmirror_provider": "magic",
+                "splitmirror_databases": [{"name": "demo", "driver": "dbase"}],
+                "splitmirror_pairs": [{"name": "data", "sereal": "1"}],
+                "splitmirror_retention_days": -1,
+            },
             [
-                "DEMO01 holds unexpired data",
-                "value of provider must be one of: image, lvm, md, got: magic",
-                "driver 'dbase' is not known",
-                "/usr/share/doc",
+                "splitmirror_provider: 'magic' is not known",
+                "splitmirror_databases: demo: driver 'dbase' is not known",
+                "splitmirror_pairs: data: 'sereal' is not an option of a pair (did you mean 'serial'?)",
+                "0 to 365000",
             ],
         ),
         (
@@ -455,7 +463,7 @@ def test_what_killed_runs_leave_is_finished_by_the_next(bench: Demo, killed: lis
             ["0 to 365000", f"{HOOKS / 'own_array'} has no preflight.yml, recover.yml, arm.yml"],
         ),
     ],
-    ids=["answers", "nothing", "nowhere", "network", "retention"],
+    ids=["answers", "options", "nothing", "nowhere", "network", "retention"],
 )
 def test_bad_input_is_refused_before_anything_is_frozen(
     bench: Demo, report: dict[str, Any], variables: dict[str, Any], sentences: list[str]
