@@ -51,7 +51,7 @@ options:
     description:
       - The id of the session that waits for the synchronization. C(status.json) in its folder on this host shows how
         far the synchronization has come, as for M(splitmirror.backup.tape_write), in percent.
-      - It is O(session) when it is left out. Without either, nothing is written.
+      - When it is left out, C(status.json) goes into the folder of O(session), if that is there.
     type: str
     version_added: 0.2.0
   wait:
@@ -221,10 +221,12 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
 
 
 def status_of(module: AnsibleModule, phase: str) -> StatusWriter:
-    """Where to tell how far it is."""
-    state, session = StateDir(module.params["state_dir"]), module.params["for_session"] or module.params["session"]
-    if session:
-        state.make_session_dir(session)
+    """Where to show how far it is."""
+    state, waiting = StateDir(module.params["state_dir"]), module.params["for_session"]
+    if waiting:
+        state.make_session_dir(waiting)
+    # The folder of a session that is cleaned up is not made again: nobody would remove it.
+    session = waiting or module.params["session"]
     return StatusWriter(state.status_file(session) if session else None, phase, "percent", 100)
 
 

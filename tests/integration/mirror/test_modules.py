@@ -16,6 +16,7 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.modules import (
     mirror_info,
     mirror_present,
@@ -155,6 +156,13 @@ def test_recovered_cleans_up_behind_a_dead_session_and_then_has_nothing_to_do(ar
     assert set(one["withdrawn"]) == set(devices.values())
     assert array.files() == {"data.img", "wal.img"}
     assert call(mirror_sync, state="recovered")["changed"] is False
+
+
+def test_cleaning_up_behind_a_session_does_not_make_its_folder(array: Array, call: Run) -> None:
+    call(mirror_sync, state="recovered", session=SESSION)
+    assert not os.path.lexists(StateDir(str(array.state)).session_dir(SESSION))
+    call(mirror_sync, for_session=SESSION)
+    assert os.path.exists(StateDir(str(array.state)).status_file(SESSION))
 
 
 def test_recovered_ends_the_splitter_of_the_session_it_is_given_and_of_no_other(array: Array, call: Run) -> None:

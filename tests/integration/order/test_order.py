@@ -302,7 +302,7 @@ def lost(bench: Demo, phase: str, **variables: Any) -> tuple[int, dict[str, Any]
     # Nobody could take away what the session left on the host that is gone.
     assert [folder.name for folder in bench.sessions("db1")] == [report["session"]]
     assert bench.clones() == []
-    assert not bench.sessions("array1") + bench.sessions("media1")
+    assert not bench.sessions("array1") + bench.sessions("media1"), report["reason"]
     return done.returncode, report
 
 
