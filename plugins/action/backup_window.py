@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleError
-
-from ansible_collections.splitmirror.backup.plugins.module_utils.session import DEFAULT_STATE_DIR
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.window import MAX_DEADLINE_S
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import DEFAULT_STATE_DIR, check_session_id
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import open_channel, own_channel
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.errors import ActionError
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.host_action import HostAction
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.line_peer import LinePeer
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import SPLITTERS_SPEC, make_splitter
@@ -31,11 +31,19 @@ class ActionModule(HostAction):
     _supports_async = False
 
     def work(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        _validation, args = self.validate_argument_spec(ARGUMENT_SPEC)
-        if args["deadline_s"] <= 0:
-            raise AnsibleError("deadline_s: a freeze needs a deadline above 0 seconds; 30 is usual.")
+        args = self.checked_args(ARGUMENT_SPEC)
+        check_session_id(args["session"])
+        if not 0 < args["deadline_s"] <= MAX_DEADLINE_S:
+            raise ActionError(
+                f"deadline_s: {args['deadline_s']:g} s is out of range; it must be above 0 and at most "
+                f"{MAX_DEADLINE_S:g} s.",
+                "deadline_s",
+                code="option_invalid",
+            )
         own = own_channel(self, task_vars)
-        splitter = make_splitter(args["splitters"], args["session"], lambda host: open_channel(host, self, task_vars))
+        splitter = make_splitter(
+            args["splitters"], args["session"], lambda host: open_channel(host, self, task_vars, "splitters")
+        )
         if self._task.check_mode:
             own.must_be_root()
             splitter.preflight()
@@ -46,7 +54,14 @@ class ActionModule(HostAction):
             evidence = run_window(holder, splitter, args["mounts"], args["deadline_s"], args["turn_timeout_s"])
             return {"changed": True, **evidence}
         except WindowFailed as exc:
-            return {"failed": True, "changed": exc.split_sent, "msg": str(exc), "code": exc.code, **exc.evidence}
+            return {
+                "failed": True,
+                "changed": exc.split_sent,
+                "msg": exc.message,
+                "option": exc.option,
+                "code": exc.code,
+                **exc.evidence,
+            }
         finally:
             splitter.close()
             holder.close()

@@ -23,9 +23,9 @@ class ActionModule(HostAction):
     _supports_async = False
 
     def work(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        _validation, args = self.validate_argument_spec(ARGUMENT_SPEC)
+        args = self.checked_args(ARGUMENT_SPEC)
         source = own_channel(self, task_vars)
-        target = open_channel(args["to_host"], self, task_vars)
+        target = open_channel(args["to_host"], self, task_vars, "to_host")
         try:
             relayed = relay_file(source, args["src"], target, args["dest"], dry_run=self._task.check_mode)
         finally:

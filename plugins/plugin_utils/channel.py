@@ -28,6 +28,7 @@ from ansible.plugins.become import BecomeBase
 from ansible.plugins.connection import ConnectionBase
 from ansible.template import Templar
 
+from .errors import ActionError
 from .line import MAX_ANSWER_BYTES, NotEscalated, StandingLine
 from .programs import RUNNER, RUNNER_GREETING, program
 
@@ -119,9 +120,9 @@ class Channel:
             code = err = size_bytes = None
         # The host may have been taken over.
         if not (isinstance(code, int) and isinstance(err, str) and isinstance(size_bytes, int)):
-            raise AnsibleError(f"{self.host}: its answer does not have the expected form; check that host.")
+            raise ActionError(f"{self.host}: its answer does not have the expected form; check that host.")
         if not 0 <= size_bytes <= MAX_ANSWER_BYTES:
-            raise AnsibleError(
+            raise ActionError(
                 f"{self.host}: its answer has {size_bytes} bytes, and {MAX_ANSWER_BYTES} are the most; check that host."
             )
         return Answer(code, self._runner.read(size_bytes), err)
@@ -139,12 +140,12 @@ class Channel:
             )
         except AnsibleConnectionFailure as exc:
             # Otherwise Ansible would treat the task's own host as unreachable, and nothing would be cleaned up.
-            raise AnsibleError(f"{self.host}: it cannot be reached: {exc.message}") from exc
+            raise ActionError(f"{self.host}: it cannot be reached: {exc.message}", code="unreachable") from exc
         said = err.decode("utf-8", "replace")
         _before, mark, out = out.partition(f"{first}{second}\n".encode())
         if not mark:
             reason = said.strip().rpartition("\n")[2] or f"exit code {code}"
-            raise AnsibleError(f"{self.host}: no command can be run there: {reason}")
+            raise ActionError(f"{self.host}: no command can be run there: {reason}")
         return Answer(code, out, said)
 
     def stand(self, source: str, args: list[str], greeting: str) -> Optional[StandingLine]:
@@ -188,8 +189,10 @@ class Channel:
         finally:
             self.close()
         if uid != "0":
-            raise AnsibleError(
-                f"{self.host}: commands run there as user {uid}, and have to run as root; set become: true."
+            raise ActionError(
+                f"{self.host}: commands run there as user {uid}, and have to run as root; set become: true.",
+                "become",
+                code="needs_root",
             )
 
     def close(self) -> None:
@@ -261,13 +264,16 @@ class _Opener(TaskExecutor):  # type: ignore[misc]
         return Channel(host, self._connection, python_of(variables, templar))
 
 
-def open_channel(host: str, action: ActionBase, task_vars: dict[str, Any]) -> Channel:
+def open_channel(host: str, action: ActionBase, task_vars: dict[str, Any], option: str) -> Channel:
     """Open a channel to another host than that of the task, as if the task were delegated to it.
 
+    :param option: of the task, which names the host.
     :raises AnsibleError: the host is not in the inventory, or one of its plugins is unknown.
     """
     if host not in task_vars["hostvars"]:
-        raise AnsibleError(f"{host!r} is not in the inventory; name an inventory host.")
+        raise ActionError(
+            f"{option}: {host!r} is not in the inventory; name an inventory host.", option, code="option_invalid"
+        )
     return _Opener(action, host).open(task_vars)
 
 

@@ -6,18 +6,25 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Optional
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail, AnsibleActionSkip, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+
+from .errors import ActionError
 
 
 class HostAction(ActionBase):  # type: ignore[misc]
-    """Run the module of the task on its host, as Ansible's own action does, with two differences.
+    """Run the module of the task on its host, as Ansible's own action does, with three differences.
 
     A host that cannot be reached fails the task, with ``code`` ``unreachable``. Ansible by itself would take the host
     out of the play, and neither ``rescue`` nor ``always`` would run.
+
+    Each other error of the work fails the task with ``code`` and ``option`` as well, see docs/errors.md.
 
     The result says when the task began and ended, as ``began_s`` and ``ended_s``: seconds since 1970 by the clock of
     the controller.
@@ -42,6 +49,16 @@ class HostAction(ActionBase):  # type: ignore[misc]
                 code="unreachable",
             )
             self._connection._shell.tmpdir = None  # Ansible would connect once more to remove it
+        except AnsibleActionSkip:
+            raise
+        except (AnsibleError, SplitMirrorError) as exc:
+            result.update(
+                failed=True,
+                changed=False,
+                msg=exc.message,
+                option=getattr(exc, "option", None),
+                code=getattr(exc, "code", SplitMirrorError.code),
+            )
         result.update(began_s=began_s, ended_s=time.time())
         return result
 
@@ -49,7 +66,33 @@ class HostAction(ActionBase):  # type: ignore[misc]
         """Do the work of the task, and return its result.
 
         :raises AnsibleConnectionFailure: the host cannot be reached.
+        :raises ActionError: it failed; so do other AnsibleError and SplitMirrorError.
         """
         wrap_async = bool(self._task.async_val) and not self._connection.has_native_async
         done: dict[str, Any] = self._execute_module(task_vars=task_vars, wrap_async=wrap_async)
         return done
+
+    def checked_args(self, spec: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """The options of the task, for an action that does not leave them to a module.
+
+        Beyond what Ansible checks, a required list has elements, a required text is not empty, and a number is finite
+        and not negative.
+
+        :raises ActionError: an option is wrong or missing.
+        """
+        try:
+            _validation, args = self.validate_argument_spec(spec)
+        except AnsibleActionFail as exc:
+            raise ActionError(exc.message, code="option_invalid") from exc
+        for name, rules in spec.items():
+            value = args[name]
+            if rules.get("required") and not value:
+                wanted = "at least one element" if rules["type"] == "list" else "a value"
+                raise ActionError(f"{name}: this is empty; give {wanted}.", name, code="option_invalid")
+            if rules["type"] in ("int", "float") and not (math.isfinite(value) and value >= 0):
+                raise ActionError(
+                    f"{name}: {value} is out of range; it must be a finite number, and not negative.",
+                    name,
+                    code="option_invalid",
+                )
+        return dict(args)

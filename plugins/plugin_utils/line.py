@@ -10,6 +10,7 @@ and the start of Python while writes are stopped. So one program is started befo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -19,6 +20,8 @@ from typing import IO, Optional, cast
 
 from ansible.errors import AnsibleError
 from ansible.plugins.become import BecomeBase
+
+from .errors import ActionError
 
 MAX_ANSWER_BYTES = 16 << 20
 #: How long the program may take to end after its input has ended.
@@ -31,7 +34,7 @@ _MOST_BEFORE_BYTES = 1 << 20
 _LAST_WORDS_S = 1.0
 
 
-class NotEscalated(AnsibleError):  # type: ignore[misc]
+class NotEscalated(ActionError):
     """The connection ended before the privileges were escalated, and not because of a password."""
 
 
@@ -142,9 +145,9 @@ class StandingLine:
                 become.check_password_prompt(out) or become.check_password_prompt(err)
             )
             if become.check_incorrect_password(out + err) or (prompted and asked):
-                raise AnsibleError(f"{self._host}: {become.name} refuses the become password; give the right one.")
+                raise ActionError(f"{self._host}: {become.name} refuses the become password; give the right one.")
             if become.check_missing_password(out + err):
-                raise AnsibleError(
+                raise ActionError(
                     f"{self._host}: {become.name} asks for a password; give it as ansible_become_password, or with "
                     "--ask-become-pass."
                 )
@@ -153,7 +156,9 @@ class StandingLine:
                 out_seen, err_seen = len(self._inbox), len(self._errors)
                 self.send(str(become.get_option("become_pass")).encode() + b"\n")
             if not self._receive(deadline, ended_is_error=False):
-                raise NotEscalated(f"{self._host}: {become.name} failed: {self._last_words() or 'it ended'}")
+                raise NotEscalated(
+                    f"{self._host}: {become.name} failed: {self._last_words() or 'it ended'}", code=self._code()
+                )
             if len(self._inbox) + len(self._errors) > _MOST_BEFORE_BYTES:
                 raise self._lost(f"it sends more than {_MOST_BEFORE_BYTES} bytes before {become.name} is done")
 
@@ -198,6 +203,16 @@ class StandingLine:
     def _last_words(self) -> str:
         return self._errors.decode("utf-8", "replace").strip().rpartition("\n")[2].strip()
 
-    def _lost(self, reason: Optional[str]) -> AnsibleError:
+    def _lost(self, reason: Optional[str]) -> ActionError:
         self._drain_errors(0)
-        return AnsibleError(f"{self._host}: the connection to it is lost: {self._last_words() or reason}")
+        return ActionError(
+            f"{self._host}: the connection to it is lost: {self._last_words() or reason}", code=self._code()
+        )
+
+    def _code(self) -> str:
+        """What it means that there is no answer: ssh(1) ends with 255 where it cannot reach the host, or loses it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # Its output has ended, so it is about to end itself. One that hangs has not ended its output.
+            if self._output not in self._selector.get_map() and self._program.wait(_LAST_WORDS_S) == 255:
+                return "unreachable"
+        return "no_answer"

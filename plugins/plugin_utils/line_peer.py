@@ -17,22 +17,22 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 from .channel import Channel
+from .errors import ActionError
 from .line import StandingLine
 from .programs import program
 
 Json = dict[str, Any]
 
 
-class PeerRefused(AnsibleError):  # type: ignore[misc]
+class PeerRefused(ActionError):
     """A holder or splitter cannot be reached, or has refused.
 
-    :ivar events: the events that it sent with its refusal. :ivar code: see docs/errors.md.
+    :ivar events: the events that it sent with its refusal.
     """
 
     def __init__(self, message: str, events: list[Json], code: str = "no_answer") -> None:
-        super().__init__(message)
+        super().__init__(message, code=code)
         self.events = events
-        self.code = code
 
 
 class LinePeer:
@@ -58,7 +58,7 @@ class LinePeer:
         try:
             self._line = self.channel.stand(CLIENT_SOURCE, [self._socket], CLIENT_GREETING)
         except AnsibleError as exc:
-            raise self._unreachable("connect", str(exc)) from exc
+            raise self._unreachable("connect", str(exc), exc) from exc
         self._may_stand = self._line is not None
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class LinePeer:
                 out, reason = self._line.exchange(line, timeout_s), ""
             except AnsibleError as exc:
                 self.close()
-                raise self._unreachable(op, str(exc)) from exc
+                raise self._unreachable(op, str(exc), exc) from exc
         else:
             answer = self.channel.run_once(program(self.channel.python, CLIENT_SOURCE, [self._socket, line]))
             out, reason = answer.out, answer.err.strip().rpartition("\n")[2] or f"exit code {answer.code}"
@@ -96,10 +96,11 @@ class LinePeer:
             raise PeerRefused(f"{self.channel.host}: {reply['error']}", reply["events"], _code(reply))
         return reply
 
-    def _unreachable(self, op: str, reason: str) -> PeerRefused:
+    def _unreachable(self, op: str, reason: str, cause: Optional[AnsibleError] = None) -> PeerRefused:
         return PeerRefused(
             f"{self.channel.host}: the request {op!r} to the {self.name} of session {self._session} failed: {reason}",
             [],
+            cause.code if isinstance(cause, ActionError) else "no_answer",
         )
 
 

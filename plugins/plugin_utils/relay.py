@@ -16,6 +16,7 @@ from typing import Optional
 from ansible.errors import AnsibleError
 
 from .channel import Answer, Channel
+from .errors import ActionError
 
 #: How much the controller holds at once. Each piece costs a command on each side, about 0.1 s over ssh.
 PIECE_BYTES = 16 << 20
@@ -39,43 +40,43 @@ def relay_file(source: Channel, src: str, target: Channel, dest: str, dry_run: b
     :param dry_run: only find out whether the file would be sent.
     :raises AnsibleError: a command has failed, or the file that arrived is not the file that was sent.
     """
-    told = _must(source, ["stat", "--format=%s", "--", src], f"src: {src} cannot be read").out.strip()
+    told = _must(source, ["stat", "--format=%s", "--", src], "src", f"{src} cannot be read").out.strip()
     if not re.fullmatch(rb"[0-9]{1,18}", told):
-        raise AnsibleError(f"{source.host}: src: the size of {src} cannot be read ({told[:40]!r}).")
+        raise ActionError(f"{source.host}: src: the size of {src} cannot be read ({told[:40]!r}).", "src")
     size = int(told)
     sha256 = _sha256(source, src)
     if sha256 is None:
-        raise AnsibleError(f"{source.host}: src: {src} disappeared while it was read.")
+        raise ActionError(f"{source.host}: src: {src} disappeared while it was read.", "src")
     if sha256 == _sha256(target, dest):
         return Relayed(size, sha256, changed=False)
     if dry_run:
         return Relayed(size, sha256, changed=True)
 
     part = dest + ".part"
-    cannot = f"dest: {dest} cannot be written"
+    cannot = "dest", f"{dest} cannot be written"
     # With --parents the mode is that of the last folder alone.
     missing = _missing_folders(target, os.path.dirname(dest))
     if missing:
-        _must(target, ["mkdir", "--mode=0700", "--", *missing], cannot)
+        _must(target, ["mkdir", "--mode=0700", "--", *missing], *cannot)
     try:
-        _must(target, ["install", "--mode=0600", "--", "/dev/null", part], cannot)
+        _must(target, ["install", "--mode=0600", "--", "/dev/null", part], *cannot)
         digest = hashlib.sha256()
         for number in range((size + PIECE_BYTES - 1) // PIECE_BYTES):
-            piece = _must(source, _dd(number, f"if={src}", "count=1", skip=True), f"src: {src} cannot be read").out
+            piece = _must(source, _dd(number, f"if={src}", "count=1", skip=True), "src", f"{src} cannot be read").out
             if len(piece) != min(PIECE_BYTES, size - number * PIECE_BYTES):
-                raise AnsibleError(f"{source.host}: src: {src} has changed its length; run the task again.")
+                raise ActionError(f"{source.host}: src: {src} has changed its length; run the task again.", "src")
             digest.update(piece)
-            _must(target, _dd(number, f"of={part}", "conv=notrunc", skip=False), cannot, stdin=piece)
+            _must(target, _dd(number, f"of={part}", "conv=notrunc", skip=False), *cannot, stdin=piece)
         if digest.hexdigest() != sha256 or _sha256(target, part) != sha256:
-            raise AnsibleError(
-                f"{target.host}: dest: {dest} differs from the file on {source.host}; run the task again."
+            raise ActionError(
+                f"{target.host}: dest: {dest} differs from the file on {source.host}; run the task again.", "dest"
             )
     except AnsibleError:
         # A partial file must not take up space that others need.
         with contextlib.suppress(AnsibleError):
             target.run(["rm", "--force", "--", part])
         raise
-    _must(target, ["mv", "--no-target-directory", "--", part, dest], cannot)
+    _must(target, ["mv", "--no-target-directory", "--", part, dest], *cannot)
     return Relayed(size, sha256, changed=True)
 
 
@@ -100,8 +101,10 @@ def _sha256(channel: Channel, path: str) -> Optional[str]:
     return found[1].decode() if found and answer.code == 0 else None
 
 
-def _must(channel: Channel, argv: list[str], trouble: str, stdin: Optional[bytes] = None) -> Answer:
+def _must(channel: Channel, argv: list[str], option: str, trouble: str, stdin: Optional[bytes] = None) -> Answer:
     answer = channel.run(argv, stdin)
     if answer.code:
-        raise AnsibleError(f"{channel.host}: {trouble}: {answer.err.strip() or f'exit code {answer.code}'}")
+        raise ActionError(
+            f"{channel.host}: {option}: {trouble}: {answer.err.strip() or f'exit code {answer.code}'}", option
+        )
     return answer

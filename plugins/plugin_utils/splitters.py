@@ -13,13 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ansible.errors import AnsibleError
-
-from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.options import Spec, check_options, union_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import DEFAULT_STATE_DIR
 
 from .channel import Channel
+from .errors import ActionError
 from .line_peer import Json, LinePeer, checked_result
 
 
@@ -152,18 +150,18 @@ def make_splitter(
 
     :param entries: the option ``splitters``.
     :param open_channel: opens a channel to an inventory host.
-    :raises AnsibleError: there is not exactly one entry, or its options are not those of its kind.
+    :raises ActionError: there is not exactly one entry.
+    :raises SplitMirrorError: its options are not those of its kind.
     """
     if len(entries) != 1:
-        raise AnsibleError(
+        raise ActionError(
             f"splitters: there are {len(entries)} entries; give exactly one, because all pairs of a database host are "
-            "split by one array."
+            "split by one array.",
+            "splitters",
+            code="option_invalid",
         )
     given = dict(entries[0])
     kind = given.pop("kind")
     splitter = SPLITTERS[kind]
-    try:
-        options = check_options("splitters", f"kind {kind}", splitter.argument_spec, given)
-    except SplitMirrorError as exc:
-        raise AnsibleError(exc.message) from None
+    options = check_options("splitters", f"kind {kind}", splitter.argument_spec, given)
     return splitter.make(options, session, open_channel)

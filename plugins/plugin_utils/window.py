@@ -16,6 +16,9 @@ from typing import Optional
 
 from ansible.errors import AnsibleError
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+
+from .errors import ActionError
 from .line_peer import Json, LinePeer, PeerRefused, checked_result
 from .splitters import Splitter
 
@@ -27,16 +30,14 @@ ANSWER_TIMEOUT_S = 30.0
 TURN_POLL_S = 0.1
 
 
-class WindowFailed(AnsibleError):  # type: ignore[misc]
+class WindowFailed(ActionError):
     """A window that makes no backup.
 
     :ivar evidence: what is known of it. :ivar split_sent: whether the request to split was sent.
-    :ivar code: see docs/errors.md.
     """
 
-    def __init__(self, message: str, evidence: Json, split_sent: bool, code: str) -> None:
-        super().__init__(message)
-        self.code = code
+    def __init__(self, message: str, evidence: Json, split_sent: bool, code: str, option: Optional[str] = None) -> None:
+        super().__init__(message, option, code=code)
         self.evidence = evidence
         self.split_sent = split_sent
 
@@ -102,7 +103,9 @@ def run_window(
         if isinstance(exc, PeerRefused):
             log.take(exc.events)
         message = str(exc)
-        code = getattr(exc, "code", None) or "split_failed"
+        code = getattr(exc, "code", SplitMirrorError.code)
+        if code == SplitMirrorError.code and not isinstance(exc, PeerRefused):
+            code = "split_failed"
         # A holder that hangs is ended at the deadline, and cannot report that.
         if asked_s is not None and time.monotonic() - asked_s >= deadline_s:
             message += f" By then the deadline of the freeze, {deadline_s:g} s, had passed."
@@ -111,7 +114,7 @@ def run_window(
         evidence = {"window": {"events": log.entries, "intact": False}, "split": split}
         if thaw_error is not None:
             message += f" The thaw could not be confirmed either: {thaw_error}"
-        raise WindowFailed(message, evidence, split_sent, code) from exc
+        raise WindowFailed(message, evidence, split_sent, code, getattr(exc, "option", None)) from exc
 
     log.take(closing["events"])
     window = {
@@ -139,9 +142,11 @@ def _await_turn(splitter: Splitter, deadline_s: float, timeout_s: float) -> None
     hold_s = 2 * deadline_s + ANSWER_TIMEOUT_S
     while not splitter.take_turn(hold_s):
         if time.monotonic() > give_up:
-            raise AnsibleError(
+            raise ActionError(
                 f"{splitter.host}: this session has waited {timeout_s:g} s for its turn to split; raise "
-                "turn_timeout_s, or start fewer backups at once."
+                "turn_timeout_s, or start fewer backups at once.",
+                "turn_timeout_s",
+                code="mirror_held",
             )
         time.sleep(TURN_POLL_S)
 

@@ -63,4 +63,4 @@ def opened(folder: Path, array: Json, task: Optional[Json] = None, play: Optiona
     context = PlayContext(play=made)
     local = connection_loader.get("local", context, new_stdin=None)
     action = Anything(first, local, context, loader, Templar(loader, variables), plugin_loader)
-    return open_channel("array1", action, variables)
+    return open_channel("array1", action, variables, "splitters")

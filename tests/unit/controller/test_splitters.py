@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.errors import AnsibleError
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.modules import backup_window
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.errors import ActionError
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import (
     SPLITTERS,
     SPLITTERS_SPEC,
@@ -50,6 +51,8 @@ def test_documentation_has_the_kinds_and_options_of_the_registry() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_host_is_reached(entries: list[dict[str, Any]], sentence: str) -> None:
-    with pytest.raises(AnsibleError) as refused:
+    with pytest.raises((ActionError, SplitMirrorError)) as refused:
         make_splitter(entries, "s1", no_channel)
-    assert str(refused.value).startswith(sentence)
+    error: Any = refused.value
+    assert error.message.startswith(sentence)
+    assert (error.option, error.code) == ("splitters", "option_invalid")
