@@ -57,8 +57,8 @@ def rebuild(
     unfinished = False
     while _goes_on(drive, Position(file_number, 0), block):
         part = Part(0, 0, volume, file_number, block, label.record_bytes, 0, 0, True)
+        whole = False
         try:
-            whole = False
             with scan(drive, part, os.path.dirname(catalog.path)) as read:
                 part = part._replace(records=read.records)
                 _prove_whole(read)
