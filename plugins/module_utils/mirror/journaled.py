@@ -165,9 +165,12 @@ def phase_and_session(record: Optional[SplitRecord], mark: Optional[str]) -> tup
     return ("broken", mark) if mark else ("none", None)  # the record was lost
 
 
-def held_problem(pair: Pair, phase: str, session: Optional[str]) -> str:
-    """The problem of a pair that a session holds, in one sentence."""
+def held_problem(pair: Pair, users: Sequence[str], phase: str, session: Optional[str]) -> Optional[str]:
+    """The problem of a pair whose mirror is in use, or that a session holds, in one sentence; None when it is free."""
+    if users:
+        return f"pair {pair.name}: its mirror {pair.mirror} is in use by {'; '.join(users)}."
     return {
+        "none": None,
         "armed": f"pair {pair.name}: session {session} is ready to split it; wait until that session has ended.",
         "split": f"pair {pair.name}: it is already split by session {session}; resync it first "
         "(mirror_sync with state: synced and that session, or state: recovered).",

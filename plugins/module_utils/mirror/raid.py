@@ -222,10 +222,8 @@ class RaidProvider(JournaledProvider):
         users = tuple(user for device in view.devices for user in blockdev.users(device)) if view.split else ()
         in_sync = not (view.broken or view.syncing or view.split)
         problem = view.broken
-        if problem is None and users:
-            problem = f"pair {pair.name}: its mirror {pair.mirror} is in use by {'; '.join(users)}."
-        if problem is None and phase != "none":
-            problem = held_problem(pair, phase, session)
+        if problem is None:
+            problem = held_problem(pair, users, phase, session)
         if problem is None and view.split:
             problem = (
                 f"pair {pair.name}: {pair.mirror} is split from {pair.primary}, but not by this collection; whoever "

@@ -138,10 +138,8 @@ class SnapshotProvider(JournaledProvider):
         phase, session = phase_and_session(self._journal.record_of(pair), view.mark)
         users = tuple(user for device in view.devices for user in blockdev.users(device))
         problem = view.broken
-        if problem is None and users:
-            problem = f"pair {pair.name}: its mirror {pair.mirror} is in use by {'; '.join(users)}."
-        if problem is None and phase != "none":
-            problem = held_problem(pair, phase, session)
+        if problem is None:
+            problem = held_problem(pair, users, phase, session)
         if problem is None and view.mark is not None:
             problem = (
                 f"pair {pair.name}: {pair.mirror} exists, and no split of this collection made it; move it away or "
