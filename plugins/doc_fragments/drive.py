@@ -63,7 +63,7 @@ options:
 class ModuleDocFragment:
     """Options that name a tape drive."""
 
-    DOCUMENTATION = _DRIVE.format(required="true")
+    DOCUMENTATION: str = _DRIVE.format(required="true")
 
     # For modules that need a drive in some of their states only.
-    OPTIONAL = _DRIVE.format(required="false")
+    OPTIONAL: str = _DRIVE.format(required="false")

@@ -79,10 +79,10 @@ options:
 class ModuleDocFragment:
     """Options that name the mirror set of a database host."""
 
-    DOCUMENTATION = _PROVIDER.format(required="true")
+    DOCUMENTATION: str = _PROVIDER.format(required="true")
 
-    OPTIONAL_PROVIDER = _PROVIDER.format(required="false")
+    OPTIONAL_PROVIDER: str = _PROVIDER.format(required="false")
 
-    PAIRS = _PAIRS.format(required="true")
+    PAIRS: str = _PAIRS.format(required="true")
 
-    OPTIONAL_PAIRS = _PAIRS.format(required="false")
+    OPTIONAL_PAIRS: str = _PAIRS.format(required="false")
