@@ -52,7 +52,7 @@ class LocalExporter(NoExporter):
 
 
 class StaticExporter(NoExporter):
-    """The array shows the mirror's LUN to the media server once and for all; see docs/providers.md."""
+    """The array shows the mirror's LUN to the media server once and for all; see docs/transports.md."""
 
     name = "static"
     attacher = StaticAttacher

@@ -51,8 +51,8 @@ def test_documentation_tells_what_each_provider_is_and_takes(name: str) -> None:
     for option, rules in provider.pair_argument_spec.items():
         assert f"C({option})" in str(PAIR["options"]["description"])
         assert not rules.get("no_log"), "options of pairs are kept in records"
-    assert f"| `{name}` |" in GUIDE
-    assert f"\n## {name}\n" in GUIDE
+    assert f"| `{name}` | [{name}](providers/{name}.md) |" in GUIDE
+    assert (ROOT / f"docs/providers/{name}.md").read_text(encoding="utf-8").count(f"\n# Provider {name}\n") == 1
 
 
 def test_every_provider_is_tried_by_the_contract() -> None:

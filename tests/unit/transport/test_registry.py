@@ -38,7 +38,7 @@ def test_documentation_tells_what_each_transport_is(name: str) -> None:
     assert EXPORTERS[name].name == name
     told = yaml.safe_load(mirror_present.DOCUMENTATION)["options"]["transport"]["description"]
     assert f"V({name})" in " ".join(told)
-    assert f"\n| `{name}` |" in (ROOT / "docs/providers.md").read_text(encoding="utf-8")
+    assert f"\n| `{name}` |" in (ROOT / "docs/transports.md").read_text(encoding="utf-8")
 
 
 def test_the_role_has_the_transports_of_the_registry() -> None:
