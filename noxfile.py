@@ -33,7 +33,7 @@ NOT_COPIED = (".*", "__pycache__", "*.pyc", "*.tar.gz", "output")
 COPIED_ANYWAY = (".ansible-lint", ".yamllint")
 
 nox.options.default_venv_backend = "none"
-# What needs no test to run; `./run check` calls these, pylint of ansible-test's sanity tests, and the unit tests.
+# What needs no test to run; `./run check` calls these, the quick ones of the sanity tests, and the unit tests.
 nox.options.sessions = [
     "lint",
     "types",
