@@ -25,7 +25,9 @@ description:
     files of a folder that is left out are restored into a new folder, owned by root, with mode 0755.
   - A member that O(target) cannot hold does not prevent the others from being restored. Examples are a link that is
     longer than the file system allows, or a file for which there is no room.
-  - If the drive cannot find a position on the tape any more, the restored files stay, and the rest is reported.
+  - If a volume cannot be had, or the drive cannot find a position on it any more, the other volumes are read all the
+    same. The task fails then, and reports which members are missing and on which volumes they are. Only if nothing can
+    be reached, O(target) stays as it was.
   - Every name is checked before anything is written, so that a manipulated tape cannot write outside of O(target).
   - GNU tar must be installed. It writes the files with owners, modes, times, extended attributes and ACLs.
 options:
@@ -134,7 +136,7 @@ volumes:
   type: list
   elements: str
 missing:
-  description: The first hundred members that are not in O(target), each with C(path) and C(reason).
+  description: The first hundred members that are not in O(target), each with C(path), C(volume) and C(reason).
   returned: success and failure, not in check mode
   type: list
   elements: dict
@@ -145,7 +147,9 @@ missing_count:
   type: int
   version_added: 0.2.0
 doubtful:
-  description: The first hundred members that are there but are not what was backed up, each with C(path) and C(reason).
+  description:
+    - The first hundred members that are there but are not what was backed up, each with C(path), C(volume) and
+      C(reason).
   returned: success and failure, not in check mode
   type: list
   elements: dict
@@ -158,9 +162,17 @@ doubtful_count:
 report:
   description:
     - A file on the media server that names all missing and doubtful members, with a JSON object in each line that has
-      C(state), C(path) and C(reason). V(null) when there are none.
+      C(state), C(path), C(volume) and C(reason). V(null) when there are none.
   returned: success and failure, not in check mode
   type: str
+  version_added: 0.2.0
+unreached:
+  description:
+    - What could not be reached, once for each part, with C(volume) and C(reason). Members on these volumes are among
+      RV(missing).
+  returned: success and failure, not in check mode
+  type: list
+  elements: dict
   version_added: 0.2.0
 records_read:
   description: Number of records read from tape, the label included.
@@ -193,7 +205,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore i
     restore,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
 if TYPE_CHECKING:
@@ -211,7 +223,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         volume = needed_volume(job, catalog)
         who = f"tape_read of session {job.session}"
         told, options = reading_status(state, job.session, "restore"), DriveOptions.of(params)
-        with told as status, use_drive(options, volume, who=who, tell=status.wait_for) as lease:
+        with told as status, queue_for_drive(options, volume, who=who, tell=status.wait_for) as lease:
             return {"changed": True, **restore(job, catalog, lease, status)}
 
 

@@ -14,8 +14,8 @@ author:
 description:
   - Reads a whole session from tape, from one volume to the next if it has several parts. It checks the checksum of
     every file, and compares every member with the catalog and with the index on the tape.
-  - If anything differs, the task fails and says what. It reads the whole session in any case, and reports the same
-    members as damaged as M(splitmirror.backup.tape_read) would.
+  - If anything differs, the task fails and says what. It reads the whole session in any case, also if a volume cannot
+    be had, and reports the same members as damaged as M(splitmirror.backup.tape_read) would.
   - Nothing is written to the volumes.
 options:
   session:
@@ -82,16 +82,17 @@ bytes:
   returned: success
   type: int
 records_read:
-  description: Number of records read.
+  description: Number of records of the parts that were read to their end.
   returned: success
   type: int
 volumes:
-  description: The volumes that were read.
+  description: The volumes of the session.
   returned: success
   type: list
   elements: str
 missing:
-  description: The first hundred members that cannot be restored from the tape, each with C(path) and C(reason).
+  description:
+    - The first hundred members that cannot be restored from the tape, each with C(path), C(volume) and C(reason).
   returned: always
   type: list
   elements: dict
@@ -103,7 +104,8 @@ missing_count:
   version_added: 0.2.0
 doubtful:
   description:
-    - The first hundred members that can be restored and are not what was backed up, each with C(path) and C(reason).
+    - The first hundred members that can be restored and are not what was backed up, each with C(path), C(volume) and
+      C(reason).
   returned: always
   type: list
   elements: dict
@@ -116,9 +118,17 @@ doubtful_count:
 report:
   description:
     - A file on the media server that names all missing and doubtful members, with a JSON object in each line that has
-      C(state), C(path) and C(reason). V(null) when there are none, and in check mode.
+      C(state), C(path), C(volume) and C(reason). V(null) when there are none, and in check mode.
   returned: always
   type: str
+  version_added: 0.2.0
+unreached:
+  description:
+    - What could not be reached, once for each part, with C(volume) and C(reason). Members on these volumes are among
+      RV(missing).
+  returned: always
+  type: list
+  elements: dict
   version_added: 0.2.0
 seconds:
   description: How long it took.
@@ -138,7 +148,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_status import reading_status
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import needed_volume, verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
 if TYPE_CHECKING:
@@ -162,10 +172,10 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         volume = needed_volume(session, catalog)
         who = f"tape_verify of session {session.id}"
         if module.check_mode:
-            with use_drive(options, volume, who=who) as lease:
+            with queue_for_drive(options, volume, who=who) as lease:
                 return {"changed": False, **verify_session(session, catalog, lease, report=False)}
         told = reading_status(state, session.id, "verify")
-        with told as status, use_drive(options, volume, who=who, tell=status.wait_for) as lease:
+        with told as status, queue_for_drive(options, volume, who=who, tell=status.wait_for) as lease:
             return {"changed": False, **verify_session(session, catalog, lease, status=status)}
 
 

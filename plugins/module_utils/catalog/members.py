@@ -48,6 +48,12 @@ class MemberTable(CatalogDatabase):
         query = "SELECT 1 FROM members WHERE session = ? AND (path = ? OR (path >= ? AND path < ?)) LIMIT 1"
         return self._one(query, number, path, *_below(path)) is not None
 
+    def position(self, number: int, path: bytes) -> Optional[tuple[int, int]]:
+        """(number of the part, offset in the session) of a member; None if the session does not have it."""
+        query = "SELECT part, offset_bytes FROM members WHERE session = ? AND path = ? ORDER BY offset_bytes LIMIT 1"
+        row = self._one(query, number, path)
+        return None if row is None else (int(row[0]), int(row[1]))
+
     def _select(self, number: int, wanted: Sequence[bytes]) -> None:
         self._db.execute("DROP TABLE IF EXISTS temp.wanted")
         self._db.execute("CREATE TEMP TABLE wanted(offset_bytes INTEGER PRIMARY KEY)")

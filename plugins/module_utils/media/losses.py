@@ -26,7 +26,8 @@ class Losses:
 
     :param state_dir: the report is made in its folder ``reports`` with the first of them; None keeps none.
     :param name: what the report's name begins with.
-    :ivar report: path of the file: a JSON object a line with ``path``, ``state`` and ``reason``; None without one.
+    :ivar report: path of the file: a JSON object a line with ``state``, ``path``, ``volume`` and ``reason``; None
+        without one.
     """
 
     def __init__(self, state_dir: Optional[str], name: str) -> None:
@@ -41,9 +42,9 @@ class Losses:
     def count(self) -> int:
         return sum(self._counts.values())
 
-    def add(self, state: str, path: bytes, reason: str) -> None:
-        """Take one member. :param state: ``missing`` or ``doubtful``."""
-        row = {"path": show_path(path), "reason": reason}
+    def add(self, state: str, path: bytes, volume: str, reason: str) -> None:
+        """Take one member. :param state: ``missing`` or ``doubtful``. :param volume: where it lies."""
+        row = {"path": show_path(path), "volume": volume, "reason": reason}
         self._counts[state] += 1
         if len(self._first[state]) < _LISTED:
             self._first[state].append(row)

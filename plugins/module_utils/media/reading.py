@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Read members of a session from tape, each from its position in the catalog, so that damage to one affects no other.
+"""Read members of a session from tape, each from its position in the catalog, so that damage to one affects no other,
+and a volume that cannot be had costs only what is on it.
 
 Restore and verify both read members this way, so they report the same damage.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Optional, Protocol
+from dataclasses import dataclass
+from typing import Any, Optional, Protocol
 
 from ..archive.model import ArchiveError, MemberRecord
 from ..archive.own_headers import has_own_headers
@@ -29,10 +31,14 @@ from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..host.status import StatusWriter
 from ..tape.base import TapeDrive, TapeError
+from ..tape.tickets import DriveTimeout
 from .part import open_part
 from .tape_file import TapeStream
 
 Located = tuple[Part, MemberRecord]
+
+#: Why a member is missing that an Unreached covers, which says the rest.
+NOT_REACHED = "it was not reached"
 
 _ZEROS = bytes(1 << 20)
 
@@ -44,6 +50,7 @@ class FoundMember:
     :ivar header: its headers, equal to those in the catalog; None if they are lost. Then the member is lost too.
     :ivar length: how many bytes blocks() yields.
     :ivar reason: what is wrong with it; None for nothing. It covers the content when blocks() is exhausted.
+    :ivar by_link: nothing but the file that it is a hard link to is lost or doubtful.
     """
 
     def __init__(self, part: Part, record: MemberRecord, header: Optional[Member], reason: Optional[str]) -> None:
@@ -53,6 +60,7 @@ class FoundMember:
         self.reason = reason
         self.length = 0 if header is None else header.size + pad(header.size)
         self.read_fault = False
+        self.by_link = False
 
     def blocks(self) -> Iterator[bytes]:
         """The blocks behind the headers. From a bad record on they are zeros, so that tar finds the next member."""
@@ -83,12 +91,29 @@ class Drives(Protocol):
         """The drive, with this volume in it or ready to be loaded. :raises TapeError: it cannot be had."""
 
 
+@dataclass(frozen=True)
+class Unreached:
+    """A part of which nothing could be read from a place on.
+
+    :param offset_bytes: the place, counted in the session. :param error: why.
+    """
+
+    part: Part
+    offset_bytes: int
+    error: TapeError
+
+    def __str__(self) -> str:
+        return f"the rest of volume {self.part.volume} cannot be reached ({self.error.message.rstrip('.')})"
+
+
 class SessionReader:
     """Reads members in the order of their positions, from one part to the next.
 
     :param status: how far the reading has come, in bytes.
     :ivar records_read: how many records were read, labels included.
-    :ivar lost: names of members that are lost; hard links to them are lost as well.
+    :ivar lost: names of members that are lost on what was reached; hard links to them are lost as well.
+    :ivar unreached: by number of the part, what could not be reached.
+    :ivar damaged: something was reached that is not what was written.
     """
 
     def __init__(self, drives: Drives, catalog: Catalog, status: Optional[StatusWriter] = None) -> None:
@@ -99,6 +124,9 @@ class SessionReader:
         self._stream: Optional[TapeStream] = None
         self._records_before = 0
         self.lost: set[bytes] = set()
+        self.unreached: dict[int, Unreached] = {}
+        self.damaged = False
+        self._no_drive: Optional[DriveTimeout] = None
         self._doubtful: set[bytes] = set()
 
     @property
@@ -108,25 +136,65 @@ class SessionReader:
     def read(self, wanted: Iterable[Located]) -> Iterator[FoundMember]:
         """Read members one by one. The caller takes all blocks of a member before it asks for the next.
 
-        :raises TapeError: a volume is another one, or cannot be had, or the drive cannot find a position on it.
+        If a volume is another one, or cannot be had, or the drive cannot find a position on it, the rest of its part is
+        left out and noted in ``unreached``.
         """
         for part, members in itertools.groupby(wanted, key=lambda located: located[0]):
-            self._drive = self._drives.exchange(part.volume)
-            self._take(open_part(self._drive, part, self._catalog, status=self._status))
-            self._records_before += 1  # the label
+            is_open = False
             for _part, record in members:
-                found = self._find(part, record)
+                try:
+                    if not is_open:
+                        self._open(part)
+                        is_open = True
+                    found = self._find(part, record)
+                except TapeError as exc:
+                    self.unreached[part.part] = Unreached(part, record.offset_bytes, exc)
+                    break
                 yield found
                 self._note(found)
+
+    def is_unreached(self, part: int, offset_bytes: int) -> bool:
+        """Whether the member at this place was not reached."""
+        unreached = self.unreached.get(part)
+        return unreached is not None and offset_bytes >= unreached.offset_bytes
+
+    def first_error(self) -> Optional[TapeError]:
+        """Why the first part was not reached that was not; None if all were."""
+        return next((unreached.error for unreached in self.unreached.values()), None)
+
+    def loss_code(self) -> Optional[str]:
+        """The code of the error for all that is lost or doubtful; None if nothing is."""
+        error = self.first_error()
+        return "tape_damaged" if self.damaged else None if error is None else error.code
+
+    def facts(self) -> dict[str, Any]:
+        """What a module returns of it."""
+        return {
+            "unreached": [
+                {"volume": unreached.part.volume, "reason": unreached.error.message}
+                for unreached in self.unreached.values()
+            ]
+        }
 
     def rest(self) -> Optional[TapeStream]:
         """The stream, right after the member that was read last; None before the first."""
         return self._stream
 
-    def _take(self, stream: TapeStream) -> TapeStream:
+    def _open(self, part: Part) -> None:
+        if self._no_drive is not None:
+            # Do not wait once more for the same drives.
+            raise self._no_drive
+        try:
+            self._drive = self._drives.exchange(part.volume)
+        except DriveTimeout as exc:
+            self._no_drive = exc
+            raise
+        self._take(open_part(self._drive, part, self._catalog, status=self._status))
+        self._records_before += 1  # the label
+
+    def _take(self, stream: TapeStream) -> None:
         self._records_before = self.records_read
         self._stream = stream
-        return stream
 
     def _renew(self, part: Part) -> None:
         """Go on with a stream that does not rely on where the head stands."""
@@ -134,10 +202,12 @@ class SessionReader:
             self._take(open_part(self._drive, part, status=self._status))
 
     def _find(self, part: Part, record: MemberRecord) -> FoundMember:
-        if record.kind == "h" and record.linkname in self.lost:
-            return FoundMember(
+        if record.kind == "h" and self._is_lost(part.session, record.linkname or b""):
+            lost = FoundMember(
                 part, record, None, f"it is a link to {show_path(record.linkname or b'')}, which is lost"
             )
+            lost.by_link = True
+            return lost
         start = record.offset_bytes - part.offset_bytes
         stream = self._stream
         if stream is None:
@@ -152,11 +222,19 @@ class SessionReader:
         found = look_at(stream, part, record)
         if found.header is not None and record.kind == "h" and record.linkname in self._doubtful:
             found.reason = "it is a link to a file that is doubtful"
+            found.by_link = True
         return found
+
+    def _is_lost(self, session: int, name: bytes) -> bool:
+        if name in self.lost:
+            return True
+        place = self._catalog.position(session, name) if self.unreached else None
+        return place is not None and self.is_unreached(*place)
 
     def _note(self, found: FoundMember) -> None:
         if found.reason is not None:
             (self.lost if found.header is None else self._doubtful).add(found.record.path)
+            self.damaged = self.damaged or not found.by_link
         if found.read_fault:
             self._renew(found.part)
 

@@ -8,7 +8,8 @@ The catalog has the position of each member. Members are read in ascending order
 the catalog before GNU tar gets it. tar writes into a new folder inside the target. At the end, the files there are
 compared with the catalog once more, and moved up into the target.
 
-A member that cannot be read or written does not end the restore: it is reported when everything else is restored.
+A member that cannot be read or written, or a volume that cannot be had, does not end the restore: what is missing is
+reported when everything else is restored.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ..host.status import StatusWriter
 from .arrival import NotThere, what_differs
 from .extract import Said, TarExtractor
 from .losses import DOUBTFUL, MISSING, Losses
-from .reading import Drives, Located, SessionReader, check_names
+from .reading import NOT_REACHED, Drives, Located, SessionReader, check_names
 
 #: What the headers of a member take on tape, for the total that is told: those of most, and a little more.
 _HEADER_BYTES = 2048
@@ -90,8 +91,9 @@ class _Run:
 class _Extracted:
     """How far the reading came.
 
-    :param reader: has the members that were lost. :param doubtful: names of members whose content is not as written.
-    :param end: the error that ended the reading early; None if it was complete. :param said: the messages of tar.
+    :param reader: has the members and the parts that were lost.
+    :param doubtful: names of members whose content is not as written.
+    :param end: the error that ended the restore early; None if it was complete. :param said: the messages of tar.
     """
 
     reader: SessionReader
@@ -129,10 +131,11 @@ def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[
 
     :param drives: gives the drive with the volumes, one after another.
     :param status: reports how far the reading has come.
-    :returns: as dry_run without positions, of what is in the target, with ``records_read``, ``seconds`` and
-        ``bytes_per_s``.
-    :raises SplitMirrorError: something was refused or nothing could be restored, and the target is as it was; or
-        members are missing or doubtful, and the sentence, the facts and the report name them; the others are there.
+    :returns: as dry_run without positions, of what is in the target, with ``records_read``, ``seconds``,
+        ``bytes_per_s``, and what Losses and SessionReader say.
+    :raises SplitMirrorError: something was refused, and the target is as it was; or members are missing or doubtful,
+        and the facts and the report name them; the others are there. If nothing could be restored, the target is as it
+        was.
     """
     begun = time.monotonic()
     session = _checked(job, catalog)
@@ -156,8 +159,10 @@ def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[
                 raise
         finally:
             losses.close()
-        if done.end is not None and not tally.members:
-            raise done.end
+        nothing = done.end or done.reader.first_error()
+        if nothing is not None and not tally.members:
+            nothing.facts = {**_result(job, session, tally), **losses.facts(), **done.reader.facts()}
+            raise nothing
         staging.move_up()
     seconds = time.monotonic() - begun
     result = {
@@ -168,7 +173,7 @@ def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[
     }
     if losses.count or done.said.status or done.said.lines:
         raise _damage(run, done, result)
-    return {**result, **losses.facts()}
+    return {**result, **losses.facts(), **done.reader.facts()}
 
 
 def _extract(run: _Run, drives: Drives, folder: str) -> _Extracted:
@@ -181,13 +186,13 @@ def _extract(run: _Run, drives: Drives, folder: str) -> _Extracted:
         try:
             for found in reader.read(wanted):
                 if found.header is None:
-                    run.losses.add(MISSING, found.record.path, found.reason or "")
+                    run.losses.add(MISSING, found.record.path, found.part.volume, found.reason or "")
                     continue
                 tar.put((found.header.header,))
                 tar.put(found.blocks())
                 if found.reason is not None:
                     doubtful.add(found.record.path)
-                    run.losses.add(DOUBTFUL, found.record.path, found.reason)
+                    run.losses.add(DOUBTFUL, found.record.path, found.part.volume, found.reason)
         except SplitMirrorError as exc:
             # What is restored so far stays.
             end = exc
@@ -201,44 +206,48 @@ def _take_stock(run: _Run, folder: str, done: _Extracted) -> None:
     for part, member in run.wanted():
         if member.path in lost:
             continue
+        if done.reader.is_unreached(part.part, member.offset_bytes):
+            run.losses.add(MISSING, member.path, part.volume, NOT_REACHED)
+            continue
         try:
             differs = what_differs(where, member, numeric_owner=run.job.numeric_owner)
         except NotThere as exc:
             reason = done.said.of(member.path)
             if reason is None:
-                reason = str(exc) if done.end is None else f"it was not reached ({done.end.message.rstrip('.')})"
-            run.losses.add(MISSING, member.path, reason)
+                reason = str(exc) if done.end is None else f"{NOT_REACHED} ({done.end.message.rstrip('.')})"
+            run.losses.add(MISSING, member.path, part.volume, reason)
             continue
         _count(run.tally, part, member)
         reasons = [reason for reason in (differs, done.said.of(member.path)) if reason is not None]
         if reasons and member.path not in done.doubtful:
-            run.losses.add(DOUBTFUL, member.path, ": ".join(reasons))
+            run.losses.add(DOUBTFUL, member.path, part.volume, ": ".join(reasons))
 
 
 def _damage(run: _Run, done: _Extracted, result: dict[str, Any]) -> RestoreError:
     """The error for members that are missing or doubtful."""
-    losses, session = run.losses, run.session.id
-    facts = losses.facts()
+    losses, session, reader = run.losses, run.session.id, done.reader
+    facts = {**losses.facts(), **reader.facts()}
     said = []
     if facts["missing_count"]:
         said.append(f"{facts['missing_count']} members of {session} are missing ({losses.words(MISSING)})")
     if facts["doubtful_count"]:
         said.append(f"{facts['doubtful_count']} members of {session} are doubtful ({losses.words(DOUBTFUL)})")
+    said += [str(unreached) for unreached in reader.unreached.values()]
     if not said:
         said.append(f"all members of {session} are restored, but not all of their attributes")
     if done.said.status or done.said.lines:
         said.append(f"tar said {done.said.shown()!r}")
     ended_by_tape = done.end is not None and done.end.option != "target"
-    from_tape = bool(ended_by_tape or done.reader.lost or done.doubtful)
+    code = reader.loss_code() or ("tape_damaged" if ended_by_tape else None)
     what, way_out = (
         ("session", "try these with another drive or from another session")
-        if from_tape
+        if code is not None
         else ("target", "restore these to a file system that can hold them")
     )
     error = RestoreError(
         f"{what}: {' and '.join(said)}; all others are restored in {run.job.target}, {way_out}{losses.where()}.",
         option=what,
-        code="tape_damaged" if from_tape else None,
+        code=code,
     )
     error.facts = {**result, **facts}
     return error

@@ -22,7 +22,7 @@ from ..catalog.store import Catalog
 from ..host.status import StatusWriter
 from ..tape.base import TapeError
 from .losses import DOUBTFUL, MISSING, Losses
-from .reading import Drives, FoundMember, SessionReader
+from .reading import NOT_REACHED, Drives, FoundMember, SessionReader, Unreached
 from .scan import Differences, VerifyError, compare, spool
 from .tape_file import TapeStream
 
@@ -63,8 +63,10 @@ def verify_session(
 
     :param report: write the list of damaged members to a file.
     :param status: reports how far the reading has come, in bytes.
-    :returns: session, host, members, files, bytes, records_read, volumes, seconds, bytes_per_s.
-    :raises SplitMirrorError: something differs; the sentence, the facts and the report say what.
+    :returns: session, host, members, files, bytes, records_read, volumes, seconds, bytes_per_s, and what Losses and
+        SessionReader say.
+    :raises SplitMirrorError: something differs; the sentence, the facts and the report say what. If no member could be
+        reached, it is the error of the first volume.
     """
     begun = time.monotonic()
     parts = list(complete_parts(catalog, session).values())
@@ -77,63 +79,68 @@ def verify_session(
     try:
         for part in parts:
             with spool("index", state_dir, part) as kept:
-                _verify_part(run, part, kept, headers)
-                _compare_index(run, part, kept)
+                if _verify_part(run, part, kept, headers):
+                    _compare_index(run, part, kept)
     finally:
         losses.close()
     # Sessions of version 0.1 have no digests of their own for each header.
-    if session.write.get("headers_sha256") not in (None, headers.hexdigest()):
+    if not run.reader.unreached and session.write.get("headers_sha256") not in (None, headers.hexdigest()):
         run.differences.add("the checksum of all headers differs")
     seconds = time.monotonic() - begun
     volumes = list(dict.fromkeys(part.volume for part in parts))
+    whole = [part for part in parts if part.part not in run.reader.unreached]
+    facts = {**losses.facts(), **run.reader.facts()}
     result = {
         "session": session.id,
         "host": session.host,
         "members": run.read.members,
         "files": run.read.files,
         "bytes": run.read.size_bytes,
-        "records_read": sum(part.records for part in parts),
+        "records_read": sum(part.records for part in whole),
         "volumes": volumes,
         "seconds": round(seconds, 3),
-        "bytes_per_s": round(sum(part.records * part.record_bytes for part in parts) / seconds),
+        "bytes_per_s": round(sum(part.records * part.record_bytes for part in whole) / seconds),
     }
+    nothing = run.reader.first_error()
+    if nothing is not None and not run.read.members:
+        nothing.facts = {**result, **facts}
+        raise nothing
     if run.differences.count:
         error = VerifyError(
             f"session: {session.id} on {'volume' if len(volumes) == 1 else 'volumes'} {', '.join(volumes)} is not what "
             f"was written, with {run.differences.count} differences ({'; '.join(run.differences.shown)})"
             f"{losses.where()}.",
             option="session",
+            code=run.reader.loss_code(),
         )
-        error.facts = {**result, **losses.facts()}
+        error.facts = {**result, **facts}
         raise error
-    return {**result, **losses.facts()}
+    return {**result, **facts}
 
 
-def _verify_part(run: _Run, part: Part, kept: Spool, headers: hashlib._Hash) -> None:
-    """Read one part and note what is wrong with it.
+def _verify_part(run: _Run, part: Part, kept: Spool, headers: hashlib._Hash) -> bool:
+    """Read one part, note what is wrong with it, and return whether its end was reached.
 
     :param kept: takes its index.
     :param headers: takes the headers of its members.
-    :raises TapeError: not one member of the session could be reached.
     """
     index = index_name(run.session.id, part.part)
     members, differences = run.catalog.members(run.session.number, part=part.part), run.differences
-    before = run.read.members
     run.read.end = part.offset_bytes
-    try:
-        for found in run.reader.read((part, member) for _part, member in members):
-            is_index = found.record.path == index
-            if found.header is not None and not is_index:
-                headers.update(found.header.header)
-            _take(found, run.read, run.losses, differences, kept if is_index else None)
-        stream = run.reader.rest()
-        if stream is not None:
-            _check_end(stream, run.read.end, part, differences)
-    except TapeError as exc:
-        if not run.read.members:
-            raise
-        differences.add(f"the rest of volume {part.volume} cannot be reached ({exc.message.rstrip('.')})")
-        _note_missing(run, part, run.read.members - before)
+    for found in run.reader.read((part, member) for _part, member in members):
+        is_index = found.record.path == index
+        if found.header is not None and not is_index:
+            headers.update(found.header.header)
+        _take(found, run.read, run.losses, differences, kept if is_index else None)
+    unreached = run.reader.unreached.get(part.part)
+    if unreached is not None:
+        differences.add(str(unreached))
+        _note_missing(run, unreached)
+        return False
+    stream = run.reader.rest()
+    if stream is not None:
+        _check_end(stream, run.read.end, part, differences)
+    return True
 
 
 def _take(found: FoundMember, read: _Read, losses: Losses, differences: Differences, index: Optional[Spool]) -> None:
@@ -149,7 +156,7 @@ def _take(found: FoundMember, read: _Read, losses: Losses, differences: Differen
         read.files += 1
         read.size_bytes += record.size
     if found.reason is not None:
-        losses.add(MISSING if found.header is None else DOUBTFUL, record.path, found.reason)
+        losses.add(MISSING if found.header is None else DOUBTFUL, record.path, found.part.volume, found.reason)
         differences.add(f"{show_path(record.path)}: {found.reason}")
     if read.end not in (-1, record.offset_bytes):
         differences.add(f"there is something before {show_path(record.path)} that is not in the catalog")
@@ -173,12 +180,13 @@ def _check_end(stream: TapeStream, end: int, part: Part, differences: Difference
         differences.add(f"{records} records were read, and the catalog has {part.records}")
 
 
-def _note_missing(run: _Run, part: Part, done: int) -> None:
-    """Note the members of a part that were not reached. :param done: how many were."""
-    for number, (_part, member) in enumerate(run.catalog.members(run.session.number, part=part.part)):
-        if number >= done:
-            run.losses.add(MISSING, member.path, "it was not reached")
-            run.differences.add(f"{show_path(member.path)} is in the catalog and not on the tape")
+def _note_missing(run: _Run, unreached: Unreached) -> None:
+    """Note the members of a part that were not reached."""
+    part = unreached.part
+    for _part, member in run.catalog.members(run.session.number, part=part.part):
+        if member.offset_bytes >= unreached.offset_bytes:
+            run.losses.add(MISSING, member.path, part.volume, NOT_REACHED)
+            run.differences.add(f"{show_path(member.path)}: {NOT_REACHED}")
 
 
 def _compare_index(run: _Run, part: Part, kept: Spool) -> None:

@@ -97,25 +97,48 @@ def _silent(_reason: Optional[str]) -> None:
 
 
 class DriveLease(ABC):
-    """A task's hold on a drive and on the volume in it.
+    """A task's hold on a drive and on the volume in it; it holds nothing before the first exchange."""
 
-    :ivar drive: the open drive. Load the volume before anything else; it stays in the drive when the lease ends.
-    """
+    def __init__(self, options: DriveOptions) -> None:
+        self._options = options
+        self._drive: Optional[TapeDrive] = None
+        self._volume = ""
 
-    drive: TapeDrive
+    @property
+    def drive(self) -> TapeDrive:
+        """The open drive. Load the volume before anything else; it stays in the drive when the lease ends."""
+        if self._drive is None:
+            raise AssertionError("a drive is taken by an exchange")
+        return self._drive
 
-    @abstractmethod
     def exchange(self, volume: str) -> TapeDrive:
         """Give the volume back and get another one, perhaps in another drive; the old ``drive`` is closed.
 
         Nothing is held while the task waits, so two tasks can exchange their volumes with each other. The place in the
-        queue is kept: a task goes on before those that came after it.
+        queue is kept: a task goes on before those that came after it. After an error nothing is held, and another
+        volume may be asked for.
 
         :returns: ``drive``, which the library has brought the volume to. For the volume that is held already it stays
             as it is.
         :raises VolumeNotAtHand: in check mode, where no volume is loaded.
-        :raises TapeError: nothing became free in time, or the drive or the library failed; no drive is held any more.
+        :raises TapeError: nothing became free in time, or the drive or the library failed.
         """
+        if self._drive is None or volume != self._volume:
+            # Closed first: the next task that takes the drive must not find it in use.
+            self.close()
+            self._drive = self._found(volume)
+            self._volume = volume
+        return self._drive
+
+    def close(self) -> None:
+        """Close the drive, if there is one."""
+        drive, self._drive = self._drive, None
+        if drive is not None:
+            drive.close()
+
+    @abstractmethod
+    def _found(self, volume: str) -> TapeDrive:
+        """A drive that the volume was brought to. :raises TapeError: see exchange."""
 
 
 @contextmanager
@@ -129,13 +152,28 @@ def use_drive(
     :raises VolumeNotAtHand: in check mode, when the task would have to wait or to load the volume.
     :raises TapeError: nothing became free in time, or the drive or the library failed.
     """
+    with queue_for_drive(options, volume, who=who, writable=writable, tell=tell) as lease:
+        lease.exchange(volume)
+        yield lease
+
+
+@contextmanager
+def queue_for_drive(
+    options: DriveOptions, volume: str, *, who: str, writable: bool = False, tell: Tell = _silent
+) -> Iterator[DriveLease]:
+    """As use_drive, but the task takes only a place in the queue; it gets drives by exchanging.
+
+    This is for tasks that can go on with other volumes if one cannot be had.
+
+    :param volume: what the task is going to load first.
+    """
     if options.dry_run:
-        looking = _LeaseToLook(options, volume)
+        looking = _LeaseToLook(options)
         with closing(looking):
             yield looking
         return
     with QueueTicket(options.folder, who, volume, list(options.devices())) as ticket:
-        queued = _QueuedLease(options, ticket, volume, writable, tell)
+        queued = _QueuedLease(options, ticket, writable, tell)
         with closing(queued):
             yield queued
 
@@ -143,53 +181,29 @@ def use_drive(
 class _LeaseToLook(DriveLease):
     """A drive in check mode: without a place in the queue, and only with a volume that is in a free drive already."""
 
-    def __init__(self, options: DriveOptions, volume: str) -> None:
-        self._options = options
-        self._volume = volume
-        self.drive = _at_hand(options, volume)
-
-    def exchange(self, volume: str) -> TapeDrive:
-        if volume != self._volume:
-            self.drive.close()
-            self.drive = _at_hand(self._options, volume)
-            self._volume = volume
-        return self.drive
-
-    def close(self) -> None:
-        self.drive.close()
+    def _found(self, volume: str) -> TapeDrive:
+        return _at_hand(self._options, volume)
 
 
 class _QueuedLease(DriveLease):
     """A drive that was waited for in the queue, with the volume in it."""
 
-    def __init__(self, options: DriveOptions, ticket: QueueTicket, volume: str, writable: bool, tell: Tell) -> None:
-        self._options = options
+    def __init__(self, options: DriveOptions, ticket: QueueTicket, writable: bool, tell: Tell) -> None:
+        super().__init__(options)
         self._devices = options.devices()
         self._ticket = ticket
-        self._volume = volume
         self._writable = writable
         self._tell = tell
-        self.drive = self._found()
 
-    def exchange(self, volume: str) -> TapeDrive:
-        if volume != self._volume:
-            # Closed first: the next task that takes the drive must not find it in use.
-            self.drive.close()
+    def _found(self, volume: str) -> TapeDrive:
+        """See DriveLease. Waits for a drive."""
+        if (self._ticket.volume, self._ticket.device) != (volume, ""):
             self._ticket.want(volume)
-            self._volume = volume
-            self.drive = self._found()
-        return self.drive
-
-    def close(self) -> None:
-        self.drive.close()
-
-    def _found(self) -> TapeDrive:
-        """Wait for a drive and have the volume brought to it. :raises TapeError: none was free in time."""
         limit_s = time.monotonic() + self._options.timeout_s
         while True:
             self._ticket.wait(self._options.timeout_s, limit_s, self._tell)
             try:
-                drive = self._with_volume(limit_s)
+                drive = self._with_volume(volume, limit_s)
             except DriveBusy:
                 # It has no ticket: another program, or a dead process of ours whose last writes are being finished.
                 self._again(f"drive {self._ticket.device} is used by a process outside the queue", limit_s)
@@ -198,12 +212,12 @@ class _QueuedLease(DriveLease):
                 self._ticket.loaded()
                 return drive
 
-    def _with_volume(self, limit_s: float) -> TapeDrive:
+    def _with_volume(self, volume: str, limit_s: float) -> TapeDrive:
         drive = self._opened()
         try:
             while True:
                 try:
-                    drive.fetch(self._volume)
+                    drive.fetch(volume)
                     return drive
                 except VolumeElsewhere as exc:
                     device = self._device_of(exc.element)
@@ -214,7 +228,7 @@ class _QueuedLease(DriveLease):
                         drive = self._opened()
                     else:
                         # Whoever has that drive wants another volume in it, and will put this one back first.
-                        self._again(f"volume {self._volume} is still in drive {device}", limit_s)
+                        self._again(f"volume {volume} is still in drive {device}", limit_s)
         except BaseException:
             drive.close()
             raise

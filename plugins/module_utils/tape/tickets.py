@@ -147,6 +147,11 @@ class QueueTicket:
             time.sleep(_LOOK_S)
 
     @property
+    def volume(self) -> str:
+        """What the process wants to load, or has loaded."""
+        return self._ticket.volume
+
+    @property
     def device(self) -> str:
         """The drive that was taken; empty if none was."""
         return self._ticket.device or ""

@@ -133,8 +133,8 @@ class VirtualTape(TapeDrive):
             medium = Medium.read(folder)
         except FileNotFoundError as exc:
             raise TapeError(
-                f"volume: there is no volume {volume} in {self._folder}; make it with tape_label and its option "
-                "capacity, or name another.",
+                f"volume: there is no volume {volume} in {self._folder}; put its folder there, or name another. A new "
+                "volume is made by tape_label with its option capacity.",
                 option="volume",
                 code="volume_missing",
             ) from exc

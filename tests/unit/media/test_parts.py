@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.selection
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeRecordSink
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import place_for
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeDrive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.tickets import DriveTimeout
 from ansible_collections.splitmirror.backup.tests.support.tape import (
     RECORD,
     Held,
@@ -273,19 +275,99 @@ def test_damage_in_either_part_is_named(written: Library, tmp_path: Path, volume
         assert caught.value.facts["missing"] == []
 
 
-def test_a_volume_that_is_missing_costs_its_own_members(written: Library) -> None:
-    (written.folder / "V2").rename(written.folder.parent / "offsite")
-    with pytest.raises(SplitMirrorError, match="volume V2") as caught:
-        verify(written)
-    lost = {row["path"] for row in caught.value.facts["missing"]}
-    assert lost == {
-        "/srv/sub",
-        "/srv/sub/b",
-        "/srv/sub/three",
-        "/srv/two",
-        "/srv/way",
-        "/.splitmirror/s1/index-2.jsonl",
-    }
+INDEXES = {"V1": "/.splitmirror/s1/index.jsonl", "V2": "/.splitmirror/s1/index-2.jsonl"}
+#: What is missing without a volume: what is on it, and the hard links to that.
+WITHOUT = {
+    "V1": {("/srv", "V1"), ("/srv/a", "V1"), ("/srv/one", "V1"), ("/srv/sub/three", "V2"), ("/srv/two", "V2")},
+    "V2": {(path, "V2") for path in ("/srv/sub", "/srv/sub/b", "/srv/sub/three", "/srv/two", "/srv/way")},
+}
+LEFT = {"V1": {"srv/sub/b"}, "V2": {"srv/a", "srv/one"}}
+
+
+def hide(library: Library, volume: str) -> None:
+    (library.folder / volume).rename(library.folder.parent / volume)
+
+
+def spoil(library: Library, volume: str) -> None:
+    (library.folder / volume / "volume.json").write_text("[]")
+
+
+def missing_of(facts: Mapping[str, Any]) -> set[tuple[str, str]]:
+    return {(row["path"], row["volume"]) for row in facts["missing"]}
+
+
+@pytest.mark.parametrize("harm", [hide, spoil])
+@pytest.mark.parametrize("volume", ["V1", "V2"])
+def test_a_volume_that_cannot_be_had_costs_what_needs_it_and_all_agree_what(
+    written: Library, tmp_path: Path, volume: str, harm: Callable[[Library, str], None]
+) -> None:
+    harm(written, volume)
+    for call, indexes in (
+        (lambda: verify(written), {(INDEXES[volume], volume)}),
+        (lambda: written.restore("s1", tmp_path / "t"), set()),
+    ):
+        with pytest.raises(SplitMirrorError) as caught:
+            call()
+        facts = caught.value.facts
+        assert missing_of(facts) == WITHOUT[volume] | indexes
+        assert facts["missing_count"] == len(WITHOUT[volume] | indexes)
+        assert (facts["doubtful"], [one["volume"] for one in facts["unreached"]]) == ([], [volume])
+        assert caught.value.code == "volume_missing"
+        rows = [json.loads(line) for line in Path(facts["report"]).read_text().splitlines()]
+        assert missing_of({"missing": rows}) == missing_of(facts)
+    assert contents(tmp_path / "t") == {name: FILES[name] for name in LEFT[volume]}
+    assert facts["members"] == len(TREE) - len(WITHOUT[volume])
+
+
+def test_without_any_volume_nothing_is_touched_and_all_is_named(written: Library, tmp_path: Path) -> None:
+    for volume in ("V1", "V2"):
+        hide(written, volume)
+    for call, indexes in (
+        (lambda: verify(written), {(path, volume) for volume, path in INDEXES.items()}),
+        (lambda: written.restore("s1", tmp_path / "t"), set()),
+    ):
+        with pytest.raises(SplitMirrorError) as caught:
+            call()
+        facts = caught.value.facts
+        assert caught.value.code == "volume_missing"
+        volumes = {path: "V1" if path < "/srv/sub" else "V2" for path in (f"/{os.fsdecode(e.path)[1:]}" for e in TREE)}
+        assert missing_of(facts) == set(volumes.items()) | indexes
+        assert [one["volume"] for one in facts["unreached"]] == ["V1", "V2"]
+    assert not (tmp_path / "t").exists()
+
+
+class NoDrive:
+    """Drives that others keep. :ivar asked: for which volumes this was called."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def exchange(self, volume: str) -> TapeDrive:
+        self.asked.append(volume)
+        raise DriveTimeout("drive_timeout_s: nothing became free.", option="drive_timeout_s")
+
+
+def test_the_same_drives_are_waited_for_once(written: Library) -> None:
+    drives = NoDrive()
+    with pytest.raises(DriveTimeout) as caught:
+        verify_session(find_good_session(written.catalog, "s1", None), written.catalog, drives)
+    assert drives.asked == ["V1"]
+    assert [one["volume"] for one in caught.value.facts["unreached"]] == ["V1", "V2"]
+
+
+@pytest.mark.parametrize("volume", ["V1", "V2"])
+def test_the_modules_go_on_without_a_volume(written: Library, tmp_path: Path, volume: str) -> None:
+    written.catalog.close()
+    hide(written, volume)
+    drive = {"drive_type": "virtual", "drive": str(written.folder), "state_dir": str(written.state_dir)}
+    options: dict[str, Any] = {"session": "s1", **drive}
+    for check in (True, False):
+        seen = run_module_apart("tape_verify", options, check=check)
+        assert (seen["failed"], seen["code"]) == (True, "volume_missing")
+        assert missing_of(seen) == WITHOUT[volume] | {(INDEXES[volume], volume)}
+    back = run_module_apart("tape_read", {**options, "target": str(tmp_path / "t")})
+    assert (back["failed"], back["code"], missing_of(back)) == (True, "volume_missing", WITHOUT[volume])
+    assert contents(tmp_path / "t") == {name: FILES[name] for name in LEFT[volume]}
 
 
 def test_a_part_that_fails_is_cut_off_and_the_session_is_not_good(two: Library) -> None:

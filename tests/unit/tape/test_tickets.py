@@ -262,6 +262,7 @@ def test_a_volume_in_use_is_waited_for_and_nothing_is_held_meanwhile(labelled: L
         assert line() == "held"
         with pytest.raises(DriveTimeout, match="volume V2 is used by holder"):
             refused.exchange("V2")
+        refused.exchange("V1").load("V1")
 
     def tell(reason: str | None) -> None:
         if reason is None:
