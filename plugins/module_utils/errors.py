@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Optional
 
+_MOST_SHOWN = 80
+
 
 class SplitMirrorError(Exception):
     """A refusal or a failure, told in one clear sentence.
@@ -32,3 +34,13 @@ class SplitMirrorError(Exception):
         self.option = option
         if code is not None:
             self.code = code
+
+
+def shorten(value: Any) -> str:
+    """A value from elsewhere as messages show it: as Python writes it, and only its beginning if that is long."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        # Python may refuse to write thousands of digits.
+        return f"a number of {value.bit_length()} bits"
+    # Cut first: repr of a long text is long, too.
+    text = repr(value[: 2 * _MOST_SHOWN] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

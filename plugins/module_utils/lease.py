@@ -28,6 +28,7 @@ from typing import Any, Optional
 
 from .errors import SplitMirrorError
 from .host.files import locked, open_folder, replace_file, try_lock
+from .host.strict_json import number, parse_own_json, whole
 from .session import StateDir, host_of, host_part
 
 LAPSES_S = 3600.0
@@ -67,7 +68,8 @@ class Owner:
             controller, user, boot_id, namespace = (
                 str(told[name]) for name in ("controller", "user", "boot_id", "pid_namespace")
             )
-            return cls(controller, user, boot_id, namespace, int(told["pid"]), int(told["start_ticks"]))
+            pid, ticks = (whole(int(told[name])) for name in ("pid", "start_ticks"))
+            return cls(controller, user, boot_id, namespace, pid, ticks)
         except (KeyError, TypeError, OverflowError) as exc:
             raise ValueError("no owner of a lease") from exc
 
@@ -166,7 +168,7 @@ class Leases:
                 os.utime(path)
                 return before
             told = {"session": session, "host": host, "owner": asdict(owner), "since_s": time.time()}
-            replace_file(path, json.dumps(told))
+            replace_file(path, json.dumps(told), alone=True)
             return before
 
     def release(self, host: str, session: str, *, dry_run: bool = False) -> bool:
@@ -236,11 +238,11 @@ class Leases:
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        with os.fdopen(handle, encoding="utf-8") as stream:
+        with os.fdopen(handle, "rb") as stream:
             try:
-                told = json.load(stream)
+                told = parse_own_json(stream.read())
                 owner = Owner.of(told["owner"])
-                session, host, since_s = str(told["session"]), str(told["host"]), float(told["since_s"])
+                session, host, since_s = str(told["session"]), str(told["host"]), number(told["since_s"])
             except (ValueError, KeyError, TypeError):
                 return None
             busy = not try_lock(handle)

@@ -28,6 +28,8 @@ from ansible.plugins.become import BecomeBase
 from ansible.plugins.connection import ConnectionBase
 from ansible.template import Templar
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.strict_json import parse_own_json
+
 from .errors import ActionError
 from .line import MAX_ANSWER_BYTES, NotEscalated, StandingLine
 from .programs import RUNNER, RUNNER_GREETING, program
@@ -114,9 +116,9 @@ class Channel:
         asked = {"argv": argv, "stdin_bytes": None if stdin is None else len(stdin)}
         self._runner.send(json.dumps(asked).encode() + b"\n" + (stdin or b""))
         try:
-            told = json.loads(self._runner.read_line())
+            told = parse_own_json(self._runner.read_line())
             code, err, size_bytes = told["code"], told["err"], told["out_bytes"]
-        except (KeyError, TypeError, ValueError, RecursionError):
+        except (KeyError, TypeError, ValueError):
             code = err = size_bytes = None
         # The host may have been taken over.
         if not (isinstance(code, int) and isinstance(err, str) and isinstance(size_bytes, int)):

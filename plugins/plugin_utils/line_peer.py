@@ -14,6 +14,7 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.lineclient import CLIENT_GREETING, CLIENT_SOURCE
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.strict_json import number, parse_own_json
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 from .channel import Channel
@@ -87,8 +88,8 @@ class LinePeer:
             answer = self.channel.run_once(program(self.channel.python, CLIENT_SOURCE, [self._socket, line]))
             out, reason = answer.out, answer.err.strip().rpartition("\n")[2] or f"exit code {answer.code}"
         try:
-            reply: Json = json.loads(out)
-        except (ValueError, RecursionError):
+            reply: Json = parse_own_json(out)
+        except ValueError:
             raise self._unreachable(op, reason) from None
         if not is_answer(reply):
             raise self._unreachable(op, "its answer does not have the expected form")
@@ -102,6 +103,14 @@ class LinePeer:
             [],
             cause.code if isinstance(cause, ActionError) else "no_answer",
         )
+
+
+def _is_duration(value: Any) -> bool:
+    try:
+        number(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _code(reply: Json) -> str:
@@ -130,12 +139,12 @@ def is_answer(reply: Any) -> bool:
 def checked_result(peer: LinePeer, answer: Json, **kinds: Any) -> Json:
     """The result of an answer.
 
-    :param kinds: the type of each key that it must have.
+    :param kinds: the type of each key that it must have; of a float the number must be a duration.
     :raises PeerRefused: a key is missing in it, or has a wrong type.
     """
     result: Json = answer["result"]
     for key, kind in kinds.items():
-        if not isinstance(result.get(key), kind):
+        if not (_is_duration(result.get(key)) if kind is float else isinstance(result.get(key), kind)):
             raise PeerRefused(
                 f"{peer.channel.host}: the answer of the {peer.name} lacks {key!r}, or has a wrong type there; use one "
                 "version of the collection on all hosts, and check that host.",

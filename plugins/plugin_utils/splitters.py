@@ -121,7 +121,7 @@ class ArmedSplitter(Splitter):
 
     def split(self, timeout_s: float) -> Json:
         """See Splitter."""
-        return checked_result(self._peer, self._peer.call("split", timeout_s), split_s=(int, float))
+        return checked_result(self._peer, self._peer.call("split", timeout_s), split_s=float)
 
     def close(self) -> None:
         """See Splitter."""

@@ -98,7 +98,7 @@ def run_window(
         split = splitter.split(deadline_s)
         log.note("split_returned")
         closing = holder.call("check_thaw", timeout_s=deadline_s + ANSWER_TIMEOUT_S)
-        result = checked_result(holder, closing, window_s=(int, float), intact=bool, check=dict)
+        result = checked_result(holder, closing, window_s=float, intact=bool, check=dict)
     except AnsibleError as exc:
         if isinstance(exc, PeerRefused):
             log.take(exc.events)

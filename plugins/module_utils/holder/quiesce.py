@@ -15,6 +15,7 @@ from typing import Any, Mapping, Optional, Sequence
 from ..database.registry import make_drivers
 from ..errors import SplitMirrorError
 from ..host.files import replace_file
+from ..host.strict_json import read_json
 from ..session import StateDir
 from .checking import check_covered
 from .freeze import Needed, check_mounts
@@ -120,8 +121,7 @@ def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
     result_path = state.hot_backup_file(session)
     if status is None:
         try:
-            with open(result_path, encoding="utf-8") as stream:
-                return Ended(**{**json.load(stream), "changed": False})
+            return Ended(**{**read_json(result_path), "changed": False})
         except (FileNotFoundError, ValueError, TypeError):
             evidence = _lost(session, _hot_backups(descriptions)) or _NOTHING_TO_END
             return Ended(False, dict(evidence))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Optional, Sequence
 
 from ..database.base import DatabaseDriver, DatabaseError
+from ..host.strict_json import read_json
 from . import freeze
 from .freeze import FreezeError, FrozenBySomeoneElse, Needed
 from .guard import GuardError, Guards
@@ -253,11 +254,10 @@ class Window:
 def read_record(path: str) -> list[str]:
     """The mount points that a dead holder had frozen, or nothing."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            mounts: Any = json.load(stream)
+        mounts: Any = read_json(path)
     except (FileNotFoundError, ValueError):
         return []
-    return [str(mount) for mount in mounts]
+    return [str(mount) for mount in mounts] if isinstance(mounts, list) else []
 
 
 def _thaw_one(fd: int) -> tuple[Optional[str], bool]:

@@ -20,13 +20,17 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from ..errors import SplitMirrorError
 from .files import replace_file
 from .forking import close_inherited, fork_orphan
+from .strict_json import read_json, whole
 
 Ready = Callable[[], None]
+
+#: More processes there never are on Linux (PID_MAX_LIMIT of the kernel).
+_MOST_PID = 1 << 22
 
 
 class DaemonError(SplitMirrorError):
@@ -42,6 +46,11 @@ class DaemonRecord:
     pid: int
     start_ticks: int
     boot_id: str
+
+    @classmethod
+    def from_dict(cls, data: Any) -> DaemonRecord:
+        """From JSON. :raises ValueError, KeyError, TypeError: it is not a record."""
+        return cls(whole(data["pid"], 0, _MOST_PID), whole(data["start_ticks"]), str(data["boot_id"]))
 
     @classmethod
     def of(cls, pid: int) -> Optional[DaemonRecord]:
@@ -78,9 +87,7 @@ def read_record(folder: str, name: str) -> Optional[DaemonRecord]:
     :raises DaemonError: the file cannot be read.
     """
     try:
-        with open(os.path.join(folder, name + ".json"), encoding="ascii") as stream:
-            data = json.load(stream)
-        return DaemonRecord(int(data["pid"]), int(data["start_ticks"]), str(data["boot_id"]))
+        return DaemonRecord.from_dict(read_json(os.path.join(folder, name + ".json")))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     except OSError as exc:

@@ -9,38 +9,68 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
+#: The name of a partial file; version 0.1 had no number in it.
+_PARTIAL = re.compile(r"(.+?)(?:\.[0-9]+)?\.new", re.DOTALL)
+
 
 def partial(path: str) -> str:
-    """The file that replacing writes before it takes the place of ``path``."""
-    return path + ".new"
+    """The file that replacing writes in this thread before it takes the place of ``path``."""
+    return f"{path}.{threading.get_native_id()}.new"
+
+
+def partials(folder: str) -> Iterator[tuple[str, str]]:
+    """The partial files in a folder: the path of each, and of the file whose place it was to take."""
+    for name in os.listdir(folder):
+        found = _PARTIAL.fullmatch(name)
+        if found is not None:
+            yield os.path.join(folder, name), os.path.join(folder, found[1])
+
+
+def remove_partials(path: str) -> None:
+    """Remove the partial files of ``path`` that killed processes left; no living one may be writing it now."""
+    for part, whole in partials(os.path.dirname(path)):
+        if whole == path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
 
 
 @contextlib.contextmanager
-def replacing(path: str, *, durable: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: str, *, durable: bool = False, alone: bool = False) -> Iterator[BinaryIO]:
     """Write a file, mode 0600, that takes the place of ``path`` at the end; after an error ``path`` is as before.
 
-    One process at a time may do this for a path.
+    Several threads and processes may do this for a path; the last one wins.
 
     :param durable: whether a power cut after the end leaves the new file.
+    :param alone: nobody else is writing ``path`` now, so what killed processes left of it is removed.
     :raises OSError: it cannot be written.
     """
-    handle = os.open(partial(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        yield stream
-        if durable:
-            stream.flush()
-            os.fsync(stream.fileno())
-    os.replace(partial(path), path)
+    if alone:
+        remove_partials(path)
+    fresh = partial(path)
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(fresh)
+        raise
     if durable:
         sync_folder(os.path.dirname(path))
 
 
-def replace_file(path: str, text: str, *, durable: bool = False) -> None:
+def replace_file(path: str, text: str, *, durable: bool = False, alone: bool = False) -> None:
     """Write a text file in one step, see replacing."""
-    with replacing(path, durable=durable) as stream:
+    with replacing(path, durable=durable, alone=alone) as stream:
         stream.write(text.encode())
 
 

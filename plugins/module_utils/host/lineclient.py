@@ -86,7 +86,7 @@ def check_reply(op: str, line: bytes | str) -> Json:
         code = str(reply.get("code", Refused.code))
         if good and not isinstance(reply["result"], Mapping):
             raise TypeError
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise LineError(f"{op}: the answer is not a JSON line of the form {{'ok': ..., 'result': ...}}.") from exc
     if error is not None:
         raise Refused(error, events, code)

@@ -30,6 +30,7 @@ from typing import Callable, Optional
 
 from ..errors import SplitMirrorError
 from .lineclient import Json, LineError, via_folder
+from .strict_json import parse_own_json
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_CONNECTIONS = 16
@@ -209,11 +210,11 @@ class LineServer:
 
     def _answer(self, line: bytes) -> Json:
         try:
-            request = json.loads(line)
+            request = parse_own_json(line)
             op, args = request["op"], request.get("args", {})
             if not isinstance(op, str) or not isinstance(args, dict):
                 raise TypeError
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             return self._error('the request is not a JSON line of the form {"op": "name", "args": {}}.')
         if self.client_is_gone():
             self._service.orphaned(op, done=False)

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 from .files import replace_file
+from .strict_json import number, read_json
 
 #: How often the file is written at most, in seconds.
 EVERY_S = 0.5
@@ -52,14 +53,18 @@ class Status:
         """From JSON. :raises ValueError: it is not a status."""
         try:
             status = cls(**data)
-            numbers = [status.done, status.rate, status.since_s, status.updated_s]
-            numbers += [number for number in (status.total, status.eta_s) if number is not None]
-            texts = [status.phase, status.unit, status.waiting_for or ""]
-            if all(math.isfinite(number) for number in numbers) and all(isinstance(text, str) for text in texts):
-                return status
-        except TypeError:
-            pass
-        raise ValueError("not a status")
+        except TypeError as exc:
+            raise ValueError("not a status") from exc
+        for value in (status.done, status.rate, status.since_s, status.updated_s):
+            number(value)
+        for maybe in (status.total, status.eta_s):
+            number(0 if maybe is None else maybe)
+        if not all(
+            isinstance(text, str)
+            for text in (status.phase, status.unit, "" if status.waiting_for is None else status.waiting_for)
+        ):
+            raise ValueError("not a status")
+        return status
 
 
 class StatusWriter:
@@ -148,7 +153,6 @@ class StatusWriter:
 def read_status(path: str) -> Optional[Status]:
     """The status in a file; None when there is none that can be read."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            return Status.of(json.load(stream))
-    except (OSError, ValueError, RecursionError):
+        return Status.of(read_json(path))
+    except (OSError, ValueError):
         return None

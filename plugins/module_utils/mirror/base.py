@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Optional
 
 from ..errors import SplitMirrorError
 from ..host.status import StatusWriter
+from ..host.strict_json import number, text
 from ..options import Spec, check_options
 from ..session import StateDir
 
@@ -178,9 +179,16 @@ class SplitResult:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SplitResult:
-        """The inverse of as_dict."""
+        """The inverse of as_dict. :raises ValueError, KeyError, TypeError: it is something else."""
         pairs = tuple(PairSplit(**pair) for pair in data["pairs"])
-        return cls(data["session"], data["provider"], data["method"], pairs)
+        for pair in pairs:
+            for name in (pair.name, pair.mirror):
+                text(name)
+            for instant in (pair.before_mono_s, pair.after_mono_s, pair.before_wall_s, pair.after_wall_s):
+                number(instant)
+        if not pairs:
+            raise ValueError("it has no pairs")
+        return cls(text(data["session"]), text(data["provider"]), text(data["method"]), pairs)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Optional
+from typing import Any, Optional
 
 from ..host.daemon import DaemonRecord, is_alive
-from ..host.files import locked, open_lock, replace_file, sync_folder
+from ..host.files import locked, open_lock, partials, remove_partials, replace_file, sync_folder
+from ..host.strict_json import read_json, text
 from ..session import StateDir
 from .base import MirrorError, Pair, SplitResult
 
@@ -49,6 +50,16 @@ class SplitRecord:
     def touches(self, pair: Pair) -> bool:
         """Whether this record holds the pair's primary or mirror, even if the pair has another name."""
         return any(pair.primary == own.primary or pair.mirror == own.mirror for own in self.pairs)
+
+
+def _pair(told: Mapping[str, Any]) -> Pair:
+    """A pair, from JSON. :raises ValueError, TypeError: it is something else."""
+    pair = Pair(**told)
+    for name in (pair.name, pair.primary, pair.mirror):
+        text(name)
+    if not isinstance(pair.options, Mapping):
+        raise ValueError("its options are not a dictionary")
+    return pair
 
 
 class Journal:
@@ -85,20 +96,21 @@ class Journal:
         """
         path = self.path(session)
         try:
-            with open(path, encoding="utf-8") as stream:
-                data = json.load(stream)
+            data = read_json(path)
             if data["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format version {data['format_version']}")
+            if data["session"] != session:
+                raise ValueError("it is of another session")
             return SplitRecord(
-                session=data["session"],
-                provider=data["provider"],
-                pairs=tuple(Pair(**pair) for pair in data["pairs"]),
-                process=DaemonRecord(**data["process"]),
+                session=session,
+                provider=text(data["provider"]),
+                pairs=tuple(_pair(pair) for pair in data["pairs"]),
+                process=DaemonRecord.from_dict(data["process"]),
                 result=SplitResult.from_dict(data["result"]) if data["result"] else None,
             )
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        except (ValueError, KeyError, TypeError) as exc:
             raise MirrorError(
                 f"{path}: this is not a valid record of a split mirror ({exc}); find out what it belongs to, then "
                 "remove it."
@@ -110,7 +122,7 @@ class Journal:
             os.unlink(self.path(session))
             sync_folder(self._folder)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path(session) + ".new")
+            remove_partials(self.path(session))
 
     def remove_unfinished(self) -> None:
         """Remove half-written first records of dead processes, which had changed nothing yet.
@@ -118,9 +130,9 @@ class Journal:
         A process writes the first record of its session with the journal locked, so no living one is writing it now.
         """
         with self.locked():
-            for name in os.listdir(self._folder):
-                if name.endswith(".json.new") and not os.path.exists(os.path.join(self._folder, name[: -len(".new")])):
-                    os.unlink(os.path.join(self._folder, name))
+            for part, record in partials(self._folder):
+                if record.endswith(".json") and not os.path.exists(record):
+                    os.unlink(part)
 
     def all(self) -> list[SplitRecord]:
         """The records of all sessions, by name."""

@@ -26,7 +26,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from ..host.blockdev import kernel_device
-from ..host.files import partial, replace_file
+from ..host.files import remove_partials, replace_file
+from ..host.strict_json import read_json, whole
 from ..session import StateDir
 from . import loop
 from .base import MirrorError, Pair
@@ -63,9 +64,12 @@ class MdProvider(RaidProvider):
 
     def unmark(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
-        for path in (self._note(pair, session), partial(self._note(pair, session))):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        note = self._note(pair, session)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(note)
+        # There is no folder before the first split.
+        with contextlib.suppress(FileNotFoundError):
+            remove_partials(note)
 
     def take_out(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
@@ -130,8 +134,8 @@ class MdProvider(RaidProvider):
 
     def _written_at_split(self, pair: Pair, session: str) -> Written:
         try:
-            with open(self._note(pair, session), encoding="ascii") as note:
-                return Written(**json.load(note))
+            note = Written(**read_json(self._note(pair, session)))
+            return Written(str(note.disk), whole(note.bytes))
         except (FileNotFoundError, ValueError, TypeError):
             # After a reboot the kernel's counter began at zero, too. If the file is lost otherwise, everything counts.
             return Written("", 0)

@@ -27,6 +27,7 @@ from ..host.daemon import (
 )
 from ..host.lineclient import LineError, call
 from ..host.lineserver import LineServer, Service
+from ..host.strict_json import number
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, PreparedSplit, SplitResult
 from .journal import Journal
@@ -66,7 +67,7 @@ class SplitterService(Service):
         if op == "ping" and self._state == "armed":
             self._prepared.flush()
         elif op == "turn":
-            return {"granted": self._take_turn(float(args["hold_s"]))}
+            return {"granted": self._take_turn(number(args["hold_s"]))}
         elif op == "split":
             return self._split().as_dict()
         elif op == "stop":

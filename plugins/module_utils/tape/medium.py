@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..host.files import replace_file
+from ..host.strict_json import read_json, whole
 from .base import TapeError
 
 _FORMAT = 1
@@ -62,6 +63,12 @@ class TapeFile:
         self.closed = False
 
 
+def _run(told: Any) -> list[int]:
+    """A run of records, from JSON. :raises ValueError, TypeError: it is something else."""
+    length, count = told
+    return [whole(length, 1), whole(count, 1)]
+
+
 @dataclass
 class Medium:
     """One volume. :param folder: its own. :param write_protected: as by the switch of a cartridge."""
@@ -75,12 +82,12 @@ class Medium:
     @classmethod
     def read(cls, folder: str) -> Medium:
         """Read a volume. :raises OSError, ValueError, KeyError, TypeError: the folder holds none."""
-        with open(os.path.join(folder, VOLUME_JSON), encoding="utf-8") as stream:
-            data: dict[str, Any] = json.load(stream)
+        data: dict[str, Any] = read_json(os.path.join(folder, VOLUME_JSON))
         if data["format_version"] != _FORMAT:
             raise ValueError("format_version")
-        files = [TapeFile([list(run) for run in item["records"]], item["filemark"]) for item in data["files"]]
-        return cls(folder, data["capacity_bytes"], data["early_warning_bytes"], data["write_protected"], files)
+        files = [TapeFile([_run(run) for run in item["records"]], item["filemark"] is True) for item in data["files"]]
+        capacity, warning = whole(data["capacity_bytes"]), whole(data["early_warning_bytes"])
+        return cls(folder, capacity, warning, data["write_protected"] is not False, files)
 
     def save(self) -> None:
         """Replace volume.json so that a crash leaves the old or the new one."""
@@ -97,7 +104,7 @@ class Medium:
             "write_protected": self.write_protected,
             "files": [{"records": item.runs, "filemark": item.closed} for item in self.files],
         }
-        replace_file(os.path.join(self.folder, VOLUME_JSON), json.dumps(data), durable=True)
+        replace_file(os.path.join(self.folder, VOLUME_JSON), json.dumps(data), durable=True, alone=True)
 
     def data_path(self, number: int) -> str:
         """Where the records of a tape file are, one after another."""

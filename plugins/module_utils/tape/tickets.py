@@ -18,13 +18,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
-from typing import Callable, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 from ..host.files import locked, open_lock, replace_file, try_lock
+from ..host.strict_json import number, parse_own_json, read_json, whole
 from ..session import LOADED, QUEUE_LOCK
 from .base import TapeError
 
 _LOOK_S = 0.25
+#: The last second of the year 9999, which time.strftime can show.
+_LAST_S = 253402300799
 
 
 class DriveTimeout(TapeError):
@@ -52,6 +55,15 @@ class Ticket:
     devices: Sequence[str]
     avoids: Sequence[str] = ()
     device: Optional[str] = None
+
+    @classmethod
+    def of(cls, told: Any) -> Ticket:
+        """From JSON. :raises ValueError, TypeError: it is not a ticket."""
+        found = cls(**told)
+        texts = [found.who, found.volume, *found.devices, *found.avoids, "" if found.device is None else found.device]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("not a ticket")
+        return replace(found, pid=whole(found.pid), since_s=number(found.since_s, most=_LAST_S))
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since_s))
@@ -185,7 +197,7 @@ class QueueTicket:
         with self._alone():
             known = {device: volume for device, volume in self._loaded().items() if volume != self._ticket.volume}
             known[self.device] = self._ticket.volume
-            replace_file(os.path.join(self._folder, LOADED), json.dumps(known))
+            replace_file(os.path.join(self._folder, LOADED), json.dumps(known), alone=True)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -208,13 +220,13 @@ class QueueTicket:
                 found.append((path, self._ticket))
                 continue
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            with os.fdopen(handle, encoding="utf-8") as stream:
+            with os.fdopen(handle, "rb") as stream:
                 if try_lock(handle):
                     os.unlink(path)
                 else:
                     try:
-                        found.append((path, Ticket(**json.load(stream))))
-                    except (ValueError, TypeError, RecursionError) as exc:
+                        found.append((path, Ticket.of(parse_own_json(stream.read()))))
+                    except (ValueError, TypeError) as exc:
                         raise TapeError(
                             f"drive: the ticket {path} of a running task cannot be read; wait until that task has "
                             "ended.",
@@ -228,9 +240,9 @@ class QueueTicket:
 
     def _loaded(self) -> dict[str, str]:
         try:
-            with open(os.path.join(self._folder, LOADED), encoding="utf-8") as stream:
-                return {str(device): str(volume) for device, volume in json.load(stream).items()}
-        except (OSError, ValueError):
+            loaded = read_json(os.path.join(self._folder, LOADED))
+            return {str(device): str(volume) for device, volume in loaded.items()}
+        except (OSError, ValueError, AttributeError):
             return {}
 
     def _write(self) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Optional
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.files import partial
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.raid import RaidProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
@@ -210,7 +211,7 @@ def a_resync_is_waited_for_no_longer_than_told(bench: Bench) -> None:
 
 def a_leg_that_cannot_go_on_its_way_out_is_put_back_later(bench: Bench) -> None:
     prepared = bench.provider().prepare("s1")
-    in_the_way = f"{bench.state_dir}/mirrors/s1.t0.leg.new"
+    in_the_way = partial(f"{bench.state_dir}/mirrors/s1.t0.leg")
     os.mkdir(in_the_way)
     for action in (prepared.split, prepared.cancel):
         refused(action, "cannot be written")
