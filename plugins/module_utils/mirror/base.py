@@ -253,7 +253,8 @@ class MirrorProvider(ABC):
 
     #: The name in ``provider``, and in the registry.
     name: ClassVar[str]
-    capabilities: ClassVar[Capabilities] = Capabilities()
+    #: Of the provider; one for which they depend on options or pairs sets its own when it is made.
+    capabilities: Capabilities = Capabilities()
     #: What the option ``provider_options`` may hold.
     argument_spec: ClassVar[Spec] = {}
     #: What ``options`` of a pair may hold. No secrets: records and results of modules show the options of pairs.

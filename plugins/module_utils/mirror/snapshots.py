@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Optional
 
 from ..host import blockdev
@@ -51,9 +52,13 @@ class SnapshotProvider(JournaledProvider):
 
     # ---- what each provider implements ----
 
-    @abstractmethod
+    def look_at(self, pairs: Sequence[Pair]) -> list[SnapshotView]:
+        """Look at each pair. A provider whose array reports on all at once overrides this instead of ``look``."""
+        return [self.look(pair) for pair in pairs]
+
     def look(self, pair: Pair) -> SnapshotView:
         """Look at a pair. Changes nothing."""
+        raise NotImplementedError
 
     def take(self, pair: Pair, session: str) -> None:
         """Make the mirror, with the session's mark on it. The window waits for this.
@@ -84,14 +89,13 @@ class SnapshotProvider(JournaledProvider):
 
     def state(self) -> list[PairState]:
         """See MirrorProvider."""
-        return [self._pair_state(pair, self.look(pair)) for pair in self.pairs]
+        return [self._pair_state(pair, view) for pair, view in zip(self.pairs, self.look_at(self.pairs))]
 
     def sync(self, wait: bool, timeout_s: float) -> float:
         """See MirrorProvider; there is nothing to wait for."""
-        for pair in self.pairs:
-            broken = self.look(pair).broken
-            if broken:
-                raise MirrorError(broken, option="pairs")
+        for view in self.look_at(self.pairs):
+            if view.broken:
+                raise MirrorError(view.broken, option="pairs")
         return 0.0
 
     def prepare(self, session: str) -> PreparedSplit:
@@ -102,10 +106,10 @@ class SnapshotProvider(JournaledProvider):
         """See MirrorProvider."""
         devices: dict[str, str] = {}
         changed = False
-        for pair in self._settled_record(session).pairs:
-            shown = self.look(pair).devices
-            changed = changed or not shown
-            devices[pair.name] = shown[0] if shown else self.show(pair)
+        pairs = self._settled_record(session).pairs
+        for pair, view in zip(pairs, self.look_at(pairs)):
+            changed = changed or not view.devices
+            devices[pair.name] = view.devices[0] if view.devices else self.show(pair)
         return Presentation(devices, changed)
 
     def resync(self, session: str, wait: bool, timeout_s: float) -> int:
@@ -113,12 +117,11 @@ class SnapshotProvider(JournaledProvider):
         record = self._record_to_resync(session)
         if record is None:
             return 0
-        for pair in record.pairs:
-            shown = self.look(pair).devices
-            if shown:
+        for pair, view in zip(record.pairs, self.look_at(record.pairs)):
+            if view.devices:
                 raise MirrorError(
-                    f"pair {pair.name}: its mirror is still presented as {', '.join(shown)}; withdraw it before the "
-                    "resync.",
+                    f"pair {pair.name}: its mirror is still presented as {', '.join(view.devices)}; withdraw it before "
+                    "the resync.",
                     code="mirror_in_use",
                 )
         self.undo(record)
@@ -161,10 +164,10 @@ class SnapshotProvider(JournaledProvider):
         )
 
     def _marks(self) -> list[Optional[str]]:
-        return [self.look(pair).mark for pair in self.pairs]
+        return [view.mark for view in self.look_at(self.pairs)]
 
     def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
-        shown = [(pair, device) for pair in pairs for device in self.look(pair).devices]
+        shown = [(pair, device) for pair, view in zip(pairs, self.look_at(pairs)) for device in view.devices]
         for pair, device in shown:
             busy = blockdev.busy_users(device)
             if busy:
@@ -191,16 +194,15 @@ class SnapshotSplit(PreparedSplit):
 
     def split(self) -> SplitResult:
         """See PreparedSplit."""
-        done = []
-        for pair in self._record.pairs:
-            before_mono_s, before_wall_s = time.monotonic(), time.time()
-            self.take(pair)
-            after_mono_s, after_wall_s = time.monotonic(), time.time()
-            done.append(PairSplit(pair.name, pair.mirror, before_mono_s, after_mono_s, before_wall_s, after_wall_s))
+        done = self.take_all(self._record.pairs)
         self.publish()
         result = SplitResult(self._record.session, self._record.provider, self.method, tuple(done))
         self._record = replace(self._record, result=result)
         return result
+
+    def take_all(self, pairs: Sequence[Pair]) -> list[PairSplit]:
+        """Make the mirrors, one after the other. A provider whose array makes several at once overrides this."""
+        return [split for pair in pairs for split in timed([pair], partial(self.take, pair))]
 
     def take(self, pair: Pair) -> None:
         """Make the mirror of one pair. :raises MirrorError: it failed."""
@@ -216,3 +218,11 @@ class SnapshotSplit(PreparedSplit):
     def cancel(self) -> None:
         """See PreparedSplit."""
         self._provider.undo(self._record)
+
+
+def timed(pairs: Sequence[Pair], action: Callable[[], object]) -> list[PairSplit]:
+    """Split these pairs at once by ``action``, and note the times before and after."""
+    before_mono_s, before_wall_s = time.monotonic(), time.time()
+    action()
+    times = (before_mono_s, time.monotonic(), before_wall_s, time.time())
+    return [PairSplit(pair.name, pair.mirror, *times) for pair in pairs]
