@@ -7,10 +7,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional
 
 from ansible import context
+
+
+def user_paths(name: str, folders: Sequence[Optional[str]] = ()) -> Iterator[str]:
+    """Where a file or folder of the user's may lie, see user_file."""
+    called = [
+        os.path.dirname(os.path.abspath(path)) for path in context.CLIARGS.get("args") or () if os.path.isfile(path)
+    ]
+    for folder in (*called, *folders, os.getcwd()):
+        yield os.path.abspath(os.path.join(folder or os.curdir, name))
 
 
 def user_file(name: str, folders: Sequence[Optional[str]] = ()) -> str:
@@ -22,14 +31,8 @@ def user_file(name: str, folders: Sequence[Optional[str]] = ()) -> str:
         and in the working folder.
     :param folders: other folders.
     """
-    called = [
-        os.path.dirname(os.path.abspath(path)) for path in context.CLIARGS.get("args") or () if os.path.isfile(path)
-    ]
-    for folder in (*called, *folders, os.getcwd()):
-        path = os.path.join(folder or os.curdir, name)
-        if os.path.isfile(path):
-            return os.path.abspath(path)
-    return ""
+    found = (path for path in user_paths(name, folders) if os.path.isfile(path))
+    return next(found, "")
 
 
 class FilterModule:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -25,6 +26,7 @@ _OURS = frozenset(("sessions", "leases", "mirrors", "drives", "mounts", "library
 LOADED = "loaded.json"
 QUEUE_LOCK = "lock"
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_SHORT = re.compile("sm[a-z2-7]{16}")
 
 
 class SessionError(SplitMirrorError):
@@ -42,6 +44,18 @@ def check_session_id(session: str) -> str:
             option="session",
         )
     return session
+
+
+def short_session(session: str) -> str:
+    """The mark of a session on arrays that allow few characters in a name: ``sm`` and 16 of a-z and 2-7.
+
+    80 bits of the SHA-256 of the id, in base32. A short id is its own short id, so that what carries a mark of an unknown
+    session can be cleaned up, too.
+    """
+    if _SHORT.fullmatch(session):
+        return session
+    digest = hashlib.sha256(check_session_id(session).encode()).digest()
+    return "sm" + base64.b32encode(digest[:10]).decode().lower()
 
 
 def host_part(host: str) -> str:

@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.session import check_session_id, host_part
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import (
+    check_session_id,
+    host_part,
+    short_session,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import target_of
 
@@ -35,6 +39,16 @@ def test_names_that_are_cut_or_changed_stay_different() -> None:
     parts = [host_part(host) for host in KEPT + CHANGED]
     assert len({part.lower() for part in parts}) == len(parts)
     assert all(len(part) <= 50 and check_session_id(session_of_host(part)) for part in parts)
+
+
+def test_a_short_id_is_short_the_same_everywhere_and_its_own_short_id() -> None:
+    sessions = [session_of_host(host) for host in KEPT + CHANGED]
+    shorts = [short_session(session) for session in sessions]
+    assert len(set(shorts)) == len(sessions)
+    assert all(re.fullmatch("sm[a-z2-7]{16}", short) for short in shorts)
+    assert [short_session(short) for short in shorts] == shorts
+    # It is on arrays, so it must never be computed in another way.
+    assert short_session("20260131T020000Z-db1-9f3c") == "sm6n5v2mcxxmj2nc22"
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from typing import Any, Optional
 from ..host.daemon import DaemonRecord, is_alive
 from ..host.files import locked, open_lock, partials, remove_partials, replace_file, sync_folder
 from ..host.strict_json import read_json, text
-from ..session import StateDir
+from ..session import StateDir, short_session
 from .base import MirrorError, Pair, SplitResult
 
 FORMAT_VERSION = 1
@@ -46,6 +46,11 @@ class SplitRecord:
         if self.result is not None:
             return "split"
         return "armed" if is_alive(self.process) else "broken"
+
+    @property
+    def short(self) -> str:
+        """The session's mark on arrays that allow few characters in a name."""
+        return short_session(self.session)
 
     def touches(self, pair: Pair) -> bool:
         """Whether this record holds the pair's primary or mirror, even if the pair has another name."""
@@ -82,6 +87,7 @@ class Journal:
         data = {
             "format_version": FORMAT_VERSION,
             "session": record.session,
+            "short": record.short,
             "provider": record.provider,
             "pairs": [asdict(pair) for pair in record.pairs],
             "process": asdict(record.process),

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import short_session
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted
 from ansible_collections.splitmirror.backup.tests.support.demo import (
     Demo,
@@ -35,7 +36,6 @@ from .ways import Ways, ways_to_root
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 HOOKS = Path(__file__).parent
-ARRAY_TASKS = HOOKS.parents[2] / "roles/mirrored_backup/tasks/array/default"
 PHASES = [
     "preflight",
     "recover",
@@ -265,22 +265,17 @@ def told_by_the_hook(bench: Demo) -> dict[str, Any]:
     return found
 
 
-def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(
-    bench: Demo, ways: Ways, tmp_path: Path
-) -> None:
-    """Both reach the array through a folder of the user's, which wraps one step of the role's own."""
-    folder = tmp_path / "array"
-    shutil.copytree(ARRAY_TASKS, folder)
-    (folder / "sync.yml").rename(folder / "ours.yml")
-    shutil.copy(HOOKS / "own_array/sync.yml", folder)
+def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(bench: Demo, ways: Ways) -> None:
+    """Both reach the array through a folder of the user's, which wraps one step of the role's own and has no other."""
     # The name of another host may end like this one's.
     other = bench.folder / "state/db1/sessions/20260101T000000Z-prod-db1-0a1b"
     other.mkdir(parents=True)
     with ways.taken("su") as words:
-        bench.must(HOOKS / "again.yml", *words, splitmirror_array_tasks=str(folder))
+        bench.must(HOOKS / "again.yml", *words, splitmirror_array_tasks=str(HOOKS / "own_array"))
     report = bench.report()
     synchronized = bench.folder / "state/array1/synchronized"
-    assert synchronized.read_text(encoding="ascii") == report["session"]
+    session = report["session"]
+    assert synchronized.read_text(encoding="ascii") == f"{session} {short_session(session)}"
     synchronized.unlink()
     assert (report["state"], report["reason"]) == ("good", "")
     assert [phase["name"] for phase in report["phases"]] == PHASES
@@ -459,8 +454,8 @@ def test_what_killed_runs_leave_is_finished_by_the_next(bench: Demo, killed: lis
         ({"splitmirror_array": "nowhere"}, ["nowhere"]),
         ({"splitmirror_transport": "tgt"}, ["splitmirror_storage_network"]),
         (
-            {"splitmirror_retention_days": -1, "splitmirror_array_tasks": str(HOOKS / "own_array")},
-            ["0 to 365000", f"{HOOKS / 'own_array'} has no preflight.yml, recover.yml, arm.yml"],
+            {"splitmirror_retention_days": -1, "splitmirror_array_tasks": str(HOOKS)},
+            ["0 to 365000", f"{HOOKS} has none of the files preflight.yml, recover.yml, sync.yml"],
         ),
     ],
     ids=["answers", "options", "nothing", "nowhere", "network", "retention"],
