@@ -49,8 +49,8 @@ def check_session_id(session: str) -> str:
 def short_session(session: str) -> str:
     """The mark of a session on arrays that allow few characters in a name: ``sm`` and 16 of a-z and 2-7.
 
-    80 bits of the SHA-256 of the id, in base32. A short id is its own short id, so that marks of unknown sessions can be
-    cleaned up as well.
+    80 bits of the SHA-256 of the id, in base32. A short id is its own short id, so that what an unknown session has
+    marked can be cleaned up as well.
     """
     if _SHORT.fullmatch(session):
         return session
