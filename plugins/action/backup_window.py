@@ -12,7 +12,7 @@ from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import 
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.errors import ActionError
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.host_action import HostAction
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.line_peer import LinePeer
-from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import SPLITTERS_SPEC, make_splitter
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import SPLITTERS_SPEC, make_splitters
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import WindowFailed, run_window
 
 ARGUMENT_SPEC = {
@@ -41,17 +41,18 @@ class ActionModule(HostAction):
                 code="option_invalid",
             )
         own = own_channel(self, task_vars)
-        splitter = make_splitter(
+        splitters = make_splitters(
             args["splitters"], args["session"], lambda host: open_channel(host, self, task_vars, "splitters")
         )
         if self._task.check_mode:
             own.must_be_root()
-            splitter.preflight()
+            for splitter in splitters:
+                splitter.preflight()
             return {"changed": True, "msg": f"would freeze {', '.join(args['mounts'])}, split the mirror and thaw"}
 
         holder = LinePeer(own, args["state_dir"], args["session"], "holder")
         try:
-            evidence = run_window(holder, splitter, args["mounts"], args["deadline_s"], args["turn_timeout_s"])
+            evidence = run_window(holder, splitters, args["mounts"], args["deadline_s"], args["turn_timeout_s"])
             return {"changed": True, **evidence}
         except WindowFailed as exc:
             return {
@@ -63,5 +64,6 @@ class ActionModule(HostAction):
                 **exc.evidence,
             }
         finally:
-            splitter.close()
+            for splitter in splitters:
+                splitter.close()
             holder.close()

@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What splits the mirror inside the window: a small protocol, and the list of the kinds that implement it.
+"""What splits the mirrors inside the window: a small protocol, and the list of the kinds that implement it.
 
-Today there is one kind: the splitter process that ``mirror_split`` with ``state: armed`` starts on the array.
+Today there is one kind: the splitter process that ``mirror_split`` with ``state: armed`` starts on the array. A window
+has one splitter for each mirror set of the database host.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ class Splitter(ABC):
 
         stand_by                    before the freeze
         take_turn, until granted    before the freeze
-        split                       frozen: everything waits for this
+        split                       frozen: everything waits for this; perhaps in a thread of its own
         close                       in every case
 
-    :ivar host: where it splits, for messages.
+    :ivar host: where it splits.
+    :ivar title: what tells it from the other splitters of the window, for messages and evidence: its host, and more
+        if the host has several.
+    :ivar order: its place among all splitters of all windows. Windows take their turns in this order, so that no two
+        wait for each other.
     """
 
     #: The name in ``kind``, and in the list below.
@@ -37,6 +42,8 @@ class Splitter(ABC):
     #: The options of one entry of ``splitters`` beside ``kind``.
     argument_spec: ClassVar[Spec]
     host: str
+    title: str
+    order: tuple[str, ...]
 
     @classmethod
     @abstractmethod
@@ -89,6 +96,7 @@ class ArmedSplitter(Splitter):
     """The splitter process on the array, or on any other inventory host that controls the array.
 
     :param peer: the process.
+    :param state_dir: the state folder of its host.
     """
 
     kind = "armed"
@@ -97,14 +105,16 @@ class ArmedSplitter(Splitter):
         "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
     }
 
-    def __init__(self, peer: LinePeer) -> None:
-        self.host = peer.channel.host
+    def __init__(self, peer: LinePeer, state_dir: str = DEFAULT_STATE_DIR) -> None:
+        self.host = self.title = peer.channel.host
+        self.order = (self.host, state_dir)
         self._peer = peer
 
     @classmethod
     def make(cls, options: Mapping[str, Any], session: str, open_channel: Callable[[str], Channel]) -> Splitter:
         """See Splitter."""
-        return cls(LinePeer(open_channel(options["host"]), options["state_dir"], session, "splitter"))
+        state_dir = options["state_dir"]
+        return cls(LinePeer(open_channel(options["host"]), state_dir, session, "splitter"), state_dir)
 
     def preflight(self) -> None:
         """See Splitter; commands have to run as root."""
@@ -143,25 +153,38 @@ SPLITTERS_SPEC: dict[str, Any] = {
 }
 
 
-def make_splitter(
+def make_splitters(
     entries: Sequence[Mapping[str, Any]], session: str, open_channel: Callable[[str], Channel]
-) -> Splitter:
-    """Make the splitter of a session.
+) -> list[Splitter]:
+    """Make the splitters of a session, in the order in which they take their turns.
 
     :param entries: the option ``splitters``.
     :param open_channel: opens a channel to an inventory host.
-    :raises ActionError: there is not exactly one entry.
-    :raises SplitMirrorError: its options are not those of its kind.
+    :raises ActionError: there is no entry, or two are the same.
+    :raises SplitMirrorError: the options of an entry are not those of its kind.
     """
-    if len(entries) != 1:
+    if not entries:
         raise ActionError(
-            f"splitters: there are {len(entries)} entries; give exactly one, because all pairs of a database host are "
-            "split by one array.",
+            "splitters: there is no entry; give one for each mirror set of the database host.",
             "splitters",
             code="option_invalid",
         )
-    given = dict(entries[0])
-    kind = given.pop("kind")
-    splitter = SPLITTERS[kind]
-    options = check_options("splitters", f"kind {kind}", splitter.argument_spec, given)
-    return splitter.make(options, session, open_channel)
+    chosen: list[tuple[type[Splitter], dict[str, Any]]] = []
+    for entry in entries:
+        given = dict(entry)
+        kind = given.pop("kind")
+        one = SPLITTERS[kind], check_options("splitters", f"kind {kind}", SPLITTERS[kind].argument_spec, given)
+        if one in chosen:
+            raise ActionError(
+                f"splitters: entry {len(chosen) + 1} is the same as entry {chosen.index(one) + 1}; give each mirror "
+                "set of the host a state folder of its own on its array.",
+                "splitters",
+                code="option_invalid",
+            )
+        chosen.append(one)
+    splitters = sorted((kind.make(options, session, open_channel) for kind, options in chosen), key=lambda it: it.order)
+    hosts = [splitter.host for splitter in splitters]
+    for splitter in splitters:
+        if hosts.count(splitter.host) > 1:
+            splitter.title = f"{splitter.host} ({', '.join(splitter.order[1:])})"
+    return splitters

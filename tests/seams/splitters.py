@@ -28,7 +28,7 @@ class SplitterContract(ABC):
 
     @abstractmethod
     def splitter(self, session: str) -> Splitter:
-        """The window's end of it, as make_splitter gives it."""
+        """The window's end of it, as make_splitters gives it."""
 
     @abstractmethod
     def split_pairs(self, session: str) -> int:

@@ -21,7 +21,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter as array_side
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
-from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import SPLITTERS, Splitter, make_splitter
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import SPLITTERS, Splitter, make_splitters
 from ansible_collections.splitmirror.backup.tests.seams.splitters import OTHER, SESSION, SplitterContract
 from ansible_collections.splitmirror.backup.tests.support.mirrors import Array, kill
 
@@ -54,7 +54,8 @@ class TestArmed(SplitterContract):
         array_side.arm(self.sets[session].provider, session, 60)
 
     def splitter(self, session: str) -> Splitter:
-        return make_splitter([{"kind": "armed", "host": "array1", "state_dir": self.state}], session, channel_to)
+        (made,) = make_splitters([{"kind": "armed", "host": "array1", "state_dir": self.state}], session, channel_to)
+        return made
 
     def split_pairs(self, session: str) -> int:
         return sum(os.path.isfile(pair.mirror) for pair in self.sets[session].pairs)

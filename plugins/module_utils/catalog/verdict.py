@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-#: What must have happened in the window, in this order, each exactly once.
+#: What must have happened in the window, in this order, each exactly once; the splits once for each splitter.
 WINDOW_ORDER = (
     "freeze_acknowledged",
     "split_sent",
@@ -21,6 +21,8 @@ WINDOW_ORDER = (
     "thaw_sent",
     "thaw_acknowledged",
 )
+#: The events of a split.
+SPLIT = WINDOW_ORDER[1:3]
 #: Events that may be among them and prove nothing.
 HARMLESS = frozenset({"tracking_started", "backup_begun", "freeze_sent", "check_started", "backup_ended"})
 
@@ -64,7 +66,14 @@ def _window(window: Mapping[str, Any]) -> str:
     events = window.get("events")
     if not isinstance(events, Sequence) or isinstance(events, (str, bytes)) or not events:
         return "the events of the window are missing, so nothing proves that the split lay inside it."
-    names: list[str] = []
+    # What was written before there could be several has no name of a splitter.
+    splitters = window.get("splitters", [""])
+    named = isinstance(splitters, list) and all(isinstance(name, str) for name in splitters)
+    if not named or not splitters or len(set(splitters)) != len(splitters):
+        return (
+            "the names of the window's splitters are missing or doubled, so it is not proved that each split inside it."
+        )
+    told: list[tuple[str, Any]] = []
     last = None
     for event in events:
         name, seq = (event.get("name"), event.get("seq")) if isinstance(event, Mapping) else (None, None)
@@ -73,19 +82,31 @@ def _window(window: Mapping[str, Any]) -> str:
         if last is not None and seq <= last:
             return f"event {name} of the window is numbered {seq} after {last}, so the order cannot be proved."
         last = seq
-        names.append(name)
-    told = [name for name in names if name not in HARMLESS]
-    for name in told:
+        if name not in HARMLESS:
+            told.append((name, event.get("splitter", "") if name in SPLIT else ""))
+    wanted = [(name, splitter) for name in WINDOW_ORDER for splitter in (splitters if name in SPLIT else [""])]
+    for name, _splitter in told:
         if name not in WINDOW_ORDER:
             return f"the window was broken: {name}."
-    for name in WINDOW_ORDER:
-        if told.count(name) != 1:
-            return f"{name} happened {told.count(name)} times in the window instead of once."
-    if tuple(told) != WINDOW_ORDER:
-        return f"the window ran in a wrong order: {', '.join(told)}."
+    for name, splitter in wanted:
+        count = told.count((name, splitter))
+        if count != 1:
+            whose = f" of {splitter}" if splitter else ""
+            return f"{name}{whose} happened {count} times in the window instead of once."
+    if len(told) != len(wanted):
+        return "a splitter that the window does not name has split, so it is not known what was split."
+    names = [name for name, _splitter in told]
+    sent_first = all(told.index((SPLIT[0], name)) < told.index((SPLIT[1], name)) for name in splitters)
+    if not sent_first or sorted(names, key=_place) != names:
+        return f"the window ran in a wrong order: {', '.join(names)}."
     if window.get("intact") is not True:
         return "the window was not intact: the file systems were not frozen from the freeze to the thaw."
     return ""
+
+
+def _place(name: str) -> int:
+    """When an event has to happen. Several splits go on at once, so only each one's own two events are in order."""
+    return WINDOW_ORDER.index(SPLIT[0] if name in SPLIT else name)
 
 
 def _check(check: Mapping[str, Any]) -> str:

@@ -77,6 +77,41 @@ def test_an_event_that_breaks_the_window_breaks_the_backup(name: str, place: int
     assert name in verdict.reason
 
 
+def window_of_two(order: tuple[int, ...] = (0, 1, 2, 3)) -> dict[str, Any]:
+    """Evidence of two splits whose four events happened in an order."""
+    split = [(name, splitter) for name in WINDOW_ORDER[1:3] for splitter in ("a", "b")]
+    told = evidence([*WINDOW_ORDER[:1], *(split[place][0] for place in order), *WINDOW_ORDER[3:]])
+    for event, place in zip(told["window"]["events"][1:5], order):
+        event["splitter"] = split[place][1]
+    told["window"]["splitters"] = ["a", "b"]
+    return told
+
+
+def test_two_splits_go_on_at_once_and_each_is_sent_before_it_returns() -> None:
+    for order in itertools.permutations(range(4)):
+        sent_first = order.index(0) < order.index(2) and order.index(1) < order.index(3)
+        assert judge(window_of_two(order), SESSION).good == sent_first
+
+
+@pytest.mark.parametrize("splitters", [["a"], ["a", "c"], ["a", "b", "c"], ["a", "a"], [], None, "ab", [None], {}])
+def test_each_splitter_that_was_named_has_split_and_no_other(splitters: Any) -> None:
+    told = window_of_two()
+    assert judge(told, SESSION).good
+    told["window"]["splitters"] = splitters
+    assert not judge(told, SESSION).good
+
+
+@pytest.mark.parametrize("place", range(1, 5))
+def test_the_split_of_each_lies_in_the_window(place: int) -> None:
+    for where in (0, 5):  # before the freeze, after the check
+        told = window_of_two()
+        names = told["window"]["events"]
+        names.insert(where, names.pop(place))
+        for number, event in enumerate(names):
+            event["seq"] = number
+        assert not judge(told, SESSION).good, (place, where)
+
+
 @given(numbers=st.lists(st.integers(0, 9), min_size=6, max_size=6))
 def test_numbers_must_ascend(numbers: list[int]) -> None:
     told = evidence()

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 import yaml
+from ansible.playbook.play_context import PlayContext
+from ansible.plugins.loader import connection_loader, init_plugin_loader
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.modules import backup_window
@@ -18,11 +21,18 @@ from ansible_collections.splitmirror.backup.plugins.plugin_utils.errors import A
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import (
     SPLITTERS,
     SPLITTERS_SPEC,
-    make_splitter,
+    make_splitters,
 )
 
 DOCUMENTED = yaml.safe_load(backup_window.DOCUMENTATION)["options"]["splitters"]["suboptions"]
 ARMED = {"kind": "armed", "host": "array1"}
+
+
+def channel_to(host: str) -> Channel:
+    init_plugin_loader()
+    connection = connection_loader.get("local", PlayContext(), new_stdin=None)
+    connection.set_options()
+    return Channel(host, connection, sys.executable)
 
 
 def no_channel(host: str) -> Channel:
@@ -43,8 +53,11 @@ def test_documentation_has_the_kinds_and_options_of_the_registry() -> None:
 @pytest.mark.parametrize(
     ("entries", "sentence"),
     [
-        ([], "splitters: there are 0 entries; give exactly one"),
-        ([ARMED, ARMED], "splitters: there are 2 entries; give exactly one"),
+        ([], "splitters: there is no entry; give one for each mirror set"),
+        (
+            [ARMED, {**ARMED, "state_dir": "/var/lib/splitmirror"}],
+            "splitters: entry 2 is the same as entry 1; give each mirror set of the host a state folder",
+        ),
         ([{"kind": "armed"}], "splitters: kind armed needs the option 'host'."),
         ([{**ARMED, "state_dir": "here"}], "splitters: option 'state_dir' must be an absolute path, not 'here'."),
         ([{**ARMED, "port": 22}], "splitters: 'port' is not an option of kind armed; it has host, state_dir."),
@@ -52,7 +65,14 @@ def test_documentation_has_the_kinds_and_options_of_the_registry() -> None:
 )
 def test_what_does_not_fit_is_refused_before_a_host_is_reached(entries: list[dict[str, Any]], sentence: str) -> None:
     with pytest.raises((ActionError, SplitMirrorError)) as refused:
-        make_splitter(entries, "s1", no_channel)
+        make_splitters(entries, "s1", no_channel)
     error: Any = refused.value
     assert error.message.startswith(sentence)
     assert (error.option, error.code) == ("splitters", "option_invalid")
+
+
+def test_all_windows_take_their_turns_in_one_order_and_each_splitter_has_a_name_of_its_own() -> None:
+    entries = [{**ARMED, "state_dir": "/b"}, {"kind": "armed", "host": "array0"}, {**ARMED, "state_dir": "/a"}]
+    for given in (entries, entries[::-1]):
+        made = make_splitters(given, "s1", channel_to)
+        assert [splitter.title for splitter in made] == ["array0", "array1 (/a)", "array1 (/b)"]

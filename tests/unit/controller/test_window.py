@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -26,7 +26,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.session import 
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.channel import Channel
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.line import StandingLine
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.line_peer import LinePeer, PeerRefused, is_answer
-from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import ArmedSplitter
+from ansible_collections.splitmirror.backup.plugins.plugin_utils.splitters import ArmedSplitter, Splitter
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import WindowFailed, run_window
 
 SESSION = "s1"
@@ -41,6 +41,11 @@ def plugins() -> None:
 def thawed() -> Json:
     """What a holder answers that has thawed everything."""
     return {"thawed": True, "frozen": False, "window_s": 0.2, "intact": True, "error": None}
+
+
+def granted() -> Json:
+    """What a splitter answers whose turn it is."""
+    return {"granted": True}
 
 
 class Scripted(Service):
@@ -67,7 +72,7 @@ class Peers:
         self.threads: list[threading.Thread] = []
         self.services: list[Scripted] = []
 
-    def serve(self, name: str, **answers: Callable[[], Json]) -> LinePeer:
+    def serve(self, name: str, *, host: str = "here", **answers: Callable[[], Json]) -> LinePeer:
         service = Scripted(name, self.asked, answers)
         service.server = server = LineServer(str(self.folder / f"{name}.sock"), service)
         thread = threading.Thread(target=server.serve, daemon=True)
@@ -76,10 +81,11 @@ class Peers:
         self.services.append(service)
         connection = connection_loader.get("local", PlayContext(), new_stdin=None)
         connection.set_options()
-        return LinePeer(Channel("here", connection, sys.executable), self.state.root, SESSION, name)
+        return LinePeer(Channel(host, connection, sys.executable), self.state.root, SESSION, name)
 
-    def splitter(self, **answers: Callable[[], Json]) -> ArmedSplitter:
-        return ArmedSplitter(self.serve("splitter", **answers))
+    def splitter(self, name: str = "splitter", **answers: Callable[[], Json]) -> ArmedSplitter:
+        host = "here" if name == "splitter" else name
+        return ArmedSplitter(self.serve(name, host=host, **{"turn": granted, **answers}))
 
     def stop(self) -> None:
         for service in self.services:
@@ -104,7 +110,7 @@ def test_the_window_waits_for_its_turn_before_the_freeze(peers: Peers) -> None:
     turns = iter([False, False, True])
     holder = peers.serve("holder", check_thaw=closed)
     splitter = peers.splitter(turn=lambda: {"granted": next(turns)}, split=lambda: {"split_s": 0.1})
-    evidence = run_window(holder, splitter, ["/data"], 5, 60)
+    evidence = run_window(holder, [splitter], ["/data"], 5, 60)
     holder.close()
     splitter.close()
     assert evidence["window"]["overhead_s"] == 0.1
@@ -124,7 +130,7 @@ def test_nothing_is_frozen_when_the_turn_does_not_come(peers: Peers) -> None:
     holder = peers.serve("holder")
     splitter = peers.splitter(turn=lambda: {"granted": False})
     with pytest.raises(WindowFailed, match="turn_timeout_s") as failed:
-        run_window(holder, splitter, ["/data"], 5, 0)
+        run_window(holder, [splitter], ["/data"], 5, 0)
     holder.close()
     splitter.close()
     assert not failed.value.split_sent
@@ -142,12 +148,12 @@ def test_a_lost_line_is_told_and_the_thaw_finds_another_way(peers: Peers) -> Non
         line._program.wait()
         return {"split_s": 0.1}
 
-    splitter = peers.splitter(turn=lambda: {"granted": True}, split=cut)
+    splitter = peers.splitter(split=cut)
     with pytest.raises(
         WindowFailed,
         match="the request 'check_thaw' to the holder of session s1 failed: here: the connection to it is lost",
     ) as failed:
-        run_window(holder, splitter, ["/data"], 5, 60)
+        run_window(holder, [splitter], ["/data"], 5, 60)
     splitter.close()
     assert "could not be confirmed" not in str(failed.value)
     assert "deadline" not in str(failed.value)
@@ -158,9 +164,9 @@ def test_a_lost_line_is_told_and_the_thaw_finds_another_way(peers: Peers) -> Non
 def test_a_thaw_that_leaves_something_frozen_is_asked_for_again_and_told(peers: Peers) -> None:
     stuck = {**thawed(), "frozen": True, "error": "databases: d: it cannot be thawed."}
     holder = peers.serve("holder", thaw=lambda: stuck)
-    splitter = peers.splitter(turn=lambda: {"granted": True}, split=refuse)
+    splitter = peers.splitter(split=refuse)
     with pytest.raises(WindowFailed, match="could not be confirmed either: databases: d: it cannot be thawed"):
-        run_window(holder, splitter, ["/data"], 5, 60)
+        run_window(holder, [splitter], ["/data"], 5, 60)
     holder.close()
     splitter.close()
     assert peers.asked.count("holder thaw") > 1
@@ -173,12 +179,108 @@ def refuse() -> Json:
 def test_a_window_that_ends_at_its_deadline_says_so(peers: Peers) -> None:
     never = threading.Event()
     holder = peers.serve("holder", thaw=thawed)
-    splitter = peers.splitter(turn=lambda: {"granted": True}, split=lambda: {"waited": never.wait(60)})
+    splitter = peers.splitter(split=lambda: {"waited": never.wait(60)})
     try:
         with pytest.raises(WindowFailed, match="deadline of the freeze"):
-            run_window(holder, splitter, ["/data"], 0.2, 60)
+            run_window(holder, [splitter], ["/data"], 0.2, 60)
     finally:
         never.set()
+
+
+def closes(peers: Peers, splitters: Sequence[Splitter], holder: LinePeer) -> None:
+    for splitter in splitters:
+        splitter.close()
+    holder.close()
+
+
+def test_all_splitters_stand_by_and_have_their_turn_before_the_freeze_and_split_at_once(peers: Peers) -> None:
+    """Each split ends when the other one has begun, so that they would never end one after the other."""
+    begun = {"a": threading.Event(), "b": threading.Event()}
+    turns = iter([False, True, True])
+
+    def split(mine: str, other: str) -> Json:
+        begun[mine].set()
+        assert begun[other].wait(60)
+        return {"split_s": 0.1 if mine == "a" else 0.15, "devices": {mine: f"/dev/{mine}"}}
+
+    holder = peers.serve("holder", check_thaw=closed)
+    splitters = [
+        peers.splitter("a", split=lambda: split("a", "b")),
+        peers.splitter("b", turn=lambda: {"granted": next(turns)}, split=lambda: split("b", "a")),
+    ]
+    evidence = run_window(holder, splitters, ["/data"], 60, 60)
+    closes(peers, splitters, holder)
+    before, frozen = (
+        peers.asked[: peers.asked.index("holder freeze")],
+        peers.asked[peers.asked.index("holder freeze") :],
+    )
+    # The turn that was granted first is asked for again, so that it does not end while the other one is waited for.
+    assert before == ["a ping", "b ping", "holder ping", "a turn", "b turn", "a turn", "b turn"]
+    assert sorted(frozen[1:3]) == ["a split", "b split"]
+    assert frozen[3:] == ["holder check_thaw"]
+    assert [(split["splitter"], split["devices"]) for split in evidence["splits"]] == [
+        ("a", {"a": "/dev/a"}),
+        ("b", {"b": "/dev/b"}),
+    ]
+    window = evidence["window"]
+    assert (window["splitters"], window["split_s"], window["overhead_s"]) == (["a", "b"], 0.15, 0.05)
+    told = [(event["name"], event["splitter"]) for event in window["events"]]
+    assert told[:2] == [("split_sent", "a"), ("split_sent", "b")]
+    assert sorted(told[2:]) == [("split_returned", "a"), ("split_returned", "b")]
+
+
+def test_one_refusal_of_two_thaws_at_once_and_tells_what_was_split(peers: Peers) -> None:
+    """The other split ends after the thaw only."""
+    thaws = threading.Event()
+
+    def slow() -> Json:
+        assert thaws.wait(60)
+        return {"split_s": 0.1}
+
+    def thaw() -> Json:
+        thaws.set()
+        return thawed()
+
+    holder = peers.serve("holder", thaw=thaw)
+    splitters = [peers.splitter("a", split=slow), peers.splitter("b", split=refuse)]
+    with pytest.raises(WindowFailed, match=r"^b: the mirror is not in sync\.$") as failed:
+        run_window(holder, splitters, ["/data"], 60, 60)
+    closes(peers, splitters, holder)
+    assert failed.value.split_sent
+    assert [split["splitter"] for split in failed.value.evidence["splits"]] == ["a"]
+    assert failed.value.evidence["window"]["intact"] is False
+    assert "holder check_thaw" not in peers.asked
+
+
+def test_one_silence_of_two_fails_the_window_at_the_deadline(peers: Peers) -> None:
+    never = threading.Event()
+    holder = peers.serve("holder")
+    splitters = [
+        peers.splitter("a", split=lambda: {"split_s": 0.1}),
+        peers.splitter("b", split=lambda: {"waited": never.wait(60)}),
+    ]
+    try:
+        with pytest.raises(WindowFailed, match=r"b: .*no answer in time.*deadline of the freeze") as failed:
+            run_window(holder, splitters, ["/data"], 0.2, 60)
+    finally:
+        never.set()
+    closes(peers, splitters, holder)
+    assert peers.asked[-1] == "holder thaw"
+    assert [split["splitter"] for split in failed.value.evidence["splits"]] == ["a"]
+
+
+def test_nothing_is_frozen_when_one_of_two_is_not_there_or_has_no_turn(peers: Peers) -> None:
+    holder = peers.serve("holder")
+    first, second = peers.splitter("a"), peers.splitter("b", turn=lambda: {"granted": False})
+    with pytest.raises(WindowFailed, match=r"^b: this session has waited 0 s for its turn") as failed:
+        run_window(holder, [first, second], ["/data"], 5, 0)
+    (peers.folder / "b.sock").unlink()
+    second.close()
+    with pytest.raises(WindowFailed, match=r"^b: the request 'connect' to the b of session s1 failed"):
+        run_window(holder, [first, second], ["/data"], 5, 0)
+    closes(peers, [first, second], holder)
+    assert not failed.value.split_sent
+    assert not [asked for asked in peers.asked if asked in ("holder freeze", "a split", "b split")]
 
 
 def test_many_questions_go_over_one_client(peers: Peers) -> None:
@@ -259,9 +361,9 @@ def test_an_answer_of_a_wrong_kind_is_a_sentence_and_the_thaw_follows(peers: Pee
     holder = peers.serve("holder", check_thaw=lambda: junk)
     for split in (lambda: junk, lambda: {"split_s": 0.1}):
         peers.asked.clear()
-        splitter = peers.splitter(turn=lambda: {"granted": True}, split=split)
+        splitter = peers.splitter(split=split)
         with pytest.raises(WindowFailed, match=r"here: the (answer of the (holder|splitter) lacks|request .* failed)"):
-            run_window(holder, splitter, ["/"], 5, 5)
+            run_window(holder, [splitter], ["/"], 5, 5)
         assert "holder thaw" in peers.asked
         (peers.folder / "splitter.sock").unlink()
 
