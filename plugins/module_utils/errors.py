@@ -36,11 +36,18 @@ class SplitMirrorError(Exception):
             self.code = code
 
 
+def cut(text: str) -> str:
+    """A text from elsewhere as messages show it: only its beginning if it is long."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+
+
 def shorten(value: Any) -> str:
     """A value from elsewhere as messages show it: as Python writes it, and only its beginning if that is long."""
     if isinstance(value, int) and value.bit_length() > 256:
         # Python may refuse to write thousands of digits.
         return f"a number of {value.bit_length()} bits"
-    # Cut first: repr of a long text is long, too.
-    text = repr(value[: 2 * _MOST_SHOWN] if isinstance(value, (str, bytes)) else value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+    try:
+        # Cut first: repr of a long text is long, too.
+        return cut(repr(value[: 2 * _MOST_SHOWN] if isinstance(value, (str, bytes)) else value))
+    except RecursionError:
+        return "something nested too deep"

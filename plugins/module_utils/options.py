@@ -7,17 +7,34 @@
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from .errors import SplitMirrorError
+from .errors import SplitMirrorError, shorten
 
 #: Options in the form of Ansible's argument specs: type, elements, choices, default, required, no_log.
 Spec = Mapping[str, Mapping[str, Any]]
 
 _TRUE = ("1", "on", "t", "true", "y", "yes")
 _FALSE = ("0", "f", "false", "n", "no", "off")
+#: int() and float() take underscores, blanks and the digits of all scripts, too.
+_NUMBERS = {
+    "int": re.compile(r"[0-9]{1,19}"),
+    "float": re.compile(r"([0-9]{1,19}(\.[0-9]{0,19})?|\.[0-9]{1,19})([eE][+-]?[0-9]{1,3})?"),
+}
+#: What 64 bits hold.
+_MOST = (1 << 63) - 1
+#: Of longer names only the beginning is compared with those that are known.
+_LONGEST_NAME = 80
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (Mapping, "a dictionary"),
+    ((list, tuple, set, frozenset), "a list"),
+    (bool, "true or false"),
+    ((int, float), "a number"),
+    ((str, bytes), "a text"),
+)
 
 
 def check_options(
@@ -54,33 +71,35 @@ def as_expanded(spec: Spec, given: Any) -> Any:
         return given
     paths = {name for name, rules in spec.items() if rules.get("type") == "path"}
     return {
-        name: f"/{value}" if name in paths and str(value).startswith(("~", "$")) else value
+        name: f"/{value}" if name in paths and isinstance(value, str) and value.startswith(("~", "$")) else value
         for name, value in given.items()
     }
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """A hint at the name that is nearest to a wrong one, with a space before it; empty if none is near."""
-    near = get_close_matches(str(name), sorted(known), 1)
+    near = get_close_matches(name[:_LONGEST_NAME], sorted(known), 1) if isinstance(name, str) else []
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _look_at(where: str, whose: str, spec: Spec, given: Any) -> tuple[dict[str, Any], list[str]]:
     """The options converted to their types, and all that is wrong with them."""
     if not isinstance(given, Mapping):
-        return {}, [f"{where}: the options of {whose} must be a dictionary of names and values."]
+        return {}, [f"{where}: the options of {whose} must be a dictionary of names and values, not {_kind_of(given)}."]
     known = f"it has {', '.join(sorted(spec))}" if spec else "it has none"
     faults = [
-        f"{where}: {name!r} is not an option of {whose}{did_you_mean(name, spec)}; {known}."
+        f"{where}: {shorten(name)} is not an option of {whose}{did_you_mean(name, spec)}; {known}."
         for name, value in given.items()
         if name not in spec and value is not None
     ]
     checked: dict[str, Any] = {}
     for name, rules in spec.items():
         value = given.get(name)
-        if value is None:
+        if value is None or (value == "" and rules.get("required")):
             if rules.get("required"):
-                faults.append(f"{where}: {whose} needs the option {name!r}.")
+                faults.append(
+                    f"{where}: {whose} needs the option {name!r}{', and it is empty' if value == '' else ''}."
+                )
             checked[name] = rules.get("default")
             continue
         try:
@@ -115,33 +134,53 @@ def union_of(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
 def _convert(rules: Mapping[str, Any], value: Any) -> Any:
     """The value in the type that the rules ask for. :raises ValueError: it has another type; says what it must be."""
     kind = rules.get("type", "str")
+    if kind == "raw":
+        return value
     if kind == "dict":
         if not isinstance(value, Mapping):
-            raise ValueError("must be a dictionary of names and values")
+            raise ValueError(f"must be a dictionary of names and values, not {_kind_of(value)}")
         return dict(value)
     if kind == "list":
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError("must be a list with at least one element")
-        return [_convert({"type": rules.get("elements", "str")}, element) for element in value]
-    if isinstance(value, (dict, list, tuple)):
-        raise ValueError(f"must be a single value, not a {type(value).__name__}")
+        return [_convert({**rules, "type": rules.get("elements", "str")}, element) for element in value]
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"must be a single value, not {_kind_of(value)}")
+    shown = "this value" if rules.get("no_log") else shorten(value)
+    if kind == "bool":
+        word = str(value).lower() if isinstance(value, (str, bool)) or value in (0, 1) else ""
+        if word not in _TRUE + _FALSE:
+            raise ValueError(f"must be true or false, not {shown}")
+        return word in _TRUE
+    if kind in ("int", "float"):
+        return _number(kind, value, shown)
+    if isinstance(value, bool):
+        raise ValueError(f"must be a text, not {shown}; put it in quotes if this word is meant")
+    if not isinstance(value, str) and not -_MOST <= value <= _MOST:
+        raise ValueError(f"must be a text, not {shown}")
     text = str(value)
     if "choices" in rules and text not in rules["choices"]:
-        raise ValueError(f"must be one of {', '.join(rules['choices'])}, not {text!r}")
-    if kind == "bool":
-        if text.lower() not in _TRUE + _FALSE:
-            raise ValueError(f"must be true or false, not {text!r}")
-        return text.lower() in _TRUE
-    if kind in ("int", "float"):
-        try:
-            number = int(text) if kind == "int" else float(text)
-        except ValueError:
-            number = -1
-        if not 0 < number < float("inf"):
-            raise ValueError(f"must be a number above 0, not {text!r}")
-        return number
-    if kind == "path" and not os.path.isabs(text):
-        raise ValueError(f"must be an absolute path, not {text!r}")
+        raise ValueError(f"must be one of {', '.join(rules['choices'])}, not {shown}")
     if "\0" in text:
         raise ValueError("contains a NUL byte; remove it")
+    if kind == "path" and not os.path.isabs(text):
+        raise ValueError(f"must be an absolute path, not {shown}")
     return text
+
+
+def _number(kind: str, value: Any, shown: str) -> float:
+    """A number above 0, as YAML has it, or as a text of ASCII digits. :raises ValueError: it is something else."""
+    if isinstance(value, str) and _NUMBERS[kind].fullmatch(value):
+        value = int(value) if kind == "int" else float(value)
+    right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _MOST
+    if not right or (kind == "int" and value != int(value)):
+        raise ValueError(f"must be a {'whole ' if kind == 'int' else ''}number above 0, not {shown}")
+    return int(value) if kind == "int" else float(value)
+
+
+def _kind_of(value: Any) -> str:
+    """What a value of a wrong type is, in the words of YAML."""
+    for kinds, words in _KINDS:
+        if isinstance(value, kinds):
+            return words
+    return "nothing" if value is None else "something else"

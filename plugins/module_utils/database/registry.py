@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
+from ..errors import cut, shorten
 from ..options import as_expanded, check_options, did_you_mean, option_faults
 from .base import DatabaseDriver, DatabaseError
 from .commands import CommandsDriver
@@ -47,9 +48,9 @@ def databases_spec() -> dict[str, Any]:
 
 def driver_class(where: str, kind: Any) -> type[DatabaseDriver]:
     """The driver of this name. :param where: for messages. :raises DatabaseError: there is none."""
-    if kind not in DRIVERS:
+    if not isinstance(kind, str) or kind not in DRIVERS:
         raise DatabaseError(
-            f"{where} {kind!r} is not known; use one of {', '.join(sorted(DRIVERS))}.",
+            f"{where} {shorten(kind)} is not known; use one of {', '.join(sorted(DRIVERS))}.",
             option=where.partition(":")[0],
             code="option_invalid",
         )
@@ -83,7 +84,7 @@ def make_driver(description: Mapping[str, Any]) -> DatabaseDriver:
     quiesce = description.get("quiesce") or "auto"
     if quiesce not in QUIESCE:
         raise DatabaseError(
-            f"{where}: quiesce is {quiesce!r}; it must be auto, hot_backup or freeze.",
+            f"{where}: quiesce is {shorten(quiesce)}; it must be auto, hot_backup or freeze.",
             "databases",
             code="option_invalid",
         )
@@ -115,11 +116,13 @@ def make_drivers(descriptions: Sequence[Mapping[str, Any]]) -> list[DatabaseDriv
     return drivers
 
 
-def database_faults(descriptions: Sequence[Any]) -> list[str]:
+def database_faults(descriptions: Any) -> list[str]:
     """All that is wrong with the descriptions of databases themselves, one sentence each. Looks at no database.
 
     :param descriptions: as make_drivers takes them, as the user gave them.
     """
+    if not isinstance(descriptions, (list, tuple)):
+        return ["databases: this must be a list of dictionaries with name and driver."]
     faults = []
     for number, description in enumerate(descriptions, 1):
         if not isinstance(description, Mapping):
@@ -143,11 +146,12 @@ def database_faults(descriptions: Sequence[Any]) -> list[str]:
 def _description_faults(number: int, description: Mapping[str, Any]) -> list[str]:
     kind = description.get("driver")
     name = description.get("name")
-    where = f"databases: {name or f'entry {number}'}"
-    faults = [] if name else [f"{where}: it has no name; give it one in 'name'."]
-    if kind not in DRIVERS:
+    named = bool(name) and isinstance(name, (str, int, float))
+    where = f"databases: {cut(str(name)) if named else f'entry {number}'}"
+    faults = [] if named else [f"{where}: it has no name; give it one in 'name'."]
+    if not isinstance(kind, str) or kind not in DRIVERS:
         known = ", ".join(sorted(DRIVERS))
-        said = f"driver {kind!r} is not known{did_you_mean(kind, DRIVERS)}" if kind else "it has no driver"
+        said = f"driver {shorten(kind)} is not known{did_you_mean(kind, DRIVERS)}" if kind else "it has no driver"
         return [*faults, f"{where}: {said}; use one of {known}."]
     keys = {"name", "driver", "quiesce", kind}
     for key, value in description.items():
@@ -156,10 +160,12 @@ def _description_faults(number: int, description: Mapping[str, Any]) -> list[str
         if key == "options":
             faults.append(f"{where}: rename the key 'options' to {kind!r}, the name of the driver.")
         elif key in DRIVERS:
-            faults.append(f"{where}: driver {kind} takes its options from the key {kind!r}; move or remove {key!r}.")
+            faults.append(
+                f"{where}: driver {kind} takes its options from the key {kind!r}; move or remove {shorten(key)}."
+            )
         else:
             hint = f"; put it below {kind!r}" if key in DRIVERS[kind].argument_spec else did_you_mean(key, keys)
-            faults.append(f"{where}: {key!r} is not a key of a database{hint}.")
+            faults.append(f"{where}: {shorten(key)} is not a key of a database{hint}.")
     return faults + option_faults(where, f"driver {kind}", DRIVERS[kind].argument_spec, description.get(kind) or {})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
+from ..errors import cut, shorten
 from ..options import Spec, did_you_mean, option_faults, union_of
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, Pair
@@ -56,22 +57,25 @@ def provider_of(params: Mapping[str, Any]) -> MirrorProvider:
     return make_provider(params["provider"], params["pairs"], params["state_dir"], params["provider_options"])
 
 
-def provider_faults(name: Any, options: Any, pairs: Iterable[Any], pair_spec: Spec) -> list[str]:
+def provider_faults(name: Any, options: Any, pairs: Any, pair_spec: Spec) -> list[str]:
     """All that is wrong with the description of a mirror set itself, one sentence each. Looks at no device.
 
     :param name: as make_provider takes it, as the user gave it; ``options`` and ``pairs`` likewise.
     :param pair_spec: the keys of a pair, as the modules' option ``pairs`` has them.
     """
-    provider = PROVIDERS.get(name)
+    provider = PROVIDERS.get(name) if isinstance(name, str) else None
     faults = []
     if provider is None:
         known = ", ".join(sorted(PROVIDERS))
-        faults.append(f"provider: {name!r} is not known{did_you_mean(name, PROVIDERS)}; use one of {known}.")
+        faults.append(f"provider: {shorten(name)} is not known{did_you_mean(name, PROVIDERS)}; use one of {known}.")
     else:
         faults += option_faults("provider_options", f"provider {name}", provider.argument_spec, options or {})
+    if not isinstance(pairs, (list, tuple)):
+        return [*faults, "pairs: this must be a list of dictionaries."]
     for number, pair in enumerate(pairs, 1):
         given = pair if isinstance(pair, Mapping) else {}
-        where = f"pairs: {given.get('name') or f'entry {number}'}"
+        called = given.get("name")
+        where = f"pairs: {cut(called) if called and isinstance(called, str) else f'entry {number}'}"
         found = option_faults(where, "a pair", pair_spec, pair)
         below = given.get("options")
         if provider is not None and isinstance(below, Mapping):

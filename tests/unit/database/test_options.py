@@ -61,7 +61,7 @@ def test_a_missing_option() -> None:
 
 def test_options_that_are_not_a_mapping() -> None:
     message = refusal({"name": "x", "driver": "sqlite", "sqlite": "/data/d.sqlite"})
-    assert message == "databases: x: the options of driver sqlite must be a dictionary of names and values."
+    assert message == "databases: x: the options of driver sqlite must be a dictionary of names and values, not a text."
 
 
 def test_an_option_that_is_none_is_not_given() -> None:
@@ -72,8 +72,8 @@ def test_an_option_that_is_none_is_not_given() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
-        ("port", "many", "must be a number above 0, not 'many'"),
-        ("port", 0, "must be a number above 0, not '0'"),
+        ("port", "many", "must be a whole number above 0, not 'many'"),
+        ("port", 0, "must be a whole number above 0, not 0"),
         ("port", [1], "must be a single value, not a list"),
         ("fast", "perhaps", "must be true or false, not 'perhaps'"),
         ("unix_socket", "run/postgresql", "must be an absolute path"),
