@@ -17,6 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ._python import MINIMUM as _MINIMUM  # noqa: F401 - it comes first, for it refuses a Python that cannot go on
 from .errors import SplitMirrorError
 from .lease import working_for
+from .options import check_paths
 from .session import DEFAULT_STATE_DIR, StateDir
 
 Spec = dict[str, dict[str, Any]]
@@ -80,6 +81,9 @@ def run_module(
     failure: Optional[SplitMirrorError] = None
     result: dict[str, Any] = {}
     try:
+        check_paths(spec, module.params)
+        if module.params.get("state_dir") is not None:
+            StateDir(module.params["state_dir"]).check()
         _check_rights(module.params.get("state_dir"), needs_root)
         named = for_session and module.params["session"] and not module.check_mode
         with working_for(StateDir(module.params["state_dir"]), module.params["session"]) if named else nullcontext():

@@ -10,7 +10,7 @@ import os.path
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Optional
 
 from .errors import SplitMirrorError, shorten
 
@@ -107,6 +107,36 @@ def _look_at(where: str, whose: str, spec: Spec, given: Any) -> tuple[dict[str, 
         except ValueError as exc:
             faults.append(f"{where}: option {name!r} {exc}.")
     return checked, faults
+
+
+def check_paths(spec: Spec, given: Mapping[str, Any], error: type[SplitMirrorError] = SplitMirrorError) -> None:
+    """Refuse paths that are not absolute: a module runs in a folder that nobody has chosen.
+
+    Looked at are the options themselves, lists of paths, and the keys of lists of dictionaries.
+
+    :param given: the options of a module as Ansible has converted them.
+    :raises SplitMirrorError: one is relative, or empty.
+    """
+    for option, rules in spec.items():
+        value = given.get(option)
+        if rules.get("type") == "path":
+            _check_path(option, "", [value], error)
+        elif rules.get("elements") == "path":
+            _check_path(option, "", value or [], error)
+        elif rules.get("elements") == "dict":
+            for key, below in rules.get("options", {}).items():
+                if below.get("type") == "path":
+                    _check_path(option, f"{key} ", [entry.get(key) for entry in value or []], error)
+
+
+def _check_path(option: str, key: str, values: Iterable[Optional[str]], error: type[SplitMirrorError]) -> None:
+    for value in values:
+        if value is not None and not (os.path.isabs(value) and "\0" not in value):
+            raise error(
+                f"{option}: {key}{shorten(value)} is not an absolute path; give the full path.",
+                option,
+                code="option_invalid",
+            )
 
 
 def union_of(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:

@@ -156,6 +156,18 @@ class StateDir:
 
     root: str = DEFAULT_STATE_DIR
 
+    def check(self) -> None:
+        """:raises SessionError: something else than a folder stands there, or on the way there."""
+        nearest = self.root
+        while not os.path.lexists(nearest):
+            nearest = os.path.dirname(nearest)
+        if not os.path.isdir(nearest):
+            raise SessionError(
+                f"state_dir: {nearest} is not a folder; name another folder, or remove what is there.",
+                option="state_dir",
+                code="state_dir_unusable",
+            )
+
     def session_dir(self, session: str) -> str:
         """A session's folder."""
         return os.path.join(self.root, "sessions", check_session_id(session))

@@ -16,6 +16,7 @@ description:
     may write sessions behind it.
   - The label is a small tar archive; C(tar -tf) lists it. The text in it says how to read the rest of the volume
     without this collection.
+  - The folder of a virtual drive is made if it is missing, below O(state_dir) or in a folder that exists.
   - A volume that has the requested label already is not changed.
   - Nothing that may still be needed is overwritten. A volume is refused if it holds foreign data, if its label has
     another name than O(volume), if a session on it has not expired, or if it holds the last good session of a host.
@@ -209,7 +210,8 @@ def label(module: AnsibleModule) -> dict[str, Any]:
     state_dir = StateDir(params["state_dir"])
     catalog_path = state_dir.catalog_file
     options = DriveOptions.of(params, dry_run=True)
-    if not make_virtual_folder(params["drive_type"], options.choices[0].device, dry_run=module.check_mode):
+    folder = options.choices[0].device
+    if not make_virtual_folder(params["drive_type"], folder, params["state_dir"], dry_run=module.check_mode):
         return outcome(True, None, new_label(volume, pool, record_bytes), True, True)
     if not module.check_mode:
         options = DriveOptions.of(params)

@@ -14,6 +14,7 @@ from ansible.errors import AnsibleActionFail, AnsibleActionSkip, AnsibleConnecti
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.options import check_paths
 
 from .errors import ActionError
 
@@ -75,8 +76,8 @@ class HostAction(ActionBase):  # type: ignore[misc]
     def checked_args(self, spec: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """The options of the task, for an action that does not leave them to a module.
 
-        Beyond what Ansible checks, a required list has elements, a required text is not empty, and a number is finite
-        and not negative.
+        Beyond what Ansible checks, a required list has elements, a required text is not empty, a path is absolute, and
+        a number is finite and not negative.
 
         :raises ActionError: an option is wrong or missing.
         """
@@ -84,6 +85,10 @@ class HostAction(ActionBase):  # type: ignore[misc]
             _validation, args = self.validate_argument_spec(spec)
         except AnsibleActionFail as exc:
             raise ActionError(exc.message, code="option_invalid") from exc
+        try:
+            check_paths(spec, args)
+        except SplitMirrorError as exc:
+            raise ActionError(exc.message, exc.option, code=exc.code) from exc
         for name, rules in spec.items():
             value = args[name]
             if rules.get("required") and not value:

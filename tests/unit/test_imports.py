@@ -39,7 +39,7 @@ OUTSIDE = {
     "lease": {"errors", "session", "host"},
     "_python": set(),
     # The one that knows Ansible: what the main() of every module shares.
-    "_module": {"_python", "errors", "lease", "session", "ansible"},
+    "_module": {"_python", "errors", "lease", "options", "session", "ansible"},
 }
 
 

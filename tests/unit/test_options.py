@@ -16,6 +16,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry
 from ansible_collections.splitmirror.backup.plugins.module_utils.options import (
     Spec,
     check_options,
+    check_paths,
     option_faults,
     union_of,
 )
@@ -140,6 +141,25 @@ def test_an_empty_text_is_not_what_is_required(rules: dict[str, Any]) -> None:
     assert taken(rules, "", required=True) == ()
     with pytest.raises(SplitMirrorError, match="needs the option 'o', and it is empty"):
         check_options("w", "t", {"o": {**rules, "required": True}}, {"o": ""})
+
+
+PATHS: Spec = {
+    "one": {"type": "path"},
+    "many": {"type": "list", "elements": "path"},
+    "each": {"type": "list", "elements": "dict", "options": {"at": {"type": "path"}, "name": {"type": "str"}}},
+    "text": {"type": "str"},
+}
+
+
+def test_a_path_that_is_not_absolute_is_refused_wherever_it_stands() -> None:
+    for path in ("", "a", "./a", "../a", "~nobody/a", "/a\0b"):
+        for given in ({"one": path}, {"many": ["/", path]}, {"each": [{"at": "/"}, {"at": path, "name": path}]}):
+            (option,) = given
+            with pytest.raises(SplitMirrorError, match=f"^{option}: .*is not an absolute path") as no:
+                check_paths(PATHS, given)
+            assert (no.value.option, no.value.code) == (option, "option_invalid")
+    check_paths(PATHS, {"one": "/", "many": [], "each": [{"at": None, "name": "a"}], "text": "a"})
+    check_paths(PATHS, {"one": None, "many": None, "each": None})
 
 
 def test_no_secret_is_quoted() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible.playbook.play_context import PlayContext
 from ansible.plugins.loader import connection_loader, init_plugin_loader
 
@@ -69,13 +70,29 @@ def arguments(module: str, base: Path) -> dict[str, Any]:
         "databases": [],
         "mounts": ["/"],
         "drive_type": "virtual",
-        "drive": str(base / "library"),
+        "drive": str(base / "state/library"),
         "volume": "V1",
         "target": str(base.parent.parent / "target"),
         **WAYS[module],
     }
-    spec = importlib.import_module(f"{MODULES}.{module}").__dict__.get("SPEC", {})
-    return {name: value for name, value in told.items() if not spec or name in spec}
+    spec = spec_of(module)
+    return {name: value for name, value in told.items() if name in spec}
+
+
+def spec_of(module: str) -> dict[str, Any]:
+    """The argument spec that a module gives to Ansible."""
+    found: dict[str, Any] = {}
+
+    def keep(_self: AnsibleModule, argument_spec: dict[str, Any], **_options: Any) -> None:
+        found.update(argument_spec)
+        raise SystemExit
+
+    main = importlib.import_module(f"{MODULES}.{module}").main
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AnsibleModule, "__init__", keep)
+        with pytest.raises(SystemExit):
+            main()
+    return found
 
 
 def modes(base: Path) -> dict[str, int]:
@@ -134,6 +151,45 @@ def test_check_mode_makes_and_mends_nothing(tmp_path: Path, module: str, old: bo
     before = contents(tmp_path)
     run_module(main, told, check=True)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("module", sorted(WAYS))
+def test_a_state_folder_that_cannot_be_one_is_refused_before_anything_is_done(tmp_path: Path, module: str) -> None:
+    main = importlib.import_module(f"{MODULES}.{module}").main
+    told = arguments(module, tmp_path / "var" / "lib")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "lost").symlink_to("nowhere")
+    before = contents(tmp_path)
+    for state_dir, code in (
+        ("state", "option_invalid"),
+        ("./state", "option_invalid"),
+        (f"{tmp_path}/file", "state_dir_unusable"),
+        (f"{tmp_path}/file/state", "state_dir_unusable"),
+        (f"{tmp_path}/lost", "state_dir_unusable"),
+    ):
+        for check in (False, True):
+            result = run_module(main, {**told, "state_dir": state_dir}, check=check)
+            assert (result.get("option"), result.get("code")) == ("state_dir", code), result
+            assert result["msg"].startswith("state_dir: ")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_library_is_made_in_no_other_place_than_a_folder_that_is_there(tmp_path: Path, check: bool) -> None:
+    main = importlib.import_module(f"{MODULES}.tape_label").main
+    told = arguments("tape_label", tmp_path / "var" / "lib")
+    (tmp_path / "file").write_text("x")
+    for drive in ("not/there", "file/library", "var/lib/state/../other/library"):
+        refused = run_module(main, {**told, "drive": f"{tmp_path}/{drive}"}, check=check)
+        assert (refused["option"], refused["code"]) == ("drive", "option_invalid"), refused
+    assert not (tmp_path / "not").exists()
+    assert not (tmp_path / "var").exists()
+    for number, drive in enumerate(("library", "var/lib/state/deep/library")):
+        assert run_module(main, {**told, "volume": f"V{number}", "drive": f"{tmp_path}/{drive}"}, check=check)[
+            "changed"
+        ]
+        assert (tmp_path / drive / f"V{number}").exists() is not check
+    assert set(modes(tmp_path / "var").values()) <= {0o700}
 
 
 def test_what_an_old_version_left_open_is_mended(tmp_path: Path) -> None:

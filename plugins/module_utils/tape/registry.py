@@ -51,18 +51,31 @@ def open_drive(drive_type: str, drive: str, *, writable: bool = False, bay: Opti
     return drive_class(drive_type)(drive, writable=writable, bay=bay)
 
 
-def make_virtual_folder(drive_type: str, drive: str, *, dry_run: bool = False) -> bool:
+def make_virtual_folder(drive_type: str, drive: str, state_dir: str, *, dry_run: bool = False) -> bool:
     """Make the folder of a drive whose volumes are made, if it is missing; other drives are there or not.
 
-    :param dry_run: make nothing.
+    It is made below the state folder, or in a folder that is there. Elsewhere the path is likely to be misspelt, or its
+    file system not to be mounted.
+
+    :param state_dir: the state folder, which is made with it. :param dry_run: make nothing.
     :returns: whether the drive can be opened now.
-    :raises SplitMirrorError: the type is unknown, or the folder cannot be made.
+    :raises SplitMirrorError: the type is unknown, or the folder is not to be made, or cannot be.
     """
     if not drive_class(drive_type).makes_volumes or os.path.exists(drive):
         return True
+    # Without "..", by which a path leads out of what it begins with.
+    drive, root = os.path.normpath(drive), os.path.normpath(state_dir)
+    above, is_ours = os.path.dirname(drive), os.path.commonpath((drive, root)) == root
+    if not is_ours and not os.path.isdir(above):
+        raise TapeError(
+            f"drive: there is no folder {above} in which {drive} could be made; make or mount it, or name another "
+            "folder.",
+            option="drive",
+            code="option_invalid",
+        )
     if dry_run:
         return False
-    make_private(drive, drive, "drive")
+    make_private(drive, root if is_ours else drive, "drive")
     return True
 
 
