@@ -67,7 +67,11 @@ def minimal(module: str, root: Path) -> dict[str, Any]:
             "state_dir": session["state_dir"],
             **drive,
         },
-        "restore_check": {"target": str(root / "state"), "data_directory": str(root / "state"), "bin_dir": "/usr/bin"},
+        "restore_drill": {
+            "target": str(root / "state"),
+            "data_directory": str(root / "state"),
+            "driver_options": {"bin_dir": "/usr/bin"},
+        },
         "restore_relocate": {
             "target": str(root / "state"),
             "driver": "postgresql",

@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Callable, ClassVar, Mapping, Optional
+from typing import Any, Callable, ClassVar, Iterator, Mapping, Optional
 
 from ..errors import SplitMirrorError
 from ..extents.scope import Scope
-from .relocation import Move
+from .relocation import Move, refuse_outside
 
 
 class DatabaseError(SplitMirrorError):
@@ -79,6 +81,20 @@ class ThawCommand:
     timeout_s: float
 
 
+@dataclass(frozen=True)
+class Restored:
+    """A database among restored files.
+
+    :param target: the folder that was restored to.
+    :param data_directory: the folder of the database in it, or its file.
+    :param options: checked against the driver's restored_spec, defaults filled in.
+    """
+
+    target: str
+    data_directory: str
+    options: Mapping[str, Any]
+
+
 class DatabaseDriver(ABC):
     """One database on this host. A driver overrides what its database needs; all else does nothing, or refuses.
 
@@ -104,7 +120,10 @@ class DatabaseDriver(ABC):
     name: ClassVar[str]
     #: Options in the form of Ansible's argument specs (type, elements, default, required, no_log).
     argument_spec: ClassVar[dict[str, dict[str, Any]]]
-    #: Those of them that name files of the backup: a restore finds the files by these names, too, if they are links.
+    #: Options by which a restored database is checked and opened, in the same form.
+    restored_spec: ClassVar[dict[str, dict[str, Any]]] = {}
+    #: Those of argument_spec that name files of the backup: a restore finds the files by these names, too, if they are
+    #: links.
     file_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, title: str, options: Mapping[str, Any], quiesce: str) -> None:
@@ -196,23 +215,51 @@ class DatabaseDriver(ABC):
         :returns: what was changed; empty when all was in place already.
         :raises SplitMirrorError: it cannot be made safe.
         """
-        raise DatabaseError(
-            f"driver: {cls.name} cannot relocate a data directory; name the driver of the restored database.",
-            option="driver",
-            code="option_invalid",
-        )
+        return []
 
     @classmethod
-    def check_restored(cls, target: str, data_directory: str, bin_dir: str, os_user: str) -> dict[str, str]:
-        """Look whether a server on a restored data directory would stay inside the target, changing nothing.
+    def check_restored(cls, restored: Restored) -> dict[str, Any]:
+        """Look whether a drill on a restored database would stay inside the target, changing nothing.
 
-        :param bin_dir: folder of the server's programs. :param os_user: the user that the server is to run as.
-        :returns: settings that the server needs to recover, by name.
-        :raises SplitMirrorError: it would reach something outside, or the directory cannot be read.
+        :returns: what open_restored and verify_restored need to know, JSON.
+        :raises SplitMirrorError: it would reach something outside, or the database cannot be read.
         """
+        if not os.path.exists(restored.data_directory):
+            raise DatabaseError(
+                f"data_directory: there is no {restored.data_directory}; name what was restored.",
+                option="data_directory",
+                code="restored_data_unusable",
+            )
+        refuse_outside(restored.target, restored.data_directory)
+        return {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def open_restored(
+        cls, restored: Restored, facts: Mapping[str, Any], timeout_s: float
+    ) -> Iterator[Callable[[str], str]]:
+        """Open a restored database so that nobody else can reach it; close it at the end.
+
+        :param facts: what check_restored returned. :param timeout_s: how long recovery may take.
+        :yields: asks a query and returns its only value as a text; it raises SplitMirrorError if there is none.
+        :raises SplitMirrorError: it cannot be opened.
+        """
+        yield cls._cannot_be_asked
+
+    @classmethod
+    def verify_restored(cls, restored: Restored, facts: Mapping[str, Any]) -> list[str]:
+        """Check the files of a restored database after it was closed; return what was checked, in words.
+
+        :param facts: what check_restored returned.
+        :raises SplitMirrorError: something is wrong with them.
+        """
+        return []
+
+    @classmethod
+    def _cannot_be_asked(cls, _query: str) -> str:
         raise DatabaseError(
-            f"driver: {cls.name} cannot check a restored data directory; name the driver of the restored database.",
-            option="driver",
+            f"queries: a database of driver {cls.name} cannot be asked; leave queries out.",
+            option="queries",
             code="option_invalid",
         )
 

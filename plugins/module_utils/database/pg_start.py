@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ..errors import SplitMirrorError
 from ..host.tools import ToolError, run_tool
@@ -47,8 +48,18 @@ class StartError(SplitMirrorError):
     code = "restored_data_unusable"
 
 
-def settings_for_recovery(target: str, data_directory: str, bin_dir: str, os_user: str) -> dict[str, str]:
-    """Return the settings that a restored data directory needs to be recovered here, and alone.
+class Recovery(NamedTuple):
+    """What a restored data directory needs.
+
+    :param settings: of the server that recovers it. :param checksums: whether its pages have checksums.
+    """
+
+    settings: dict[str, str]
+    checksums: bool
+
+
+def look_for_recovery(target: str, data_directory: str, bin_dir: str, os_user: str) -> Recovery:
+    """Find what a restored data directory needs to be recovered here, and alone.
 
     It is looked at before: what recovery would open, and whom the end of the server would end.
 
@@ -76,7 +87,7 @@ def settings_for_recovery(target: str, data_directory: str, bin_dir: str, os_use
     settings = {setting: control[name] for name, setting in NEEDED.items() if name in control}
     if _version(data_directory) >= _LOGIN_TRIGGERS:
         settings["event_triggers"] = "off"
-    return settings
+    return Recovery(settings, control.get("Data page checksum version", "0") != "0")
 
 
 def refuse_other_server(data_directory: str) -> None:

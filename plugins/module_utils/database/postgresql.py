@@ -14,15 +14,16 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from typing import Any, ClassVar, Mapping, Optional
+from typing import Any, Callable, ClassVar, Iterator, Mapping, Optional
 
 from ..extents.scope import Scope
-from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, LabelFile, SessionLost
+from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, LabelFile, Restored, SessionLost
 from .links import with_linked
 from .login import PASSWORD_SPEC, os_user_spec
+from .pg_drill import check_pages, has_user, private_server
 from .pg_relocation import EMPTY_FOLDERS, find_data_directories, relocate
 from .pg_session import PgSession
-from .pg_start import settings_for_recovery
+from .pg_start import look_for_recovery
 from .pg_wal import needed_files, wal_range
 from .relocation import Move
 
@@ -53,6 +54,12 @@ class PostgresqlDriver(DatabaseDriver):
         "pgdata": {"type": "path"},
         "fast": {"type": "bool", "default": True},
         "end_timeout_s": {"type": "int", "default": 300},
+    }
+    restored_spec: ClassVar[dict[str, dict[str, Any]]] = {
+        "bin_dir": {"type": "path", "required": True},
+        "os_user": {"type": "str", "default": "postgres"},
+        "database": {"type": "str", "default": "postgres"},
+        "settings": {"type": "dict"},
     }
     file_options: ClassVar[tuple[str, ...]] = ("pgdata",)
 
@@ -171,8 +178,27 @@ class PostgresqlDriver(DatabaseDriver):
         return relocate(target, data_directory, dry_run)
 
     @classmethod
-    def check_restored(cls, target: str, data_directory: str, bin_dir: str, os_user: str) -> dict[str, str]:
-        return settings_for_recovery(target, data_directory, bin_dir, os_user)
+    def check_restored(cls, restored: Restored) -> dict[str, Any]:
+        options = restored.options
+        has_user(options["os_user"])
+        return look_for_recovery(
+            restored.target, restored.data_directory, options["bin_dir"], options["os_user"]
+        )._asdict()
+
+    @classmethod
+    @contextlib.contextmanager
+    def open_restored(
+        cls, restored: Restored, facts: Mapping[str, Any], timeout_s: float
+    ) -> Iterator[Callable[[str], str]]:
+        with private_server(restored.data_directory, restored.options, facts["settings"], timeout_s) as ask:
+            yield ask
+
+    @classmethod
+    def verify_restored(cls, restored: Restored, facts: Mapping[str, Any]) -> list[str]:
+        if not facts["checksums"]:
+            return []
+        check_pages(restored.data_directory, restored.options)
+        return ["checksums of all pages"]
 
     def _connected(self) -> PgSession:
         if not self._session.connected:

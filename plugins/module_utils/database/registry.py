@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Mapping, Optional, Sequence
 
 from ..errors import cut, shorten
-from ..options import as_expanded, check_options, did_you_mean, option_faults
-from .base import DatabaseDriver, DatabaseError
+from ..options import as_expanded, check_options, did_you_mean, option_faults, union_of
+from .base import DatabaseDriver, DatabaseError, Restored
 from .commands import CommandsDriver
 from .postgresql import PostgresqlDriver
 from .relocation import Move
@@ -167,6 +168,38 @@ def _description_faults(number: int, description: Mapping[str, Any]) -> list[str
             hint = f"; put it below {kind!r}" if key in DRIVERS[kind].argument_spec else did_you_mean(key, keys)
             faults.append(f"{where}: {shorten(key)} is not a key of a database{hint}.")
     return faults + option_faults(where, f"driver {kind}", DRIVERS[kind].argument_spec, description.get(kind) or {})
+
+
+def restored_options_spec() -> dict[str, Any]:
+    """The option ``driver_options`` of a drill in the form of Ansible's argument specs."""
+    return {"type": "dict", "options": union_of({name: driver.restored_spec for name, driver in DRIVERS.items()})}
+
+
+def hold_drill(
+    kind: str,
+    restored: Restored,
+    queries: Mapping[str, str],
+    timeout_s: float,
+    dry_run: bool = False,
+) -> tuple[dict[str, str], list[str]]:
+    """Check a restored database, open it, ask it, close it, and check its files.
+
+    :param kind: the driver. :param restored: its options as the user gave them.
+    :param timeout_s: how long recovery may take. :param dry_run: do no more than what changes nothing.
+    :returns: the answers by name of the query, and what else was checked, in words.
+    :raises SplitMirrorError: the database is not what it should be.
+    """
+    driver = driver_class("driver:", kind)
+    options = check_options(
+        "driver_options", f"driver {kind} in a drill", driver.restored_spec, restored.options, DatabaseError
+    )
+    restored = replace(restored, options=options)
+    facts = driver.check_restored(restored)
+    if dry_run:
+        return {}, []
+    with driver.open_restored(restored, facts, timeout_s) as ask:
+        answers = {name: ask(query) for name, query in queries.items()}
+    return answers, driver.verify_restored(restored, facts)
 
 
 def relocate_restored(

@@ -38,6 +38,15 @@ class Move:
     after: str
 
 
+def refuse_outside(target: str, path: str) -> None:
+    """:raises RelocationError: a path does not lie in the folder that was restored to, or leads out of it."""
+    found = os.path.realpath(path)
+    if not holds(os.path.realpath(target), found):
+        raise RelocationError(
+            f"target: {found} does not lie in {target}; name the folder that was restored to.", option="target"
+        )
+
+
 def relocate_links(target: str, data_directory: str, may_be_empty: Collection[str], dry_run: bool) -> list[Move]:
     """Point every link of one restored data directory, and of what it leads to, to its place below ``target``.
 
@@ -51,12 +60,9 @@ def relocate_links(target: str, data_directory: str, may_be_empty: Collection[st
     :raises RelocationError: a link leads to a place that was not restored, there is a device among the files, or
         data_directory does not lie in the target.
     """
+    refuse_outside(target, data_directory)
     root = os.path.realpath(target)
     data_directory = os.path.realpath(data_directory)
-    if not holds(root, data_directory):
-        raise RelocationError(
-            f"target: {data_directory} does not lie in {target}; name the folder that was restored to.", option="target"
-        )
     moves: list[Move] = []
     folders = [data_directory]
     looked_at = 0

@@ -18,12 +18,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import time
-from typing import Any, Callable, ClassVar, Mapping, Optional
+from typing import Any, Callable, ClassVar, Iterator, Mapping, Optional
 from urllib.parse import quote
 
 from ..extents.scope import Scope
-from .base import Capabilities, DatabaseDriver, DatabaseError
+from .base import Capabilities, DatabaseDriver, DatabaseError, Restored
 
 _MAGIC = b"SQLite format 3\0"
 #: How long to wait between two tries to keep writers out.
@@ -98,6 +99,38 @@ class SqliteDriver(DatabaseDriver):
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
+    @classmethod
+    def check_restored(cls, restored: Restored) -> dict[str, Any]:
+        facts = super().check_restored(restored)
+        path = restored.data_directory
+        for name in (path, path + "-wal", path + "-shm", path + "-journal"):
+            if os.path.lexists(name) and not stat.S_ISREG(os.lstat(name).st_mode):
+                raise _unusable(f"{name} is not a file; name the restored database file")
+        if not _has_magic(path):
+            raise _unusable(f"{path} is not an SQLite database; name the restored database file")
+        return facts
+
+    @classmethod
+    @contextlib.contextmanager
+    def open_restored(
+        cls, restored: Restored, facts: Mapping[str, Any], timeout_s: float
+    ) -> Iterator[Callable[[str], str]]:
+        with _restored(restored.data_directory) as connection:
+
+            def ask(query: str) -> str:
+                row = connection.execute(query).fetchone()
+                return "" if row is None or row[0] is None else str(row[0])
+
+            yield ask
+
+    @classmethod
+    def verify_restored(cls, restored: Restored, facts: Mapping[str, Any]) -> list[str]:
+        with _restored(restored.data_directory) as connection:
+            (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise _unusable(f"{restored.data_directory} is damaged (SQLite says: {found}); restore another session")
+        return ["integrity_check"]
+
     def _journal_mode(self) -> str:
         connection = self._connected()
         try:
@@ -110,15 +143,14 @@ class SqliteDriver(DatabaseDriver):
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
             try:
-                with open(self._path, "rb") as stream:
-                    magic = stream.read(len(_MAGIC))
+                magic = _has_magic(self._path)
             except OSError as exc:
                 raise DatabaseError(
                     f"{self.where}: {self._path} cannot be read ({exc.strerror}); set path to the database file.",
                     option="databases",
                     code="option_invalid",
                 ) from exc
-            if magic != _MAGIC:
+            if not magic:
                 raise DatabaseError(
                     f"{self.where}: {self._path} is not an SQLite database; set path to the database file.",
                     option="databases",
@@ -132,3 +164,28 @@ class SqliteDriver(DatabaseDriver):
 
     def _error(self, what: str, exc: sqlite3.Error) -> DatabaseError:
         return DatabaseError(f"{self.where}: {self._path} {what}; SQLite says: {exc}", option="databases")
+
+
+def _has_magic(path: str) -> bool:
+    """Whether a file begins as each SQLite database does. :raises OSError: it cannot be read."""
+    with open(path, "rb") as stream:
+        return stream.read(len(_MAGIC)) == _MAGIC
+
+
+@contextlib.contextmanager
+def _restored(path: str) -> Iterator[sqlite3.Connection]:
+    """A restored database; its write-ahead log is recovered. :raises DatabaseError: SQLite refuses what is asked."""
+    try:
+        address = f"file:{quote(path)}?mode=rw"
+        with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as connection:
+            # What the schema has, such as views, may call no function that does something outside the database.
+            connection.execute("PRAGMA trusted_schema = OFF").fetchone()
+            yield connection
+    except sqlite3.Error as exc:
+        raise _unusable(
+            f"{path} does not answer (SQLite says: {exc}); see the queries, or restore another session"
+        ) from exc
+
+
+def _unusable(what: str) -> DatabaseError:
+    return DatabaseError(f"data_directory: {what}.", "data_directory", code="restored_data_unusable")

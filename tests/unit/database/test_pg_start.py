@@ -13,8 +13,8 @@ import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.pg_start import (
     StartError,
+    look_for_recovery,
     refuse_other_server,
-    settings_for_recovery,
 )
 
 
@@ -37,7 +37,7 @@ def server(data: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_lock_file_of_another_server_is_refused(data: Path, written: str) -> None:
     (data / "postmaster.pid").write_text(written % os.getpid(), encoding="ascii")
     with pytest.raises(StartError, match=f"names process {os.getpid()}"):
-        settings_for_recovery(str(data), str(data), "/no/such/folder", "nobody")
+        look_for_recovery(str(data), str(data), "/no/such/folder", "nobody")
 
 
 @pytest.mark.parametrize("number", [1 << 22, (1 << 32) + 1, (1 << 63) - 1, 10**30])
