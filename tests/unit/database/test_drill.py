@@ -28,7 +28,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.database.regist
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 
 ROOT = Path(__file__).resolve().parents[3]
-QUERY = {"sum": "SELECT sum(n) FROM t", "none": "SELECT n FROM t WHERE n < 0"}
+QUERY: dict[str, Any] = {"sum": "SELECT sum(n) FROM t", "none": "SELECT n FROM t WHERE n < 0"}
 #: What a driver cannot do without.
 NEEDED: dict[str, dict[str, Any]] = {"postgresql": {"bin_dir": "/no/such/folder", "os_user": "root"}}
 
