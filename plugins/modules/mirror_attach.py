@@ -53,8 +53,8 @@ options:
     type: dict
   chap_secret:
     description:
-      - The secret with which the media server logs in to the session's target, 22 to 255 letters and digits. Make a
-        random one for each session, and give the same to M(splitmirror.backup.mirror_present).
+      - The secret with which the media server logs in to the target of this mirror set, 22 to 255 letters and digits.
+        Make a random one for each session, and give the same to M(splitmirror.backup.mirror_present).
       - Needed for V(tgt) and V(lio) with O(state=attached).
     type: str
     version_added: 0.2.0
@@ -112,7 +112,7 @@ targets:
   type: list
   elements: str
   returned: when O(state=detached)
-  sample: ["iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c"]
+  sample: ["iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c:0c8f614a0"]
 """
 
 from typing import Any

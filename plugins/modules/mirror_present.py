@@ -64,8 +64,9 @@ options:
     version_added: 0.2.0
   chap_secret:
     description:
-      - The secret with which the media server logs in to the session's target, 22 to 255 letters and digits. Make a
-        random one for each session, and give the same to M(splitmirror.backup.mirror_attach).
+      - The secret with which the media server logs in to the target of this mirror set, 22 to 255 letters and digits.
+        Make a random one for each session, and give the same to M(splitmirror.backup.mirror_attach).
+      - The target proves by another secret who it is (CHAP in both directions). Both hosts compute that from this one.
       - Needed for V(tgt) and V(lio) with O(state=presented).
     type: str
     version_added: 0.2.0
@@ -128,7 +129,7 @@ target:
   description: The name of the session's target; empty when nothing is exported.
   type: str
   returned: when O(state=presented)
-  sample: iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c
+  sample: iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c:0c8f614a0
 luns:
   description: How the media server recognizes the mirror of each pair; empty when nothing is exported.
   type: dict
@@ -150,7 +151,7 @@ targets:
   type: list
   elements: str
   returned: when O(state=withdrawn)
-  sample: ["iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c"]
+  sample: ["iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c:0c8f614a0"]
 """
 
 from typing import Any

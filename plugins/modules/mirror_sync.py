@@ -142,7 +142,7 @@ targets:
   type: list
   elements: str
   returned: always
-  sample: ["iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c"]
+  sample: ["iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c:0c8f614a0"]
 """
 
 from contextlib import nullcontext

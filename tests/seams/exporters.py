@@ -29,6 +29,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.secret import Chap, chap_of
 
 S1, S2 = "20260131T020000Z-db1-9f3c", "20260201T020000Z-db1-00aa"
+T1 = target_of(S1, ["data", "wal"])
 SECRET = "ThisOneIsOnlyForTheTestsOfTheLab"
 #: What the media server takes for a WWN.
 WWN = re.compile("[0-9a-f]{16}|[0-9a-f]{32}")
@@ -58,10 +59,10 @@ class ExporterContract:
         """The devices of a session with two pairs."""
         return [Device(name, path, serial_of(session, name)) for name, path in zip(("data", "wal"), self.paths)]
 
-    def make(self, devices: list[Device] | None = None, session: str = S1) -> None:
-        """Export the devices; without any, those of a session with two pairs."""
-        devices = self.devices(session) if devices is None else devices
-        self.exporter.make(session, devices, self.initiator, self.portal, chap_of(session, SECRET))
+    def make(self, devices: list[Device] | None = None, target: str = T1) -> None:
+        """Export the devices; without any, those of the first session with two pairs."""
+        devices = self.devices() if devices is None else devices
+        self.exporter.make(target, devices, self.initiator, self.portal, chap_of(target, SECRET))
 
     def matches(
         self,
@@ -72,11 +73,11 @@ class ExporterContract:
     ) -> bool:
         """Whether the export of the first session is like this; the rest is as in make."""
         return self.exporter.matches(
-            S1,
+            T1,
             self.devices() if devices is None else devices,
             initiator or self.initiator,
             self.portal,
-            chap or chap_of(S1, SECRET),
+            chap or chap_of(T1, SECRET),
         )
 
     def remove_all(self) -> None:
@@ -93,7 +94,7 @@ class ExporterContract:
         assert not self.matches()
         self.make()
         try:
-            assert self.exporter.find_exports() == [FoundExport(S1, target_of(S1), self.paths, ())]
+            assert self.exporter.find_exports() == [FoundExport(S1, T1, self.paths, ())]
             assert self.matches()
         finally:
             self.remove_all()
@@ -118,7 +119,8 @@ class ExporterContract:
             assert not self.matches(devices=[first, replace(second, path=first.path)])
             assert not self.matches(devices=[first, replace(second, serial=serial_of(S2, second.name))])
             assert not self.matches(initiator=Initiator("iqn.2026-01.test.splitmirror:other", "127.0.0.9"))
-            assert not self.matches(chap=chap_of(S1, SECRET[::-1]))
+            assert not self.matches(chap=chap_of(T1, SECRET[::-1]))
+            assert not self.matches(chap=replace(chap_of(T1, SECRET), target_user="other"))
         finally:
             self.remove_all()
 
@@ -132,18 +134,21 @@ class ExporterContract:
         finally:
             self.remove_all()
 
-    def test_exports_of_two_sessions_do_not_touch_each_other(self) -> None:
-        first, second = self.devices(S1)[:1], self.devices(S2)[1:]
-        self.make(first)
-        try:
-            self.make(second, S2)
-            (found,) = [export for export in self.exporter.find_exports() if export.session == S2]
-            self.exporter.remove(found)
-            self.exporter.remove(found)
-            assert [export.session for export in self.exporter.find_exports()] == [S1]
-            assert self.matches(devices=first)
-        finally:
-            self.remove_all()
+    def test_exports_of_two_sets_or_sessions_do_not_touch_each_other(self) -> None:
+        first = self.devices(S1)[:1]
+        for session in (S1, S2):
+            second, target = self.devices(session)[1:], target_of(session, ["wal"])
+            self.make(first)
+            try:
+                self.make(second, target)
+                (found,) = [export for export in self.exporter.find_exports() if export.target == target]
+                assert (found.session, found.devices) == (session, self.paths[1:])
+                self.exporter.remove(found)
+                self.exporter.remove(found)
+                assert [export.target for export in self.exporter.find_exports()] == [T1]
+                assert self.matches(devices=first)
+            finally:
+                self.remove_all()
 
 
 def refused(call: Callable[[], object]) -> None:

@@ -13,10 +13,10 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import EXPORTERS, make_exporter
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.secret import chap_of
 from ansible_collections.splitmirror.backup.tests.integration.lab import on_san
-from ansible_collections.splitmirror.backup.tests.seams.exporters import S1, SECRET
+from ansible_collections.splitmirror.backup.tests.seams.exporters import SECRET, T1
 
 DEVICES = [Device("data", "/dev/null", "0" * 32)]
-WHO = (Initiator("iqn.2026-01.test.splitmirror:media1", "127.0.0.1"), Portal("127.0.0.1"), chap_of(S1, SECRET))
+WHO = (Initiator("iqn.2026-01.test.splitmirror:media1", "127.0.0.1"), Portal("127.0.0.1"), chap_of(T1, SECRET))
 
 
 @pytest.mark.parametrize("name", sorted(name for name, kind in EXPORTERS.items() if not kind.exports))
@@ -24,9 +24,9 @@ def test_an_exporter_that_exports_nothing_leaves_nothing(name: str) -> None:
     exporter = make_exporter(name)
     exporter.preflight(None)
     assert (exporter.find_exports(), exporter.luns(DEVICES)) == ([], {})
-    assert exporter.matches(S1, DEVICES, *WHO)
+    assert exporter.matches(T1, DEVICES, *WHO)
     with pytest.raises(TransportError, match="exports nothing"):
-        exporter.make(S1, DEVICES, *WHO)
+        exporter.make(T1, DEVICES, *WHO)
 
 
 def test_all_others_are_tried_in_the_lab() -> None:

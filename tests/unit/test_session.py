@@ -65,7 +65,7 @@ def test_the_role_says_the_same() -> None:
 
 
 def test_only_the_targets_of_the_host_itself_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    targets = {host: target_of(session_of_host(host)) for host in KEPT + CHANGED}
+    targets = {host: target_of(session_of_host(host), ["data"]) for host in KEPT + CHANGED}
     sessions = [initiator.Session(host, target, "LOGGED_IN") for host, target in targets.items()]
     monkeypatch.setattr(initiator, "sessions", lambda: sessions)
     monkeypatch.setattr(initiator, "known_targets", list)

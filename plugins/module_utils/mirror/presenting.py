@@ -12,7 +12,7 @@ remove device, resync.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -76,13 +76,13 @@ class Route:
         who = Initiator(check_initiator(str(initiator)), check_address(str(address), "initiator_address"))
         return cls(exporter, who, Portal.parse(str(portal)), secret)
 
-    def chap(self, session: str) -> Chap:
-        """The account of the session. :raises TransportError: there is no secret for it."""
+    def chap(self, target: str) -> Chap:
+        """The accounts of a target. :raises TransportError: there is no secret for it."""
         if not self.secret:
             raise TransportError(
                 f"chap_secret: transport {self.exporter.name} needs it.", option="chap_secret", code="option_invalid"
             )
-        return chap_of(session, self.secret)
+        return chap_of(target, self.secret)
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,14 @@ def devices_of(session: str, devices: dict[str, str]) -> list[Device]:
 def _export(session: str, devices: Sequence[Device], route: Route) -> Export:
     if route.initiator is None or route.portal is None:
         return Export("", "", {}, False)
-    chap = route.chap(session)
+    target = target_of(session, [device.name for device in devices])
+    chap = route.chap(target)
     luns = route.exporter.luns(devices)
-    if route.exporter.matches(session, devices, route.initiator, route.portal, chap):
-        return Export(str(route.portal), target_of(session), luns, False)
-    _remove(found for found in _exports() if found[1].session == session)
-    route.exporter.make(session, devices, route.initiator, route.portal, chap)
-    return Export(str(route.portal), target_of(session), luns, True)
+    if route.exporter.matches(target, devices, route.initiator, route.portal, chap):
+        return Export(str(route.portal), target, luns, False)
+    _remove(found for found in _exports() if found[1].target == target)
+    route.exporter.make(target, devices, route.initiator, route.portal, chap)
+    return Export(str(route.portal), target, luns, True)
 
 
 def _present_dry_run(provider: MirrorProvider, session: str, route: Route) -> Presented:
@@ -145,13 +146,14 @@ def _present_dry_run(provider: MirrorProvider, session: str, route: Route) -> Pr
     devices = presented_devices(provider)
     missing = len(devices) < len(provider.pairs)
     luns: dict[str, Lun] = {}
+    target = ""
     exported = True
     if route.initiator is not None and route.portal is not None:
         names = {pair.name: devices.get(pair.name, "") for pair in provider.pairs}
-        luns = route.exporter.luns(devices_of(session, names))
-        shown, chap = devices_of(session, names), route.chap(session)
-        exported = not missing and route.exporter.matches(session, shown, route.initiator, route.portal, chap)
-    export = Export(str(route.portal or ""), target_of(session) if luns else "", luns, not exported)
+        shown, target = devices_of(session, names), target_of(session, names)
+        luns, chap = route.exporter.luns(shown), route.chap(target)
+        exported = not missing and route.exporter.matches(target, shown, route.initiator, route.portal, chap)
+    export = Export(str(route.portal or ""), target, luns, not exported)
     return Presented(devices, export, missing or not exported)
 
 
@@ -161,7 +163,7 @@ def presented_devices(provider: MirrorProvider) -> dict[str, str]:
 
 
 def withdraw(provider: MirrorProvider, session: str, *, dry_run: bool = False) -> Withdrawn:
-    """Remove the session's exports, then its devices, even if an initiator is logged in.
+    """Remove the exports of the session's set, then its devices, even if an initiator is logged in.
 
     :param dry_run: change nothing, and return what would go.
     :raises SplitMirrorError: a device is in use on this host, or another session holds the pairs.
@@ -170,7 +172,7 @@ def withdraw(provider: MirrorProvider, session: str, *, dry_run: bool = False) -
     if dry_run:
         return _withdraw_dry_run(provider) if split is not None else Withdrawn([], [])
     with Journal(provider.state_dir).locked():
-        targets = _remove(found for found in _exports() if found[1].session == session)
+        targets = _remove(_exports_of_set(provider, provider.state(), session))
     return Withdrawn(provider.withdraw(session), targets)
 
 
@@ -185,9 +187,9 @@ def _withdraw_dry_run(provider: MirrorProvider) -> Withdrawn:
     return Withdrawn(devices, [export.target for export in exports])
 
 
-def exports_of(provider: MirrorProvider, states: Iterable[PairState]) -> list[FoundExport]:
-    """Our exports that show one of these mirrors, or belong to a session that holds one."""
-    return [export for _exporter, export in _exports_of(states)]
+def exports_of(provider: MirrorProvider, states: Sequence[PairState]) -> list[FoundExport]:
+    """Our exports that show one of these mirrors, or are named after this set and a session that holds it."""
+    return [export for _exporter, export in _exports_of_set(provider, states)]
 
 
 def resync(provider: MirrorProvider, session: str, wait: bool, timeout_s: float) -> int:
@@ -216,7 +218,10 @@ def recover(provider: MirrorProvider) -> tuple[list[Recovered], list[str]]:
     """
     with Journal(provider.state_dir).locked():
         # Sessions whose splitter is still ready have no exports; the provider refuses to recover them.
-        targets = _remove(_exports_of(provider.state()))
+        states = provider.state()
+        # Of a dead session nothing stays, whatever its pairs were called.
+        dead = {state.session for state in states}
+        targets = _remove(_exports_showing(states, lambda export: export.session in dead))
     return provider.recover(), targets
 
 
@@ -224,14 +229,28 @@ def _exports() -> list[tuple[Exporter, FoundExport]]:
     return [(exporter, export) for exporter in all_exporters() for export in exporter.find_exports()]
 
 
-def _exports_of(states: Iterable[PairState]) -> list[tuple[Exporter, FoundExport]]:
-    known = list(states)
-    sessions = {state.session for state in known}
-    devices = {os.path.realpath(device) for state in known for device in state.devices}
+def _exports_of_set(
+    provider: MirrorProvider, states: Sequence[PairState], session: Optional[str] = None
+) -> list[tuple[Exporter, FoundExport]]:
+    """Those that show one of these mirrors, or are named after this set and a session that holds it, or ``session``.
+
+    Another set of the same session may be exported by this host as well.
+    """
+    names = [pair.name for pair in provider.pairs]
+    sessions = {session, *(state.session for state in states)}
+    targets = {target_of(one, names) for one in sessions if one}
+    return _exports_showing(states, lambda export: export.target in targets)
+
+
+def _exports_showing(
+    states: Sequence[PairState], or_else: Callable[[FoundExport], bool]
+) -> list[tuple[Exporter, FoundExport]]:
+    """Those that show one of these mirrors, or are like this."""
+    devices = {os.path.realpath(device) for state in states for device in state.devices}
     return [
         (exporter, export)
         for exporter, export in _exports()
-        if export.session in sessions or devices.intersection(map(os.path.realpath, export.devices))
+        if or_else(export) or devices.intersection(map(os.path.realpath, export.devices))
     ]
 
 

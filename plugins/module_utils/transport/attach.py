@@ -32,7 +32,7 @@ _MOST_LUNS = 1 << 14
 
 
 class IscsiAttacher(Attacher):
-    """A session's own target. It needs session, portal, secret and LUNs to attach, session or host to detach."""
+    """A mirror set's own target. It needs session, portal, secret and LUNs to attach, session or host to detach."""
 
     def preflight(self) -> str:
         """See Attacher."""
@@ -83,7 +83,7 @@ class IscsiAttacher(Attacher):
     def _login(self) -> tuple[Portal, Chap]:
         """Where the target is, and the account. :raises TransportError: an option is missing or wrong."""
         portal = Portal.parse(self._options.needed("portal", self._options.portal))
-        return portal, chap_of(self._session_id, self._options.needed("chap_secret", self._options.secret))
+        return portal, chap_of(self._target, self._options.needed("chap_secret", self._options.secret))
 
     @property
     def _session_id(self) -> str:
@@ -91,7 +91,7 @@ class IscsiAttacher(Attacher):
 
     @property
     def _target(self) -> str:
-        return target_of(self._session_id)
+        return target_of(self._session_id, self._options.needed("luns", self._options.luns))
 
     def _session(self) -> Optional[initiator.Session]:
         return next((one for one in initiator.sessions() if one.target == self._target), None)
@@ -253,6 +253,7 @@ def wanted_from_luns(
 def make_read_only(disk: Disk) -> bool:
     """Let the disk and what lies over its paths refuse writes, and forget what is cached; return whether it was new."""
     changed = False
+    disk = read_disk(disk.name) or disk  # multipathd may have laid its device over it meanwhile
     for device in dict.fromkeys((f"/dev/{disk.name}", disk.top)):
         status = os.stat(device)
         if not blockdev.is_read_only(f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"):

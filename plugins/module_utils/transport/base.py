@@ -187,14 +187,14 @@ class Exporter(ABC):
         """As what the devices will be found by the initiator, by name of the pair."""
 
     @abstractmethod
-    def matches(
-        self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap
-    ) -> bool:
-        """Whether the session's export is there and just like this."""
+    def matches(self, target: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
+        """Whether the export of this name is there and just like this."""
 
     @abstractmethod
-    def make(self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
-        """Export the devices read-only to this initiator when it knows the secret; there is no export of this session.
+    def make(self, target: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
+        """Export the devices read-only to this initiator when it knows the secret; there is no export of this name.
+
+        The target proves by its own secret who it is.
 
         :raises TransportError: it failed; find_exports finds what was made of it.
         """

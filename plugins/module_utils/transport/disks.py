@@ -36,6 +36,7 @@ class Disk:
 
     :param name: the kernel's, for now.
     :param wwns: its identifiers, in small letters, without their type.
+    :param size_bytes: what can be read of it, through its multipath device where there is one.
     :param multipath: the multipath device over it, by the kernel's name.
     """
 
@@ -88,6 +89,8 @@ def read_disk(name: str, sysfs: str = SYSFS) -> Optional[Disk]:
     multipath = next(
         (h for h in _holders(folder) if _text(f"{sysfs}/class/block/{h}/dm/uuid").startswith("mpath-")), None
     )
+    # The map of a multipath device may be of the size that the LUN had before.
+    size = _read(f"{sysfs}/class/block/{multipath}/size") or size
     return Disk(name, serial, tuple(dict.fromkeys(wwns)), int(size) * SECTOR_BYTES, multipath)
 
 
@@ -126,21 +129,44 @@ def stable_name(
 ) -> str:
     """The path under /dev/disk/by-id of what these disks, all paths to one LUN, are read through.
 
-    :raises TransportError: udev gives it none in time.
+    :raises TransportError: udev gives it none in time, or a path has no multipath device yet.
     """
-    tops = list(dict.fromkeys(os.path.realpath(disk.top) for disk in disks))
+    names = [disk.name for disk in disks]
     deadline = time.monotonic() + timeout_s
     while True:
+        paths = [disk for disk in (read_disk(name, sysfs) for name in names) if disk is not None]
+        waits = next((path.name for path in paths if _awaits_multipath(path, sysfs, udev_data)), None)
+        if waits is not None:
+            if time.monotonic() > deadline:
+                raise TransportError(
+                    f"/dev/{waits}: udev takes it for a path of a multipath device, and there is none over it; start "
+                    "multipathd, or exclude this LUN in multipath.conf.",
+                    code="host_unfit",
+                )
+            time.sleep(_POLL_S)
+            continue
+        tops = list(dict.fromkeys(os.path.realpath(path.top) for path in paths))
         recorded = [_recorded_names(top, by_id, sysfs, udev_data) for top in tops]
-        names = [path for path in glob.glob(f"{by_id}/*") if os.path.realpath(path) in tops]
+        links = [path for path in glob.glob(f"{by_id}/*") if os.path.realpath(path) in tops]
         late = time.monotonic() > deadline
         # One link after the other is made, and the best of them need not be the first. One that stays away belongs to
         # another device with the same name, which was there first.
-        if names and all(of_top and (late or set(of_top) <= set(names)) for of_top in recorded):
-            return min(names, key=_rank)
+        if links and all(of_top and (late or set(of_top) <= set(links)) for of_top in recorded):
+            return min(links, key=_rank)
         if late:
-            raise TransportError(f"{tops[0]}: udev makes no link to it in {by_id}; see udevadm settle.")
+            raise TransportError(
+                f"{tops[0] if tops else names[0]}: udev makes no link to it in {by_id}; see udevadm settle."
+            )
         time.sleep(_POLL_S)
+
+
+def _awaits_multipath(disk: Disk, sysfs: str, udev_data: str) -> bool:
+    """Whether multipathd will lay a multipath device over a disk, and has not done so yet.
+
+    The rules of multipath-tools (60-multipath.rules) say so in udev's record of the disk.
+    """
+    number = _text(f"{sysfs}/class/block/{disk.name}/dev")
+    return disk.multipath is None and "E:DM_MULTIPATH_DEVICE_PATH=1" in _text(f"{udev_data}/b{number}").splitlines()
 
 
 def _recorded_names(device: str, by_id: str, sysfs: str, udev_data: str) -> list[str]:

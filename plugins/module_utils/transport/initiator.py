@@ -129,11 +129,19 @@ def log_in(target: str, portal: Portal, chap: Chap) -> Session:
 
 
 def keep_secret(target: str, chap: Chap, folders: Sequence[str] = RECORDS) -> None:
-    """Write the account into the records of a target, and close these to other users; iscsiadm takes it as an argument.
+    """Write the accounts into the records of a target, and close these to other users.
+
+    iscsiadm takes them as arguments.
 
     :raises TransportError: there is no record, or it cannot be written.
     """
-    settings = {"authmethod": "CHAP", "username": chap.user, "password": chap.secret}
+    settings = {
+        "authmethod": "CHAP",
+        "username": chap.user,
+        "password": chap.secret,
+        "username_in": chap.target_user,
+        "password_in": chap.target_secret,
+    }
     files = [
         os.path.join(folder, name)
         for top in folders

@@ -4,9 +4,9 @@
 
 """Transport ``lio``: iSCSI by the kernel's own target, set up through its folders in configfs.
 
-An initiator is let in by its name and the session's secret (CHAP), at the one portal of the target, which is bound to
-the array's storage address. Discovery shows a target to the initiators on its list only. The kernel shows the secret in
-configfs to nobody but root (iscsi_target_configfs.c).
+An initiator is let in by its name and the secret of the mirror set (CHAP in both directions), at the one portal of the
+target, which is bound to the array's storage address. Discovery shows a target to the initiators on its list only. The
+kernel shows secrets in configfs to nobody but root (iscsi_target_configfs.c).
 
 The folders are those that Documentation/target in the kernel's source and targetcli make; nothing is saved, so after a
 boot there is no export. The target is made first and removed last: it carries the session's name, and whatever belongs
@@ -25,7 +25,7 @@ from typing import Optional
 from ..host.tools import ToolError, run_tool
 from .attach import IscsiAttacher
 from .base import Device, Exporter, FoundExport, Initiator, Lun
-from .names import Portal, TransportError, is_taken, refuse_foreign_address, session_of, target_of
+from .names import Portal, TransportError, is_taken, label_of, refuse_foreign_address, session_of
 from .secret import Chap
 
 CONFIGFS = "/sys/kernel/config"
@@ -80,7 +80,7 @@ class LioExporter(Exporter):
             session = session_of(target)
             if session is None:
                 continue
-            devices = tuple(_read(f"{store}/udev_path") for store in self._stores(session))
+            devices = tuple(_read(f"{store}/udev_path") for store in self._stores(target))
             acls = f"{self._fabric}/{target}/tpgt_1/acls"
             logged_in = [name for name in _names(acls) if not _read(f"{acls}/{name}/info").startswith("No active")]
             found.append(FoundExport(session, target, tuple(filter(None, devices)), tuple(logged_in)))
@@ -93,17 +93,17 @@ class LioExporter(Exporter):
             for number, device in enumerate(devices)
         }
 
-    def matches(
-        self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap
-    ) -> bool:
+    def matches(self, target: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
         """See Exporter."""
-        group = f"{self._fabric}/{target_of(session)}/tpgt_1"
+        group = f"{self._fabric}/{target}/tpgt_1"
         # It is enabled last of all.
         if _read(f"{group}/enable") != "1" or _names(f"{group}/acls") != [initiator.name]:
             return False
-        if _read(f"{group}/attrib/authentication") != "1" or self._account(group, initiator) != (
+        if _read(f"{group}/attrib/authentication") != "1" or self._accounts(group, initiator) != (
             chap.user,
             chap.secret,
+            chap.target_user,
+            chap.target_secret,
         ):
             return False
         if _names(f"{group}/np") != [str(portal)] or len(_names(f"{group}/lun")) != len(devices):
@@ -116,13 +116,12 @@ class LioExporter(Exporter):
                 return False
         return True
 
-    def make(self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
+    def make(self, target: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
         """See Exporter."""
         self.preflight(portal)
         self._load()
-        target = f"{self._fabric}/{target_of(session)}"
-        group = f"{target}/tpgt_1"
-        _mkdir(target)
+        group = f"{self._fabric}/{target}/tpgt_1"
+        _mkdir(f"{self._fabric}/{target}")
         _mkdir(group)
         for name, text in (
             ("attrib/authentication", "1"),
@@ -136,9 +135,11 @@ class LioExporter(Exporter):
         _mkdir(acl)
         _write(f"{acl}/auth/userid", chap.user)
         _write(f"{acl}/auth/password", chap.secret, secret=True)
+        _write(f"{acl}/auth/userid_mutual", chap.target_user)
+        _write(f"{acl}/auth/password_mutual", chap.target_secret, secret=True)
         adapter = self._new_adapter()
         for number, device in enumerate(devices):
-            store = f"{adapter}/{_BACKSTORE_PREFIX}{session}:{number}"
+            store = f"{adapter}/{_BACKSTORE_PREFIX}{label_of(target)}:{number}"
             _mkdir(store)
             path = os.path.realpath(device.path)
             _write(f"{store}/control", f"udev_path={path},readonly=1")
@@ -171,7 +172,7 @@ class LioExporter(Exporter):
             for lun in _names(f"{group}/lun"):
                 _unlink_all(f"{group}/lun/{lun}")
                 _rmdir(f"{group}/lun/{lun}")
-        for store in self._stores(export.session):
+        for store in self._stores(export.target):
             _rmdir(store)
             with contextlib.suppress(TransportError):  # other units of it still stand
                 _rmdir(os.path.dirname(store))
@@ -180,9 +181,9 @@ class LioExporter(Exporter):
                 _rmdir(folder)
 
     @staticmethod
-    def _account(group: str, initiator: Initiator) -> tuple[str, str]:
+    def _accounts(group: str, initiator: Initiator) -> tuple[str, ...]:
         auth = f"{group}/acls/{initiator.name}/auth"
-        return _read(f"{auth}/userid"), _read(f"{auth}/password")
+        return tuple(_read(f"{auth}/{name}") for name in ("userid", "password", "userid_mutual", "password_mutual"))
 
     def _load(self) -> None:
         for module in _MODULES:
@@ -192,9 +193,9 @@ class LioExporter(Exporter):
         # The kernel makes what belongs to the fabric when its folder is made.
         _mkdir(self._fabric)
 
-    def _stores(self, session: str) -> list[str]:
-        """The folders of the session's devices."""
-        wanted = re.compile(re.escape(f"{_BACKSTORE_PREFIX}{session}:") + r"\d+")
+    def _stores(self, target: str) -> list[str]:
+        """The folders of the target's devices."""
+        wanted = re.compile(re.escape(f"{_BACKSTORE_PREFIX}{label_of(target)}:") + r"\d+")
         adapters = [f"{self._core}/{name}" for name in _names(self._core, "iblock_")]
         return [f"{adapter}/{name}" for adapter in adapters for name in _names(adapter) if wanted.fullmatch(name)]
 

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How a target of ours is called, and its LUNs: everything follows from the session and the pair.
+"""How a target of ours is called, and its LUNs: everything follows from the session and the pairs.
 
 So a later run recognizes what a dead session left without any record of it, and a LUN of one session can never
-be taken for that of another.
+be taken for that of another. Each mirror set of a session has a target of its own, perhaps on one array.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ import hashlib
 import ipaddress
 import re
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Optional
 
 from ..errors import SplitMirrorError
 from ..session import check_session_id
 
-#: All our targets begin so; what stands behind it is the session.
+#: All our targets begin so; what stands behind it is the session, and a digest of the names of the set's pairs.
 TARGET_PREFIX = "iqn.2026-01.local.splitmirror.mirror:"
 DEFAULT_PORT = 3260
 #: RFC 3720, 3.2.6.3: the longest name of a target or an initiator, and what begins one.
 _NAME_BYTES = 223
+_DIGEST, _DIGEST_CHARS = re.compile(":0[0-9a-f]{8}"), 10
 _NAME = re.compile(r"(iqn\.\d{4}-\d{2}\.[a-z0-9.:-]+|eui\.[0-9a-f]{16}|naa\.(?:[0-9a-f]{16}|[0-9a-f]{32}))")
 
 
@@ -35,24 +37,35 @@ class TransportError(SplitMirrorError):
     code = "transport_failed"
 
 
-def target_of(session: str) -> str:
-    """The name of the session's target.
+def target_of(session: str, pairs: Iterable[str]) -> str:
+    """The name of the target of one mirror set of a session.
 
     Names in iSCSI know no capitals and no underscore; these are written with a colon in front, so that each session has
-    a name of its own, from which it can be read again.
+    names of its own, from which it can be read again.
+
+    :param pairs: the names of the pairs of the set.
     """
-    escaped = re.sub("[A-Z]", lambda found: ":" + found[0].lower(), check_session_id(session)).replace("_", ":-")
-    return TARGET_PREFIX + escaped
+    digest = hashlib.sha256("\0".join(sorted(pairs)).encode()).hexdigest()[:8]
+    return f"{TARGET_PREFIX}{_escaped(session)}:0{digest}"
+
+
+def _escaped(session: str) -> str:
+    return re.sub("[A-Z]", lambda found: ":" + found[0].lower(), check_session_id(session)).replace("_", ":-")
+
+
+def label_of(target: str) -> str:
+    """What tells a target of ours from all others: its name without what all have in common."""
+    return target[len(TARGET_PREFIX) :]
 
 
 def session_of(target: str) -> Optional[str]:
     """The session that a target belongs to, or None when it is not ours."""
     if not target.startswith(TARGET_PREFIX):
         return None
-    text = target[len(TARGET_PREFIX) :]
+    text = label_of(target)[:-_DIGEST_CHARS]
     session = re.sub(":([a-z-])", lambda found: "_" if found[1] == "-" else found[1].upper(), text)
     try:
-        return session if target_of(session) == target else None
+        return session if _DIGEST.fullmatch(target[-_DIGEST_CHARS:]) and _escaped(session) == text else None
     except SplitMirrorError:
         return None
 

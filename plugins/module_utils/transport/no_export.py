@@ -31,13 +31,11 @@ class NoExporter(Exporter):
         """See Exporter."""
         return {}
 
-    def matches(
-        self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap
-    ) -> bool:
+    def matches(self, target: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
         """See Exporter."""
         return True
 
-    def make(self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
+    def make(self, target: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
         """See Exporter."""
         raise TransportError(f"transport: {self.name} exports nothing.", option="transport", code="option_invalid")
 

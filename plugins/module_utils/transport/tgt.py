@@ -4,10 +4,10 @@
 
 """Transport ``tgt``: iSCSI by the daemon tgtd, through tgtadm(8) and, for the secret, through the socket behind it.
 
-tgtd lets in who comes from an address on the target's list and knows the session's secret (CHAP). Others find no
-target, discovery included. It has a list of names too; but who is on either one gets in (seen with 1.0.85), so names
-would add a way in and close none. Its portals are for all of its targets, so ours is only checked. LUN 0 is tgtd's own;
-ours begin at 1.
+tgtd lets in who comes from an address on the target's list and knows the secret of the mirror set (CHAP), and proves by
+another secret who it is. Others find no target, discovery included. It has a list of names too; but who is on either
+one gets in (seen with 1.0.85), so names would add a way in and close none. Its portals are for all of its targets, so
+ours is only checked. LUN 0 is tgtd's own; ours begin at 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..host.blockdev import sector_bytes
 from ..host.tools import ToolError, run_tool
 from .attach import IscsiAttacher
 from .base import Device, Exporter, FoundExport, Initiator, Lun
-from .names import Portal, TransportError, refuse_foreign_address, session_of, target_of
+from .names import Portal, TransportError, refuse_foreign_address, session_of
 from .secret import Chap, user_prefix
 
 _FIRST_LUN = 1
@@ -42,6 +42,8 @@ _SOCKET = "/var/run/tgtd/socket"
 # tgtadm_rsp: err, len (usr/tgtadm.h in the source of tgt; as tgtadm 1.0.85 sends them).
 _REQUEST = struct.Struct("=ii64sIiQQIIIIII")
 _RESPONSE = struct.Struct("=II")
+#: What tgtadm adds to the name of the account by which a target proves who it is.
+_OUTGOING = " (outgoing)"
 _MODE_ACCOUNT, _OP_NEW, _NO_LUN = 7, 0, (1 << 64) - 1
 
 
@@ -100,28 +102,31 @@ class TgtExporter(Exporter):
             for number, device in enumerate(devices, start=_FIRST_LUN)
         }
 
-    def matches(
-        self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap
-    ) -> bool:
+    def matches(self, target: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> bool:
         """See Exporter."""
-        target = _find(target_of(session))
-        if target is None or target.acl != [initiator.address] or target.accounts != [chap.user]:
+        found = _find(target)
+        accounts = {chap.user, f"{chap.target_user}{_OUTGOING}"}
+        if found is None or found.acl != [initiator.address] or set(found.accounts) != accounts:
             return False
         keys = ("LUN", "SCSI SN", "Backing store path", "Readonly", "Online")
-        return [tuple(unit.get(key) for key in keys) for unit in _disks(target)] == [
+        return [tuple(unit.get(key) for key in keys) for unit in _disks(found)] == [
             (str(number), device.serial, os.path.realpath(device.path), "Yes", "Yes")
             for number, device in enumerate(devices, start=_FIRST_LUN)
         ]
 
-    def make(self, session: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
+    def make(self, target: str, devices: Sequence[Device], initiator: Initiator, portal: Portal, chap: Chap) -> None:
         """See Exporter. The list of who may come in is made last, when all is read-only and asks for the secret."""
         self.preflight(portal)
-        self._remove_accounts(session)
+        self._remove_accounts(target)
         used = {int(target.tid) for target in read_targets(_show("target"))}
         tid = f"--tid={next(number for number in range(1, len(used) + 2) if number not in used)}"
-        _admin("new", "target", tid, f"--targetname={target_of(session)}")
-        add_account(chap)
-        _admin("bind", "account", tid, f"--user={chap.user}")
+        _admin("new", "target", tid, f"--targetname={target}")
+        for user, secret, direction in (
+            (chap.user, chap.secret, ()),
+            (chap.target_user, chap.target_secret, ("--outgoing",)),
+        ):
+            add_account(user, secret)
+            _admin("bind", "account", tid, f"--user={user}", *direction)
         for number, device in enumerate(devices, start=_FIRST_LUN):
             where = (tid, f"--lun={number}")
             # Direct: what tgtd's host caches of a mirror may be of the split before. It opens a device that takes no
@@ -153,12 +158,12 @@ class TgtExporter(Exporter):
             time.sleep(_POLL_S)
         if _find(export.target) is not None:
             raise TransportError(f"target {export.target}: tgtd does not delete it; see tgtadm --op show.")
-        self._remove_accounts(export.session)
+        self._remove_accounts(export.target)
 
     @staticmethod
-    def _remove_accounts(session: str) -> None:
+    def _remove_accounts(target: str) -> None:
         for user in read_accounts(_show("account")):
-            if user.startswith(user_prefix(session)):
+            if user.startswith(user_prefix(target)):
                 _admin("delete", "account", f"--user={user}")
 
 
@@ -191,12 +196,12 @@ def read_accounts(shown: str) -> list[str]:
     return [line.strip() for line in shown.splitlines() if line.startswith(" ") and line.strip()]
 
 
-def add_account(chap: Chap) -> None:
+def add_account(user: str, secret: str) -> None:
     """Tell tgtd of an account as tgtadm would, which takes the secret as an argument that all users see.
 
     :raises TransportError: tgtd does not take it.
     """
-    parameters = f"user={chap.user},password={chap.secret}".encode() + b"\0"
+    parameters = f"user={user},password={secret}".encode() + b"\0"
     length = _REQUEST.size + len(parameters)
     request = _REQUEST.pack(_MODE_ACCOUNT, _OP_NEW, b"iscsi", length, -1, 0, _NO_LUN, 0, 0, 0, 0, 0, 0)
     try:
@@ -210,7 +215,7 @@ def add_account(chap: Chap) -> None:
         ) from exc
     error = _RESPONSE.unpack(answer)[0] if len(answer) == _RESPONSE.size else "none"
     if error:
-        raise TransportError(f"transport: tgtd refuses the account of user {chap.user} (answer {error}).", "transport")
+        raise TransportError(f"transport: tgtd refuses the account of user {user} (answer {error}).", "transport")
 
 
 def _lines(shown: str) -> Iterator[tuple[int, str, str]]:

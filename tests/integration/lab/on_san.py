@@ -90,7 +90,8 @@ def present_half(step: Step) -> object:
     how = route(step)
     assert how.initiator is not None
     assert how.portal is not None
-    how.exporter.make(step["session"], shown, how.initiator, how.portal, how.chap(step["session"]))
+    target = names.target_of(step["session"], [device.name for device in shown])
+    how.exporter.make(target, shown, how.initiator, how.portal, how.chap(target))
     return None
 
 
@@ -175,7 +176,9 @@ def attacher(step: Step) -> tuple[Attacher, list[Wanted]]:
     luns = [
         Wanted(name, lun["serial"], lun["lun"], lun["wwn"], lun["size_bytes"]) for name, lun in step["luns"].items()
     ]
-    options = AttachOptions(step["transport"], step["session"], portal=step["portal"], secret=step["secret"])
+    options = AttachOptions(
+        step["transport"], step["session"], portal=step["portal"], secret=step["secret"], luns=step["luns"]
+    )
     return make_attacher(options), luns
 
 
@@ -267,7 +270,10 @@ def watch_arguments(step: Step) -> object:
 
 
 def log_in_as(step: Step) -> object:
-    """Log in to the target under a name, and with a secret, that need not be this host's own; whether that worked."""
+    """Log in to the target under a name, and with a secret, that need not be this host's own; whether that worked.
+
+    With ``asked_secret`` the target has to prove that it knows that one.
+    """
     face, where = ["iscsiadm", "-m", "iface", "-I", "test"], ["-T", step["target"], "-p", step["portal"]]
     on_array.run(*face, "-o", "new")
     on_array.run(*face, "-o", "update", "-n", "iface.initiatorname", "-v", step["initiator"])
@@ -275,8 +281,10 @@ def log_in_as(step: Step) -> object:
         on_array.run("iscsiadm", "-m", "node", *where, "-I", "test", "-o", "new")
         settings = {"node.session.initial_login_retry_max": "1", "node.startup": "manual"}
         if step.get("known_secret"):
-            user = secret.chap_of(step["session"], step["secret"]).user
-            words = {"authmethod": "CHAP", "username": user, "password": step["known_secret"]}
+            chap = secret.chap_of(step["target"], step["secret"])
+            words = {"authmethod": "CHAP", "username": chap.user, "password": step["known_secret"]}
+            if step.get("asked_secret"):
+                words.update({"username_in": chap.target_user, "password_in": step["asked_secret"]})
             settings.update({f"node.session.auth.{name}": value for name, value in words.items()})
         for name, value in settings.items():
             on_array.run("iscsiadm", "-m", "node", *where, "-I", "test", "-o", "update", "-n", name, "-v", value)

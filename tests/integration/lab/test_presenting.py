@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.secret import chap_of
 from ansible_collections.splitmirror.backup.tests.lab.description import DEFAULT_FILE, load
 from ansible_collections.splitmirror.backup.tests.lab.lifecycle import RunningLab
 
@@ -198,7 +199,21 @@ def test_nobody_else_is_let_in(do: Do, lab: RunningLab) -> None:
     target = do("array1", "present")["target"]
     media, other = lab.lab().host("media1").initiator, lab.lab().host("db1").initiator
     assert do("media1", "log_in_as", target=target, initiator=media, known_secret=SECRET) is True
-    assert do("db1", "log_in_as", target=target, initiator=other, known_secret=SECRET) is False
+    for known in (SECRET, None):  # it has found out the secret; it does not even offer CHAP
+        assert do("db1", "log_in_as", target=target, initiator=other, known_secret=known) is False, known
+    assert do("db1", "log_in_as", target=target, initiator=media, known_secret=None) is False
+    assert do("db1", "discover") is False
+
+
+@ways(BOTH_TRANSPORTS)
+def test_a_target_that_cannot_prove_who_it_is_gets_no_login(do: Do, lab: RunningLab) -> None:
+    """As one that somebody else puts up at the array's address, in the hope of being read as a mirror."""
+    do("array1", "split", byte=0xB5)
+    target = do("array1", "present")["target"]
+    media, right = lab.lab().host("media1").initiator, chap_of(target, SECRET).target_secret
+    for asked, logs_in in ((right, True), (right[::-1], False), (SECRET, False)):
+        answer = do("media1", "log_in_as", target=target, initiator=media, known_secret=SECRET, asked_secret=asked)
+        assert answer is logs_in, asked
 
 
 @ways(BOTH_TRANSPORTS)
@@ -211,7 +226,6 @@ def test_nobody_is_let_in_without_the_secret_of_the_session(do: Do, lab: Running
     for known in (None, SECRET[::-1], SECRET[:-1]):
         answer = do("media1", "log_in_as", target=presented["target"], initiator=media, known_secret=known)
         assert answer is False, known
-    assert do("db1", "discover") is False
     luns = presented["luns"]
     assert do("media1", "watch_arguments", inner="attached", luns=luns) == [True, False]
     assert [mode for _path, mode in do("media1", "find_secret")] == [0]

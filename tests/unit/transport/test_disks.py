@@ -103,6 +103,46 @@ def test_a_lun_of_another_size_is_refused(sysfs: Path) -> None:
         check_size("data", disk, 512)
 
 
+def test_a_multipath_device_of_an_old_size_is_refused(sysfs: Path) -> None:
+    (sysfs / "class/block/dm-0/size").write_text("1024\n")
+    with pytest.raises(TransportError, match=r"has 524288 bytes here, and 1048576 on the array"):
+        check_size("data", next(disk for disk in all_disks(str(sysfs)) if disk.multipath), 2048 * 512)
+
+
+def test_a_path_whose_multipath_device_is_to_come_is_not_read_by_itself(sysfs: Path, tmp_path: Path) -> None:
+    by_id, udev_data = tmp_path / "by-id", tmp_path / "udev"
+    by_id.mkdir()
+    udev_data.mkdir()
+    for path in ("sda", "sdb"):
+        (sysfs / "class/block" / path / "holders/dm-0").unlink()
+    (sysfs / "class/block/dm-0/dev").write_text("254:0\n")
+    (udev_data / "b8:0").write_text("S:disk/by-id/wwn-0x1\nE:DM_MULTIPATH_DEVICE_PATH=1\n")
+    (udev_data / "b254:0").write_text("S:disk/by-id/dm-uuid-mpath-3\n")
+    (by_id / "wwn-0x1").symlink_to("/dev/sda")
+    (by_id / "dm-uuid-mpath-3").symlink_to("/dev/dm-0")
+    disks = [disk for disk in all_disks(str(sysfs)) if disk.serial == "S-0001"]
+
+    def name(timeout_s: float = 0) -> str:
+        return stable_name(disks, str(by_id), timeout_s, str(sysfs), str(udev_data))
+
+    with pytest.raises(TransportError, match="/dev/sda: udev takes it for a path of a multipath device"):
+        name()
+
+    def lay_it_over() -> None:
+        for path in ("sda", "sdb"):
+            (sysfs / "class/block" / path / "holders/dm-0").touch()
+
+    later = threading.Timer(0.05, lay_it_over)
+    later.start()
+    assert name(timeout_s=30) == str(by_id / "dm-uuid-mpath-3")
+    later.join()
+    # What multipath.conf excludes has another record.
+    for path in ("sda", "sdb"):
+        (sysfs / "class/block" / path / "holders/dm-0").unlink()
+    (udev_data / "b8:0").write_text("S:disk/by-id/wwn-0x1\nE:DM_MULTIPATH_DEVICE_PATH=0\n")
+    assert name() == str(by_id / "wwn-0x1")
+
+
 def test_the_name_says_which_lun_it_is(sysfs: Path, tmp_path: Path) -> None:
     by_id = tmp_path / "by-id"
     by_id.mkdir()

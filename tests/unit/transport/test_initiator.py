@@ -14,7 +14,7 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import TransportError, target_of
 
-OURS = target_of("20260131T020000Z-db1-9f3c")
+OURS = target_of("20260131T020000Z-db1-9f3c", ["data"])
 RECORDS = f"""filer.example.com:3260,1 iqn.1992-08.com.netapp:sn.1
 [fe80::5054:ff:fe12:3456%eth1]:3260,4294967295 iqn.2001-05.com.equallogic:other
 10.20.0.11:3260,1 {OURS}

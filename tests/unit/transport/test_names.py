@@ -24,18 +24,23 @@ SESSIONS = ["20260131T020000Z-db1-9f3c", "20260131t020000z-db1-9f3c", "a_b", "a-
 
 @pytest.mark.parametrize("session", SESSIONS)
 def test_the_session_is_read_from_the_name_of_its_target(session: str) -> None:
-    target = target_of(session)
+    target = target_of(session, ["data", "wal"])
     assert session_of(target) == session
     assert check_initiator(target) == target
 
 
 def test_no_two_sessions_or_pairs_have_a_name_in_common() -> None:
-    assert len({target_of(session) for session in SESSIONS}) == len(SESSIONS)
+    targets = [target_of(session, pairs) for session in SESSIONS for pairs in (["data"], ["wal"], ["data", "wal"])]
+    assert len(set(targets)) == 3 * len(SESSIONS)
+    assert target_of("x", ["wal", "data"]) == target_of("x", ["data", "wal"])
     assert len({serial_of(session, pair) for session in SESSIONS for pair in ("data", "wal")}) == 2 * len(SESSIONS)
 
 
+OURS = target_of("x", ["data"])
+
+
 @pytest.mark.parametrize(
-    "target", ["iqn.2026-01.test:db1", target_of("x")[:-1], target_of("x") + ":", target_of("x") + "/y"]
+    "target", ["iqn.2026-01.test:db1", OURS[:-1], OURS + ":", OURS + "/y", OURS[:-10], OURS[:-9] + "1" + OURS[-8:], ""]
 )
 def test_a_target_of_others_is_nobodys(target: str) -> None:
     assert session_of(target) is None
