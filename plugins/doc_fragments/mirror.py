@@ -12,8 +12,9 @@ options:
       - The mirror provider, that is, the kind of array.
       - V(image) is an array whose LUNs are image files on a file system with reflinks (XFS, Btrfs), as on a hypervisor.
       - V(lvm) is an array whose LUNs are LVM raid1 volumes, V(md) one whose LUNs are raid1 arrays of mdadm.
+      - V(qemu) is a host whose LUNs are the disks of a running QEMU (a guest) or qemu-storage-daemon, of any format.
     type: str
-    choices: [image, lvm, md]
+    choices: [image, lvm, md, qemu]
     required: {required}
   provider_options:
     description:
@@ -28,6 +29,18 @@ options:
             when it is left out.
           - The copy is made while writes are stopped, so the window lasts as long as the copy.
         type: bool
+      qmp_socket:
+        description:
+          - Provider V(qemu), which needs it. The unix socket of a QMP monitor of the QEMU that has the disks.
+          - A monitor talks to one client at a time, so give the collection one of its own.
+        type: path
+      scratch_percent:
+        description:
+          - Provider V(qemu). For how much of each disk room is reserved in its scratch image, V(100) when it is left
+            out.
+          - If the guest overwrites more than that while the mirror is read, and the file system is full, QEMU fails the
+            guest's writes.
+        type: int
 """
 
 _PAIRS = r"""
@@ -53,12 +66,13 @@ options:
       primary:
         description:
           - The name of the primary on the array. For provider V(image) the path of its image file, for V(lvm) V(VG/LV),
-            for V(md) the path of the array.
+            for V(md) the path of the array, for V(qemu) the id of the guest's device or the name of a node.
         type: str
       mirror:
         description:
           - The name of the mirror on the array. For provider V(image) the path of the image file that the split makes,
-            for V(lvm) the image V(VG/LV_rimage_N), for V(md) the path of the leg.
+            for V(lvm) the image V(VG/LV_rimage_N), for V(md) the path of the leg, for V(qemu) a path to which the
+            session's id is added for its scratch image.
         type: str
       mirror_serial:
         description:
@@ -68,8 +82,8 @@ options:
         version_added: 0.2.0
       options:
         description:
-          - Options of the provider for this pair. The array refuses those that its provider does not have. Today no
-            provider has any.
+          - Options of the provider for this pair. The array refuses those that its provider does not have.
+          - Provider V(qemu) has C(sector_bytes), the sector size of a disk that is named by its node and is not 512.
           - They are kept in records, so a secret does not belong here.
         type: dict
         version_added: 0.2.0

@@ -46,8 +46,18 @@ def loops_of(path: str) -> list[LoopDevice]:
         status = os.stat(path)
     except FileNotFoundError:
         return []
+    except OSError:  # it is of a FUSE server that died, and can be told from others by its name alone
+        return [device for device in loop_devices() if _backing_name(device.path) == path]
     backing = (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
     return [device for device in loop_devices() if device.backing == backing]
+
+
+def _backing_name(device: str) -> str:
+    try:
+        with open(f"/sys/class/block/{os.path.basename(device)}/loop/backing_file", "rb") as stream:
+            return os.fsdecode(stream.read().rstrip(b"\n"))
+    except FileNotFoundError:  # it was detached meanwhile
+        return ""
 
 
 def attach(path: str, sector_bytes: int = 512, offset_bytes: int = 0, size_bytes: int = 0) -> str:

@@ -16,11 +16,13 @@ from .base import MirrorError, MirrorProvider, Pair
 from .image import ImageProvider
 from .lvm import LvmProvider
 from .md import MdProvider
+from .qemu import QemuProvider
 
 PROVIDERS: dict[str, type[MirrorProvider]] = {
     ImageProvider.name: ImageProvider,
     LvmProvider.name: LvmProvider,
     MdProvider.name: MdProvider,
+    QemuProvider.name: QemuProvider,
 }
 
 

@@ -32,6 +32,7 @@ class SnapshotView:
     :param mark: the session that has made the mirror; empty if something else is in the mirror's place; None if there
         is nothing.
     :param devices: the block devices through which the mirror can be read.
+    :param lost: why the mirror is not, or no longer, what was split, in one sentence; None as long as it is.
     :param split_estimate_s: about how long the split of this pair takes, in seconds; None if it cannot be estimated.
     """
 
@@ -39,6 +40,7 @@ class SnapshotView:
     broken: Optional[str] = None
     mark: Optional[str] = None
     devices: tuple[str, ...] = ()
+    lost: Optional[str] = None
     split_estimate_s: Optional[float] = None
 
 
@@ -107,10 +109,24 @@ class SnapshotProvider(JournaledProvider):
         devices: dict[str, str] = {}
         changed = False
         pairs = self._settled_record(session).pairs
-        for pair, view in zip(pairs, self.look_at(pairs)):
+        views = self.look_at(pairs)
+        _refuse_lost(views)
+        for pair, view in zip(pairs, views):
             changed = changed or not view.devices
             devices[pair.name] = view.devices[0] if view.devices else self.show(pair)
         return Presentation(devices, changed)
+
+    def withdraw(self, session: str) -> list[str]:
+        """See MirrorProvider.
+
+        :raises MirrorError: also when a mirror was lost before its last read may have ended; its device is removed all
+            the same.
+        """
+        record = self._own_record(session)
+        read = [view for view in self.look_at(record.pairs) if view.devices] if record else []
+        withdrawn = super().withdraw(session)
+        _refuse_lost(read)
+        return withdrawn
 
     def resync(self, session: str, wait: bool, timeout_s: float) -> int:
         """See MirrorProvider; nothing is copied, and there is nothing to wait for."""
@@ -140,7 +156,8 @@ class SnapshotProvider(JournaledProvider):
     def _pair_state(self, pair: Pair, view: SnapshotView) -> PairState:
         phase, session = phase_and_session(self._journal.record_of(pair), view.mark)
         users = tuple(user for device in view.devices for user in blockdev.users(device))
-        problem = view.broken
+        # What was lost matters as long as it can be read.
+        problem = view.broken or (view.lost if view.devices else None)
         if problem is None:
             problem = held_problem(pair, users, phase, session)
         if problem is None and view.mark is not None:
@@ -181,6 +198,12 @@ class SnapshotProvider(JournaledProvider):
 
     def _give_back(self, record: SplitRecord) -> None:
         self.undo(record)
+
+
+def _refuse_lost(views: Sequence[SnapshotView]) -> None:
+    for view in views:
+        if view.lost:
+            raise MirrorError(view.lost, code="mirror_lost")
 
 
 class SnapshotSplit(PreparedSplit):
