@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_a_secret_goes_where_it_is_kept_secret(path: Path) -> None:
 
 #: Modules that make a snapshot if it is missing, and what of a call keeps them from it. What is made after the window
 #: is not the split.
-NO_SNAPSHOT = {
+NO_SNAPSHOT: dict[str, Callable[[recipes.Task], bool]] = {
     "dellemc.powerstore.snapshot": lambda task: "is changed" in task.content["failed_when"],
     "dellemc.unity.snapshot": lambda task: not {"cg_name", "vol_name"} & set(task.arguments),
     "infinidat.infinibox.infini_vol": lambda task: task.arguments["state"] == "stat",
