@@ -135,6 +135,7 @@ def test_a_database_has_a_key_for_each_driver() -> None:
     assert documented["suboptions"].keys() == spec.keys()
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.sampled_from([*DRIVERS["postgresql"].argument_spec, "other"]),

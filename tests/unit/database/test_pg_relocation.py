@@ -73,6 +73,7 @@ def test_a_link_that_leads_out_of_the_target_is_refused(tmp_path: Path) -> None:
         relocate(str(tmp_path / "target"), str(data))
 
 
+@pytest.mark.slow
 @given(st.text("ab \\\n\r", min_size=1, max_size=12))
 def test_odd_names_survive_the_map(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     target = tmp_path_factory.mktemp("restore")
@@ -122,6 +123,7 @@ def webs(draw: st.DrawFn) -> dict[str, str]:
     return {name: draw(text) for name in names if draw(st.booleans())}
 
 
+@pytest.mark.slow
 @given(webs())
 def test_whatever_links_there_are_none_leads_out(
     tmp_path_factory: pytest.TempPathFactory, links: dict[str, str]

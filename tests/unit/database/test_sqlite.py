@@ -57,6 +57,7 @@ def test_writes_stop_and_reads_go_on(driver: SqliteDriver, writer: sqlite3.Conne
     driver.thaw()  # nothing happens
 
 
+@pytest.mark.slow
 def test_the_named_files_are_a_whole_database(
     driver: SqliteDriver, writer: sqlite3.Connection, path: Path, tmp_path: Path
 ) -> None:
