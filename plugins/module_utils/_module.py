@@ -27,6 +27,11 @@ SESSION_SPEC: Spec = {
     "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
 }
 STATE_DIR_SPEC: Spec = {"state_dir": {"type": "path", "default": DEFAULT_STATE_DIR}}
+#: Documentation fragment splitmirror.backup.write_mode.
+WRITE_MODE_SPEC: Spec = {
+    "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
+    "allow_last": {"type": "bool", "default": False},
+}
 #: The same list serves on all hosts. Only the array looks at ``options``.
 PAIRS_SPEC: Spec = {
     "pairs": {

@@ -20,25 +20,12 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.session
   - splitmirror.backup.drive
+  - splitmirror.backup.write_mode
 options:
   volume:
     description: The volume to write to.
     type: str
     required: true
-  mode:
-    description:
-      - V(append) writes after the sessions that are on the volume.
-      - V(overwrite) starts at the beginning of the volume. It is refused unless all sessions on the volume have
-        expired.
-    type: str
-    choices: [append, overwrite]
-    default: append
-  allow_last:
-    description:
-      - Overwrite a volume even if it holds the last good session of a host. The host then has no backup until its next
-        session is good.
-    type: bool
-    default: false
   expected_bytes:
     description:
       - How many bytes the session takes on tape, C(bytes_archive) of
@@ -130,7 +117,12 @@ plan:
 
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, Spec, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    SESSION_SPEC,
+    WRITE_MODE_SPEC,
+    Spec,
+    run_module,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
@@ -142,8 +134,7 @@ SPEC: Spec = {
     **SESSION_SPEC,
     **DRIVE_SPEC,
     "volume": {"type": "str", "required": True},
-    "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
-    "allow_last": {"type": "bool", "default": False},
+    **WRITE_MODE_SPEC,
     "expected_bytes": {"type": "int", "default": 0},
 }
 

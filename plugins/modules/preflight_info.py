@@ -20,6 +20,7 @@ extends_documentation_fragment:
   - splitmirror.backup.databases
   - splitmirror.backup.databases.paths
   - splitmirror.backup.drive.optional
+  - splitmirror.backup.write_mode
   - splitmirror.backup.mirror.optional_provider
   - splitmirror.backup.mirror.optional_pairs
 options:
@@ -49,15 +50,6 @@ options:
   volume:
     description: The volume to write to, required for O(ask=media_server).
     type: str
-  mode:
-    description: As for M(splitmirror.backup.tape_write).
-    type: str
-    choices: [append, overwrite]
-    default: append
-  allow_last:
-    description: As for M(splitmirror.backup.tape_write).
-    type: bool
-    default: false
 attributes:
   check_mode:
     support: full
@@ -122,6 +114,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
     PAIRS_SPEC,
     STATE_DIR_SPEC,
+    WRITE_MODE_SPEC,
     run_module,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
@@ -199,8 +192,7 @@ def main() -> None:
             "on_unreadable": {"type": "str", "choices": list(ON_UNREADABLE), "default": FAIL},
             **OPTIONAL_DRIVE_SPEC,
             "volume": {"type": "str"},
-            "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
-            "allow_last": {"type": "bool", "default": False},
+            **WRITE_MODE_SPEC,
             **STATE_DIR_SPEC,
         },
         required_if=[

@@ -52,21 +52,6 @@ options:
     description: The volume to write to. It must have been labelled by M(splitmirror.backup.tape_label).
     type: str
     required: true
-  mode:
-    description:
-      - V(append) writes after the sessions that are on the volume.
-      - V(overwrite) starts at the beginning of the volume, under a new label. It is refused unless all sessions on the
-        volume have expired.
-    type: str
-    choices: [append, overwrite]
-    default: append
-  allow_last:
-    description:
-      - Overwrite a volume even if it holds the last good session of a host. The host then has no backup until its next
-        session is good.
-    type: bool
-    default: false
-    version_added: 0.2.0
   proof:
     description:
       - How much of the map is proved against the metadata of the mirror, while the files are written. What differs is
@@ -105,6 +90,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.session
   - splitmirror.backup.drive
+  - splitmirror.backup.write_mode
 attributes:
   check_mode:
     support: full
@@ -319,7 +305,11 @@ evidence:
 
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    SESSION_SPEC,
+    WRITE_MODE_SPEC,
+    run_module,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
@@ -391,8 +381,7 @@ def main() -> None:
             "mounts_dir": {"type": "path"},
             "extras": {"type": "path"},
             "volume": {"type": "str", "required": True},
-            "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
-            "allow_last": {"type": "bool", "default": False},
+            **WRITE_MODE_SPEC,
             "proof": {"type": "str", "choices": ["full", "changed", "none"], "default": "full"},
             "retention_days": {"type": "float"},
             "queue_depth": {"type": "int", "default": 64},
