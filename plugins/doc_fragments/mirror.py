@@ -13,8 +13,9 @@ options:
       - V(image) is an array whose LUNs are image files on a file system with reflinks (XFS, Btrfs), as on a hypervisor.
       - V(lvm) is an array whose LUNs are LVM raid1 volumes, V(md) one whose LUNs are raid1 arrays of mdadm.
       - V(qemu) is a host whose LUNs are the disks of a running QEMU (a guest) or qemu-storage-daemon, of any format.
+      - V(lvm_thin) is an array whose LUNs are thin volumes of LVM.
     type: str
-    choices: [image, lvm, md, qemu]
+    choices: [image, lvm, lvm_thin, md, qemu]
     required: {required}
   provider_options:
     description:
@@ -29,6 +30,11 @@ options:
             when it is left out.
           - The copy is made while writes are stopped, so the window lasts as long as the copy.
         type: bool
+      pool_limit_percent:
+        description:
+          - Provider V(lvm_thin). A thin pool whose data or metadata is filled to this percentage is not split, because
+            a snapshot makes it fill faster. V(90) when it is left out.
+        type: int
       qmp_socket:
         description:
           - Provider V(qemu), which needs it. The unix socket of a QMP monitor of the QEMU that has the disks.
@@ -65,14 +71,15 @@ options:
         type: str
       primary:
         description:
-          - The name of the primary on the array. For provider V(image) the path of its image file, for V(lvm) V(VG/LV),
-            for V(md) the path of the array, for V(qemu) the id of the guest's device or the name of a node.
+          - The name of the primary on the array. For provider V(image) the path of its image file, for V(lvm) and
+            V(lvm_thin) V(VG/LV), for V(md) the path of the array, for V(qemu) the id of the guest's device or the name
+            of a node.
         type: str
       mirror:
         description:
           - The name of the mirror on the array. For provider V(image) the path of the image file that the split makes,
-            for V(lvm) the image V(VG/LV_rimage_N), for V(md) the path of the leg, for V(qemu) a path to which the
-            session's id is added for its scratch image.
+            for V(lvm) the image V(VG/LV_rimage_N), for V(lvm_thin) the snapshot V(VG/LV) that the split makes, for
+            V(md) the path of the leg, for V(qemu) a path to which the session's id is added for its scratch image.
         type: str
       mirror_serial:
         description:

@@ -19,8 +19,8 @@ from .description import LabError
 
 SUITE = "bookworm"
 PACKAGES = (
-    "acl,attr,e2fsprogs,iproute2,kmod,lsscsi,lvm2,mdadm,mount,mt-st,mtx,multipath-tools,open-iscsi,openssh-server,"
-    "postgresql,procps,python3,python3-psycopg2,sg3-utils,sudo,tgt,tini,udev,xfsprogs"
+    "acl,attr,drbd-utils,e2fsprogs,iproute2,kmod,lsscsi,lvm2,mdadm,mount,mt-st,mtx,multipath-tools,open-iscsi,"
+    "openssh-server,postgresql,procps,python3,python3-psycopg2,sg3-utils,sudo,tgt,thin-provisioning-tools,tini,udev,xfsprogs"
 )
 #: Runs on the building machine; $1 is the new root. Keys and clusters are made per lab, so none stays in the image.
 CUSTOMIZE = """

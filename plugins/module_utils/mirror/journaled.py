@@ -20,9 +20,12 @@ from ..host.daemon import DaemonRecord
 from ..session import StateDir, check_session_id
 from .base import MirrorError, MirrorProvider, Pair, Recovered, SplitResult
 from .journal import Journal, SplitRecord
+from .turn import Turn
 
 #: How long to wait until a splitter that has answered has recorded its split.
 SETTLE_TIMEOUT_S = 60.0
+#: How long to wait for the turn. A session has it for no longer than a window may last.
+TURN_TIMEOUT_S = 3600.0
 _POLL_S = 0.02
 
 
@@ -47,7 +50,7 @@ class JournaledProvider(MirrorProvider):
 
     def _in_turn(self) -> AbstractContextManager[None]:
         """A context for changes that would make other sessions wait in their windows."""
-        return nullcontext()
+        return Turn(self.state_dir).waited_for(TURN_TIMEOUT_S) if self.capabilities.takes_turns else nullcontext()
 
     # ---- the seam ----
 
@@ -66,7 +69,10 @@ class JournaledProvider(MirrorProvider):
     def withdraw(self, session: str) -> list[str]:
         """See MirrorProvider."""
         record = self._own_record(session)
-        return self._withdraw(record.pairs) if record else []
+        if record is None:
+            return []
+        with self._in_turn():
+            return self._withdraw(record.pairs)
 
     def recover(self) -> list[Recovered]:
         """See MirrorProvider. Starts the resync and does not wait for it."""

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -30,6 +30,7 @@ from .raid import IN, OUT, PairView, RaidProvider
 
 _NAME = r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*"
 _VOLUME = re.compile(rf"{_NAME}/{_NAME}")
+#: Followed by the session; a tag of a volume.
 TAG = "splitmirror.session="
 _FIELDS = (
     "vg_name,lv_name,segtype,lv_size,lv_active,sync_percent,raid_sync_action,lv_health_status,raidintegritymode,"
@@ -37,7 +38,7 @@ _FIELDS = (
 )
 #: In the window, LVM does not write its archive of metadata, which may be on a frozen file system (tagging and merging
 #: write it), and does not wait until udev has named the image, which takes longer than the split.
-_IN_WINDOW = ("--config", "backup{archive=0 backup=0}", "--noudevsync")
+IN_WINDOW = ("--config", "backup{archive=0 backup=0}", "--noudevsync")
 #: How long udev may take to name it.
 _UDEV_TIMEOUT_S = 30.0
 
@@ -61,13 +62,50 @@ class Volume:
     hidden: bool
 
 
-def read_volumes(groups: Sequence[str]) -> dict[str, Volume]:
-    """All logical volumes of these volume groups, by ``VG/LV``. A missing group has none."""
+def check_volume_names(pairs: Iterable[Pair], provider: str) -> None:
+    """Refuse a primary or mirror that is not written ``VG/LV``. :raises MirrorError: the first that is refused."""
+    for pair in pairs:
+        for what, volume in (("primary", pair.primary), ("mirror", pair.mirror)):
+            if not _VOLUME.fullmatch(volume):
+                raise MirrorError(
+                    f"pairs: the {what} of pair {pair.name} is {volume!r}; provider {provider} needs VG/LV.",
+                    option="pairs",
+                    code="option_invalid",
+                )
+
+
+def report(pairs: Sequence[Pair], fields: str) -> list[dict[str, str]]:
+    """What lvs reports on all logical volumes of the volume groups of these pairs, one dict for each segment.
+
+    A missing group has none.
+    """
+    groups = dict.fromkeys(pair.primary.split("/")[0] for pair in pairs)
     wanted = " || ".join(f"vg_name={group}" for group in groups)
-    words = ["--all", "--reportformat", "json", "--units", "b", "--nosuffix", "--options", _FIELDS]
-    report = json.loads(run_tool("lvs", *words, "--select", wanted))
+    words = ["--all", "--reportformat", "json", "--units", "b", "--nosuffix", "--options", fields]
+    rows: list[dict[str, str]] = json.loads(run_tool("lvs", *words, "--select", wanted))["report"][0]["lv"]
+    return rows
+
+
+def session_of(tags: Iterable[str]) -> Optional[str]:
+    """The session whose mark is among these tags of a volume; None if there is none."""
+    return next((tag[len(TAG) :] for tag in tags if tag.startswith(TAG)), None)
+
+
+def await_device(pair: Pair, volume: str) -> str:
+    """The device of a volume, as soon as udev has named it. :raises MirrorError: it has not."""
+    device = f"/dev/{volume}"
+    deadline = time.monotonic() + _UDEV_TIMEOUT_S
+    while not os.path.exists(device):
+        if time.monotonic() > deadline:
+            raise MirrorError(f"pair {pair.name}: udev has not made {device}; see the log of udev.")
+        time.sleep(0.05)
+    return device
+
+
+def read_volumes(pairs: Sequence[Pair]) -> dict[str, Volume]:
+    """All logical volumes of the volume groups of these pairs, by ``VG/LV``."""
     volumes: dict[str, Volume] = {}
-    for row in report["report"][0]["lv"]:
+    for row in report(pairs, _FIELDS):
         name = f"{row['vg_name']}/{row['lv_name'].strip('[]')}"
         devices = tuple(re.sub(r"\(\d+\)$", "", device) for device in row["devices"].split(",") if device)
         if name in volumes:  # a row for each segment
@@ -103,14 +141,8 @@ class LvmProvider(RaidProvider):
     def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, options: Optional[Mapping[str, Any]] = None) -> None:
         super().__init__(pairs, state_dir, options)
         self._disks: dict[str, tuple[str, ...]] = {}
+        check_volume_names(pairs, self.name)
         for pair in pairs:
-            for what, volume in (("primary", pair.primary), ("mirror", pair.mirror)):
-                if not _VOLUME.fullmatch(volume):
-                    raise MirrorError(
-                        f"pairs: the {what} of pair {pair.name} is {volume!r}; provider lvm needs VG/LV.",
-                        option="pairs",
-                        code="option_invalid",
-                    )
             if not re.fullmatch(re.escape(pair.primary) + r"_rimage_\d+", pair.mirror):
                 raise MirrorError(
                     f"pairs: the mirror of pair {pair.name} is {pair.mirror}, which is not an image of {pair.primary}; "
@@ -121,7 +153,7 @@ class LvmProvider(RaidProvider):
 
     def look(self, pairs: Sequence[Pair]) -> list[PairView]:
         """See RaidProvider."""
-        volumes = self._volumes(pairs)
+        volumes = read_volumes(pairs)
         return [view_of(pair, volumes) for pair in pairs]
 
     def mark(self, pair: Pair, session: str) -> None:
@@ -130,14 +162,14 @@ class LvmProvider(RaidProvider):
 
     def unmark(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
-        primary = self._volumes([pair]).get(pair.primary)
+        primary = read_volumes([pair]).get(pair.primary)
         if primary is not None and TAG + session in primary.tags:
             run_tool("lvchange", "--yes", "--deltag", TAG + session, pair.primary)
 
     def take_out(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
         split = ("--splitmirrors", "1", "--trackchanges", pair.primary)
-        run_tool("lvconvert", "--yes", *_IN_WINDOW, *split, *self._disks[pair.mirror])
+        run_tool("lvconvert", "--yes", *IN_WINDOW, *split, *self._disks[pair.mirror])
 
     def put_back(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
@@ -147,13 +179,7 @@ class LvmProvider(RaidProvider):
     def make_readable(self, pair: Pair) -> str:
         """See RaidProvider. LVM reports the image as read-only, but its device accepts writes (seen with 2.03.16)."""
         self._set_read_only(pair, True)
-        device = f"/dev/{pair.mirror}"
-        deadline = time.monotonic() + _UDEV_TIMEOUT_S
-        while not os.path.exists(device):
-            if time.monotonic() > deadline:
-                raise MirrorError(f"pair {pair.name}: udev has not made {device}; see the log of udev.")
-            time.sleep(0.05)
-        return device
+        return await_device(pair, pair.mirror)
 
     def make_unreadable(self, pair: Pair) -> None:
         """See RaidProvider."""
@@ -161,23 +187,20 @@ class LvmProvider(RaidProvider):
 
     def leg_device(self, pair: Pair) -> str:
         """See RaidProvider."""
-        image = self._volumes([pair]).get(pair.mirror)
+        image = read_volumes([pair]).get(pair.mirror)
         if image is None:
             raise MirrorError(f"pair {pair.name}: {pair.primary} has no image {pair.mirror}.")
         return image.number
 
     def prepare(self, session: str) -> PreparedSplit:
         """See MirrorProvider."""
-        volumes = self._volumes(self.pairs)
+        volumes = read_volumes(self.pairs)
         # Find out now, not in the window, on which disks the image is.
         self._disks = {pair.mirror: volumes[pair.mirror].devices for pair in self.pairs if pair.mirror in volumes}
         return super().prepare(session)
 
     def _set_read_only(self, pair: Pair, read_only: bool) -> None:
         set_read_only(kernel_device(self.leg_device(pair)), read_only)
-
-    def _volumes(self, pairs: Sequence[Pair]) -> dict[str, Volume]:
-        return read_volumes(list(dict.fromkeys(pair.primary.split("/")[0] for pair in pairs)))
 
 
 def view_of(pair: Pair, volumes: dict[str, Volume]) -> PairView:
@@ -194,7 +217,7 @@ def view_of(pair: Pair, volumes: dict[str, Volume]) -> PairView:
         broken=broken,
         syncing=None if split else _why_syncing(pair, primary),
         leg=OUT if split else IN,
-        mark=next((tag[len(TAG) :] for tag in primary.tags if tag.startswith(TAG)), None),
+        mark=session_of(primary.tags),
         devices=(kernel_device(image.number),) if split else (),
         presented=f"/dev/{pair.mirror}" if read_only else None,
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Optional
 
@@ -30,11 +29,8 @@ from .base import (
 from .host import written, written_between
 from .journal import Journal, SplitRecord
 from .journaled import JournaledProvider, held_problem, phase_and_session
-from .turn import Turn
 
 POLL_S = 0.5
-#: How long to wait for the turn. A session has it for no longer than a window may last.
-TURN_TIMEOUT_S = 3600.0
 METHOD = "raid1"
 #: Where a leg is: part of the array (in sync or being synchronized); marked as failed, as in the middle of a split;
 #: taken out.
@@ -212,10 +208,6 @@ class RaidProvider(JournaledProvider):
         self._journal.remove(record.session)
 
     # ---- inside ----
-
-    def _in_turn(self) -> AbstractContextManager[None]:
-        """See JournaledProvider; changes of the array's metadata may be such changes."""
-        return Turn(self.state_dir).waited_for(TURN_TIMEOUT_S) if self.capabilities.takes_turns else nullcontext()
 
     def _pair_state(self, pair: Pair, view: PairView) -> PairState:
         phase, session = phase_and_session(self._journal.record_of(pair), view.mark)

@@ -15,12 +15,14 @@ from ..session import StateDir
 from .base import MirrorError, MirrorProvider, Pair
 from .image import ImageProvider
 from .lvm import LvmProvider
+from .lvm_thin import LvmThinProvider
 from .md import MdProvider
 from .qemu import QemuProvider
 
 PROVIDERS: dict[str, type[MirrorProvider]] = {
     ImageProvider.name: ImageProvider,
     LvmProvider.name: LvmProvider,
+    LvmThinProvider.name: LvmThinProvider,
     MdProvider.name: MdProvider,
     QemuProvider.name: QemuProvider,
 }

@@ -109,11 +109,12 @@ class SnapshotProvider(JournaledProvider):
         devices: dict[str, str] = {}
         changed = False
         pairs = self._settled_record(session).pairs
-        views = self.look_at(pairs)
-        _refuse_lost(views)
-        for pair, view in zip(pairs, views):
-            changed = changed or not view.devices
-            devices[pair.name] = view.devices[0] if view.devices else self.show(pair)
+        with self._in_turn():
+            views = self.look_at(pairs)
+            _refuse_lost(views)
+            for pair, view in zip(pairs, views):
+                changed = changed or not view.devices
+                devices[pair.name] = view.devices[0] if view.devices else self.show(pair)
         return Presentation(devices, changed)
 
     def withdraw(self, session: str) -> list[str]:
@@ -140,7 +141,8 @@ class SnapshotProvider(JournaledProvider):
                     "the resync.",
                     code="mirror_in_use",
                 )
-        self.undo(record)
+        with self._in_turn():
+            self.undo(record)
         return 0
 
     # ---- shared with the splits ----

@@ -2,17 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Cases for the providers lvm and md. Runs on the array of the lab, as root: ``on_array.py KIND CASE``.
-
-Most are those of all mirror providers (tests/seams/mirrors.py). Each has two small mirrored LUNs of its own to break.
-"""
+"""The providers lvm and md on the array of the lab: two small mirrored LUNs to break, and cases. See contract.py."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Optional
@@ -23,14 +18,13 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.raid imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
 from ansible_collections.splitmirror.backup.tests.seams.mirrors import (
     MIB,
-    TESTS,
     MirrorContract,
     read,
     refused,
     write,
 )
 
-__all__ = ["CASES", "Bench", "read", "run", "write"]
+__all__ = ["OWN_CASES", "Bench", "read", "run", "write"]
 
 LUN_MIB = 16
 BITMAP = "--bitmap=internal --bitmap-chunk=64K"
@@ -230,25 +224,14 @@ def a_session_is_not_forgotten_while_its_array_does_not_run(bench: Bench) -> Non
     bench.check_whole()
 
 
-#: Options can be tried anywhere, see unit/mirror/test_registry.py.
-ON_THE_ARRAY = [name for name in TESTS if "option" not in name]
-#: The tests of the contract, and those of each provider.
-CASES: dict[str, dict[str, Callable[[Bench], None]]] = {
-    kind: {**{name: getattr(Bench, name) for name in ON_THE_ARRAY}, **{case.__name__: case for case in cases}}
-    for kind, cases in {
-        "lvm": [what_is_no_mirror_is_refused_by_name],
-        "md": [
-            what_is_no_mirror_is_refused_by_name,
-            a_leg_that_took_a_write_is_never_added_again,
-            a_resync_is_waited_for_no_longer_than_told,
-            a_leg_that_cannot_go_on_its_way_out_is_put_back_later,
-            a_session_is_not_forgotten_while_its_array_does_not_run,
-        ],
-    }.items()
+#: The cases of each provider's own.
+OWN_CASES: dict[str, list[Callable[[Bench], None]]] = {
+    "lvm": [what_is_no_mirror_is_refused_by_name],
+    "md": [
+        what_is_no_mirror_is_refused_by_name,
+        a_leg_that_took_a_write_is_never_added_again,
+        a_resync_is_waited_for_no_longer_than_told,
+        a_leg_that_cannot_go_on_its_way_out_is_put_back_later,
+        a_session_is_not_forgotten_while_its_array_does_not_run,
+    ],
 }
-
-
-if __name__ == "__main__":
-    with Bench(sys.argv[1]) as the_bench:
-        CASES[sys.argv[1]][sys.argv[2]](the_bench)
-    print(json.dumps("passed"))

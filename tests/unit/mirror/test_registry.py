@@ -21,7 +21,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.journal 
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, PROVIDERS
 from ansible_collections.splitmirror.backup.plugins.module_utils.options import Spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.tests.integration.lab import on_array
+from ansible_collections.splitmirror.backup.tests.integration.lab import contract
 from ansible_collections.splitmirror.backup.tests.support.mirrors import SESSION, Array
 
 DOCUMENTED = yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]
@@ -57,12 +57,12 @@ def test_documentation_tells_what_each_provider_is_and_takes(name: str) -> None:
 
 def test_every_provider_is_tried_by_the_contract() -> None:
     classes = "".join(path.read_text(encoding="utf-8") for path in INTEGRATION.glob("mirror/test_*_contract.py"))
-    assert sorted([*on_array.CASES, *re.findall(r'^    kind = "(\w+)"', classes, re.MULTILINE)]) == sorted(PROVIDERS)
+    assert sorted([*contract.CASES, *re.findall(r'^    kind = "(\w+)"', classes, re.MULTILINE)]) == sorted(PROVIDERS)
 
 
-@pytest.mark.parametrize("kind", sorted(on_array.CASES))
+@pytest.mark.parametrize("kind", sorted(contract.CASES))
 def test_an_option_that_a_provider_of_the_lab_does_not_have_is_refused(tmp_path: Path, kind: str) -> None:
-    bench = on_array.Bench(kind)
+    bench = contract.BENCHES[kind]()
     bench.state_dir = str(tmp_path)
     bench.test_an_option_that_the_provider_does_not_have_is_refused()
 
