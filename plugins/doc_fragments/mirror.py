@@ -13,9 +13,9 @@ options:
       - V(image) is an array whose LUNs are image files on a file system with reflinks (XFS, Btrfs), as on a hypervisor.
       - V(lvm) is an array whose LUNs are LVM raid1 volumes, V(md) one whose LUNs are raid1 arrays of mdadm.
       - V(qemu) is a host whose LUNs are the disks of a running QEMU (a guest) or qemu-storage-daemon, of any format.
-      - V(lvm_thin) is an array whose LUNs are thin volumes of LVM.
+      - V(lvm_thin) is an array whose LUNs are thin volumes of LVM, V(zfs) one whose LUNs are volumes of ZFS.
     type: str
-    choices: [image, lvm, lvm_thin, md, qemu]
+    choices: [image, lvm, lvm_thin, md, qemu, zfs]
     required: {required}
   provider_options:
     description:
@@ -73,13 +73,14 @@ options:
         description:
           - The name of the primary on the array. For provider V(image) the path of its image file, for V(lvm) and
             V(lvm_thin) V(VG/LV), for V(md) the path of the array, for V(qemu) the id of the guest's device or the name
-            of a node.
+            of a node, for V(zfs) the volume V(POOL/NAME).
         type: str
       mirror:
         description:
           - The name of the mirror on the array. For provider V(image) the path of the image file that the split makes,
             for V(lvm) the image V(VG/LV_rimage_N), for V(lvm_thin) the snapshot V(VG/LV) that the split makes, for
-            V(md) the path of the leg, for V(qemu) a path to which the session's id is added for its scratch image.
+            V(md) the path of the leg, for V(qemu) a path to which the session's id is added for its scratch image,
+            for V(zfs) the clone V(POOL/NAME) that presents the snapshot.
         type: str
       mirror_serial:
         description:

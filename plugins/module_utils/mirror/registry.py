@@ -18,6 +18,7 @@ from .lvm import LvmProvider
 from .lvm_thin import LvmThinProvider
 from .md import MdProvider
 from .qemu import QemuProvider
+from .zfs import ZfsProvider
 
 PROVIDERS: dict[str, type[MirrorProvider]] = {
     ImageProvider.name: ImageProvider,
@@ -25,6 +26,7 @@ PROVIDERS: dict[str, type[MirrorProvider]] = {
     LvmThinProvider.name: LvmThinProvider,
     MdProvider.name: MdProvider,
     QemuProvider.name: QemuProvider,
+    ZfsProvider.name: ZfsProvider,
 }
 
 
