@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,13 @@ class Task:
     module: str
     arguments: Json
     content: Json
+
+
+def inventory_of(name: str) -> dict[str, Any]:
+    """The variables in the example of a page."""
+    text = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    found = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
+    return {key: value for key, value in found.items() if "vault_" not in str(value)}
 
 
 def tasks_of(path: Path) -> list[Task]:
