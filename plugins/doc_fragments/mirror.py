@@ -14,8 +14,9 @@ options:
       - V(lvm) is an array whose LUNs are LVM raid1 volumes, V(md) one whose LUNs are raid1 arrays of mdadm.
       - V(qemu) is a host whose LUNs are the disks of a running QEMU (a guest) or qemu-storage-daemon, of any format.
       - V(lvm_thin) is an array whose LUNs are thin volumes of LVM, V(zfs) one whose LUNs are volumes of ZFS.
+      - V(rbd) is a client of Ceph; the LUNs are RBD images, and their mirrors are mapped on that host.
     type: str
-    choices: [image, lvm, lvm_thin, md, qemu, zfs]
+    choices: [image, lvm, lvm_thin, md, qemu, rbd, zfs]
     required: {required}
   provider_options:
     description:
@@ -30,6 +31,20 @@ options:
             when it is left out.
           - The copy is made while writes are stopped, so the window lasts as long as the copy.
         type: bool
+      ceph_conf:
+        description: Provider V(rbd). Path of the configuration of the cluster, if it is not the usual one.
+        type: path
+      ceph_user:
+        description: Provider V(rbd). The name of the Ceph user, without C(client.), if it is not C(admin).
+        type: str
+      map_options:
+        description: Provider V(rbd). What C(rbd device map) gets as its option C(--options), such as V(ms_mode=secure).
+        type: str
+      map_type:
+        description:
+          - Provider V(rbd). How a snapshot becomes a device, by the kernel (V(krbd), which is used when the option is
+            left out) or by the program rbd-nbd (V(nbd)).
+        type: str
       pool_limit_percent:
         description:
           - Provider V(lvm_thin). A thin pool whose data or metadata is filled to this percentage is not split, because
@@ -71,16 +86,24 @@ options:
         type: str
       primary:
         description:
-          - The name of the primary on the array. For provider V(image) the path of its image file, for V(lvm) and
-            V(lvm_thin) V(VG/LV), for V(md) the path of the array, for V(qemu) the id of the guest's device or the name
-            of a node, for V(zfs) the volume V(POOL/NAME).
+          - The name of the primary on the array.
+          - Provider V(image), the path of its image file.
+          - Providers V(lvm) and V(lvm_thin), V(VG/LV).
+          - Provider V(md), the path of the array.
+          - Provider V(qemu), the id of the guest's device or the name of a node.
+          - Provider V(rbd), V(POOL/IMAGE) or V(POOL/NAMESPACE/IMAGE).
+          - Provider V(zfs), the volume V(POOL/NAME).
         type: str
       mirror:
         description:
-          - The name of the mirror on the array. For provider V(image) the path of the image file that the split makes,
-            for V(lvm) the image V(VG/LV_rimage_N), for V(lvm_thin) the snapshot V(VG/LV) that the split makes, for
-            V(md) the path of the leg, for V(qemu) a path to which the session's id is added for its scratch image,
-            for V(zfs) the clone V(POOL/NAME) that presents the snapshot.
+          - The name of the mirror on the array.
+          - Provider V(image), the path of the image file that the split makes.
+          - Provider V(lvm), the image V(VG/LV_rimage_N).
+          - Provider V(lvm_thin), the snapshot V(VG/LV) that the split makes.
+          - Provider V(md), the path of the leg.
+          - Provider V(qemu), a path to which the session's id is added for its scratch image.
+          - Provider V(rbd), the primary with V(@splitmirror), to which the session's id is added for its snapshot.
+          - Provider V(zfs), the clone V(POOL/NAME) that presents the snapshot.
         type: str
       mirror_serial:
         description:

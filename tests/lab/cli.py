@@ -11,9 +11,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import ceph
 from .description import DEFAULT_FILE, LabError, load
 from .lifecycle import RunningLab
 
@@ -38,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     kill.add_argument("host")
     kill.add_argument("--when", metavar="COMMAND", help="as soon as this shell command succeeds on it, as root")
     commands.add_parser("start", help="boot a host again").add_argument("host")
+    one_node = commands.add_parser(
+        "ceph", help="boot a Ceph of one node and a client, try provider rbd there, take both down"
+    )
+    one_node.add_argument("only", nargs="?", default="", help="a part of the names of the cases to run")
     return parser
 
 
@@ -106,7 +112,12 @@ def _start(running: RunningLab, _dummy: Any, arguments: argparse.Namespace) -> N
     running.start(arguments.host)
 
 
-_COMMANDS = {
+def _ceph(_running: RunningLab, _lab: Any, arguments: argparse.Namespace) -> int:
+    with ceph.up() as running:
+        return 0 if ceph.run_contract(running, arguments.only) else 1
+
+
+_COMMANDS: dict[str, Callable[[RunningLab, Any, argparse.Namespace], int | None]] = {
     "up": _up,
     "down": _down,
     "status": _status,
@@ -115,4 +126,5 @@ _COMMANDS = {
     "exec": _inside,
     "kill": _kill,
     "start": _start,
+    "ceph": _ceph,
 }

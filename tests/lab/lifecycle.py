@@ -59,10 +59,17 @@ class RunningLab:
 
     # ---- up and down ----
 
-    def up(self, lab: Lab, report: Callable[[str], None] = lambda _dummy: None, keep: bool = False) -> None:
+    def up(
+        self,
+        lab: Lab,
+        report: Callable[[str], None] = lambda _dummy: None,
+        keep: bool = False,
+        packages: str = "",
+    ) -> None:
         """Build, boot and set up the lab. What an earlier life left behind goes away first.
 
         :param keep: leave what came up when a step fails, to look at it.
+        :param packages: what the hosts need beside the packages of all labs, see rootfs.ensure.
         :raises LabError: when it runs already, or cannot be brought up; then it is taken down again.
         """
         _check_machine()
@@ -70,7 +77,7 @@ class RunningLab:
             if self.running():
                 raise LabError(f"the lab {self.name!r} is up; take it down first")
             self._remove()
-            image = rootfs.ensure()
+            image = rootfs.ensure(packages)
             report(f"root file system {image.name}")
             try:
                 self._create(lab, image)
@@ -226,7 +233,7 @@ class RunningLab:
                 return [pool.submit(work, machine) for machine in machines if machine.host.role == role]
 
             arrays += begin("array")
-            for job in [*arrays, *begin("database"), *begin("media")]:
+            for job in [*arrays, *begin("database"), *begin("media"), *begin("client")]:
                 job.result()
 
 

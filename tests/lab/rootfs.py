@@ -22,6 +22,8 @@ PACKAGES = (
     "acl,attr,drbd-utils,e2fsprogs,iproute2,kmod,lsscsi,lvm2,mdadm,mount,mt-st,mtx,multipath-tools,open-iscsi,"
     "openssh-server,postgresql,procps,python3,python3-psycopg2,sg3-utils,sudo,tgt,thin-provisioning-tools,tini,udev,xfsprogs"
 )
+#: What a client of Ceph needs, and the daemons of a whole cluster.
+CEPH_PACKAGES = "ceph-common,ceph-mon,ceph-osd,fio,nbd-client,python3-rbd,rbd-nbd"
 #: Runs on the building machine; $1 is the new root. Keys and clusters are made per lab, so none stays in the image.
 CUSTOMIZE = """
 set -eu
@@ -53,32 +55,36 @@ def cache_dir() -> Path:
     return Path(os.environ.get("SPLITMIRROR_LAB_CACHE", "/var/cache/splitmirror-lab"))
 
 
-def recipe_hash() -> str:
+def recipe_hash(packages: str = PACKAGES) -> str:
     """The name of the image: another recipe or another kernel makes another one."""
     kernel = run("dpkg-query", "--show", "--showformat", "${Version}", "user-mode-linux").stdout
-    recipe = json.dumps([SUITE, PACKAGES, CUSTOMIZE, PATH_EXCLUDE, kernel])
+    recipe = json.dumps([SUITE, packages, CUSTOMIZE, PATH_EXCLUDE, kernel])
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
-def ensure() -> Path:
-    """Return the folder of the image, built now if it is not there. Images of other recipes go away unless in use."""
+def ensure(more_packages: str = "") -> Path:
+    """Return the folder of the image, built now if it is not there. Images of other recipes go away unless in use.
+
+    :param more_packages: separated by commas; the image with them is another one beside that of all labs.
+    """
+    packages = ",".join(filter(None, (PACKAGES, more_packages)))
     images = cache_dir() / "images"
-    image = images / recipe_hash()
+    image = images / recipe_hash(packages)
     images.mkdir(parents=True, exist_ok=True)
     # Several labs may come up at once; the first of them builds.
     with open(cache_dir() / ".images.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not image.is_dir():
-            _prune(images)
+            _prune(images, {recipe_hash(), image.name})
             partial = image.with_suffix(".partial")
-            _build(partial)
+            _build(partial, packages)
             partial.rename(image)
     return image
 
 
-def _build(folder: Path) -> None:
+def _build(folder: Path, packages: str) -> None:
     log = folder.with_suffix(".log")
-    command = ["mmdebstrap", "--variant=important", f"--include={PACKAGES}"]
+    command = ["mmdebstrap", "--variant=important", f"--include={packages}"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in PATH_EXCLUDE]
     command += [f"--aptopt={line}" for line in _apt_proxy()]
     command += [f"--customize-hook={CUSTOMIZE}", "--format=directory", SUITE, os.fspath(folder)]
@@ -94,10 +100,10 @@ def _apt_proxy() -> list[str]:
     return [line for line in lines if "::Proxy" in line and line.startswith("Acquire::http")]
 
 
-def _prune(images: Path) -> None:
+def _prune(images: Path, kept: set[str]) -> None:
     mounts = Path("/proc/self/mounts").read_text()
     for old in images.iterdir():
-        if os.fspath(old) in mounts:
+        if os.fspath(old) in mounts or old.name in kept:
             continue
         if old.is_dir():
             shutil.rmtree(old)

@@ -18,6 +18,7 @@ from .lvm import LvmProvider
 from .lvm_thin import LvmThinProvider
 from .md import MdProvider
 from .qemu import QemuProvider
+from .rbd import RbdProvider
 from .zfs import ZfsProvider
 
 PROVIDERS: dict[str, type[MirrorProvider]] = {
@@ -26,6 +27,7 @@ PROVIDERS: dict[str, type[MirrorProvider]] = {
     LvmThinProvider.name: LvmThinProvider,
     MdProvider.name: MdProvider,
     QemuProvider.name: QemuProvider,
+    RbdProvider.name: RbdProvider,
     ZfsProvider.name: ZfsProvider,
 }
 

@@ -263,12 +263,19 @@ def make_virtual_folder(target: str, drives: int, slots: int, barcodes: list[str
         target_admin("update", "logicalunit", *where, f"--params={param}")
 
 
+def set_up_client(_settings: dict[str, Any]) -> None:
+    """Nothing but the drivers for images of Ceph and for NBD."""
+    for name in ("rbd", "nbd"):
+        run("modprobe", name)
+
+
 def main() -> None:
     """Set up this host."""
     os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     with open("/etc/splitmirror-lab.json") as file:
         settings = json.load(file)
-    {"array": set_up_array, "database": set_up_database, "media": set_up_media}[settings["role"]](settings)
+    roles = {"array": set_up_array, "database": set_up_database, "media": set_up_media, "client": set_up_client}
+    roles[settings["role"]](settings)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The provider ``rbd`` keeps the contract of mirror providers, on a stand-in; ``./run lab ceph`` has a real Ceph."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
+from ansible_collections.splitmirror.backup.tests.integration.lab import on_ceph
+from ansible_collections.splitmirror.backup.tests.seams.mirrors import SESSION, MirrorContract
+from ansible_collections.splitmirror.backup.tests.support.rbd import make_rbd
+
+pytestmark = pytest.mark.root
+
+
+class TestRbd(on_ceph.Bench):
+    """Two images of the stand-in."""
+
+    kind = "rbd"
+
+    @pytest.fixture(autouse=True)
+    def _array(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        self.folder = tmp_path
+        monkeypatch.setenv("PATH", f"{make_rbd(tmp_path)}:{os.environ['PATH']}")
+        with self:
+            yield
+
+    def remove(self, failed: bool) -> None:
+        for one in on_ceph.ask("device", "list"):
+            on_ceph.rbd("device", "unmap", one["device"])
+
+    def is_step(self, event: str, args: tuple[Any, ...]) -> bool:
+        """Here not commands alone."""
+        return super().is_step(event, args) or (
+            event != "subprocess.Popen" and MirrorContract.is_step(self, event, args)
+        )
+
+    @pytest.mark.parametrize("case", on_ceph.CASES.values(), ids=on_ceph.CASES)
+    def test_case(self, case: object) -> None:
+        assert callable(case)
+        case(self)
+
+    def test_a_mapping_of_the_image_itself_is_not_taken_for_the_snapshot(self) -> None:
+        """Some versions of Ceph map the image, without a word, when a snapshot is asked for."""
+        array = self.provider()
+        array.split(SESSION)
+        (self.folder / "ceph" / "maps-images-for-snapshots").touch()
+        with pytest.raises(MirrorError, match=r"the kernel reports rbd/t0@-") as wrong:
+            array.present(SESSION)
+        assert wrong.value.code == "mirror_wrong"
+        assert [one["snap"] for one in on_ceph.ask("device", "list")] == ["-", "-"]
+        array.recover()
+        self.check_whole()
