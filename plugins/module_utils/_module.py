@@ -17,7 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ._python import MINIMUM as _MINIMUM  # noqa: F401 - it comes first, for it refuses a Python that cannot go on
 from .errors import SplitMirrorError
 from .lease import working_for
-from .options import check_paths
+from .options import check_numbers, check_paths
 from .session import DEFAULT_STATE_DIR, StateDir
 
 Spec = dict[str, dict[str, Any]]
@@ -87,6 +87,7 @@ def run_module(
     result: dict[str, Any] = {}
     try:
         check_paths(spec, module.params)
+        check_numbers(spec, module.params)
         if module.params.get("state_dir") is not None:
             StateDir(module.params["state_dir"]).check()
         _check_rights(module.params.get("state_dir"), needs_root)

@@ -129,6 +129,22 @@ def check_paths(spec: Spec, given: Mapping[str, Any], error: type[SplitMirrorErr
                     _check_path(option, f"{key} ", [entry.get(key) for entry in value or []], error)
 
 
+def check_numbers(spec: Spec, given: Mapping[str, Any], error: type[SplitMirrorError] = SplitMirrorError) -> None:
+    """Refuse numbers that are negative, not finite or too large: no option of the collection has a use for them.
+
+    :param given: the options of a module as Ansible has converted them.
+    :raises SplitMirrorError: one is.
+    """
+    for option, rules in spec.items():
+        value = given.get(option)
+        if rules.get("type") in ("int", "float") and value is not None and not 0 <= value <= _MOST:
+            raise error(
+                f"{option}: {shorten(value)} is out of range; it must be a finite number, and not negative.",
+                option,
+                code="option_invalid",
+            )
+
+
 def _check_path(option: str, key: str, values: Iterable[Optional[str]], error: type[SplitMirrorError]) -> None:
     for value in values:
         if value is not None and not (os.path.isabs(value) and "\0" not in value):

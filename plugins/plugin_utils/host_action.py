@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any, Optional
 
@@ -14,7 +13,7 @@ from ansible.errors import AnsibleActionFail, AnsibleActionSkip, AnsibleConnecti
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.options import check_paths
+from ansible_collections.splitmirror.backup.plugins.module_utils.options import check_numbers, check_paths
 
 from .errors import ActionError
 
@@ -87,6 +86,7 @@ class HostAction(ActionBase):  # type: ignore[misc]
             raise ActionError(exc.message, code="option_invalid") from exc
         try:
             check_paths(spec, args)
+            check_numbers(spec, args)
         except SplitMirrorError as exc:
             raise ActionError(exc.message, exc.option, code=exc.code) from exc
         for name, rules in spec.items():
@@ -94,10 +94,4 @@ class HostAction(ActionBase):  # type: ignore[misc]
             if rules.get("required") and not value:
                 wanted = "at least one element" if rules["type"] == "list" else "a value"
                 raise ActionError(f"{name}: this is empty; give {wanted}.", name, code="option_invalid")
-            if rules["type"] in ("int", "float") and not (math.isfinite(value) and value >= 0):
-                raise ActionError(
-                    f"{name}: {value} is out of range; it must be a finite number, and not negative.",
-                    name,
-                    code="option_invalid",
-                )
         return dict(args)

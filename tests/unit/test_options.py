@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.errors import S
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDERS, provider_faults
 from ansible_collections.splitmirror.backup.plugins.module_utils.options import (
     Spec,
+    check_numbers,
     check_options,
     check_paths,
     option_faults,
@@ -160,6 +162,16 @@ def test_a_path_that_is_not_absolute_is_refused_wherever_it_stands() -> None:
             assert (no.value.option, no.value.code) == (option, "option_invalid")
     check_paths(PATHS, {"one": "/", "many": [], "each": [{"at": None, "name": "a"}], "text": "a"})
     check_paths(PATHS, {"one": None, "many": None, "each": None})
+
+
+def test_a_number_that_no_option_has_a_use_for_is_refused() -> None:
+    spec: Spec = {"i": {"type": "int"}, "f": {"type": "float"}, "s": {"type": "str"}}
+    for option, value in [("i", -1), ("i", 1 << 63), ("i", 10**5000), ("f", -0.5), ("f", math.nan), ("f", math.inf)]:
+        with pytest.raises(SplitMirrorError, match=f"^{option}: .* is out of range") as no:
+            check_numbers(spec, {option: value})
+        assert (no.value.option, no.value.code) == (option, "option_invalid")
+    check_numbers(spec, {"i": 0, "f": 0.5, "s": "-1"})
+    check_numbers(spec, {"i": None, "f": (1 << 63) - 1})
 
 
 def test_no_secret_is_quoted() -> None:
