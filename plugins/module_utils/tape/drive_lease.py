@@ -13,7 +13,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -169,13 +169,17 @@ def queue_for_drive(
     """
     if options.dry_run:
         looking = _LeaseToLook(options)
-        with closing(looking):
+        try:
             yield looking
+        finally:
+            looking.close()
         return
     with QueueTicket(options.folder, who, volume, list(options.devices())) as ticket:
         queued = _QueuedLease(options, ticket, writable, tell)
-        with closing(queued):
+        try:
             yield queued
+        finally:
+            queued.close()
 
 
 class _LeaseToLook(DriveLease):
