@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any, Optional
 
@@ -16,6 +17,17 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.errors import S
 from ansible_collections.splitmirror.backup.plugins.module_utils.options import check_numbers, check_paths
 
 from .errors import ActionError
+
+#: What Ansible's connections say when they do not become another user.
+_NO_ESCALATION = re.compile(r"(Incorrect|Missing) \S+ password|waiting for become|become password prompt")
+
+
+def _in_our_words(host: str, message: str) -> dict[str, str]:
+    """The sentence and the code for an error of Ansible, which names no host."""
+    told = f"{host}: {message.rstrip('.')}"
+    if _NO_ESCALATION.search(message) is None:
+        return {"msg": f"{told}.", "code": SplitMirrorError.code}
+    return {"msg": f"{told}; correct ansible_become_password and the rights on that host.", "code": "needs_root"}
 
 
 class HostAction(ActionBase):  # type: ignore[misc]
@@ -51,14 +63,11 @@ class HostAction(ActionBase):  # type: ignore[misc]
             self._connection._shell.tmpdir = None  # Ansible would connect once more to remove it
         except AnsibleActionSkip:
             raise
-        except (AnsibleError, SplitMirrorError) as exc:
-            result.update(
-                failed=True,
-                changed=False,
-                msg=exc.message,
-                option=getattr(exc, "option", None),
-                code=getattr(exc, "code", SplitMirrorError.code),
-            )
+        except (ActionError, SplitMirrorError) as exc:
+            result.update(failed=True, changed=False, msg=exc.message, option=exc.option, code=exc.code)
+        except AnsibleError as exc:
+            host = self._task.delegate_to or variables["inventory_hostname"]
+            result.update(failed=True, changed=False, option=None, **_in_our_words(host, exc.message))
         result.update(began_s=began_s, ended_s=time.time())
         return result
 

@@ -47,6 +47,7 @@ CASES: list[tuple[str, dict[str, Any], bool, Optional[str], str]] = [
     ("backup_window", {**WINDOW, "state_dir": "{{ folder }}/none"}, False, None, "no_answer"),
     ("session_lease", {"session": "../x", "host": "h", "state": "held"}, False, "session", "option_invalid"),
     ("extent_map", {"session": "../s1", "state": "checked"}, False, "session", "option_invalid"),
+    ("catalog_info", {"host": "walled"}, False, None, "needs_root"),
 ]
 
 
@@ -59,13 +60,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "ansible_python_interpreter": sys.executable,
         "folder": str(folder),
     }
-    hosts = {"all": {"vars": everywhere, "hosts": {"here": {}, "other": {}, "gone": GONE}}}
+    walled = {"ansible_become": True, "ansible_become_user": "nobody", "ansible_become_exe": "/bin/false"}
+    hosts = {"all": {"vars": everywhere, "hosts": {"here": {}, "other": {}, "gone": GONE, "walled": walled}}}
     tasks = [
         {
             f"splitmirror.backup.{name}": {"state_dir": "{{ folder }}", **options}
             if name != "session_transfer"
             else options,
             "check_mode": check,
+            "delegate_to": options.get("host", "here") if name == "catalog_info" else "here",
             "register": f"case{number}",
             "ignore_errors": True,
         }
@@ -90,6 +93,12 @@ def test_each_failure_has_code_option_and_times(results: list[dict[str, Any]]) -
         or not 0 < result.get("began_s", 0) <= result.get("ended_s", 0)
     ]
     assert wrong == []
+
+
+def test_who_may_not_become_root_is_told_where(results: list[dict[str, Any]]) -> None:
+    refused = results[[name for name, *_rest in CASES].index("catalog_info")]["msg"]
+    assert refused.startswith("walled: ")
+    assert refused.endswith("; correct ansible_become_password and the rights on that host.")
 
 
 def test_each_action_is_among_the_cases() -> None:
