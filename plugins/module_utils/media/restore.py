@@ -239,11 +239,12 @@ def _damage(run: _Run, done: _Extracted, result: dict[str, Any]) -> RestoreError
         said.append(f"tar said {done.said.shown()!r}")
     ended_by_tape = done.end is not None and done.end.option != "target"
     code = reader.loss_code() or ("tape_damaged" if ended_by_tape else None)
-    what, way_out = (
-        ("session", "try these with another drive or from another session")
-        if code is not None
-        else ("target", "restore these to a file system that can hold them")
-    )
+    if code is None:
+        what, way_out = "target", "restore these to a file system that can hold them"
+    elif code == "tape_damaged":
+        what, way_out = "session", "try these with another drive or from another session"
+    else:
+        what, way_out = "session", "restore these when the volumes can be read, or from another session"
     error = RestoreError(
         f"{what}: {' and '.join(said)}; all others are restored in {run.job.target}, {way_out}{losses.where()}.",
         option=what,
