@@ -30,7 +30,7 @@ from .lvm import IN_WINDOW, TAG, await_device, check_volume_names, report, sessi
 from .snapshots import SnapshotProvider, SnapshotView
 
 _FIELDS = (
-    "vg_name,lv_name,segtype,lv_size,lv_active,lv_permissions,lv_tags,lv_kernel_major,lv_kernel_minor,pool_lv,"
+    "vg_name,lv_name,segtype,lv_size,lv_active,lv_attr,lv_tags,lv_kernel_major,lv_kernel_minor,pool_lv,"
     "data_percent,metadata_percent,lv_health_status,vg_permissions"
 )
 #: The first Linux in which device mapper can suspend a volume whose file system is frozen already (fs/super.c,
@@ -64,7 +64,7 @@ def read_volumes(pairs: Sequence[Pair]) -> dict[str, ThinVolume]:
             segtype=row["segtype"],
             size_bytes=int(row["lv_size"]),
             active=row["lv_active"] == "active",
-            writable=row["lv_permissions"] == "writeable",
+            writable=row["lv_attr"][1] == "w",  # lv_permissions is unknown while it is not active
             tags=tuple(row["lv_tags"].split(",")),
             number=f"{row['lv_kernel_major']}:{row['lv_kernel_minor']}",
             pool=f"{row['vg_name']}/{row['pool_lv'].strip('[]')}",
