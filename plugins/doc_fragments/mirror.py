@@ -15,8 +15,9 @@ options:
       - V(qemu) is a host whose LUNs are the disks of a running QEMU (a guest) or qemu-storage-daemon, of any format.
       - V(lvm_thin) is an array whose LUNs are thin volumes of LVM, V(zfs) one whose LUNs are volumes of ZFS.
       - V(rbd) is a client of Ceph; the LUNs are RBD images, and their mirrors are mapped on that host.
+      - V(drbd) is the host of a Secondary of DRBD.
     type: str
-    choices: [image, lvm, lvm_thin, md, qemu, rbd, zfs]
+    choices: [drbd, image, lvm, lvm_thin, md, qemu, rbd, zfs]
     required: {required}
   provider_options:
     description:
@@ -87,6 +88,7 @@ options:
       primary:
         description:
           - The name of the primary on the array.
+          - Provider V(drbd), the resource or V(RESOURCE/VOLUME).
           - Provider V(image), the path of its image file.
           - Providers V(lvm) and V(lvm_thin), V(VG/LV).
           - Provider V(md), the path of the array.
@@ -97,6 +99,7 @@ options:
       mirror:
         description:
           - The name of the mirror on the array.
+          - Provider V(drbd), the path of the lower device.
           - Provider V(image), the path of the image file that the split makes.
           - Provider V(lvm), the image V(VG/LV_rimage_N).
           - Provider V(lvm_thin), the snapshot V(VG/LV) that the split makes.

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from ..host import tools
-from .base import MirrorError
+from .base import MirrorError, Pair
 
 #: /sys/dev/block/*/stat counts in these units whatever the device's own, see Documentation/block/stat.rst.
 STAT_SECTOR_BYTES = 512
@@ -24,6 +25,15 @@ def run_tool(*command: str) -> str:
         return tools.run_tool(*command, environment={"LVM_SUPPRESS_FD_WARNINGS": "1"})
     except tools.ToolError as exc:
         raise MirrorError(exc.message) from exc
+
+
+def leg_number(pair: Pair) -> str:
+    """The block device that a pair names as its mirror, as ``major:minor``. :raises MirrorError: there is none."""
+    try:
+        number = os.stat(pair.mirror).st_rdev
+    except OSError as exc:
+        raise MirrorError(f"pair {pair.name}: its mirror {pair.mirror} cannot be found ({exc.strerror}).") from exc
+    return f"{os.major(number)}:{os.minor(number)}"
 
 
 class Written(NamedTuple):

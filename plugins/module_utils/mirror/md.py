@@ -31,7 +31,7 @@ from ..host.strict_json import read_json, whole
 from ..session import StateDir
 from . import loop
 from .base import MirrorError, Pair
-from .host import Written, run_tool, written, written_between
+from .host import Written, leg_number, run_tool, written, written_between
 from .raid import FAULTY, IN, OUT, PairView, RaidProvider
 
 SECTOR_BYTES = 512
@@ -87,7 +87,7 @@ class MdProvider(RaidProvider):
                 time.sleep(0.02)
         self._note_written(pair, session)
 
-    def put_back(self, pair: Pair, session: str) -> None:
+    def refuse_changed(self, pair: Pair, session: str) -> None:
         """See RaidProvider."""
         changed_bytes = written_between(self._written_at_split(pair, session), written(self.leg_device(pair)))
         if changed_bytes:
@@ -96,6 +96,10 @@ class MdProvider(RaidProvider):
                 f"cannot notice them; let md copy everything: mdadm --zero-superblock {pair.mirror}, then mdadm "
                 f"{pair.primary} --add {pair.mirror}."
             )
+
+    def put_back(self, pair: Pair, session: str) -> None:
+        """See RaidProvider."""
+        self.refuse_changed(pair, session)
         run_tool("mdadm", "--quiet", pair.primary, "--re-add", pair.mirror)
 
     def make_readable(self, pair: Pair) -> str:
@@ -112,11 +116,7 @@ class MdProvider(RaidProvider):
 
     def leg_device(self, pair: Pair) -> str:
         """See RaidProvider."""
-        try:
-            number = os.stat(pair.mirror).st_rdev
-        except OSError as exc:
-            raise MirrorError(f"pair {pair.name}: its mirror {pair.mirror} cannot be found ({exc.strerror}).") from exc
-        return f"{os.major(number)}:{os.minor(number)}"
+        return leg_number(pair)
 
     def _note(self, pair: Pair, session: str) -> str:
         return self.state_dir.leg_file(session, pair.name)

@@ -85,6 +85,15 @@ class RaidProvider(JournaledProvider):
     def take_out(self, pair: Pair, session: str) -> None:
         """Take the leg out, also if it is FAULTY. The window waits for this. :raises MirrorError: it failed."""
 
+    def prepare_to_take_out(self, pairs: Sequence[Pair]) -> None:
+        """Do beforehand what take_out needs. Called after mark, in the process that calls take_out."""
+
+    def protect(self, pairs: Sequence[Pair]) -> None:
+        """Keep others from using the legs, which are out now. Called after the window."""
+
+    def refuse_changed(self, pair: Pair, session: str) -> None:
+        """Refuse a leg that is out and may have changed since the session took it out. :raises MirrorError: it may."""
+
     @abstractmethod
     def put_back(self, pair: Pair, session: str) -> None:
         """Put the leg back, and start to copy what has changed. :raises MirrorError: it failed."""
@@ -138,6 +147,7 @@ class RaidProvider(JournaledProvider):
             with self._in_turn():
                 for pair in self.pairs:
                     self.mark(pair, session)
+                self.prepare_to_take_out(self.pairs)
         except MirrorError:
             prepared.cancel()
             raise
@@ -154,9 +164,24 @@ class RaidProvider(JournaledProvider):
                     f"pair {pair.name}: {pair.mirror} is part of {pair.primary} again, although session {session} "
                     "split it: somebody has put it back. Start a new session."
                 )
+            self.refuse_changed(pair, session)
             changed = changed or view.presented is None
             devices[pair.name] = view.presented or self.make_readable(pair)
         return Presentation(devices, changed)
+
+    def withdraw(self, session: str) -> list[str]:
+        """See MirrorProvider.
+
+        :raises MirrorError: also when a leg may have changed before its last read; its device is removed all the same.
+        """
+        record = self._own_record(session)
+        presented = (
+            [pair for pair, view in zip(record.pairs, self.look(record.pairs)) if view.presented] if record else []
+        )
+        withdrawn = super().withdraw(session)
+        for pair in presented:
+            self.refuse_changed(pair, session)
+        return withdrawn
 
     def resync(self, session: str, wait: bool, timeout_s: float) -> int:
         """See MirrorProvider. What is written to the primary meanwhile is included: the kernel counts both."""
@@ -296,6 +321,7 @@ class RaidSplit(PreparedSplit):
 
     def settle(self) -> None:
         """See PreparedSplit."""
+        self._provider.protect(self._record.pairs)
         self._journal.write(replace(self._record, result=self._result))
 
     def cancel(self) -> None:

@@ -13,6 +13,7 @@ from ..errors import cut, shorten
 from ..options import Spec, did_you_mean, option_faults, union_of
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, Pair
+from .drbd import DrbdProvider
 from .image import ImageProvider
 from .lvm import LvmProvider
 from .lvm_thin import LvmThinProvider
@@ -22,6 +23,7 @@ from .rbd import RbdProvider
 from .zfs import ZfsProvider
 
 PROVIDERS: dict[str, type[MirrorProvider]] = {
+    DrbdProvider.name: DrbdProvider,
     ImageProvider.name: ImageProvider,
     LvmProvider.name: LvmProvider,
     LvmThinProvider.name: LvmThinProvider,

@@ -20,15 +20,20 @@ from typing import Any
 
 from ansible_collections.splitmirror.backup.tests.seams.mirrors import TESTS, MirrorContract
 
-from . import on_array, on_thin
+from . import on_array, on_drbd, on_thin
 
 #: Makes the LUNs of each provider.
 BENCHES: dict[str, Callable[[], MirrorContract]] = {
+    "drbd": on_drbd.Bench,
     "lvm": partial(on_array.Bench, "lvm"),
     "lvm_thin": on_thin.Bench,
     "md": partial(on_array.Bench, "md"),
 }
-_OWN: dict[str, Sequence[Callable[[Any], None]]] = {**on_array.OWN_CASES, "lvm_thin": on_thin.OWN_CASES}
+_OWN: dict[str, Sequence[Callable[[Any], None]]] = {
+    **on_array.OWN_CASES,
+    "drbd": on_drbd.OWN_CASES,
+    "lvm_thin": on_thin.OWN_CASES,
+}
 #: Options can be tried anywhere, see unit/mirror/test_registry.py.
 _SHARED = [name for name in TESTS if "option" not in name]
 #: The tests of the contract, and those of each provider.

@@ -16,7 +16,7 @@ import pytest
 
 from ansible_collections.splitmirror.backup.tests.lab.lifecycle import RunningLab
 
-from . import contract, on_array, on_thin
+from . import contract, on_array, on_drbd, on_thin
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -34,7 +34,7 @@ def install(lab: RunningLab) -> None:
     for part in ("plugins/module_utils", "tests/seams"):
         shutil.copytree(COLLECTION / part, target / part, dirs_exist_ok=True)
     (target / HERE).mkdir(parents=True, exist_ok=True)
-    for script in (contract, on_array, on_thin):
+    for script in (contract, on_array, on_drbd, on_thin):
         shutil.copy(str(script.__file__), target / HERE)
 
 
