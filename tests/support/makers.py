@@ -132,7 +132,7 @@ def answer(module: str, arguments: Json, variables: Json) -> Json:
         asked = arguments["filters"]["tag:splitmirror"]
         return {"volumes": [{"id": f"vol-{mark}", "attachment_set": [{}]} for mark in marks if mark in asked]}
     if module == "ec2_vol":
-        return {"volume_id": f"vol-{arguments.get('device_name')}"}
+        return {"changed": True, "volume_id": f"vol-{arguments.get('device_name')}"}
     if module == "command":
         return {"stdout": json.dumps(_midclt(arguments["argv"][-1], clones))}
     return {}
