@@ -10,6 +10,7 @@ options:
   provider:
     description:
       - The mirror provider, that is, the kind of array.
+      - V(external) is any array for which a program, commands or HTTP requests of the user do the work.
       - V(image) is an array whose LUNs are image files on a file system with reflinks (XFS, Btrfs), as on a hypervisor.
       - V(lvm) is an array whose LUNs are LVM raid1 volumes, V(md) one whose LUNs are raid1 arrays of mdadm.
       - V(qemu) is a host whose LUNs are the disks of a running QEMU (a guest) or qemu-storage-daemon, of any format.
@@ -17,7 +18,7 @@ options:
       - V(rbd) is a client of Ceph; the LUNs are RBD images, and their mirrors are mapped on that host.
       - V(drbd) is the host of a Secondary of DRBD.
     type: str
-    choices: [drbd, image, lvm, lvm_thin, md, qemu, rbd, zfs]
+    choices: [drbd, external, image, lvm, lvm_thin, md, qemu, rbd, zfs]
     required: {required}
   provider_options:
     description:
@@ -63,6 +64,110 @@ options:
           - If the guest overwrites more than that while the mirror is read, and the file system is full, QEMU fails the
             guest's writes.
         type: int
+      kind:
+        description: Provider V(external), which needs it. How the array is asked; V(program), V(command) or V(http).
+        type: str
+      atomic_set:
+        description:
+          - Provider V(external). Whether the array splits all pairs at one instant. V(false) when it is left out.
+        type: bool
+      timeout_s:
+        description:
+          - Provider V(external). How many seconds the split may take, its polls included. V(10) when it is left out.
+        type: float
+      ready_timeout_s:
+        description:
+          - Provider V(external). How many seconds everything else may take, such as the login. V(60) when it is left
+            out.
+        type: float
+      secrets_file:
+        description:
+          - Provider V(external). A file on this host with secrets, a JSON object of names and texts, with mode 0600.
+          - A secret of O(provider_secrets) comes before one of this file.
+        type: path
+      program:
+        description:
+          - Provider V(external), kind V(program), which needs it. The program that stands ready, and its arguments.
+        type: list
+        elements: str
+      program_answers:
+        description:
+          - Provider V(external), kind V(program). Which lines the program answers besides; V(look), V(present),
+            V(withdraw).
+        type: list
+        elements: str
+      address:
+        description:
+          - Provider V(external), kind V(http), which needs it. The base address of the array's API, which begins with
+            https.
+        type: str
+      ca_file:
+        description:
+          - Provider V(external), kind V(http). The CA of the array's certificate, if it is not one of the system's.
+        type: path
+      client_cert:
+        description: Provider V(external), kind V(http). A certificate of the client.
+        type: path
+      client_key:
+        description: Provider V(external), kind V(http). The key of O(provider_options.client_cert).
+        type: path
+      allow_plain:
+        description:
+          - Provider V(external), kind V(http). Whether O(provider_options.address) may be one without TLS. V(false)
+            when it is left out.
+        type: bool
+      headers:
+        description: Provider V(external), kind V(http). Headers of every request but the login.
+        type: dict
+      basic_auth:
+        description:
+          - Provider V(external), kind V(http). User and password, as V(user:{{secret.NAME}}), for HTTP basic
+            authentication.
+        type: str
+      keep_alive:
+        description:
+          - Provider V(external), kind V(http). The C(path) of a GET that keeps connection and login, and perhaps
+            C(interval_s).
+        type: dict
+      login:
+        description: Provider V(external), kind V(http). The request, or the list of requests, that logs in.
+        type: raw
+      logout:
+        description: Provider V(external), kind V(http). The request that logs out.
+        type: raw
+      arm:
+        description:
+          - Provider V(external), kinds V(command) and V(http). What is done when the split is armed, before anything is
+            frozen.
+          - Like all further steps a list of a program and its arguments, or a request or a list of requests. The page
+            of provider external has their keys and placeholders.
+        type: raw
+      look:
+        description: Provider V(external), kinds V(command) and V(http). What reports on a pair.
+        type: raw
+      split:
+        description: Provider V(external), kinds V(command) and V(http), which need it. What splits.
+        type: raw
+      present:
+        description:
+          - Provider V(external), kinds V(command) and V(http). What shows the mirror to the media server, or to this
+            host.
+        type: raw
+      withdraw:
+        description: Provider V(external), kinds V(command) and V(http). What takes that back.
+        type: raw
+      undo:
+        description:
+          - Provider V(external), kinds V(command) and V(http), which need it. What makes a pair as it was before the
+            split.
+        type: raw
+  provider_secrets:
+    description:
+      - Secrets of the provider by name, such as the password of the array, from a vault. Only provider V(external)
+        takes any.
+      - They are kept in the memory of the process that stands ready to split, never in a file, a log, or an argument.
+    type: dict
+    version_added: 0.2.0
 """
 
 _PAIRS = r"""
@@ -89,6 +194,7 @@ options:
         description:
           - The name of the primary on the array.
           - Provider V(drbd), the resource or V(RESOURCE/VOLUME).
+          - Provider V(external), what the array needs to find it.
           - Provider V(image), the path of its image file.
           - Providers V(lvm) and V(lvm_thin), V(VG/LV).
           - Provider V(md), the path of the array.
@@ -100,6 +206,7 @@ options:
         description:
           - The name of the mirror on the array.
           - Provider V(drbd), the path of the lower device.
+          - Provider V(external), what the array needs to find it.
           - Provider V(image), the path of the image file that the split makes.
           - Provider V(lvm), the image V(VG/LV_rimage_N).
           - Provider V(lvm_thin), the snapshot V(VG/LV) that the split makes.

@@ -85,7 +85,7 @@ freeze:
   returned: when O(state=split), O(freeze) is given, and this task has split
   sample: 5f1d7a84a2be19b1c3c0c4c2c4f9d0aa
 method:
-  description: How the array splits; V(reflink) or V(copy) for provider V(image).
+  description: How the array splits; V(reflink) or V(copy) for provider V(image), the kind for V(external).
   type: str
   returned: when not in check mode
   sample: reflink
@@ -183,6 +183,8 @@ def make_armed(module: AnsibleModule, provider: MirrorProvider) -> dict[str, Any
         if module.check_mode:
             return {"changed": True, "before": before}
         ready = splitter.arm(provider, session, module.params["arm_timeout_s"])
+        for remark in provider.remarks():
+            module.warn(remark)
     return {
         "changed": changed,
         "before": before,

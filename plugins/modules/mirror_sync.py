@@ -197,7 +197,7 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
         exports = presenting.exports_of(provider, before) if session or recovering else []
         return dry_run(before, session, recovering, exports)
     changed = bool(session) and splitter.disarm(provider.state_dir, session)
-    recovered, targets = presenting.recover(provider) if recovering else ([], [])
+    recovered, targets = presenting.recover(provider, session) if recovering else ([], [])
     wait, timeout_s = params["wait"], params["timeout_s"]
     resynced_bytes = 0
     if session and not recovering:

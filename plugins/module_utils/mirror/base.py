@@ -193,10 +193,16 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class Presentation:
-    """The block devices of a presented mirror set. :param changed: whether this call has made any of them."""
+    """The block devices of a presented mirror set.
+
+    :param changed: whether this call has made any of them.
+    :param luns: how the media server knows the LUN of a pair that the array itself has shown to it: ``serial`` or
+        ``wwn``, and perhaps ``lun`` and ``size_bytes``.
+    """
 
     devices: dict[str, str]
     changed: bool
+    luns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,12 +223,17 @@ class PreparedSplit(ABC):
     """A mirror set that is ready to be split; made by MirrorProvider.prepare.
 
     :ivar method: how the mirrors will be made, as in SplitResult.
+    :ivar stay_s: how often ``flush`` wants to be called while the split is armed, in seconds; None for never.
     """
 
     method: str
+    stay_s: Optional[float] = None
 
     def flush(self) -> None:  # noqa: B027 - optional
-        """Write cached data of the array to disk before the window. Called while nobody waits."""
+        """Write cached data of the array to disk before the window, and keep what is open. Called while nobody waits.
+
+        :raises MirrorError: the set cannot be split any more.
+        """
 
     @abstractmethod
     def split(self) -> SplitResult:
@@ -247,6 +258,7 @@ class MirrorProvider(ABC):
     :param state_dir: the state folder of the array, with its records.
     :param options: of the provider, as the user gave them.
     :ivar options: checked against argument_spec, with defaults filled in; those of each pair likewise.
+    :ivar secrets: what the array asks for to log in, by name. Never in records, arguments of programs, or messages.
     :ivar status: where sync and resync tell how far they are; None tells nobody.
     :raises MirrorError: the set is empty or names something twice, or an option is not one of this provider.
     """
@@ -274,7 +286,20 @@ class MirrorProvider(ABC):
             for pair in pairs
         )
         self.state_dir = state_dir
+        self.secrets: Mapping[str, Any] = {}
         self.status: Optional[StatusWriter] = None
+
+    @classmethod
+    def faults(cls, options: Mapping[str, Any]) -> list[str]:
+        """What is wrong with options beyond what argument_spec says, one sentence each. Called on the controller.
+
+        :param options: as option_faults takes them.
+        """
+        return []
+
+    def remarks(self) -> list[str]:
+        """What whoever arms the split should know beforehand, one sentence each."""
+        return []
 
     @abstractmethod
     def state(self) -> list[PairState]:
@@ -338,8 +363,9 @@ class MirrorProvider(ABC):
         """
 
     @abstractmethod
-    def recover(self) -> list[Recovered]:
+    def recover(self, session: Optional[str] = None) -> list[Recovered]:
         """Clean up what dead sessions left on these pairs: withdraw, resync, remove records.
 
+        :param session: a session that is known to be dead, whose record may be lost.
         :raises MirrorError: a mirror is in use, or a living splitter holds it.
         """

@@ -32,6 +32,8 @@ class SplitRecord:
 
     :param process: the process that prepared the split. While it lives and ``result`` is None, the set is armed.
     :param result: the split, once it is durable.
+    :param shown: where the array itself shows the mirrors, by name of the pair; empty while that is not known, None if
+        it does not show them. Other providers find their own devices.
     """
 
     session: str
@@ -39,6 +41,7 @@ class SplitRecord:
     pairs: tuple[Pair, ...]
     process: DaemonRecord
     result: Optional[SplitResult] = None
+    shown: Optional[Mapping[str, Mapping[str, Any]]] = None
 
     @property
     def phase(self) -> str:
@@ -92,6 +95,7 @@ class Journal:
             "pairs": [asdict(pair) for pair in record.pairs],
             "process": asdict(record.process),
             "result": record.result.as_dict() if record.result else None,
+            "shown": record.shown,
         }
         replace_file(self.path(record.session), json.dumps(data, indent=1), durable=True)
 
@@ -113,6 +117,7 @@ class Journal:
                 pairs=tuple(_pair(pair) for pair in data["pairs"]),
                 process=DaemonRecord.from_dict(data["process"]),
                 result=SplitResult.from_dict(data["result"]) if data["result"] else None,
+                shown=data.get("shown"),
             )
         except FileNotFoundError:
             return None

@@ -36,6 +36,11 @@ class JournaledProvider(MirrorProvider):
         super().__init__(pairs, state_dir, options)
         self._journal = Journal(state_dir)
 
+    @property
+    def journal(self) -> Journal:
+        """The records of sessions."""
+        return self._journal
+
     @abstractmethod
     def _marks(self) -> list[Optional[str]]:
         """For each pair the session whose mark its mirror has; None or '' if it has no mark."""
@@ -74,7 +79,7 @@ class JournaledProvider(MirrorProvider):
         with self._in_turn():
             return self._withdraw(record.pairs)
 
-    def recover(self) -> list[Recovered]:
+    def recover(self, session: Optional[str] = None) -> list[Recovered]:
         """See MirrorProvider. Starts the resync and does not wait for it."""
         done = []
         self._journal.remove_unfinished()

@@ -211,7 +211,7 @@ def refuse_exported(exports: Iterable[FoundExport]) -> None:
         )
 
 
-def recover(provider: MirrorProvider) -> tuple[list[Recovered], list[str]]:
+def recover(provider: MirrorProvider, session: Optional[str] = None) -> tuple[list[Recovered], list[str]]:
     """Clean up what dead sessions left: exports, devices, splits; see MirrorProvider.recover.
 
     :returns: what the provider recovered, and the names of the removed targets.
@@ -222,7 +222,7 @@ def recover(provider: MirrorProvider) -> tuple[list[Recovered], list[str]]:
         # Of a dead session nothing stays, whatever its pairs were called.
         dead = {state.session for state in states}
         targets = _remove(_exports_showing(states, lambda export: export.session in dead))
-    return provider.recover(), targets
+    return provider.recover(session), targets
 
 
 def _exports() -> list[tuple[Exporter, FoundExport]]:

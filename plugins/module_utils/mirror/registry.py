@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from ..errors import cut, shorten
-from ..options import Spec, did_you_mean, option_faults, union_of
+from ..options import Spec, as_expanded, did_you_mean, option_faults, union_of
 from ..session import StateDir
 from .base import MirrorError, MirrorProvider, Pair
 from .drbd import DrbdProvider
+from .external import ExternalProvider
 from .image import ImageProvider
 from .lvm import LvmProvider
 from .lvm_thin import LvmThinProvider
@@ -24,6 +25,7 @@ from .zfs import ZfsProvider
 
 PROVIDERS: dict[str, type[MirrorProvider]] = {
     DrbdProvider.name: DrbdProvider,
+    ExternalProvider.name: ExternalProvider,
     ImageProvider.name: ImageProvider,
     LvmProvider.name: LvmProvider,
     LvmThinProvider.name: LvmThinProvider,
@@ -41,16 +43,22 @@ PROVIDER_SPEC: dict[str, dict[str, Any]] = {
         "type": "dict",
         "options": union_of({name: provider.argument_spec for name, provider in PROVIDERS.items()}),
     },
+    "provider_secrets": {"type": "dict", "no_log": True},
 }
 
 
 def make_provider(
-    name: str, pairs: Iterable[Mapping[str, Any]], state_dir: str, options: Optional[Mapping[str, Any]] = None
+    name: str,
+    pairs: Iterable[Mapping[str, Any]],
+    state_dir: str,
+    options: Optional[Mapping[str, Any]] = None,
+    secrets: Optional[Mapping[str, Any]] = None,
 ) -> MirrorProvider:
     """Make the provider ``name`` for a mirror set.
 
     :param pairs: as the modules' option ``pairs`` gives them.
     :param options: as the modules' option ``provider_options`` gives them.
+    :param secrets: as the modules' option ``provider_secrets`` gives them.
     :raises MirrorError: there is no such provider, a pair lacks its primary or its mirror, or an option is not one of
         this provider.
     """
@@ -59,12 +67,20 @@ def make_provider(
         raise MirrorError(
             f"provider: {name!r} is not known; use one of {known}.", option="provider", code="option_invalid"
         )
-    return PROVIDERS[name]([_pair(pair) for pair in pairs], StateDir(state_dir), options or {})
+    provider = PROVIDERS[name]([_pair(pair) for pair in pairs], StateDir(state_dir), options or {})
+    provider.secrets = secrets or {}
+    return provider
 
 
 def provider_of(params: Mapping[str, Any]) -> MirrorProvider:
     """Make the provider that the options of a module name, see make_provider."""
-    return make_provider(params["provider"], params["pairs"], params["state_dir"], params["provider_options"])
+    return make_provider(
+        params["provider"],
+        params["pairs"],
+        params["state_dir"],
+        params["provider_options"],
+        params["provider_secrets"],
+    )
 
 
 def provider_faults(name: Any, options: Any, pairs: Any, pair_spec: Spec) -> list[str]:
@@ -79,7 +95,8 @@ def provider_faults(name: Any, options: Any, pairs: Any, pair_spec: Spec) -> lis
         known = ", ".join(sorted(PROVIDERS))
         faults.append(f"provider: {shorten(name)} is not known{did_you_mean(name, PROVIDERS)}; use one of {known}.")
     else:
-        faults += option_faults("provider_options", f"provider {name}", provider.argument_spec, options or {})
+        found = option_faults("provider_options", f"provider {name}", provider.argument_spec, options or {})
+        faults += found or provider.faults(as_expanded(provider.argument_spec, options or {}))
     if not isinstance(pairs, (list, tuple)):
         return [*faults, "pairs: this must be a list of dictionaries."]
     for number, pair in enumerate(pairs, 1):

@@ -34,6 +34,7 @@ class SnapshotView:
     :param devices: the block devices through which the mirror can be read.
     :param lost: why the mirror is not, or no longer, what was split, in one sentence; None as long as it is.
     :param split_estimate_s: about how long the split of this pair takes, in seconds; None if it cannot be estimated.
+    :param sync_percent: how far the mirror is in sync, where there is one all the time.
     """
 
     size_bytes: Optional[int]
@@ -42,6 +43,7 @@ class SnapshotView:
     devices: tuple[str, ...] = ()
     lost: Optional[str] = None
     split_estimate_s: Optional[float] = None
+    sync_percent: Optional[float] = None
 
 
 class SnapshotProvider(JournaledProvider):
@@ -173,7 +175,7 @@ class SnapshotProvider(JournaledProvider):
             mirror=pair.mirror,
             size_bytes=view.size_bytes,
             in_sync=view.broken is None,
-            sync_percent=None if view.broken else 100.0,
+            sync_percent=view.sync_percent if view.broken else 100.0,
             phase=phase,
             session=session,
             devices=view.devices,

@@ -12,6 +12,7 @@ cases it undoes its preparations.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class SplitterService(Service):
         self._state = "armed"
         self._turn = turn
         self._turn_ends: Optional[float] = None
+        self._stay_due: Optional[float] = self._next_stay()
         self.server: Optional[LineServer] = None
 
     def handle(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -81,13 +83,18 @@ class SplitterService(Service):
         """The time limit, or that of the turn; now, if only the end is left to do."""
         if self._state != "armed":
             return 0.0
-        return self._deadline if self._turn_ends is None else min(self._deadline, self._turn_ends)
+        return min(due for due in (self._deadline, self._turn_ends, self._stay_due) if due is not None)
 
     def on_wakeup(self) -> None:
         """An answer has been sent, or a time limit has passed."""
         now = time.monotonic()
         if self._turn_ends is not None and now >= self._turn_ends:
             self._give_turn_back()
+        if self._stay_due is not None and now >= self._stay_due:
+            # One that fails here may succeed later; what it comes to is asked by ``ping`` just before the freeze.
+            with contextlib.suppress(MirrorError):
+                self._prepared.flush()
+            self._stay_due = self._next_stay()
         if self._state != "armed" or now >= self._deadline:
             self._end(self._state if self._state != "armed" else "timed out")
 
@@ -121,6 +128,9 @@ class SplitterService(Service):
         self._turn_ends = None
         if self._turn is not None:
             self._turn.give_back()
+
+    def _next_stay(self) -> Optional[float]:
+        return None if self._prepared.stay_s is None else time.monotonic() + self._prepared.stay_s
 
     def _end(self, state: str) -> None:
         if self._state != "split":

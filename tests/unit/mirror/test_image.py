@@ -28,7 +28,7 @@ def array(tmp_path: Path) -> Array:
 
 
 def test_unknown_provider_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(MirrorError, match=r"'hitachi' is not known; use one of drbd, image, ") as caught:
+    with pytest.raises(MirrorError, match=r"'hitachi' is not known; use one of drbd, external, image, ") as caught:
         make_provider("hitachi", [], str(tmp_path))
     assert caught.value.option == "provider"
 

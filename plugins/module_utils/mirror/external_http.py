@@ -1,0 +1,486 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Kind ``http`` of provider ``external``: each step is a request, or several, over one connection that stays open.
+
+The connection is opened, and its user logged in, when the split is armed. A status of 202 says that the array has taken
+the request, never that it is done.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, ClassVar, Optional, Union
+from urllib.parse import SplitResult as Url
+from urllib.parse import urlsplit
+
+from ..errors import SplitMirrorError
+from ..host.strict_json import parse_json
+from ..options import Spec
+from .base import MirrorError, Pair
+from .external_link import (
+    PAIR_NAMES,
+    SECRET,
+    SESSION_NAMES,
+    STEPS,
+    Answers,
+    Job,
+    Link,
+    fill,
+    names_in,
+    unknown_names,
+    wrong_shape,
+)
+from .external_request import (
+    COOKIE,
+    HEADER,
+    NoSuchValue,
+    Request,
+    fill_body,
+    fill_path,
+    parse_requests,
+    value_at,
+    word_of,
+)
+
+_ANSWER_BYTES = 16 << 20
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_KEEP_ALIVE_S = 30.0
+_REQUESTS = ("login", "logout", "arm", *STEPS)
+#: Steps for which nothing to be done is no failure.
+_CLEANING = ("withdraw", "undo")
+#: What a request says of itself when it was sent: status, headers, and the answer as it was read from JSON.
+_Said = tuple[int, http.client.HTTPMessage, Any]
+
+
+class HttpLink(Link):
+    """One connection to the REST API of an array."""
+
+    kind = "http"
+    argument_spec: ClassVar[Spec] = {
+        "address": {"type": "str"},
+        "ca_file": {"type": "path"},
+        "client_cert": {"type": "path"},
+        "client_key": {"type": "path"},
+        "allow_plain": {"type": "bool", "default": False},
+        "headers": {"type": "dict", "default": {}},
+        "basic_auth": {"type": "str"},
+        "keep_alive": {"type": "dict"},
+        **{name: {"type": "raw"} for name in _REQUESTS},
+    }
+
+    def __init__(self, options: Mapping[str, Any], job: Job) -> None:
+        super().__init__(options, job)
+        self._requests = {step: parse_requests(step, options[step]) for step in _REQUESTS}
+        self._base = _address("address", options["address"], allow_plain=options["allow_plain"])
+        self._connection: Optional[http.client.HTTPConnection] = None
+        # What login has kept, and the secrets.
+        self._values: dict[str, Any] = {}
+        if options["keep_alive"]:
+            self.stay_s = float(options["keep_alive"].get("interval_s", _KEEP_ALIVE_S))
+
+    # ---- options ----
+
+    @classmethod
+    def faults(cls, options: Mapping[str, Any]) -> list[str]:
+        """See Link."""
+        faults = [f"{name}: kind http needs it." for name in ("address", "split", "undo") if options[name] is None]
+        requests: dict[str, list[Request]] = {}
+        for step in _REQUESTS:
+            try:
+                requests[step] = parse_requests(step, options[step])
+            except SplitMirrorError as exc:
+                faults.append(exc.message)
+        if options["address"] is not None:
+            try:
+                _address("address", options["address"], allow_plain=options["allow_plain"])
+            except SplitMirrorError as exc:
+                faults.append(exc.message)
+        if options["client_key"] and not options["client_cert"]:
+            faults.append("client_cert: it is needed with client_key.")
+        faults += _keep_alive_faults(options["keep_alive"])
+        user, colon, password = (options["basic_auth"] or "").partition(":")
+        if options["basic_auth"] is not None and not (user and colon and names_in(password)):
+            faults.append("basic_auth: write it as 'user:{secret.NAME}', with the password among the secrets.")
+        return faults + cls._name_faults(options, requests)
+
+    @classmethod
+    def _name_faults(cls, options: Mapping[str, Any], requests: Mapping[str, Sequence[Request]]) -> list[str]:
+        faults = []
+        of_login = {name for request in requests.get("login", ()) for name in request.kept}
+        for step, several in requests.items():
+            known = set() if step in ("login", "look") else set(SESSION_NAMES)
+            known |= set() if step in ("login", "logout") else PAIR_NAMES
+            known |= set() if step == "login" else of_login
+            for request in several:
+                faults += request.faults(known)
+                known |= request.kept
+                if request.url is not None and step not in ("login", "logout"):
+                    faults.append(f"{request.where}: only login and logout may have a url; give a path below address.")
+            if step == "present" and several and not PAIR_NAMES & {name for one in several for name in one.names()}:
+                faults.append("present: it has to name {pair}, {primary} or {mirror}, because each has its own answer.")
+        faults += unknown_names("headers", options["headers"], of_login, secrets=True)
+        return faults + unknown_names("basic_auth", options["basic_auth"], (), secrets=True)
+
+    @classmethod
+    def does(cls, options: Mapping[str, Any], step: str) -> bool:
+        """See Link."""
+        return options[step] is not None
+
+    @classmethod
+    def splits_as_one(cls, options: Mapping[str, Any]) -> bool:
+        """See Link."""
+        return not any(PAIR_NAMES & request.names() for request in parse_requests("split", options["split"]))
+
+    # ---- the link ----
+
+    def open(self) -> None:
+        """See Link."""
+        self._values = {f"{SECRET}{name}": value for name, value in self.job.secrets.items()}
+        for name in sorted(names_in([self.options["headers"], self.options["basic_auth"] or "", self._bodies()])):
+            if name.startswith(SECRET) and name not in self._values:
+                raise MirrorError(
+                    f"provider_secrets: there is no secret {name[len(SECRET) :]!r}, which the options of kind http "
+                    "name; give it there or in secrets_file.",
+                    option="provider_secrets",
+                    code="option_invalid",
+                )
+        self._connection = self._connect(self._base, self.limit_s("open"))
+        self._log("login")
+        if self.options["keep_alive"]:
+            self._stay_once()
+
+    def arm(self) -> None:
+        """See Link."""
+        if self._requests["arm"]:
+            self.ask("arm")
+
+    def stay(self) -> None:
+        """See Link."""
+        if not self.options["keep_alive"]:
+            return
+        try:
+            self._stay_once()
+        except MirrorError:
+            # The connection was lost, or the login has expired.
+            self.close()
+            self.open()
+
+    def ask(self, step: str) -> Answers:
+        """See Link."""
+        deadline = time.monotonic() + self.limit_s(step)
+        requests = self._requests[step]
+        each = bool(PAIR_NAMES & {name for request in requests for name in request.names()})
+        answers: dict[str, Mapping[str, Any]] = {}
+        said: Mapping[str, Any] = {}
+        for pair in self.job.pairs:
+            if each or not answers:
+                said = self._send_all(step, requests, pair if each else None, deadline)
+            answers[pair.name] = said
+        return answers
+
+    def close(self) -> None:
+        """See Link."""
+        if self._connection is not None:
+            # Where the connection was lost, the array ends the login by itself.
+            if self._connection.sock is not None:
+                with contextlib.suppress(MirrorError):
+                    self._log("logout")
+            self._connection.close()
+            self._connection = None
+
+    # ---- inside ----
+
+    def _bodies(self) -> list[Any]:
+        return [text for several in self._requests.values() for one in several for text in (one.headers, one.body)]
+
+    def _connect(self, url: Url, timeout_s: float) -> http.client.HTTPConnection:
+        """:raises MirrorError: the array does not answer, or its certificate is not trusted."""
+        host, where = str(url.hostname), f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}"
+        try:
+            if url.scheme == "http":
+                connection = http.client.HTTPConnection(host, url.port, timeout=timeout_s)
+            else:
+                context = ssl.create_default_context(cafile=self.options["ca_file"])
+                if self.options["client_cert"]:
+                    context.load_cert_chain(self.options["client_cert"], self.options["client_key"])
+                connection = http.client.HTTPSConnection(host, url.port, timeout=timeout_s, context=context)
+            connection.connect()
+        except ssl.SSLCertVerificationError as exc:
+            raise MirrorError(
+                f"address: the certificate of {where} is not trusted ({exc.verify_message}); give the CA that has "
+                "signed it in ca_file, and the name that is in it in address.",
+                option="provider_options",
+            ) from exc
+        except OSError as exc:
+            files = [self.options[name] for name in ("ca_file", "client_cert", "client_key") if self.options[name]]
+            of_files = f" with {', '.join(files)}" if files else ""
+            raise MirrorError(
+                f"address: there is no connection to {where}{of_files} ({exc.strerror or exc}).",
+                option="provider_options",
+            ) from exc
+        return connection
+
+    def _log(self, which: str) -> None:
+        """Log in or out. :raises MirrorError: the array refuses."""
+        deadline = time.monotonic() + self.limit_s(which)
+        for request in self._requests[which]:
+            own = None
+            if request.url is not None:
+                url = _address(request.where, request.url, allow_plain=self.options["allow_plain"])
+                own = self._connect(url, self.limit_s(which))
+            try:
+                values = {**self._values, **self.job.values()}
+                self._values.update(self._send(request, values, deadline, connection=own, of_login=which == "login"))
+            finally:
+                if own is not None:
+                    own.close()
+
+    def _stay_once(self) -> None:
+        request = Request("keep_alive", "GET", self.options["keep_alive"]["path"])
+        self._send(request, self._values, time.monotonic() + self.limit_s("stay"))
+
+    def _send_all(
+        self, step: str, requests: Iterable[Request], pair: Optional[Pair], deadline: float
+    ) -> Mapping[str, Any]:
+        """Send the requests of a step one after the other; return what the last one has kept."""
+        values = {**self._values, **self.job.values(pair)}
+        kept: Mapping[str, Any] = {}
+        for request in requests:
+            for entry in self._entries(step, request, values, deadline):
+                kept = self._send(request, {**values, **entry}, deadline, cleaning=step in _CLEANING)
+                values.update({**entry, **kept})
+        return kept
+
+    def _entries(
+        self, step: str, request: Request, values: Mapping[str, Any], deadline: float
+    ) -> list[Mapping[str, Any]]:
+        """What a request is sent for: once, or for each entry of a list."""
+        each = request.for_each
+        if each is None:
+            return [{}]
+        where = f"{request.where}: for_each"
+        look = Request(where, "GET", each.path, absent=request.absent)
+        status, _headers, said = self._exchange(look, values, deadline)
+        if status in request.absent and step in _CLEANING:
+            return []
+        self._check_status(look, status, said)
+        found = self._value(where, each.pointer, said)
+        if not isinstance(found, list):
+            raise wrong_shape(self.job, where, f"a list at {each.pointer!r}", said)
+        entries: list[Mapping[str, Any]] = []
+        for entry in found:
+            with contextlib.suppress(NoSuchValue):
+                if all(word_of(value_at(at, entry)) == fill(value, values) for at, value in each.where.items()):
+                    entries.append({name: self._value(where, at, entry) for name, at in each.keep.items()})
+        if not entries and step not in _CLEANING:
+            raise MirrorError(
+                f"{where}: the array's list has no entry for this set; look whether the names are right.",
+                option="provider_options",
+            )
+        return entries
+
+    def _send(
+        self,
+        request: Request,
+        values: Mapping[str, Any],
+        deadline: float,
+        *,
+        connection: Optional[http.client.HTTPConnection] = None,
+        cleaning: bool = False,
+        of_login: bool = False,
+    ) -> Mapping[str, Any]:
+        """Send a request, wait until it is done, and return what is to be kept of the answer.
+
+        :raises MirrorError: it failed, was refused, or is not done in time.
+        """
+        status, headers, said = self._exchange(request, values, deadline, connection, of_login=of_login)
+        if cleaning and status in request.absent:
+            return {}
+        self._check_status(request, status, said)
+        for pointer, allowed in request.expect.items():
+            found = word_of(self._value(request.where, pointer, said))
+            if found not in allowed:
+                raise MirrorError(
+                    f"{request.where}: the array's answer has {self.job.quote(found)!r} at {pointer}, and not "
+                    f"{' or '.join(sorted(allowed))}: {self._text(said)}",
+                    option="provider_options",
+                )
+        kept = {name: self._kept(request.where, source, headers, said) for name, source in request.keep.items()}
+        if request.poll is not None:
+            self._await(request, {**values, **kept}, deadline)
+        return kept
+
+    def _await(self, request: Request, values: Mapping[str, Any], deadline: float) -> None:
+        """Wait until the array says that a request is done. :raises MirrorError: it failed, or takes too long."""
+        poll = request.poll
+        assert poll is not None  # noqa: S101 - for mypy
+        look = Request(f"{request.where}: poll", "GET", poll.path)
+        while True:
+            status, _headers, said = self._exchange(look, values, deadline)
+            self._check_status(look, status, said)
+            state = word_of(self._value(look.where, poll.pointer, said))
+            if state in poll.done:
+                return
+            if state in poll.failed:
+                raise MirrorError(
+                    f"{look.where}: the array reports {self.job.quote(state)!r}: {self._text(said)}",
+                    option="provider_options",
+                )
+            if time.monotonic() + poll.interval_s > deadline:
+                raise MirrorError(
+                    f"{look.where}: it was not done in time; the array last reported {self.job.quote(state)!r}.",
+                    option="provider_options",
+                )
+            time.sleep(poll.interval_s)
+
+    def _exchange(
+        self,
+        request: Request,
+        values: Mapping[str, Any],
+        deadline: float,
+        connection: Optional[http.client.HTTPConnection] = None,
+        *,
+        of_login: bool = False,
+    ) -> _Said:
+        """Send one request and read its answer, whatever its status.
+
+        :raises MirrorError: there is none in time, or it is not JSON.
+        """
+        connection = connection or self._connection
+        where = f"{request.where}: {request.method} {request.url or request.path}"
+        if connection is None:
+            raise MirrorError(f"{where}: the connection is closed.", option="provider_options")
+        headers, body = self._headers_and_body(request, values, of_login=of_login)
+        if request.url is None:
+            path = self._base.path.rstrip("/") + fill_path(request.path, values)
+        else:
+            url = urlsplit(request.url)
+            path = fill_path((url.path or "/") + (f"?{url.query}" if url.query else ""), values)
+        try:
+            if connection.sock is None:
+                connection.connect()
+            connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
+            connection.request(request.method, path, body=body, headers=headers)
+            response = connection.getresponse()
+            data = b""
+            while chunk := response.read1(1 << 20):
+                data += chunk
+                if len(data) > _ANSWER_BYTES or time.monotonic() > deadline:
+                    raise TimeoutError
+                connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
+            response.close()
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            connection.close()
+            # Of Python 3.9 a timeout of a socket is an OSError with this text.
+            late = isinstance(exc, TimeoutError) or "timed out" in str(exc)
+            words = "it did not answer in time" if late else f"{type(exc).__name__}: {self.job.quote(exc)}"
+            raise MirrorError(f"{where}: the array failed to answer ({words}).", option="provider_options") from exc
+        said: Any = None
+        if data.strip():
+            try:
+                said = parse_json(data)
+            except ValueError:
+                said = data.decode(errors="replace")
+        return response.status, response.msg, said
+
+    def _headers_and_body(
+        self, request: Request, values: Mapping[str, Any], *, of_login: bool
+    ) -> tuple[dict[str, str], Union[bytes, None]]:
+        headers = {"Accept": "application/json", "User-Agent": "splitmirror.backup"}
+        if self.options["basic_auth"] is not None:
+            word = base64.b64encode(fill(self.options["basic_auth"], values).encode()).decode()
+            headers["Authorization"] = f"Basic {word}"
+        common = {} if of_login else self.options["headers"]
+        headers.update({name: fill(str(value), values) for name, value in {**common, **request.headers}.items()})
+        if request.body is None:
+            return headers, None
+        headers.setdefault("Content-Type", "application/json")
+        body = fill_body(request.body, values)
+        return headers, (body if isinstance(request.body, str) and isinstance(body, str) else json.dumps(body)).encode()
+
+    def _check_status(self, request: Request, status: int, said: Any) -> None:
+        """:raises MirrorError: the array has refused, or has only accepted the request."""
+        where = f"{request.where}: {request.method} {request.url or request.path}"
+        reason = http.client.responses.get(status, "")
+        if status == http.client.ACCEPTED and request.poll is None:
+            raise MirrorError(
+                f"{where}: the array answers 202 (accepted), which does not say that it is done; give the request a "
+                "poll.",
+                option="provider_options",
+            )
+        if status not in request.status if request.status else not 200 <= status < 300:
+            refused = request.where.startswith("login") or status == http.client.UNAUTHORIZED
+            words = "the array refuses the login" if refused else "the array answers"
+            raise MirrorError(f"{where}: {words} ({status} {reason}): {self._text(said)}", option="provider_options")
+
+    def _kept(self, where: str, source: str, headers: http.client.HTTPMessage, said: Any) -> Any:
+        """A value to be kept. :raises MirrorError: the answer does not have it."""
+        found: Optional[str] = None
+        if source.startswith(HEADER):
+            found = headers.get(source[len(HEADER) :])
+        elif source.startswith(COOKIE):
+            for text in headers.get_all("Set-Cookie", []):
+                with contextlib.suppress(CookieError):
+                    cookie = SimpleCookie(text).get(source[len(COOKIE) :])
+                    found = found if cookie is None else cookie.value
+        else:
+            return self._value(where, source, said)
+        if found is None:
+            raise MirrorError(f"{where}: the array's answer has no {source.replace(':', ' ')}.", "provider_options")
+        return found
+
+    def _value(self, where: str, pointer: str, said: Any) -> Any:
+        """:raises MirrorError: the pointer leads nowhere."""
+        try:
+            return value_at(pointer, said)
+        except NoSuchValue as exc:
+            raise wrong_shape(self.job, where, f"a value at {pointer!r}", said) from exc
+
+    def _text(self, said: Any) -> str:
+        """What the array has said, for a message."""
+        return self.job.quote(said if isinstance(said, str) else json.dumps(said)) if said is not None else "nothing."
+
+
+def _address(where: str, address: str, *, allow_plain: bool) -> Url:
+    """:raises MirrorError: it is not an address, or secrets would cross a network in plain text."""
+    url = urlsplit(address)
+    try:
+        port_is_right = url.port is None or url.port > 0
+    except ValueError:
+        port_is_right = False
+    if url.scheme not in ("http", "https") or not url.hostname or not port_is_right or url.username is not None:
+        raise MirrorError(
+            f"{where}: {address!r} is not the address of an array; write it as https://host:port/path, without a user.",
+            option="provider_options",
+            code="option_invalid",
+        )
+    if url.scheme == "http" and url.hostname not in _LOOPBACK and not allow_plain:
+        raise MirrorError(
+            f"{where}: {address!r} is not encrypted, and the login would cross the network in plain text; use https, "
+            "or set allow_plain: true.",
+            option="provider_options",
+            code="option_invalid",
+        )
+    return url
+
+
+def _keep_alive_faults(given: Optional[Mapping[str, Any]]) -> list[str]:
+    if given is None:
+        return []
+    unknown = sorted(set(given) - {"path", "interval_s"})
+    if unknown or not str(given.get("path", "")).startswith("/"):
+        return ["keep_alive: it has a path that begins with a slash, and perhaps interval_s; nothing else."]
+    try:
+        right = float(given.get("interval_s", _KEEP_ALIVE_S)) > 0
+    except (TypeError, ValueError):
+        right = False
+    return [] if right else ["keep_alive: interval_s must be a number of seconds above 0."]
