@@ -245,7 +245,11 @@ def test_a_worker_that_outlives_its_play_takes_no_lease_for_ever(tmp_path: Path,
 LEASE_PLAY = """
 - hosts: db1
   gather_facts: false
-  vars: {splitmirror_session: %s, splitmirror_first_lease: {}, splitmirror_lease: {}}
+  vars:
+    splitmirror_session: %s
+    splitmirror_first_lease: {}
+    splitmirror_lease: {}
+    splitmirror_sets: [{title: array1, array: array1, array_state_dir: "{{ hostvars.array1.splitmirror_state_dir }}"}]
   module_defaults:
     splitmirror.backup.session_lease: {session: "{{ splitmirror_session }}", host: db1}
   tasks:

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from ansible_collections.splitmirror.backup.plugins.filter.session_steps import WHICH
+
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/mirrored_backup"
 MAIN = yaml.safe_load((ROLE / "tasks/main.yml").read_text(encoding="utf-8"))
@@ -32,10 +34,10 @@ def test_the_page_has_the_phases_in_their_order() -> None:
 
 
 def test_every_task_file_of_a_phase_is_there() -> None:
-    words = [
-        row["tasks"] if isinstance(row["tasks"], list) else re.findall(r"'([\w/]+)'", row["tasks"]) for row in ORDER
-    ]
-    named = {name.replace("array/", "array/default/") for phase in words for name in phase} - {"local"}
+    tasks = [entry if isinstance(entry, dict) else {"tasks": entry} for row in ORDER for entry in row["tasks"]]
+    named = {entry["tasks"].replace("array/", "array/default/") for entry in tasks} | {"in_set", "turn_to_set"}
+    assert {entry["for"] for entry in tasks if "for" in entry} == set(WHICH)
+    assert all(entry.get("for") == "each" or "present" in entry["tasks"] for entry in tasks if "/" in entry["tasks"])
     assert len(named) > len(ORDER)
     assert [name for name in sorted(named) if not (ROLE / f"tasks/{name}.yml").is_file()] == []
 

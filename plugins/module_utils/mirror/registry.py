@@ -12,6 +12,7 @@ from typing import Any, Optional
 from ..errors import cut, shorten
 from ..options import Spec, as_expanded, did_you_mean, option_faults, union_of
 from ..session import StateDir
+from ..transport.registry import EXPORTERS
 from .base import MirrorError, MirrorProvider, Pair
 from .drbd import DrbdProvider
 from .external import ExternalProvider
@@ -44,6 +45,18 @@ PROVIDER_SPEC: dict[str, dict[str, Any]] = {
         "options": union_of({name: provider.argument_spec for name, provider in PROVIDERS.items()}),
     },
     "provider_secrets": {"type": "dict", "no_log": True},
+}
+
+
+#: What a pair of the role may say otherwise than its host. Modules are given one mirror set, and pairs without these.
+PAIR_OVERRIDES: dict[str, dict[str, Any]] = {
+    "array": {"type": "str"},
+    "array_options": {"type": "dict"},
+    "array_state_dir": {"type": "path"},
+    "array_tasks": {"type": "str"},
+    "provider": {"type": "str"},
+    "provider_options": {"type": "dict"},
+    "transport": {"type": "str", "choices": sorted(EXPORTERS)},
 }
 
 
@@ -84,31 +97,42 @@ def provider_of(params: Mapping[str, Any]) -> MirrorProvider:
 
 
 def provider_faults(name: Any, options: Any, pairs: Any, pair_spec: Spec) -> list[str]:
-    """All that is wrong with the description of a mirror set itself, one sentence each. Looks at no device.
+    """All that is wrong with the description of mirror sets itself, one sentence each. Looks at no device.
 
     :param name: as make_provider takes it, as the user gave it; ``options`` and ``pairs`` likewise.
-    :param pair_spec: the keys of a pair, as the modules' option ``pairs`` has them.
+    :param pair_spec: the keys of a pair, as the modules' option ``pairs`` has them. A pair may have those of
+        PAIR_OVERRIDES, too.
     """
-    provider = PROVIDERS.get(name) if isinstance(name, str) else None
-    faults = []
-    if provider is None:
-        known = ", ".join(sorted(PROVIDERS))
-        faults.append(f"provider: {shorten(name)} is not known{did_you_mean(name, PROVIDERS)}; use one of {known}.")
-    else:
-        found = option_faults("provider_options", f"provider {name}", provider.argument_spec, options or {})
-        faults += found or provider.faults(as_expanded(provider.argument_spec, options or {}))
+    faults = _faults_of_provider("", name, options)
     if not isinstance(pairs, (list, tuple)):
         return [*faults, "pairs: this must be a list of dictionaries."]
     for number, pair in enumerate(pairs, 1):
         given = pair if isinstance(pair, Mapping) else {}
         called = given.get("name")
         where = f"pairs: {cut(called) if called and isinstance(called, str) else f'entry {number}'}"
-        found = option_faults(where, "a pair", pair_spec, pair)
+        faults += option_faults(where, "a pair", {**pair_spec, **PAIR_OVERRIDES}, pair)
+        own = given.get("provider") or name
+        if own != name or given.get("provider_options") is not None:
+            faults += _faults_of_provider(f"{where}: ", own, given.get("provider_options"))
         below = given.get("options")
-        if provider is not None and isinstance(below, Mapping):
-            found += option_faults(f"{where}: options", f"provider {name}", provider.pair_argument_spec, below)
-        faults += found
+        kind = _kind(own)
+        if kind is not None and isinstance(below, Mapping):
+            faults += option_faults(f"{where}: options", f"provider {own}", kind.pair_argument_spec, below)
     return faults
+
+
+def _kind(name: Any) -> Optional[type[MirrorProvider]]:
+    return PROVIDERS.get(name) if isinstance(name, str) else None
+
+
+def _faults_of_provider(where: str, name: Any, options: Any) -> list[str]:
+    """:param where: whose provider it is, for messages; empty for that of the host."""
+    kind = _kind(name)
+    if kind is None:
+        hint, known = did_you_mean(name, PROVIDERS), ", ".join(sorted(PROVIDERS))
+        return [f"{where}provider: {shorten(name)} is not known{hint}; use one of {known}."]
+    found = option_faults(f"{where}provider_options", f"provider {name}", kind.argument_spec, options or {})
+    return found or [f"{where}{fault}" for fault in kind.faults(as_expanded(kind.argument_spec, options or {}))]
 
 
 def _pair(data: Mapping[str, Any]) -> Pair:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import short_session
-from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted
+from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted, run
 from ansible_collections.splitmirror.backup.tests.support.demo import (
     Demo,
     playbook_command,
@@ -68,8 +69,10 @@ def catalog(bench: Demo, query: str) -> list[tuple[Any, ...]]:
 
 def nothing_is_left(bench: Demo) -> None:
     """No session folder, clone or loop device of a session, and the file systems take writes."""
-    assert not any(bench.sessions(host) for host in ("db1", "array1", "media1"))
+    assert not any(bench.sessions(host) for host in ("db1", "array1", "array2", "media1"))
     assert bench.clones() == []
+    second = bench.folder / "array/mirrors2"
+    assert not second.exists() or list(second.iterdir()) == []
     images = [path.read_text(encoding="utf-8") for path in Path("/sys/block").glob("loop*/loop/backing_file")]
     assert not [image for image in images if f"{bench.folder}/array/mirrors" in image]
     takes_writes(bench)
@@ -110,6 +113,19 @@ def forget_the_restore(bench: Demo) -> None:
     folder = bench.folder / "restore"
     shutil.rmtree(folder)
     folder.mkdir(mode=0o755)
+
+
+def on_two_arrays(bench: Demo, folder: Path) -> str:
+    """The word that puts the demo's second pair on an array of its own, which is the same machine."""
+    inventory = yaml.safe_load(bench.inventory.read_text(encoding="utf-8"))["all"]["children"]
+    first, second = inventory["splitmirror_database_hosts"]["hosts"]["db1"]["splitmirror_pairs"]
+    mirrors = bench.folder / "array/mirrors2"
+    mirrors.mkdir(exist_ok=True)
+    pairs = [first, {**second, "array": "array2", "mirror": str(mirrors / "space.img")}]
+    array = {"splitmirror_state_dir": str(bench.folder / "state/array2")}
+    hosts = {"db1": {"splitmirror_pairs": pairs}, "array2": array}
+    (folder / "two.json").write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
+    return f"--inventory={folder / 'two.json'}"
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +273,33 @@ def test_an_array_that_dies_before_the_split_fails_the_session_and_thaws(bench: 
     nothing_is_left(bench)
 
 
+def test_of_two_arrays_one_that_is_lost_keeps_no_other_split(bench: Demo, tmp_path: Path) -> None:
+    """The second array is lost after its split; in the next run it is there again, and its split fails."""
+    two = on_two_arrays(bench, tmp_path)
+    hook = str(HOOKS / "lose_array.yml")
+    assert bench.play("backup", two, splitmirror_after_phase_tasks=hook).returncode != 0
+    report = bench.report()
+    assert (report["state"], report["reason"].partition(":")[0]) == ("failed", "present")
+    assert [split["splitter"] for split in report["splits"]] == ["array1", "array2"]
+    assert "The clean-up of the array array2 failed as well: array2" in report["reason"]
+    assert bench.clones() == []
+    assert not bench.sessions("db1") + bench.sessions("array1") + bench.sessions("media1")
+    assert [path.name for path in (bench.folder / "array/mirrors2").iterdir()] == ["space.img"]
+    takes_writes(bench)
+
+    hook = str(HOOKS / "spoil_split.yml")
+    try:
+        assert bench.play("backup", two, splitmirror_after_phase_tasks=hook).returncode != 0
+    finally:
+        run("chattr", "-i", bench.folder / "array/mirrors2")
+    report = bench.report()
+    assert (report["state"], report["reason"].partition(":")[0]) == ("failed", "window")
+    assert report["window"]["intact"] is False
+    assert [split["splitter"] for split in report["splits"]] == ["array1"]
+    assert "failed as well" not in report["reason"]
+    nothing_is_left(bench)
+
+
 def told_by_the_hook(bench: Demo) -> dict[str, Any]:
     """What tell_phase.yml has written down."""
     path = bench.folder / "state/db1/told.json"
@@ -265,18 +308,29 @@ def told_by_the_hook(bench: Demo) -> dict[str, Any]:
     return found
 
 
-def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(bench: Demo, ways: Ways) -> None:
-    """Both reach the array through a folder of the user's, which wraps one step of the role's own and has no other."""
+def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(
+    bench: Demo, ways: Ways, tmp_path: Path
+) -> None:
+    """Both split on two arrays, and reach them through a folder of the user's, which wraps one step of the role's."""
     # The name of another host may end like this one's.
     other = bench.folder / "state/db1/sessions/20260101T000000Z-prod-db1-0a1b"
     other.mkdir(parents=True)
     with ways.taken("su") as words:
-        bench.must(HOOKS / "again.yml", *words, splitmirror_array_tasks=str(HOOKS / "own_array"))
+        two = on_two_arrays(bench, tmp_path)
+        bench.must(HOOKS / "again.yml", two, *words, splitmirror_array_tasks=str(HOOKS / "own_array"))
     report = bench.report()
-    synchronized = bench.folder / "state/array1/synchronized"
     session = report["session"]
-    assert synchronized.read_text(encoding="ascii") == f"{session} {short_session(session)}"
-    synchronized.unlink()
+    for array in ("array1", "array2"):
+        synchronized = bench.folder / "state" / array / "synchronized"
+        assert synchronized.read_text(encoding="ascii") == f"{session} {short_session(session)}"
+        synchronized.unlink()
+    splits = [(split["splitter"], list(split["devices"])) for split in report["splits"]]
+    assert splits == [("array1", ["data"]), ("array2", ["space"])]
+    names = subprocess.run(["tar", "-tf", report["write"]["archive"]], capture_output=True, text=True, check=True)
+    assert {name.split("/host/")[1].split("/")[0] for name in names.stdout.splitlines() if "/host/" in name} == {
+        "data",
+        "space",
+    }
     assert (report["state"], report["reason"]) == ("good", "")
     assert [phase["name"] for phase in report["phases"]] == PHASES
     assert told_by_the_hook(bench) == {"told": [*PHASES, "end"], "state": "good"}

@@ -34,9 +34,10 @@ def test_sessions_of_other_hosts_are_never_taken_over_or_removed(tmp_path: Path)
         "splitmirror_lease": {"results": [{"sessions": [OWN, *OTHERS]}, {"sessions": [*OTHERS, OWN]}]},
         "splitmirror_session": "20260201T020000Z-db1-0001",
         "splitmirror_array": "array1",
+        "splitmirror_sets": [{"title": "array1", "array": "array1", "array_state_dir": "/x"}],
         "splitmirror_media_server": "media1",
         **dict.fromkeys(("splitmirror_state_dir", "splitmirror_array_state_dir", "splitmirror_media_state_dir"), "/x"),
-        "asked": "{{ [splitmirror_dead_sessions] + splitmirror_hosts.values() | map(attribute='sessions') }}",
+        "asked": "{{ [splitmirror_dead_sessions] + splitmirror_hosts | map(attribute='sessions') }}",
     }
     (tmp_path / "told.json").write_text(json.dumps(told))
     words = ["--module-name=debug", "--args=msg=<{{ asked | to_json | b64encode }}>"]
@@ -49,4 +50,5 @@ def test_sessions_of_other_hosts_are_never_taken_over_or_removed(tmp_path: Path)
     found = re.search("<(.*)>", done.stdout)
     assert found is not None
     taken = subprocess.run(["base64", "-d"], input=found[1], text=True, capture_output=True, check=True).stdout
-    assert json.loads(taken) == 4 * [[OWN, "20260201T020000Z-db1-0001"]]
+    own = "20260201T020000Z-db1-0001"
+    assert json.loads(taken) == [[own, OWN], *3 * [[OWN, own]]]
