@@ -52,8 +52,8 @@ def test_pairs_that_say_nothing_are_one_set_of_their_host() -> None:
 @pytest.mark.parametrize("key", sorted(PAIR_OVERRIDES))
 def test_each_key_that_differs_makes_a_set_and_no_module_sees_it(key: str) -> None:
     other = {
-        "array": "array2", "array_state_dir": "/x", "array_tasks": "default", "provider": "lvm", "array_options": {"x": 1},
-        "provider_options": {}, "transport": "tgt",
+        "array": "array2", "array_state_dir": "/x", "array_tasks": "default", "array_options": {"x": 1},
+        "provider": "lvm", "provider_options": {}, "transport": "tgt",
     }[key]  # fmt: skip
     first, second = sets(pair("a"), pair("b", **{key: other}), pair("c"), pair("d", **{key: other}))
     assert (first[key], second[key]) == (HOST[key], other)
