@@ -35,7 +35,7 @@ options:
   transport:
     description: The transport, as given to M(splitmirror.backup.mirror_present).
     type: str
-    choices: [lio, static, tgt]
+    choices: [lio, nbd, static, tgt]
     required: true
   session:
     description: The id of the backup session. Needed unless O(host) is given, or O(state=checked).
@@ -55,7 +55,7 @@ options:
     description:
       - The secret with which the media server logs in to the target of this mirror set, 22 to 255 letters and digits.
         Make a random one for each session, and give the same to M(splitmirror.backup.mirror_present).
-      - Needed for V(tgt) and V(lio) with O(state=attached).
+      - Needed for V(tgt), V(lio) and V(nbd) with O(state=attached).
     type: str
     version_added: 0.2.0
 attributes:

@@ -41,10 +41,12 @@ options:
         O(initiator_address) and have O(chap_secret). It must be running and reachable at O(portal).
       - With V(lio) the kernel's target exports the devices, at O(portal) only. It admits O(initiator) if that has
         O(chap_secret).
+      - With V(nbd) a qemu-storage-daemon of the session exports the devices over NBD with TLS, at the first free port
+        from that of O(portal) on. It admits whoever has O(chap_secret), from which both sides make a key.
       - With V(static) the array shows the mirror's LUN to the media server permanently. Nothing is exported.
     type: str
     version_added: 0.2.0
-    choices: [lio, local, static, tgt]
+    choices: [lio, local, nbd, static, tgt]
     default: local
   initiator:
     description: The media server's iSCSI name. Needed for V(tgt) and V(lio) unless O(state=withdrawn).
@@ -57,8 +59,8 @@ options:
     version_added: 0.2.0
   portal:
     description:
-      - The array's address in the storage network, with a port behind a colon if it is not 3260. Needed for V(tgt) and
-        V(lio) unless O(state=withdrawn).
+      - The array's address in the storage network, with a port behind a colon if it is not 3260. Needed for V(tgt),
+        V(lio) and V(nbd) unless O(state=withdrawn).
       - The kernel's target cannot listen on a port that tgtd or another program uses.
     type: str
     version_added: 0.2.0
@@ -67,7 +69,7 @@ options:
       - The secret with which the media server logs in to the target of this mirror set, 22 to 255 letters and digits.
         Make a random one for each session, and give the same to M(splitmirror.backup.mirror_attach).
       - The target proves by another secret who it is (CHAP in both directions). Both hosts compute that from this one.
-      - Needed for V(tgt) and V(lio) with O(state=presented).
+      - Needed for V(tgt), V(lio) and V(nbd) with O(state=presented).
     type: str
     version_added: 0.2.0
 attributes:

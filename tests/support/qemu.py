@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.host import fuse
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import DaemonRecord, terminate
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.qmp import Qmp
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 
@@ -64,10 +67,17 @@ class StorageDaemon:
             self._process.kill()
             self._process.wait()
             self._process = None
-            self.socket.unlink()
+            self.socket.unlink(missing_ok=True)
             for name in self._shown:
                 run("umount", self.shown(name))
             self._shown.clear()
+
+    def quit(self) -> None:
+        """Tell it to end, and wait for that."""
+        self.ask("quit")
+        assert self._process is not None
+        self._process.wait()
+        self._shown.clear()
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """Send a QMP command."""
@@ -109,3 +119,22 @@ class StorageDaemon:
     def shown(self, name: str) -> Path:
         """The file through which a disk is read and written."""
         return self.folder / f"{name}.disk"
+
+
+def clear(folder: Path) -> None:
+    """Take away what storage daemons have below a folder: loop devices, the daemons, what is mounted of them."""
+    for entry in Path("/sys/class/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            if entry.read_text().startswith(f"{folder}/"):
+                run("losetup", "--detach", f"/dev/{entry.parts[-3]}")
+    for note in folder.rglob("*.loop"):
+        for device in fuse.loops_over(str(note.with_suffix(""))):
+            run("losetup", "--detach", device)
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if entry.read_bytes().startswith(b"qemu-storage-daemon\0") and f'"{folder}/'.encode() in entry.read_bytes():
+                record = DaemonRecord.of(int(entry.parts[-2]))
+                assert record is None or terminate(record, 0)
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        if line.split()[1].startswith(f"{folder}/"):
+            run("umount", line.split()[1])

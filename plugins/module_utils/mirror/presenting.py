@@ -70,10 +70,15 @@ class Route:
         exporter = make_exporter(transport)
         if not exporter.exports:
             return cls(exporter)
-        for option, value in (("initiator", initiator), ("initiator_address", address), ("portal", portal)):
+        needed = [("portal", portal)]
+        if exporter.knows_initiators:
+            needed += [("initiator", initiator), ("initiator_address", address)]
+        for option, value in needed:
             if not value:
                 raise TransportError(f"{option}: transport {transport} needs it.", option=option, code="option_invalid")
-        who = Initiator(check_initiator(str(initiator)), check_address(str(address), "initiator_address"))
+        who = Initiator("", "")
+        if exporter.knows_initiators:
+            who = Initiator(check_initiator(str(initiator)), check_address(str(address), "initiator_address"))
         return cls(exporter, who, Portal.parse(str(portal)), secret)
 
     def chap(self, target: str) -> Chap:
@@ -131,10 +136,14 @@ def _export(session: str, devices: Sequence[Device], route: Route) -> Export:
     chap = route.chap(target)
     luns = route.exporter.luns(devices)
     if route.exporter.matches(target, devices, route.initiator, route.portal, chap):
-        return Export(str(route.portal), target, luns, False)
+        return _exported(target, route, route.portal, luns, False)
     _remove(found for found in _exports() if found[1].target == target)
     route.exporter.make(target, devices, route.initiator, route.portal, chap)
-    return Export(str(route.portal), target, luns, True)
+    return _exported(target, route, route.portal, luns, True)
+
+
+def _exported(target: str, route: Route, portal: Portal, luns: dict[str, Lun], changed: bool) -> Export:
+    return Export(str(route.exporter.reached_at(target, portal)), target, luns, changed)
 
 
 def _present_dry_run(provider: MirrorProvider, session: str, route: Route) -> Presented:
@@ -153,7 +162,9 @@ def _present_dry_run(provider: MirrorProvider, session: str, route: Route) -> Pr
         shown, target = devices_of(session, names), target_of(session, names)
         luns, chap = route.exporter.luns(shown), route.chap(target)
         exported = not missing and route.exporter.matches(target, shown, route.initiator, route.portal, chap)
-    export = Export(str(route.portal or ""), target, luns, not exported)
+    export = Export("", "", luns, not exported)
+    if route.portal is not None:
+        export = _exported(target, route, route.portal, luns, not exported)
     return Presented(devices, export, missing or not exported)
 
 

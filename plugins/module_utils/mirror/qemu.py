@@ -28,9 +28,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Optional, Union
 
 from ..errors import SplitMirrorError
+from ..host import fuse
 from ..options import Spec
 from ..session import StateDir, check_session_id, short_session
-from . import loop
 from .base import Capabilities, MirrorError, Pair, PairSplit, PairState, PreparedSplit
 from .host import run_tool
 from .journal import Journal, SplitRecord
@@ -105,7 +105,7 @@ class QemuProvider(SnapshotProvider):
             size_bytes=disk.size_bytes if disk else None,
             broken=broken or None,
             mark=session or ("" if os.path.lexists(pair.mirror) else None),
-            devices=tuple(found.path for found in loop.loops_of(fuse_file_of(pair, session))) if session else (),
+            devices=tuple(fuse.loops_over(fuse_file_of(pair, session))) if session else (),
             lost=(broken or _lost(pair, record.session, qemu)) if record and record.result else None,
             split_estimate_s=SPLIT_ESTIMATE_S,
         )
@@ -139,7 +139,7 @@ class QemuProvider(SnapshotProvider):
         except QmpUnreachable as exc:
             if not exc.gone or _is_locked(scratch_of(pair, session)):
                 raise
-        _remove_fuse_file(pair, session)
+        fuse.remove(fuse_file_of(pair, session))
         _unlink(scratch_of(pair, session))
 
     def show(self, pair: Pair) -> str:
@@ -153,19 +153,19 @@ class QemuProvider(SnapshotProvider):
                 os.chown(path, qmp.peer_uid(), -1)
                 node = node_of(pair, session)
                 qmp.ask("block-export-add", type="fuse", id=node, node_name=node, mountpoint=path, writable=False)
-        return loop.attach(path, sector_bytes)
+        return fuse.attach_loop(path, sector_bytes)
 
     def hide(self, pair: Pair, device: str) -> None:
         """See SnapshotProvider."""
         session = self._session_of(pair)
-        loop.detach(device, fuse_file_of(pair, session))
+        fuse.detach_loop(device, fuse_file_of(pair, session))
         try:
             with self.connect() as qmp:
                 _end_export(qmp, pair, session)
         except QmpUnreachable as exc:
             if not exc.gone:
                 raise
-        _remove_fuse_file(pair, session)
+        fuse.remove(fuse_file_of(pair, session))
 
     def _session_of(self, pair: Pair) -> str:
         record = self._journal.record_of(pair)
@@ -417,22 +417,6 @@ def _is_locked(path: str) -> bool:
     finally:
         os.close(handle)
     return False
-
-
-def _remove_fuse_file(pair: Pair, session: str) -> None:
-    path = fuse_file_of(pair, session)
-    if _is_mounted(path):  # QEMU died
-        run_tool("umount", path)
-    _unlink(path)
-
-
-def _is_mounted(path: str) -> bool:
-    try:
-        return os.lstat(path).st_dev != os.lstat(os.path.dirname(path)).st_dev
-    except FileNotFoundError:
-        return False
-    except OSError:  # its server is dead
-        return True
 
 
 def _unlink(path: str) -> None:

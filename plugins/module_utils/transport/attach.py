@@ -272,10 +272,11 @@ def attached_targets(session: Optional[str] = None, host: Optional[str] = None) 
     :param session: only that of this session. :param host: only those of sessions of this database host.
     """
     names = [one.target for one in initiator.sessions()] + initiator.known_targets()
-    return [name for name in dict.fromkeys(names) if _is_meant(session_of(name), session, host)]
+    return [name for name in dict.fromkeys(names) if is_meant(session_of(name), session, host)]
 
 
-def _is_meant(found: Optional[str], session: Optional[str], host: Optional[str]) -> bool:
+def is_meant(found: Optional[str], session: Optional[str], host: Optional[str]) -> bool:
+    """Whether what belongs to session ``found``, if to any, is of this session, or of a session of this host."""
     if found is None:
         return False
     if session is not None:

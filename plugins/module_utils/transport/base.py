@@ -168,6 +168,8 @@ class Exporter(ABC):
     name: ClassVar[str]
     #: It makes something on this host that has to be taken away again, for which it needs initiator, portal and secret.
     exports: ClassVar[bool] = True
+    #: It lets in an initiator by its name or address; without that, whoever has the secret.
+    knows_initiators: ClassVar[bool] = True
     #: How the media server finds the mirrors; None where it is the array itself.
     attacher: ClassVar[Optional[type[Attacher]]] = None
 
@@ -205,3 +207,7 @@ class Exporter(ABC):
 
         :raises TransportError: it failed.
         """
+
+    def reached_at(self, target: str, portal: Portal) -> Portal:
+        """Where the export of this name is reached. :param portal: the one that was asked for."""
+        return portal

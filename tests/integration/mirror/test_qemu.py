@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import loop
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.qemu import job_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
 from ansible_collections.splitmirror.backup.tests.seams.mirrors import MIB, read, write
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
-from ansible_collections.splitmirror.backup.tests.support.qemu import StorageDaemon, need_storage_daemon
+from ansible_collections.splitmirror.backup.tests.support.qemu import StorageDaemon, clear, need_storage_daemon
 
 pytestmark = pytest.mark.root
 
@@ -33,12 +32,11 @@ def daemon(tmp_path: Path) -> Iterator[StorageDaemon]:
     """Yield a storage daemon; what tests leave of it goes away."""
     need_storage_daemon()
     with StorageDaemon(tmp_path) as daemon:
-        yield daemon
-        for path in tmp_path.glob("*.fuse"):
-            for device in loop.loops_of(str(path)):
-                loop.detach(device.path, str(path))
+        try:
+            yield daemon
+        finally:
             daemon.kill()
-            run("umount", path)
+            clear(tmp_path)
 
 
 def provider(daemon: StorageDaemon, *names: str, scratch: Path | None = None, **options: object) -> MirrorProvider:
@@ -105,11 +103,14 @@ def test_a_guest_that_dies_takes_the_mirror_with_it_and_nothing_stays(daemon: St
     array.check_splittable(OTHER)
 
 
-def test_what_a_guest_that_stays_dead_has_left_is_cleaned_up(daemon: StorageDaemon) -> None:
+@pytest.mark.parametrize("ended", ["killed", "by itself"])
+def test_what_a_guest_that_is_gone_has_left_is_cleaned_up(daemon: StorageDaemon, ended: str) -> None:
     daemon.add_disk("a", 16 * MIB)
     array = provider(daemon, "a")
     array.split(SESSION)
     array.present(SESSION)
+    if ended == "by itself":
+        daemon.quit()  # it takes its mounts away, also those under loop devices
     daemon.kill()
     (done,) = array.recover()
     assert (done.session, len(done.withdrawn)) == (SESSION, 1)

@@ -14,11 +14,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import loop
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.qemu import node_of
 from ansible_collections.splitmirror.backup.tests.seams.mirrors import MIB, SESSION, MirrorContract
-from ansible_collections.splitmirror.backup.tests.support.blockdev import run
-from ansible_collections.splitmirror.backup.tests.support.qemu import StorageDaemon, need_storage_daemon
+from ansible_collections.splitmirror.backup.tests.support.qemu import StorageDaemon, clear, need_storage_daemon
 
 pytestmark = pytest.mark.root
 
@@ -43,12 +41,8 @@ class TestQemu(MirrorContract):
             self.daemon.add_disk(name, 16 * MIB)
 
     def remove(self, failed: bool) -> None:
-        for path in self.folder.glob("*.fuse"):
-            for device in loop.loops_of(str(path)):
-                loop.detach(device.path, str(path))
         self.daemon.kill()
-        for path in self.folder.glob("*.fuse"):
-            run("umount", path)
+        clear(self.folder)
 
     def pairs(self) -> list[dict[str, str]]:
         return [{"name": n, "primary": n, "mirror": str(self.folder / f"{n}.mirror")} for n in ("t0", "t1")]
