@@ -20,11 +20,13 @@ author:
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.mirror.optional_pairs
+  - splitmirror.backup.session.state_dir
 options:
   state:
     description:
       - V(attached) logs in to the session's target and finds the mirror of each pair. With O(transport=static) it finds
-        the LUNs of O(pairs) among the disks of this host, and needs O(pairs).
+        the LUNs of O(pairs) among the disks of this host, and needs O(pairs). With O(transport=masked) it finds those
+        of O(luns), and keeps their names in the folder of the session.
       - V(detached) logs out and removes the record of the target. It fails if a mirror is open, mounted, or used by
         another device. With O(host) this is done for the targets of all sessions of a database host, to clean up what
         dead runs left.
@@ -35,7 +37,7 @@ options:
   transport:
     description: The transport, as given to M(splitmirror.backup.mirror_present).
     type: str
-    choices: [lio, nbd, static, tgt]
+    choices: [lio, masked, nbd, static, tgt]
     required: true
   session:
     description: The id of the backup session. Needed unless O(host) is given, or O(state=checked).
@@ -49,6 +51,8 @@ options:
   luns:
     description:
       - The LUNs of the target, as returned by M(splitmirror.backup.mirror_present).
+      - With O(transport=masked), for each pair C(serial) or C(wwn), and if they are known C(lun), the number, and
+        C(size_bytes).
       - When O(pairs) is given, they must be the LUNs of these pairs.
     type: dict
   chap_secret:
@@ -103,12 +107,14 @@ devices:
   returned: when O(state=attached)
   sample: {"data": "/dev/disk/by-id/wwn-0x6001405a0fe08c6c479317f57172bc3a"}
 initiator:
-  description: The iSCSI name of this host; empty with O(transport=static).
+  description: The iSCSI name of this host; empty with V(static) and V(masked).
   type: str
   returned: when O(state=checked)
   sample: iqn.2004-10.com.ubuntu:01:media1
 targets:
-  description: The targets that were logged out of and removed; in check mode, that would be.
+  description:
+    - The targets that were logged out of and removed; in check mode, that would be.
+    - With O(transport=masked) the serial numbers or WWNs of the LUNs whose paths were removed.
   type: list
   elements: str
   returned: when O(state=detached)
@@ -119,7 +125,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, Spec, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    PAIRS_SPEC,
+    STATE_DIR_SPEC,
+    Spec,
+    run_module,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import AttachOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import ATTACH_SPEC, make_attacher
 
@@ -132,6 +143,7 @@ SPEC: Spec = {
     "chap_secret": {"type": "str", "no_log": True},
     "luns": {"type": "dict"},
     "pairs": {**PAIRS_SPEC["pairs"], "required": False},
+    **STATE_DIR_SPEC,
 }
 
 
@@ -147,6 +159,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             secret=params["chap_secret"],
             luns=params["luns"],
             pairs=params["pairs"],
+            state_dir=params["state_dir"],
         )
     )
     if params["state"] == "checked":

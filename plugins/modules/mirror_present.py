@@ -43,10 +43,12 @@ options:
         O(chap_secret).
       - With V(nbd) a qemu-storage-daemon of the session exports the devices over NBD with TLS, at the first free port
         from that of O(portal) on. It admits whoever has O(chap_secret), from which both sides make a key.
+      - With V(masked) the array itself shows the mirrors to the media server, and says which LUNs they are. Provider
+        V(external) can do that.
       - With V(static) the array shows the mirror's LUN to the media server permanently. Nothing is exported.
     type: str
     version_added: 0.2.0
-    choices: [lio, local, nbd, static, tgt]
+    choices: [lio, local, masked, nbd, static, tgt]
     default: local
   initiator:
     description: The media server's iSCSI name. Needed for V(tgt) and V(lio) unless O(state=withdrawn).
@@ -133,7 +135,9 @@ target:
   returned: when O(state=presented)
   sample: iqn.2026-01.local.splitmirror.mirror:20260131:t020000:z-db1-9f3c:0c8f614a0
 luns:
-  description: How the media server recognizes the mirror of each pair; empty when nothing is exported.
+  description:
+    - How the media server recognizes the mirror of each pair; empty when nothing is exported.
+    - With O(transport=masked) what the array has said, C(serial) or C(wwn) at least.
   type: dict
   returned: when O(state=presented)
   sample:
@@ -211,7 +215,8 @@ def make_presented(module: AnsibleModule, provider: MirrorProvider, route: prese
         "devices": presented.devices,
         "portal": export.portal,
         "target": export.target,
-        "luns": {name: {**lun.as_dict(), "size_bytes": size_bytes[name]} for name, lun in export.luns.items()},
+        "luns": presented.luns
+        or {name: {**lun.as_dict(), "size_bytes": size_bytes[name]} for name, lun in export.luns.items()},
         "diff": {
             "before": before,
             "after": {"devices": presented.devices, "targets": sorted({*before["targets"], *targets})},

@@ -12,9 +12,9 @@ remove device, resync.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 from ..transport.base import (
     Device,
@@ -32,12 +32,14 @@ from ..transport.names import (
     serial_of,
     target_of,
 )
+from ..transport.no_export import MaskedExporter, StaticExporter
 from ..transport.registry import all_exporters, make_exporter
 from ..transport.secret import Chap, chap_of
 from .base import (
     MirrorError,
     MirrorProvider,
     PairState,
+    Presentation,
     Recovered,
 )
 from .journal import Journal
@@ -92,11 +94,16 @@ class Route:
 
 @dataclass(frozen=True)
 class Presented:
-    """A mirror set that the media server can read. :param devices: on this host, by name of the pair."""
+    """A mirror set that the media server can read.
+
+    :param devices: on this host, by name of the pair.
+    :param luns: those that the array itself shows to the media server, see Presentation.
+    """
 
     devices: dict[str, str]
     export: Export
     changed: bool
+    luns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,10 +125,32 @@ def present(provider: MirrorProvider, session: str, route: Route, *, dry_run: bo
     if dry_run:
         return _present_dry_run(provider, session, route)
     presentation = provider.present(session)
+    _check_way(provider, presentation, route)
     exported = devices_of(session, presentation.devices)
     with Journal(provider.state_dir).locked():
         export = _export(session, exported, route)
-    return Presented(presentation.devices, export, presentation.changed or export.changed)
+    luns = presentation.luns if route.exporter.name == MaskedExporter.name else {}
+    return Presented(presentation.devices, export, presentation.changed or export.changed, luns)
+
+
+def _check_way(provider: MirrorProvider, presentation: Presentation, route: Route) -> None:
+    """Refuse a transport that does not fit what is presented. :raises MirrorError: there is no way to a mirror."""
+    masked = route.exporter.name == MaskedExporter.name
+    for pair in provider.pairs:
+        if masked and pair.name not in presentation.luns:
+            raise MirrorError(
+                f"transport: masked needs the serial number or WWN of each mirror, and provider {provider.name} has "
+                f"none for pair {pair.name}; choose another transport.",
+                option="transport",
+                code="option_invalid",
+            )
+        if not masked and route.exporter.name != StaticExporter.name and pair.name not in presentation.devices:
+            raise MirrorError(
+                f"transport: {route.exporter.name} needs a device of each mirror on this host, and the array has shown "
+                f"none for pair {pair.name}; choose masked.",
+                option="transport",
+                code="option_invalid",
+            )
 
 
 def devices_of(session: str, devices: dict[str, str]) -> list[Device]:

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 from ..host import blockdev
 from ..host.tools import ToolError, run_tool
@@ -137,6 +137,9 @@ class IscsiAttacher(Attacher):
 class StaticAttacher(Attacher):
     """LUNs that the array shows this host once and for all. They are known by ``mirror_serial`` of the pair."""
 
+    #: What to do about a LUN that is not there, for messages.
+    hint: ClassVar[str] = "mask it to this host, or give mirror_serial as lsblk -o NAME,SERIAL,WWN shows it here"
+
     def preflight(self) -> str:
         """See Attacher."""
         self.wanted()
@@ -152,25 +155,26 @@ class StaticAttacher(Attacher):
         devices = {}
         for one in wanted:
             with contextlib.suppress(TransportError):
-                devices[one.name] = stable_name(_paths_to(one, disks), timeout_s=0)
+                devices[one.name] = stable_name(self._paths_to(one, disks), timeout_s=0)
         return devices
 
     def attach(self, wanted: Sequence[Wanted]) -> Attached:
         """See Attacher. What the LUN holds has changed since the session before, and so may its size."""
-        disks = all_disks()
-        for one in wanted:
-            for disk in [disk for disk in disks if disk.is_called(one.serial)]:
+        for disk in [disk for one in wanted for disk in paths_among(one, all_disks())]:
+            _tell(f"/sys/class/block/{disk.name}/device/rescan", "1")
+        if _missing(wanted):
+            scan_paths()
+        if _missing(wanted):
+            # Another LUN may have been shown under this number, whose identity the kernel remembers.
+            for disk in all_disks():
                 _tell(f"/sys/class/block/{disk.name}/device/rescan", "1")
-        if any(not any(disk.is_called(one.serial) for disk in disks) for one in wanted):
-            for host in glob.glob("/sys/class/scsi_host/host*/scan"):
-                _tell(host, "- - -")
         devices = {}
         changed = False
         deadline = time.monotonic() + FIND_TIMEOUT_S
         for one in wanted:
-            while not any(disk.is_called(one.serial) for disk in all_disks()) and time.monotonic() < deadline:
+            while _missing([one]) and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
-            paths = _paths_to(one, all_disks())
+            paths = self._paths_to(one, all_disks())
             devices[one.name] = stable_name(paths)
             for disk in paths:
                 check_size(one.name, disk, one.size_bytes)
@@ -182,18 +186,36 @@ class StaticAttacher(Attacher):
         let_go_of_luns(self.wanted(), change=not dry_run)
         return []
 
+    def _paths_to(self, one: Wanted, disks: Sequence[Disk]) -> list[Disk]:
+        """All disks that are paths to this LUN. :raises TransportError: there is none."""
+        paths = paths_among(one, disks)
+        if not paths:
+            raise TransportError(
+                f"pairs: pair {one.name}: the media server sees no LUN with the serial number or WWN {one.serial}; "
+                f"{self.hint}.",
+                option="pairs",
+                code="mirror_wrong",
+            )
+        return paths
 
-def _paths_to(one: Wanted, disks: Sequence[Disk]) -> list[Disk]:
-    """All disks that are paths to this LUN. :raises TransportError: there is none."""
-    paths = [disk for disk in disks if disk.is_called(one.serial)]
-    if not paths:
-        raise TransportError(
-            f"pairs: pair {one.name}: the media server sees no LUN with the serial number or WWN {one.serial}; mask it "
-            "to this host, or give mirror_serial as lsblk -o NAME,SERIAL,WWN shows it here.",
-            option="pairs",
-            code="mirror_wrong",
-        )
-    return paths
+
+def paths_among(one: Wanted, disks: Sequence[Disk]) -> list[Disk]:
+    """Those of the disks that are paths to this LUN."""
+    return [disk for disk in disks if disk.is_called(one.serial) and (not one.wwn or disk.is_called(one.wwn))]
+
+
+def _missing(wanted: Sequence[Wanted]) -> bool:
+    """Whether this host has no path to one of these LUNs."""
+    disks = all_disks()
+    return not all(paths_among(one, disks) for one in wanted)
+
+
+def scan_paths() -> None:
+    """Let the kernel look for LUNs that have been shown to this host since: iSCSI, Fibre Channel, SAS, NVMe."""
+    for path in glob.glob("/sys/class/scsi_host/host*/scan"):
+        _tell(path, "- - -")
+    for path in glob.glob("/sys/class/nvme/nvme*/rescan_controller"):
+        _tell(path, "1")
 
 
 def wanted_from_pairs(pairs: Sequence[Mapping[str, Optional[str]]]) -> list[Wanted]:
@@ -305,19 +327,20 @@ def detach_target(target: str) -> None:
         for name in initiator.disks_of(session).values():
             disk = read_disk(name)
             if disk is not None and disk.multipath:
-                _flush_multipath(disk)
+                flush_multipath(disk)
             if session.logged_in:
                 blockdev.drop_cache(f"/dev/{name}")
     initiator.log_out(target)
 
 
 def let_go_of_luns(wanted: Sequence[Wanted], change: bool) -> None:
-    """Make sure that no process reads the LUNs of transport static, and drop their caches.
+    """Make sure that no process reads these LUNs, and drop their caches.
 
     :param change: False only looks.
     :raises SplitMirrorError: one is in use.
     """
-    found = [disk for disk in all_disks() if any(disk.is_called(one.serial) for one in wanted)]
+    disks = all_disks()
+    found = [disk for one in wanted for disk in paths_among(one, disks)]
     for disk in found:
         _refuse_busy(disk, answers=True)
     for disk in found if change else []:
@@ -348,7 +371,8 @@ def _users_of_dead(disk: Disk) -> list[str]:
         time.sleep(_POLL_S)
 
 
-def _flush_multipath(disk: Disk) -> None:
+def flush_multipath(disk: Disk) -> None:
+    """Remove the multipath device over a disk. :raises TransportError: it stays."""
     try:
         run_tool("multipath", "-f", f"/dev/{disk.multipath}")
     except ToolError as exc:

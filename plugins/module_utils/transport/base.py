@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Optional
 
+from ..session import DEFAULT_STATE_DIR
 from .names import Portal, TransportError
 from .secret import Chap
 
@@ -105,6 +106,7 @@ class AttachOptions:
     :param session: id; None when ``host`` is given, or when only preflight is called.
     :param host: the database host whose sessions are all to be detached.
     :param luns: as mirror_present returned them. :param pairs: the mirror set, None for any.
+    :param state_dir: the state folder of this host.
     """
 
     transport: str
@@ -114,6 +116,7 @@ class AttachOptions:
     secret: Optional[str] = field(default=None, repr=False)
     luns: Optional[Mapping[str, Any]] = None
     pairs: Optional[Sequence[Mapping[str, Any]]] = None
+    state_dir: str = DEFAULT_STATE_DIR
 
     def needed(self, option: str, value: Any) -> Any:
         """Return the value of an option. :raises TransportError: it was not given."""

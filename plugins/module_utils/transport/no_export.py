@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Transports with which nothing is exported: the media server is the array, or sees the mirror's LUN at all times."""
+"""Transports with which nothing is exported: the media server is the array, or the array shows the LUN to it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Optional
 
 from .attach import StaticAttacher
 from .base import Device, Exporter, FoundExport, Initiator, Lun
+from .masked import MaskedAttacher
 from .names import Portal, TransportError
 from .secret import Chap
 
@@ -54,3 +55,10 @@ class StaticExporter(NoExporter):
 
     name = "static"
     attacher = StaticAttacher
+
+
+class MaskedExporter(NoExporter):
+    """The array shows the mirror of each session to the media server, as a LUN of its own; see docs/transports.md."""
+
+    name = "masked"
+    attacher = MaskedAttacher

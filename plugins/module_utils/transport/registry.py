@@ -12,11 +12,12 @@ from .base import Attacher, AttachOptions, Exporter
 from .lio import LioExporter
 from .names import TransportError
 from .nbd import NbdExporter
-from .no_export import LocalExporter, StaticExporter
+from .no_export import LocalExporter, MaskedExporter, StaticExporter
 from .tgt import TgtExporter
 
 EXPORTERS: dict[str, type[Exporter]] = {
-    exporter.name: exporter for exporter in (LocalExporter, TgtExporter, LioExporter, StaticExporter, NbdExporter)
+    exporter.name: exporter
+    for exporter in (LocalExporter, TgtExporter, LioExporter, MaskedExporter, StaticExporter, NbdExporter)
 }
 #: The option ``transport`` on the array.
 TRANSPORT_SPEC: dict[str, dict[str, Any]] = {

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
@@ -25,10 +28,13 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.external
     value_at,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider, provider_faults
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import short_session
 from ansible_collections.splitmirror.backup.tests.support import toyoptions, toyrest
 from ansible_collections.splitmirror.backup.tests.support.toyarray import PASSWORD, ToyArray
 from ansible_collections.splitmirror.backup.tests.support.toyrest import RestApi
 
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+EXAMPLE = DOCS / "examples/array_program.py"
 SESSION = "20260131T020000Z-db1-9f3c"
 PROGRAM = {"kind": "program", "program": ["/bin/true"]}
 COMMANDS = {"kind": "command", "split": ["snap", "{short}"], "undo": ["unsnap", "{short}"]}
@@ -123,6 +129,41 @@ def test_a_set_that_the_array_cannot_split_as_one_is_told_what_that_means(tmp_pa
     (remark,) = provider_of(tmp_path, COMMANDS).remarks()
     assert "show one instant only because writes stand still" in remark
     assert provider_of(tmp_path, {**COMMANDS, "atomic_set": True}).remarks() == []
+
+
+# ---- what the pages show ----
+
+
+def test_the_example_of_a_program_splits_and_undoes(tmp_path: Path) -> None:
+    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) < 60
+    pairs = [
+        {"name": name, "primary": str(tmp_path / name), "mirror": str(tmp_path / f"{name}.snap")} for name in ("a", "b")
+    ]
+    for pair in pairs:
+        Path(pair["primary"]).write_text(pair["name"], encoding="ascii")
+    options = {"kind": "program", "program": [sys.executable, str(EXAMPLE)], "program_answers": ["look"]}
+    provider = make_provider("external", pairs, str(tmp_path / "state"), options)
+    assert [state.problem for state in provider.state()] == [None, None]
+    provider.split(SESSION)
+    copies = [Path(f"{pair['mirror']}.{short_session(SESSION)}") for pair in pairs]
+    assert [copy.read_text(encoding="ascii") for copy in copies] == ["a", "b"]
+    provider.resync(SESSION, wait=True, timeout_s=10)
+    assert not any(copy.exists() for copy in copies)
+    Path(pairs[1]["primary"]).unlink()
+    with pytest.raises(MirrorError, match="pair b: the LUN is gone"):
+        provider.prepare(SESSION)
+
+
+@pytest.mark.parametrize("page", ["providers/external.md", "bring_your_own_array.md"])
+def test_the_options_on_a_page_are_right(page: str) -> None:
+    found = []
+    for text in re.findall(r"^```yaml\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        shown = yaml.safe_load(text)
+        if isinstance(shown, dict):
+            options = shown.get("splitmirror_provider_options") or shown["my_array"]["provider_options"]
+            found.append(options["kind"])
+            assert ExternalProvider.faults(options) == []
+    assert len(found) == (3 if page.startswith("providers") else 1)
 
 
 # ---- secrets ----
