@@ -15,6 +15,7 @@ What the array is to do wrong stands in its file ``faults.json``, by operation:
 - ``hang``: never answer. ``die``, ``die-after``: end before, or after it is done, without an answer.
 - ``garbage``: answer with something else. ``kill``, ``kill-after``: kill whoever asks, before or after it is done.
 - ``slow S``: take S seconds.
+- ``thaw PATH``: thaw a file system when it is done, as the snapshots of some hypervisors thaw that of the guest.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class ToyArray:
         if what == "slow":
             time.sleep(float(how))
         done = action()
+        if what == "thaw":
+            subprocess.run(["fsfreeze", "--unfreeze", how], check=True)
         if what == "kill-after":
             os.kill(os.getppid(), signal.SIGKILL)
         if what in ("die-after", "kill-after"):
@@ -150,6 +153,11 @@ class ToyArray:
         """The devices of a snapshot."""
         rows = _losetup("--noheadings", "--output", "NAME", "--associated", str(self.snaps / mirror))
         return rows.split()
+
+    def deleted(self) -> list[str]:
+        """The devices of snapshots that somebody has deleted."""
+        rows = _losetup("--noheadings", "--output", "NAME,BACK-FILE").splitlines()
+        return [row.split()[0] for row in rows if f"{self.snaps}/" in row and row.endswith("(deleted)")]
 
     def names_of(self, short: str) -> list[str]:
         """The snapshots of a session."""

@@ -31,7 +31,7 @@ from .external_http import HttpLink
 from .external_link import Answers, Job, Link, check_secrets, number, read_secrets, wrong_shape
 from .external_program import ProgramLink
 from .journal import SplitRecord
-from .snapshots import SnapshotProvider, SnapshotSplit, SnapshotView, timed
+from .snapshots import SnapshotProvider, SnapshotSplit, SnapshotView, refuse_lost, timed
 
 KINDS: dict[str, type[Link]] = {kind.kind: kind for kind in (CommandLink, HttpLink, ProgramLink)}
 _POLL_S = 0.5
@@ -149,6 +149,7 @@ class ExternalProvider(SnapshotProvider):
                 option="provider_options",
                 code="option_invalid",
             )
+        refuse_lost(self.look_at(record.pairs))
         changed = not record.shown
         if not record.shown:
             # From here on it has to be withdrawn, also if this process dies.
@@ -164,6 +165,14 @@ class ExternalProvider(SnapshotProvider):
         return Presentation(
             devices, changed, {name: lun for name, lun in luns.items() if "serial" in lun or "wwn" in lun}
         )
+
+    def withdraw(self, session: str) -> list[str]:
+        """See SnapshotProvider; the mirror may be shown to another host alone."""
+        record = self._own_record(session)
+        read = self.look_at(record.pairs) if record is not None and record.shown else []
+        withdrawn = super().withdraw(session)
+        refuse_lost(read)
+        return withdrawn
 
     def recover(self, session: Optional[str] = None) -> list[Recovered]:
         """See MirrorProvider. A session that is named is undone also if its record is lost."""
@@ -217,7 +226,14 @@ class ExternalProvider(SnapshotProvider):
             broken = f"pair {pair.name}: its mirror {pair.mirror} is {percent:g} % in sync."
         record = self._journal.record_of(pair)
         shown = ((record.shown if record else None) or {}).get(pair.name, {}).get("device")
+        lost = None
+        if record is not None and record.result is not None and "mark" in answer and answer["mark"] != record.short:
+            lost = (
+                f"pair {pair.name}: the array does not have the mirror of session {record.session} any more (it "
+                f"reports {answer['mark'] or 'nothing'} in place of {record.short}); what was read of it is worthless."
+            )
         return SnapshotView(
+            lost=lost,
             size_bytes=None if size_bytes is None else int(size_bytes),
             broken=broken,
             mark=self._session_of(answer.get("mark")),

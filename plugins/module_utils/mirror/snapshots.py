@@ -113,7 +113,7 @@ class SnapshotProvider(JournaledProvider):
         pairs = self._settled_record(session).pairs
         with self._in_turn():
             views = self.look_at(pairs)
-            _refuse_lost(views)
+            refuse_lost(views)
             for pair, view in zip(pairs, views):
                 changed = changed or not view.devices
                 devices[pair.name] = view.devices[0] if view.devices else self.show(pair)
@@ -128,7 +128,7 @@ class SnapshotProvider(JournaledProvider):
         record = self._own_record(session)
         read = [view for view in self.look_at(record.pairs) if view.devices] if record else []
         withdrawn = super().withdraw(session)
-        _refuse_lost(read)
+        refuse_lost(read)
         return withdrawn
 
     def resync(self, session: str, wait: bool, timeout_s: float) -> int:
@@ -204,7 +204,8 @@ class SnapshotProvider(JournaledProvider):
         self.undo(record)
 
 
-def _refuse_lost(views: Sequence[SnapshotView]) -> None:
+def refuse_lost(views: Sequence[SnapshotView]) -> None:
+    """Refuse to go on with a mirror that is lost. :raises MirrorError: one is."""
     for view in views:
         if view.lost:
             raise MirrorError(view.lost, code="mirror_lost")

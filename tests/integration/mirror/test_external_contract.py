@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.host import blockdev
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import short_session
-from ansible_collections.splitmirror.backup.tests.seams.mirrors import MIB, MirrorContract
+from ansible_collections.splitmirror.backup.tests.seams.mirrors import MIB, SESSION, MirrorContract, refused
 from ansible_collections.splitmirror.backup.tests.support import toyoptions, toyrest
 from ansible_collections.splitmirror.backup.tests.support.toyarray import ToyArray
 
@@ -98,6 +99,21 @@ class External(MirrorContract):
         yield
         assert snap.read_text(encoding="ascii") == "precious"
         snap.unlink()
+
+    def test_a_mirror_that_is_removed_while_it_is_read_fails_the_session(self) -> None:
+        self.provider().split(SESSION)
+        self.provider().present(SESSION)
+        # The device goes on answering, as those of many arrays do.
+        for name in ("t1.snap", "t1.snap.mark"):
+            (self.array.snaps / name).unlink()
+        refused(lambda: self.provider().present(SESSION), "pair t1: the array does not have the mirror of session")
+        refused(lambda: self.provider().withdraw(SESSION), "what was read of it is worthless")
+        assert self.array.devices("t0.snap") == []
+        assert self.provider().withdraw(SESSION) == []
+        for device in self.array.deleted():
+            subprocess.run(["losetup", "--detach", device], check=True)
+        self.provider().resync(SESSION, wait=True, timeout_s=30)
+        self.check_whole()
 
 
 class TestProgram(External):
