@@ -1,0 +1,75 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A whole backup with provider external, whose splitter stands on another host than the one that has the disks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.splitmirror.backup.tests.support import toyoptions
+from ansible_collections.splitmirror.backup.tests.support.demo import Demo
+from ansible_collections.splitmirror.backup.tests.support.toyarray import PASSWORD, ToyArray
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+@pytest.fixture
+def array(bench: Demo) -> Iterator[ToyArray]:
+    """The demo's images behind the array of the tests."""
+    array = ToyArray(bench.folder / "array/luns")
+    array.snaps.mkdir()
+    yield array
+    for path in array.snaps.glob("*.snap"):
+        array.unmap(path.name)
+        path.unlink()
+    array.snaps.rmdir()
+
+
+def variables(bench: Demo, array: ToyArray, options: dict[str, Any]) -> dict[str, Any]:
+    """What makes the demo's array one of provider external, which the media server speaks to."""
+    inventory = yaml.safe_load(bench.inventory.read_text(encoding="utf-8"))
+    pairs = inventory["all"]["children"]["splitmirror_database_hosts"]["hosts"]["db1"]["splitmirror_pairs"]
+    for pair in pairs:
+        name = Path(pair["primary"]).stem
+        pair.update(primary=f"{name}.img", mirror=f"{name}.snap")
+    return {
+        "splitmirror_array": "media1",
+        "splitmirror_provider": "external",
+        "splitmirror_provider_options": options,
+        "splitmirror_provider_secrets": toyoptions.SECRETS,
+        "splitmirror_pairs": pairs,
+    }
+
+
+def test_a_program_of_the_users_splits_and_no_secret_of_it_stays(bench: Demo, array: ToyArray) -> None:
+    words = variables(bench, array, toyoptions.of_program(array.folder))
+    output = bench.must("backup", "-vvv", **words)
+    report = bench.report()
+    assert (report["state"], report["reason"]) == ("good", "")
+    assert list(array.snaps.iterdir()) == []
+    assert not any(bench.sessions(host) for host in ("db1", "array1", "media1"))
+    # The splitter stood on the media server, and the array's own host did nothing.
+    assert (bench.folder / "state/media1/mirrors").is_dir()
+    assert PASSWORD not in output + json.dumps(report)
+    left = [path for path in (bench.folder / "state").rglob("*") if path.is_file()]
+    assert [path for path in left if PASSWORD.encode() in path.read_bytes()] == []
+
+
+def test_an_array_that_thaws_the_database_host_itself_makes_no_backup(bench: Demo, array: ToyArray) -> None:
+    """As Proxmox and VMware do through the guest's agent. The split succeeds; the freeze is asked for after it."""
+    with array.faulty(split=f"thaw {bench.folder / 'host/data'}"):
+        done = bench.play("backup", **variables(bench, array, toyoptions.of_program(array.folder)))
+    assert done.returncode != 0
+    report = bench.report()
+    assert report["state"] == "failed"
+    assert "was thawed by someone else" in report["reason"]
+    assert list(array.snaps.iterdir()) == []
+    assert not any(bench.sessions(host) for host in ("db1", "array1", "media1"))
