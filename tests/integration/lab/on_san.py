@@ -235,6 +235,25 @@ def attach_static(step: Step) -> object:
     return {"devices": result.devices, "changed": result.changed}
 
 
+def attach_static_under_multipath(step: Step) -> object:
+    """Lay a multipath device over a path, and find the LUN then; what is found, and what is read through it."""
+    for module in ("dm-multipath", "dm-service-time"):
+        on_array.run("modprobe", module)
+    with open("/etc/multipath.conf", "w", encoding="ascii") as stream:
+        stream.write("defaults {\n find_multipaths no\n user_friendly_names no\n}\n")
+    try:
+        on_array.run("multipath", "-v0", os.path.realpath(step["device"]))
+        found = attach_static(step)
+        assert isinstance(found, dict)
+        (device,) = found["devices"].values()
+        answer = [os.path.basename(device), on_array.read(device)]
+        on_array.run("udevadm", "settle")
+        on_array.run("multipath", "-F")
+        return answer
+    finally:
+        os.unlink("/etc/multipath.conf")
+
+
 def discover(step: Step) -> object:
     """The targets of ours that an array shows to whoever asks."""
     words = ["iscsiadm", "-m", "discoverydb", "-t", "st", "-p", step["portal"], "--discover", "-o", "nonpersistent"]
@@ -323,6 +342,7 @@ STEPS: dict[str, Callable[[Step], object]] = {
         detach_while_it_is_read,
         sessions,
         attach_static,
+        attach_static_under_multipath,
         log_in_as,
         discover,
         find_secret,

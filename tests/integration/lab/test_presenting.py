@@ -317,6 +317,10 @@ def test_a_lun_that_is_always_shown_is_found_by_its_serial_number_or_wwn(do: Do)
     for name in (luns["t0"]["serial"], "naa." + luns["t0"]["wwn"].upper(), "0x" + luns["t0"]["wwn"]):
         assert do("media1", "attach_static", serial=name) == {"devices": {"t0": device}, "changed": False}
     assert do("media1", "read", device=device) == 0xC4
+    serial = luns["t0"]["serial"]
+    name, byte = do("media1", "attach_static_under_multipath", serial=serial, device=device)
+    assert (name, byte) == (f"dm-uuid-mpath-3{luns['t0']['wwn']}", 0xC4)
+    assert do("media1", "attach_static", serial=serial) == {"devices": {"t0": device}, "changed": False}
 
 
 @pytest.mark.parametrize("transport", ["tgt"])

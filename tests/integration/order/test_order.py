@@ -23,7 +23,7 @@ import yaml
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import short_session
-from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted, run
+from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted
 from ansible_collections.splitmirror.backup.tests.support.demo import (
     Demo,
     playbook_command,
@@ -288,10 +288,7 @@ def test_of_two_arrays_one_that_is_lost_keeps_no_other_split(bench: Demo, tmp_pa
     takes_writes(bench)
 
     hook = str(HOOKS / "spoil_split.yml")
-    try:
-        assert bench.play("backup", two, splitmirror_after_phase_tasks=hook).returncode != 0
-    finally:
-        run("chattr", "-i", bench.folder / "array/mirrors2")
+    assert bench.play("backup", two, splitmirror_after_phase_tasks=hook).returncode != 0
     report = bench.report()
     assert (report["state"], report["reason"].partition(":")[0]) == ("failed", "window")
     assert report["window"]["intact"] is False
