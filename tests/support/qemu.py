@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ def need_storage_daemon() -> None:
 class StorageDaemon:
     """A storage daemon whose files lie in one folder; a context manager.
 
+    :param around: the words of a program that starts it, in a mount namespace of its own.
     :ivar socket: of its QMP monitor. :ivar disks: their names.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, around: Sequence[str] = ()) -> None:
         self.folder = folder
+        self._around = around
         self.socket = folder / "qmp.sock"
         self.disks: list[str] = []
         self._shown: list[str] = []
@@ -54,7 +57,12 @@ class StorageDaemon:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(self.socket))
             listener.listen()
-            words = ["qemu-storage-daemon", "--chardev", f"socket,id=qmp,fd={listener.fileno()},server=on,wait=off"]
+            words = [
+                *self._around,
+                "qemu-storage-daemon",
+                "--chardev",
+                f"socket,id=qmp,fd={listener.fileno()},server=on,wait=off",
+            ]
             words += ["--monitor", "chardev=qmp"]
             self._process = subprocess.Popen(words, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL)
         disks, self.disks = self.disks, []
@@ -68,7 +76,7 @@ class StorageDaemon:
             self._process.wait()
             self._process = None
             self.socket.unlink(missing_ok=True)
-            for name in self._shown:
+            for name in [] if self._around else self._shown:
                 run("umount", self.shown(name))
             self._shown.clear()
 

@@ -153,6 +153,12 @@ class QemuProvider(SnapshotProvider):
                 os.chown(path, qmp.peer_uid(), -1)
                 node = node_of(pair, session)
                 qmp.ask("block-export-add", type="fuse", id=node, node_name=node, mountpoint=path, writable=False)
+            size_bytes = Qemu.look(qmp).nodes[node_of(pair, session)]
+        if os.stat(path).st_size != size_bytes:
+            raise MirrorError(
+                f"pair {pair.name}: QEMU shows its mirror as {path}, and this host does not see it there; let QEMU run "
+                "in the host's own mount namespace (namespaces = [] in libvirt's qemu.conf)."
+            )
         return fuse.attach_loop(path, sector_bytes)
 
     def hide(self, pair: Pair, device: str) -> None:

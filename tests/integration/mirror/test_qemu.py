@@ -199,6 +199,19 @@ def test_a_pair_may_name_the_sector_size_of_its_disk(daemon: StorageDaemon) -> N
     array.recover()
 
 
+def test_a_mirror_that_this_host_does_not_see_is_refused(tmp_path: Path) -> None:
+    """As when QEMU has a mount namespace of its own: what it mounts there is an empty file here."""
+    need_storage_daemon()
+    with StorageDaemon(tmp_path, ["unshare", "--mount"]) as daemon:
+        daemon.add_disk("a", 16 * MIB)
+        array = provider(daemon, "a")
+        array.split(SESSION)
+        with pytest.raises(MirrorError, match="this host does not see it there"):
+            array.present(SESSION)
+        array.recover()
+        assert left(daemon) == []
+
+
 def test_disks_of_two_guests_may_have_the_same_name(tmp_path: Path, daemon: StorageDaemon) -> None:
     daemon.add_disk("a", 16 * MIB)
     (tmp_path / "second").mkdir()
