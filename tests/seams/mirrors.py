@@ -19,7 +19,7 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -49,16 +49,57 @@ def write(path: str, byte: int, offset_bytes: int = 0) -> None:
             os.close(fd)
 
 
-def read(path: str) -> int:
-    """The byte that fills the first MiB of a device or file."""
+def read_mib(path: str) -> bytes:
+    """The first MiB of a device or file, past all caches."""
     with mmap.mmap(-1, MIB) as buffer:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
         try:
             assert os.preadv(fd, [buffer], 0) == MIB
         finally:
             os.close(fd)
-        assert buffer[:] == buffer[:1] * MIB
-        return buffer[0]
+        return buffer[:]
+
+
+def read(path: str) -> int:
+    """The byte that fills the first MiB of a device or file."""
+    data = read_mib(path)
+    assert data == data[:1] * MIB
+    return data[0]
+
+
+@contextmanager
+def written_all_the_time(path: str) -> Iterator[Callable[[int], None]]:
+    """Another process fills the first MiB over and over, each time with another byte.
+
+    Yields what waits until it has done that a number of times more.
+    """
+    progress, done = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            os.nice(19)  # where there is one processor only, the provider needs it, too
+            for number in itertools.count():
+                write(path, number % 256)
+                os.write(done, b".")
+        os._exit(1)
+    os.close(done)
+
+    def wait(times: int) -> None:
+        os.set_blocking(progress, False)
+        with suppress(BlockingIOError):
+            while os.read(progress, 4096):
+                pass
+        os.set_blocking(progress, True)
+        for _dummy in range(times + 1):  # the first may have begun before
+            assert os.read(progress, 1) == b".", "the process that writes has failed"
+
+    try:
+        wait(0)
+        yield wait
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(progress)
 
 
 def refused(action: Callable[[], object], words: str) -> None:
@@ -250,9 +291,14 @@ class MirrorContract(ABC):
         assert self.resynced_bytes[0] <= copied <= self.resynced_bytes[1], copied
         assert self.provider().resync(SESSION, wait=True, timeout_s=60) == 0
         self.check_whole()
-        # What the mirror shows the next time is not what somebody's cache remembers.
-        self.provider().split(OTHER)
-        assert read(self.provider().present(OTHER).devices["t0"]) == 0xA2
+        # What the mirror shows the next time is not what somebody's cache remembers, nor what is written meanwhile.
+        with written_all_the_time(self.primary("t1")) as wait_for_writes:
+            self.provider().split(OTHER)
+            devices = self.provider().present(OTHER).devices
+            assert read(devices["t0"]) == 0xA2
+            at_first = read_mib(devices["t1"])
+            wait_for_writes(3)
+            assert read_mib(devices["t1"]) == at_first
         self.provider().withdraw(OTHER)
         self.provider().resync(OTHER, wait=True, timeout_s=60)
         self.check_whole()
