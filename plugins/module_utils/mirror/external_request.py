@@ -43,7 +43,7 @@ _POLL: Spec = {
 }
 _FOR_EACH: Spec = {
     "path": {"type": "str", "required": True},
-    "pointer": {"type": "str", "required": True},
+    "pointer": {"type": "str", "default": ""},
     "where": {"type": "dict", "default": {}},
     "keep": {"type": "dict", "default": {}},
 }
