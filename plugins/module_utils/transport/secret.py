@@ -37,19 +37,21 @@ class Chap:
 
 
 def chap_of(target: str, secret: str, option: str = "chap_secret") -> Chap:
-    """The accounts of a target, and of who logs in there.
-
-    :raises TransportError: the secret could be guessed, or has characters that not every target takes.
-    """
-    if not _SECRET.fullmatch(secret):
-        raise TransportError(
-            f"{option}: give 22 to 255 random letters and digits, made for this session alone.",
-            option=option,
-            code="option_invalid",
-        )
+    """The accounts of a target, and of who logs in there. :raises TransportError: as check_secret."""
+    check_secret(secret, option)
     digest = hashlib.sha256(f"{target}\0{secret}".encode()).hexdigest()[:16]
     target_secret = hmac.new(secret.encode(), target.encode(), "sha256").hexdigest()[:32]
     return Chap(f"{user_prefix(target)}{digest}", secret, f"{user_prefix(target)}target:{digest}", target_secret)
+
+
+def check_secret(secret: str, option: str) -> str:
+    """Return a secret.
+
+    :raises TransportError: it could be guessed, or has characters that not every target takes.
+    """
+    if _SECRET.fullmatch(secret):
+        return secret
+    raise TransportError(f"{option}: give 22 to 255 random letters and digits.", option=option, code="option_invalid")
 
 
 def user_prefix(target: str) -> str:

@@ -252,6 +252,8 @@ def attach_static_under_multipath(step: Step) -> object:
         return answer
     finally:
         os.unlink("/etc/multipath.conf")
+        # Or udev's record of the path says for ever that a multipath device is to come.
+        on_array.run("udevadm", "trigger", "--settle", "--action=change", "--name-match", step["device"])
 
 
 def discover(step: Step) -> object:

@@ -505,7 +505,11 @@ def test_what_killed_runs_leave_is_finished_by_the_next(bench: Demo, killed: lis
         ({"splitmirror_array": "nowhere"}, ["nowhere"]),
         ({"splitmirror_transport": "tgt"}, ["splitmirror_storage_network"]),
         (
-            {"splitmirror_retention_days": -1, "splitmirror_array_tasks": str(HOOKS)},
+            {
+                "splitmirror_retention_days": -1,
+                "splitmirror_chap_secret": "guessed",
+                "splitmirror_array_tasks": str(HOOKS),
+            },
             ["0 to 365000", f"{HOOKS} has none of the files preflight.yml, recover.yml, sync.yml"],
         ),
     ],

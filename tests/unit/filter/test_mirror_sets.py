@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleFilterError
 
 from ansible_collections.splitmirror.backup.plugins.filter.mirror_sets import mirror_set_faults, mirror_sets
-from ansible_collections.splitmirror.backup.plugins.filter.secret_file import secret_file
 from ansible_collections.splitmirror.backup.plugins.filter.session_steps import session_steps
 from ansible_collections.splitmirror.backup.plugins.filter.wrong_options import wrong_options
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC
@@ -186,18 +184,3 @@ def test_check_mode_and_hooks() -> None:
     assert told(steps) == ["once", "array/sync array1", "run_user_tasks"]
     assert {step["phase"] for step in steps} == {"one"}
     assert told(session_steps(ORDER, [])) == ["once", "always"]
-
-
-def test_a_secret_is_read_from_a_file_of_ones_own(tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-    path.write_text("  AbC123 \nmore\n", encoding="ascii")
-    for mode in (0o640, 0o604, 0o620):
-        path.chmod(mode)
-        with pytest.raises(AnsibleFilterError, match=r"others than you may read or change"):
-            secret_file(str(path), "splitmirror_x")
-    path.chmod(0o600)
-    assert secret_file(str(path), "splitmirror_x") == "AbC123"
-    path.write_text("\n", encoding="ascii")
-    for wrong in (path, tmp_path, tmp_path / "none"):
-        with pytest.raises(AnsibleFilterError, match=r"^splitmirror_x: "):
-            secret_file(str(wrong), "splitmirror_x")
