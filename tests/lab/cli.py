@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import ceph
+from . import ceph, cinder
 from .description import DEFAULT_FILE, LabError, load
 from .lifecycle import RunningLab
 
@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
         "ceph", help="boot a Ceph of one node and a client, try provider rbd there, take both down"
     )
     one_node.add_argument("only", nargs="?", default="", help="a part of the names of the cases to run")
+    storage = commands.add_parser("cinder", help="bring up a Cinder on a Ceph, try the recipe there, take both down")
+    storage.add_argument("only", nargs="?", default="", help="a part of the names of the cases to run")
     return parser
 
 
@@ -117,6 +119,10 @@ def _ceph(_running: RunningLab, _lab: Any, arguments: argparse.Namespace) -> int
         return 0 if ceph.run_contract(running, arguments.only) else 1
 
 
+def _cinder(_running: RunningLab, _lab: Any, arguments: argparse.Namespace) -> int:
+    return 0 if cinder.run(arguments.only) else 1
+
+
 _COMMANDS: dict[str, Callable[[RunningLab, Any, argparse.Namespace], int | None]] = {
     "up": _up,
     "down": _down,
@@ -127,4 +133,5 @@ _COMMANDS: dict[str, Callable[[RunningLab, Any, argparse.Namespace], int | None]
     "kill": _kill,
     "start": _start,
     "ceph": _ceph,
+    "cinder": _cinder,
 }

@@ -87,6 +87,9 @@ def _build(folder: Path, packages: str) -> None:
     command = ["mmdebstrap", "--variant=important", f"--include={packages}"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in PATH_EXCLUDE]
     command += [f"--aptopt={line}" for line in _apt_proxy()]
+    # Some packages ask for the address of this machine's name while they are installed.
+    command += ['--essential-hook=printf "127.0.0.1 localhost %s\\n" "$(hostname)" > "$1/etc/hosts"']
+    command += ['--customize-hook=rm -f "$1/etc/hosts"']
     command += [f"--customize-hook={CUSTOMIZE}", "--format=directory", SUITE, os.fspath(folder)]
     with open(log, "w") as output:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False)
