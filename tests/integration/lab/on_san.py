@@ -237,12 +237,13 @@ def attach_static(step: Step) -> object:
 
 def attach_static_under_multipath(step: Step) -> object:
     """Lay a multipath device over a path, and find the LUN then; what is found, and what is read through it."""
+    path = os.path.realpath(step["device"])
     for module in ("dm-multipath", "dm-service-time"):
         on_array.run("modprobe", module)
     with open("/etc/multipath.conf", "w", encoding="ascii") as stream:
         stream.write("defaults {\n find_multipaths no\n user_friendly_names no\n}\n")
     try:
-        on_array.run("multipath", "-v0", os.path.realpath(step["device"]))
+        on_array.run("multipath", "-v0", path)
         found = attach_static(step)
         assert isinstance(found, dict)
         (device,) = found["devices"].values()
@@ -253,7 +254,7 @@ def attach_static_under_multipath(step: Step) -> object:
     finally:
         os.unlink("/etc/multipath.conf")
         # Or udev's record of the path says for ever that a multipath device is to come.
-        on_array.run("udevadm", "trigger", "--settle", "--action=change", "--name-match", step["device"])
+        on_array.run("udevadm", "trigger", "--settle", "--action=change", "--name-match", path)
 
 
 def discover(step: Step) -> object:
