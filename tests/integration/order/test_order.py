@@ -236,7 +236,7 @@ def test_preflight_tells_all_that_is_wrong_at_once_and_changes_nothing(
 ) -> None:
     assert report["state"] == "good"
     before = fingerprint(bench)
-    assert "WRONG" not in bench.must("preflight")
+    assert "WRONG" not in bench.must("preflight", splitmirror_report_dir="")
     wrong = {
         "splitmirror_databases": [
             {"name": "demo", "driver": "postgresql", "postgresql": {"unix_socket": str(tmp_path)}}
