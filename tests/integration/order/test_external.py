@@ -26,7 +26,13 @@ def array(bench: Demo) -> Iterator[ToyArray]:
     """The demo's images behind the array of the tests."""
     array = ToyArray(bench.folder / "array/luns")
     array.snaps.mkdir()
+    secrets = bench.inventory.parent / "host_vars/db1/secrets.yml"
+    secrets.parent.mkdir(parents=True, mode=0o700)
+    secrets.touch(0o600)
+    secrets.write_text(json.dumps({"splitmirror_provider_secrets": toyoptions.SECRETS}), encoding="utf-8")
     yield array
+    secrets.unlink()
+    secrets.parent.rmdir()
     for path in array.snaps.glob("*.snap"):
         array.unmap(path.name)
         path.unlink()
@@ -34,7 +40,10 @@ def array(bench: Demo) -> Iterator[ToyArray]:
 
 
 def variables(bench: Demo, array: ToyArray, options: dict[str, Any]) -> dict[str, Any]:
-    """What makes the demo's array one of provider external, which the media server speaks to."""
+    """What makes the demo's array one of provider external, which the media server speaks to.
+
+    All but the secret, which comes from the inventory: every process of the machine can read the command line.
+    """
     inventory = yaml.safe_load(bench.inventory.read_text(encoding="utf-8"))
     pairs = inventory["all"]["children"]["splitmirror_database_hosts"]["hosts"]["db1"]["splitmirror_pairs"]
     for pair in pairs:
@@ -44,7 +53,6 @@ def variables(bench: Demo, array: ToyArray, options: dict[str, Any]) -> dict[str
         "splitmirror_array": "media1",
         "splitmirror_provider": "external",
         "splitmirror_provider_options": options,
-        "splitmirror_provider_secrets": toyoptions.SECRETS,
         "splitmirror_pairs": pairs,
     }
 
