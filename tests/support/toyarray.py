@@ -50,6 +50,12 @@ class ToyArray:
         self.folder = folder
         self.snaps = folder / "snaps"
 
+    @property
+    def password(self) -> str:
+        """What it wants to hear: what stands in its file password, or PASSWORD."""
+        path = self.folder / "password"
+        return path.read_text(encoding="ascii") if path.exists() else PASSWORD
+
     def make(self, luns: Sequence[str], size_bytes: int) -> None:
         """Make the array, with these LUNs."""
         self.snaps.mkdir(parents=True)
@@ -187,7 +193,7 @@ def _losetup(*words: str) -> str:
 def serve_lines(array: ToyArray) -> None:
     """Answer lines as the page of provider external says it."""
     hello = json.loads(sys.stdin.readline())
-    if hello["secrets"] != {"TOY_PASSWORD": PASSWORD}:
+    if hello["secrets"] != {"TOY_PASSWORD": array.password}:
         print(json.dumps({"ready": False, "error": "the array refuses this password"}), flush=True)
         return
     pairs = {pair["name"]: pair for pair in hello["pairs"]}
@@ -228,7 +234,7 @@ def serve_lines(array: ToyArray) -> None:
 
 def run_command(array: ToyArray, op: str, words: Sequence[str]) -> None:
     """``look PRIMARY MIRROR``, ``split SHORT PRIMARY=MIRROR…``, ``undo SHORT MIRROR…``, ``map`` or ``unmap MIRROR``."""
-    if os.environ.get("TOY_PASSWORD") != PASSWORD:
+    if os.environ.get("TOY_PASSWORD") != array.password:
         raise Refused("the array refuses this password")
     if op == "look":
         print(array.do(op, lambda: json.dumps(array.look(*words))))

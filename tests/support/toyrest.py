@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .toyarray import PASSWORD, USER, Refused, ToyArray
+from .toyarray import USER, Refused, ToyArray
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ class RestApi(ThreadingHTTPServer):
         """Status, answer and headers."""
         array, what = self.array, (method, parts[0])
         if what == ("POST", "login"):
-            right = json.loads(body) == {"user": USER, "password": PASSWORD}
+            right = json.loads(body) == {"user": USER, "password": array.password}
             self.token_lives = right
             told = {"X-Auth-Token": self.token, "Set-Cookie": f"auth={self.token}; Path=/; HttpOnly"}
             return (200, {"token": self.token}, told) if right else (401, {"error": f"no user with {body!r}"}, {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -268,10 +269,14 @@ def test_a_connection_is_kept_alive_while_the_split_is_armed(bench: Bench) -> No
 
 def test_no_secret_stands_anywhere(bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Looked for in arguments of all processes, in environments of others, in files, in results and in messages."""
+    # One that nothing else on this machine has.
+    password = secrets.token_hex(16)
+    kept = bench.array.folder / "password"
+    kept.write_text(password, encoding="ascii")
     arguments = {
         "provider": "external",
         "provider_options": bench.options,
-        "provider_secrets": toyoptions.SECRETS,
+        "provider_secrets": {"TOY_PASSWORD": password},
         "pairs": toyoptions.PAIRS,
         "state_dir": bench.state_dir,
     }
@@ -285,7 +290,7 @@ def test_no_secret_stands_anywhere(bench: Bench, tmp_path: Path, capfd: pytest.C
                     words = path.read_bytes()
                 except OSError:
                     continue
-                if PASSWORD.encode() in words:
+                if password.encode() in words:
                     found.append(words.decode())
 
     watcher = threading.Thread(target=watch)
@@ -304,9 +309,10 @@ def test_no_secret_stands_anywhere(bench: Bench, tmp_path: Path, capfd: pytest.C
         watcher.join()
     assert [result.get("failed", False) for result in results] == [False, False, True, False, False], results
     assert found == []
-    assert PASSWORD not in json.dumps(results)
-    assert PASSWORD not in "".join(capfd.readouterr())
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert password not in json.dumps(results)
+    assert password not in "".join(capfd.readouterr())
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path != kept]
     assert any(path.name == "splitter.log" for path in files)
-    assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
+    assert [path for path in files if password.encode() in path.read_bytes()] == []
+    kept.unlink()
     bench.provider().recover()
