@@ -34,11 +34,12 @@ def specification(fqcn: str) -> dict[str, Any]:
     """The options of a module and the rules about them, as AnsibleModule takes them."""
     namespace, name, module = fqcn.split(".", 2)
     loaded = importlib.import_module(f"ansible_collections.{namespace}.{name}.plugins.modules.{module}")
+    given: dict[str, Any] = {}
     try:
         loaded.main()
     except Taken as taken:
         given = taken.args[0]
-    else:
+    if not given:
         raise RuntimeError(f"{fqcn}: main() made no AnsibleModule.")
     return {
         "options": plain(given["argument_spec"]),
