@@ -86,10 +86,11 @@ class ExternalProvider(SnapshotProvider):
     def look_at(self, pairs: Sequence[Pair]) -> list[SnapshotView]:
         """See SnapshotProvider. Without ``look`` of the array it is only known what the records say."""
         answers: Answers = {}
+        job = Job(None, tuple(pairs))
         if self._kind.does(self.options, "look"):
             with self._link(None, pairs) as link:
-                answers = link.ask("look")
-        return [self._view(pair, answers.get(pair.name, {})) for pair in pairs]
+                job, answers = link.job, link.ask("look")
+        return [self._view(job, pair, answers.get(pair.name, {})) for pair in pairs]
 
     def prepared(self, record: SplitRecord) -> PreparedSplit:
         """See SnapshotProvider."""
@@ -210,12 +211,13 @@ class ExternalProvider(SnapshotProvider):
         finally:
             link.close()
 
-    def _view(self, pair: Pair, answer: Mapping[str, Any]) -> SnapshotView:
+    def _view(self, job: Job, pair: Pair, answer: Mapping[str, Any]) -> SnapshotView:
         """What an answer to look says. :raises MirrorError: it has another shape."""
-        job = Job(None, (pair,))
         where = f"look: pair {pair.name}"
         size_bytes = number(job, where, "size_bytes", answer.get("size_bytes"))
         percent = number(job, where, "sync_percent", answer.get("sync_percent"))
+        if percent is not None and percent > 100:
+            raise wrong_shape(job, where, "a number from 0 to 100 in 'sync_percent'", answer)
         for key in ("problem", "mark"):
             if not isinstance(answer.get(key, ""), (str, type(None))):
                 raise wrong_shape(job, where, f"a text or null in {key!r}", answer)
@@ -228,9 +230,10 @@ class ExternalProvider(SnapshotProvider):
         shown = ((record.shown if record else None) or {}).get(pair.name, {}).get("device")
         lost = None
         if record is not None and record.result is not None and "mark" in answer and answer["mark"] != record.short:
+            reported = job.quote(answer["mark"] or "nothing")
             lost = (
                 f"pair {pair.name}: the array does not have the mirror of session {record.session} any more (it "
-                f"reports {answer['mark'] or 'nothing'} in place of {record.short}); what was read of it is worthless."
+                f"reports {reported} in place of {record.short}); what was read of it is worthless."
             )
         return SnapshotView(
             lost=lost,

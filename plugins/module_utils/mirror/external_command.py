@@ -37,6 +37,7 @@ from .external_link import (
     command_of,
     fill,
     names_in,
+    tail_of,
     unknown_names,
     wrong_shape,
 )
@@ -159,14 +160,15 @@ class _Run:
         if waiter.is_alive():
             raise MirrorError(f"{self._where}: it did not end in time.", option="provider_options")
         if self._process.returncode:
-            words = self._job.quote(_text(self._errors) or _text(self._output), end=True)
+            words = self._job.quote(tail_of(self._errors) or tail_of(self._output), end=True)
             raise MirrorError(
                 f"{self._where}: it failed with exit status {self._process.returncode}{f': {words}' if words else '.'}",
                 option="provider_options",
             )
         if self._step not in _ANSWERING:
             return {}
-        text = _text(self._output)
+        self._output.seek(0)
+        text = self._output.read(_OUTPUT_BYTES).decode(errors="replace").strip()
         try:
             said = parse_json(text.encode())
         except ValueError:
@@ -178,8 +180,3 @@ class _Run:
     def _close_files(self) -> None:
         self._output.close()
         self._errors.close()
-
-
-def _text(stream: BinaryIO) -> str:
-    stream.seek(0)
-    return stream.read(_OUTPUT_BYTES).decode(errors="replace").strip()

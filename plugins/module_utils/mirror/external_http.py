@@ -13,12 +13,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import io
 import json
+import re
+import socket
 import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
-from typing import Any, ClassVar, Optional, Union
+from typing import Any, ClassVar, Optional, Union, cast
 from urllib.parse import SplitResult as Url
 from urllib.parse import urlsplit
 
@@ -44,8 +48,10 @@ from .external_request import (
     HEADER,
     NoSuchValue,
     Request,
+    checked_headers,
     fill_body,
     fill_path,
+    is_header_value,
     parse_requests,
     value_at,
     word_of,
@@ -84,6 +90,7 @@ class HttpLink(Link):
         self._connection: Optional[http.client.HTTPConnection] = None
         # What login has kept, and the secrets.
         self._values: dict[str, Any] = {}
+        self._is_logged_in = False
         if options["keep_alive"]:
             self.stay_s = float(options["keep_alive"].get("interval_s", _KEEP_ALIVE_S))
 
@@ -104,6 +111,10 @@ class HttpLink(Link):
                 _address("address", options["address"], allow_plain=options["allow_plain"])
             except SplitMirrorError as exc:
                 faults.append(exc.message)
+        try:
+            checked_headers("headers", options["headers"])
+        except SplitMirrorError as exc:
+            faults.append(exc.message)
         if options["client_key"] and not options["client_cert"]:
             faults.append("client_cert: it is needed with client_key.")
         faults += _keep_alive_faults(options["keep_alive"])
@@ -125,9 +136,15 @@ class HttpLink(Link):
                 known |= request.kept
                 if request.url is not None and step not in ("login", "logout"):
                     faults.append(f"{request.where}: only login and logout may have a url; give a path below address.")
+                elif request.url is not None and not names_in(request.url):
+                    try:
+                        _address(request.where, request.url, allow_plain=options["allow_plain"], of_request=True)
+                    except SplitMirrorError as exc:
+                        faults.append(exc.message)
             if step == "present" and several and not PAIR_NAMES & {name for one in several for name in one.names()}:
                 faults.append("present: it has to name {pair}, {primary} or {mirror}, because each has its own answer.")
         faults += unknown_names("headers", options["headers"], of_login, secrets=True)
+        faults += unknown_names("keep_alive", options["keep_alive"] or {}, of_login)
         return faults + unknown_names("basic_auth", options["basic_auth"], (), secrets=True)
 
     @classmethod
@@ -154,9 +171,14 @@ class HttpLink(Link):
                     code="option_invalid",
                 )
         self._connection = self._connect(self._base, self.limit_s("open"))
-        self._log("login")
-        if self.options["keep_alive"]:
-            self._stay_once()
+        try:
+            self._log("login")
+            self._is_logged_in = True
+            if self.options["keep_alive"]:
+                self._stay_once()
+        except MirrorError:
+            self.close()
+            raise
 
     def arm(self) -> None:
         """See Link."""
@@ -191,11 +213,12 @@ class HttpLink(Link):
         """See Link."""
         if self._connection is not None:
             # Where the connection was lost, the array ends the login by itself.
-            if self._connection.sock is not None:
+            if self._connection.sock is not None and self._is_logged_in:
                 with contextlib.suppress(MirrorError):
                     self._log("logout")
             self._connection.close()
             self._connection = None
+        self._is_logged_in = False
 
     # ---- inside ----
 
@@ -211,7 +234,8 @@ class HttpLink(Link):
             else:
                 context = ssl.create_default_context(cafile=self.options["ca_file"])
                 if self.options["client_cert"]:
-                    context.load_cert_chain(self.options["client_cert"], self.options["client_key"])
+                    # Without a password OpenSSL would ask for that of an encrypted key at the terminal.
+                    context.load_cert_chain(self.options["client_cert"], self.options["client_key"], "")
                 connection = http.client.HTTPSConnection(host, url.port, timeout=timeout_s, context=context)
             connection.connect()
         except ssl.SSLCertVerificationError as exc:
@@ -220,11 +244,11 @@ class HttpLink(Link):
                 "signed it in ca_file, and the name that is in it in address.",
                 option="provider_options",
             ) from exc
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:  # a name that DNS cannot have
             files = [self.options[name] for name in ("ca_file", "client_cert", "client_key") if self.options[name]]
             of_files = f" with {', '.join(files)}" if files else ""
             raise MirrorError(
-                f"address: there is no connection to {where}{of_files} ({exc.strerror or exc}).",
+                f"address: there is no connection to {where}{of_files} ({getattr(exc, 'strerror', None) or exc}).",
                 option="provider_options",
             ) from exc
         return connection
@@ -235,7 +259,7 @@ class HttpLink(Link):
         for request in self._requests[which]:
             own = None
             if request.url is not None:
-                url = _address(request.where, request.url, allow_plain=self.options["allow_plain"])
+                url = _address(request.where, request.url, allow_plain=self.options["allow_plain"], of_request=True)
                 own = self._connect(url, self.limit_s(which))
             try:
                 values = {**self._values, **self.job.values()}
@@ -255,6 +279,9 @@ class HttpLink(Link):
         values = {**self._values, **self.job.values(pair)}
         kept: Mapping[str, Any] = {}
         for request in requests:
+            own = set(request.keep) | (set(request.for_each.keep) if request.for_each else set())
+            if step in _CLEANING and request.names() - own - set(values):
+                continue  # an earlier request has found that there is nothing
             for entry in self._entries(step, request, values, deadline):
                 kept = self._send(request, {**values, **entry}, deadline, cleaning=step in _CLEANING)
                 values.update({**entry, **kept})
@@ -277,10 +304,16 @@ class HttpLink(Link):
         if not isinstance(found, list):
             raise wrong_shape(self.job, where, f"a list at {each.pointer!r}", said)
         entries: list[Mapping[str, Any]] = []
+        comparable = False
         for entry in found:
             with contextlib.suppress(NoSuchValue):
-                if all(word_of(value_at(at, entry)) == fill(value, values) for at, value in each.where.items()):
+                is_meant = [word_of(value_at(at, entry)) == fill(value, values) for at, value in each.where.items()]
+                comparable = True
+                if all(is_meant):
                     entries.append({name: self._value(where, at, entry) for name, at in each.keep.items()})
+        if found and not comparable:
+            # Taken for "there is nothing", it would leave on the array what is there.
+            raise wrong_shape(self.job, where, f"values at {', '.join(each.where)} in its list", found[0])
         if not entries and step not in _CLEANING:
             raise MirrorError(
                 f"{where}: the array's list has no entry for this set; look whether the names are right.",
@@ -307,14 +340,20 @@ class HttpLink(Link):
             return {}
         self._check_status(request, status, said)
         for pointer, allowed in request.expect.items():
-            found = word_of(self._value(request.where, pointer, said))
+            found = word_of(self._value(request.where, pointer, said, of_login=of_login))
             if found not in allowed:
                 raise MirrorError(
                     f"{request.where}: the array's answer has {self.job.quote(found)!r} at {pointer}, and not "
-                    f"{' or '.join(sorted(allowed))}: {self._text(said)}",
+                    f"{' or '.join(sorted(allowed))}: {self._text(_outline(said) if of_login else said)}",
                     option="provider_options",
                 )
-        kept = {name: self._kept(request.where, source, headers, said) for name, source in request.keep.items()}
+        kept = {
+            name: self._kept(request.where, source, headers, said, of_login=of_login)
+            for name, source in request.keep.items()
+        }
+        if of_login:
+            for value in kept.values():
+                self.job.hide_token(value)
         if request.poll is not None:
             self._await(request, {**values, **kept}, deadline)
         return kept
@@ -326,15 +365,17 @@ class HttpLink(Link):
         look = Request(f"{request.where}: poll", "GET", poll.path)
         while True:
             status, _headers, said = self._exchange(look, values, deadline)
-            self._check_status(look, status, said)
-            state = word_of(self._value(look.where, poll.pointer, said))
-            if state in poll.done:
-                return
-            if state in poll.failed:
-                raise MirrorError(
-                    f"{look.where}: the array reports {self.job.quote(state)!r}: {self._text(said)}",
-                    option="provider_options",
-                )
+            state = "202 (accepted)"  # which says nothing but that it is not done
+            if status != http.client.ACCEPTED:
+                self._check_status(look, status, said)
+                state = word_of(self._value(look.where, poll.pointer, said))
+                if state in poll.done:
+                    return
+                if state in poll.failed:
+                    raise MirrorError(
+                        f"{look.where}: the array reports {self.job.quote(state)!r}: {self._text(said)}",
+                        option="provider_options",
+                    )
             if time.monotonic() + poll.interval_s > deadline:
                 raise MirrorError(
                     f"{look.where}: it was not done in time; the array last reported {self.job.quote(state)!r}.",
@@ -367,17 +408,13 @@ class HttpLink(Link):
             path = fill_path((url.path or "/") + (f"?{url.query}" if url.query else ""), values)
         try:
             if connection.sock is None:
+                connection.timeout = _left_s(deadline)
                 connection.connect()
-            connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
+            connection.sock.settimeout(_left_s(deadline))
+            connection.response_class = cast("type[http.client.HTTPResponse]", partial(_Response, deadline=deadline))
             connection.request(request.method, path, body=body, headers=headers)
-            response = connection.getresponse()
-            data = b""
-            while chunk := response.read1(1 << 20):
-                data += chunk
-                if len(data) > _ANSWER_BYTES or time.monotonic() > deadline:
-                    raise TimeoutError
-                connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
-            response.close()
+            with connection.getresponse() as response:
+                data = response.whole() if isinstance(response, _Response) else b""
         except (OSError, http.client.HTTPException, ValueError) as exc:
             connection.close()
             # Of Python 3.9 a timeout of a socket is an OSError with this text.
@@ -399,8 +436,17 @@ class HttpLink(Link):
         if self.options["basic_auth"] is not None:
             word = base64.b64encode(fill(self.options["basic_auth"], values).encode()).decode()
             headers["Authorization"] = f"Basic {word}"
+            self.job.hide(word)
         common = {} if of_login else self.options["headers"]
         headers.update({name: fill(str(value), values) for name, value in {**common, **request.headers}.items()})
+        for name, value in headers.items():
+            if not is_header_value(value):
+                raise MirrorError(
+                    f"{request.where}: headers: the value of {name} has a character that HTTP does not allow in a "
+                    "header, such as a line end; look at the secret in it.",
+                    option="provider_options",
+                    code="option_invalid",
+                )
         if request.body is None:
             return headers, None
         headers.setdefault("Content-Type", "application/json")
@@ -422,7 +468,9 @@ class HttpLink(Link):
             words = "the array refuses the login" if refused else "the array answers"
             raise MirrorError(f"{where}: {words} ({status} {reason}): {self._text(said)}", option="provider_options")
 
-    def _kept(self, where: str, source: str, headers: http.client.HTTPMessage, said: Any) -> Any:
+    def _kept(
+        self, where: str, source: str, headers: http.client.HTTPMessage, said: Any, *, of_login: bool = False
+    ) -> Any:
         """A value to be kept. :raises MirrorError: the answer does not have it."""
         found: Optional[str] = None
         if source.startswith(HEADER):
@@ -433,16 +481,17 @@ class HttpLink(Link):
                     cookie = SimpleCookie(text).get(source[len(COOKIE) :])
                     found = found if cookie is None else cookie.value
         else:
-            return self._value(where, source, said)
+            return self._value(where, source, said, of_login=of_login)
         if found is None:
             raise MirrorError(f"{where}: the array's answer has no {source.replace(':', ' ')}.", "provider_options")
         return found
 
-    def _value(self, where: str, pointer: str, said: Any) -> Any:
+    def _value(self, where: str, pointer: str, said: Any, *, of_login: bool = False) -> Any:
         """:raises MirrorError: the pointer leads nowhere."""
         try:
             return value_at(pointer, said)
         except NoSuchValue as exc:
+            said = _outline(said) if of_login else said
             raise wrong_shape(self.job, where, f"a value at {pointer!r}", said) from exc
 
     def _text(self, said: Any) -> str:
@@ -450,16 +499,75 @@ class HttpLink(Link):
         return self.job.quote(said if isinstance(said, str) else json.dumps(said)) if said is not None else "nothing."
 
 
-def _address(where: str, address: str, *, allow_plain: bool) -> Url:
+class _Response(http.client.HTTPResponse):
+    """An answer of which each byte has to come before an instant of time.monotonic."""
+
+    def __init__(self, sock: socket.socket, *args: Any, deadline: float, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_InTime(self.fp.detach(), sock, deadline))
+
+    def whole(self) -> bytes:
+        """The body. :raises HTTPException: it is too long, or ends before its end."""
+        data = bytearray()
+        while part := self.read(1 << 16):
+            data += part
+            if len(data) > _ANSWER_BYTES:
+                raise http.client.HTTPException(f"the answer is longer than {_ANSWER_BYTES} bytes")
+        if self.length:
+            raise http.client.IncompleteRead(b"", self.length)
+        return bytes(data)
+
+
+class _InTime(io.RawIOBase):
+    """What can be read from a socket until an instant. The timeout of a socket begins anew with each byte."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        """It can."""
+        return True
+
+    def readinto(self, buffer: Any) -> Optional[int]:
+        """See RawIOBase. :raises TimeoutError: the instant has passed."""
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
+        self._sock.settimeout(_left_s(self._deadline))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        """See RawIOBase."""
+        self._raw.close()
+        super().close()
+
+
+def _left_s(deadline: float) -> float:
+    """A timeout for a socket, for which 0 means something else."""
+    return max(0.001, deadline - time.monotonic())
+
+
+def _outline(said: Any) -> Any:
+    """An answer without its values, for one that may have a token of the login in it."""
+    if isinstance(said, Mapping):
+        return {name: _outline(value) for name, value in said.items()}
+    return [_outline(one) for one in said[:1]] if isinstance(said, list) else "…"
+
+
+def _address(where: str, address: str, *, allow_plain: bool, of_request: bool = False) -> Url:
     """:raises MirrorError: it is not an address, or secrets would cross a network in plain text."""
-    url = urlsplit(address)
     try:
-        port_is_right = url.port is None or url.port > 0
+        url = urlsplit(address)
+        is_right = url.port is None or url.port > 0
     except ValueError:
-        port_is_right = False
-    if url.scheme not in ("http", "https") or not url.hostname or not port_is_right or url.username is not None:
+        url, is_right = urlsplit(""), False
+    is_right = is_right and re.fullmatch("[!-~]+", address) is not None
+    is_right = is_right and not url.fragment and (of_request or not url.query)
+    if url.scheme not in ("http", "https") or not url.hostname or not is_right or url.username is not None:
         raise MirrorError(
-            f"{where}: {address!r} is not the address of an array; write it as https://host:port/path, without a user.",
+            f"{where}: {address!r} is not the address of an array; write it as https://host:port/path, without a "
+            "user, a query or blanks.",
             option="provider_options",
             code="option_invalid",
         )
@@ -477,10 +585,10 @@ def _keep_alive_faults(given: Optional[Mapping[str, Any]]) -> list[str]:
     if given is None:
         return []
     unknown = sorted(set(given) - {"path", "interval_s"})
-    if unknown or not str(given.get("path", "")).startswith("/"):
+    if unknown or not re.fullmatch('/[!-"$-~]*', str(given.get("path", ""))):
         return ["keep_alive: it has a path that begins with a slash, and perhaps interval_s; nothing else."]
     try:
-        right = float(given.get("interval_s", _KEEP_ALIVE_S)) > 0
+        right = 0 < float(given.get("interval_s", _KEEP_ALIVE_S)) < 1e6
     except (TypeError, ValueError):
         right = False
     return [] if right else ["keep_alive: interval_s must be a number of seconds above 0."]

@@ -16,7 +16,8 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Optional
+from typing import Any, BinaryIO, ClassVar, Optional
+from urllib.parse import quote as percent_encoded
 
 from ..host.strict_json import parse_json
 from ..options import Spec, did_you_mean
@@ -31,6 +32,12 @@ PAIR_NAMES = frozenset(("pair", "primary", "mirror"))
 SECRET = "secret."  # noqa: S105
 #: What may stand in a message at most, of what an array or a program has said.
 _QUOTED = 300
+#: Of what a program has written, its end; more than is quoted, so that a secret that is cut here is not seen.
+_TAIL_BYTES = 1 << 16
+#: A line of a secret of several lines, and a token, that is shorter may be any word.
+_LEAST_HIDDEN = 6
+#: The longest that anything waits. More does not fit into what the system calls take.
+_MOST_S = 1e6
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.]*)\}")
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
@@ -49,6 +56,11 @@ class Job:
     session: Optional[str]
     pairs: tuple[Pair, ...]
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _hidden: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for secret in self.secrets.values():
+            self.hide(secret)
 
     @property
     def short(self) -> Optional[str]:
@@ -61,14 +73,28 @@ class Job:
         of_pair = {} if pair is None else {"pair": pair.name, "primary": pair.primary, "mirror": pair.mirror}
         return {**of_session, **of_pair}
 
+    def hide(self, secret: str) -> None:
+        """Never quote this, nor what others may make of it: on one line, escaped, percent-encoded, a line of it."""
+        lines = [line.strip() for line in secret.splitlines()]
+        for text in (secret, secret.strip(), *(line for line in lines if len(line) >= _LEAST_HIDDEN)):
+            forms = [text, repr(text)[1:-1], repr(text.encode(errors="replace"))[2:-1]]
+            forms += [repr(text.encode("latin-1", "replace"))[2:-1], percent_encoded(text, safe="", errors="replace")]
+            forms += [json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]]
+            self._hidden.update(form for form in (*forms, *(" ".join(form.split()) for form in forms)) if form)
+
+    def hide_token(self, token: object) -> None:
+        """Never quote what a login has given, unless it is so short that it may be any word."""
+        if len(str(token)) >= _LEAST_HIDDEN:
+            self.hide(str(token))
+
     def quote(self, said: object, *, end: bool = False) -> str:
         """What somebody has said, on one line, without the secrets, and not too long.
 
         :param end: keep its end if it is too long.
         """
         text = " ".join(str(said).split())
-        for secret in sorted(self.secrets.values(), key=len, reverse=True):
-            text = text.replace(secret, "********") if secret else text
+        for secret in sorted(self._hidden, key=len, reverse=True):
+            text = text.replace(secret, "********")
         if len(text) <= _QUOTED:
             return text
         return f"…{text[-_QUOTED:]}" if end else f"{text[:_QUOTED]}…"
@@ -130,7 +156,7 @@ class Link(ABC):
 
     def limit_s(self, step: str) -> float:
         """How long a step may take, in seconds."""
-        return float(self.options["timeout_s" if step == "split" else "ready_timeout_s"])
+        return min(float(self.options["timeout_s" if step == "split" else "ready_timeout_s"]), _MOST_S)
 
 
 # ---- placeholders ----
@@ -195,10 +221,11 @@ def read_secrets(path: str) -> dict[str, str]:
     """Read a file of secrets. :raises MirrorError: others may read it, or it has another shape."""
     where = f"provider_options: secrets_file {path}"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Nobody may ever write into a FIFO.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as stream:
             status = os.fstat(fd)
-            data = stream.read(1 << 20)
+            data = stream.read(1 << 20) if stat.S_ISREG(status.st_mode) else b""
     except OSError as exc:
         raise MirrorError(f"{where}: it cannot be read ({exc.strerror}).", option="provider_options") from exc
     if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077 or status.st_uid not in (0, os.geteuid()):
@@ -245,9 +272,9 @@ def number(job: Job, step: str, name: str, value: Any) -> Optional[float]:
         return None
     try:
         found = -1.0 if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = -1.0
-    if not 0 <= found < float("inf"):
+    if not 0 <= found < 1 << 63:
         raise wrong_shape(job, step, f"a number in {name!r}", value)
     return found
 
@@ -261,4 +288,15 @@ def command_of(where: str, value: Any) -> list[str]:
         or not all(isinstance(word, (str, int, float)) and "\0" not in str(word) for word in value)
     ):
         return [f"{where}: it must be a list of a program and its arguments, such as [snap, create, --name, x]."]
-    return []
+    return [
+        f"{where}: {str(word).lower()} must be a text; put it in quotes if this word is meant (yes, no, on, off)."
+        for word in value
+        if isinstance(word, bool)
+    ]
+
+
+def tail_of(stream: BinaryIO) -> str:
+    """The end of what a program has written into a file, which it may still be writing."""
+    fd = stream.fileno()
+    # pread leaves alone where the program writes next, which it shares with us.
+    return os.pread(fd, _TAIL_BYTES, max(0, os.fstat(fd).st_size - _TAIL_BYTES)).decode(errors="replace").strip()

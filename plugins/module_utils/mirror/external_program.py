@@ -27,7 +27,7 @@ from ..host.strict_json import parse_json
 from ..host.tools import start_program
 from ..options import Spec
 from .base import MirrorError
-from .external_link import Answers, Job, Link, answers_of, command_of, unknown_names, wrong_shape
+from .external_link import Answers, Job, Link, answers_of, command_of, tail_of, unknown_names, wrong_shape
 
 PROTOCOL = 1
 OPTIONAL = ("look", "present", "withdraw")
@@ -93,6 +93,8 @@ class ProgramLink(Link):
             raise MirrorError(
                 f"program: {self.options['program'][0]} cannot be started ({exc.strerror}).", option="provider_options"
             ) from exc
+        if self._process.stdin is not None:
+            os.set_blocking(self._process.stdin.fileno(), False)
         pairs = [{"name": pair.name, "primary": pair.primary, "mirror": pair.mirror} for pair in self.job.pairs]
         hello = {"protocol": PROTOCOL, "session": self.job.session, "short": self.job.short, "pairs": pairs}
         said = self._say("ready line", {**hello, "secrets": dict(self.job.secrets)}, self.limit_s("open"))
@@ -101,8 +103,9 @@ class ProgramLink(Link):
 
     def stay(self) -> None:
         """See Link."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or _has_ended(self._process):
             raise self._failed("it has ended")
+        self._refuse_unasked(self._process)
 
     def ask(self, step: str) -> Answers:
         """See Link."""
@@ -136,24 +139,14 @@ class ProgramLink(Link):
         if process is None or process.stdin is None or process.stdout is None:
             raise MirrorError(f"{step}: the program does not run any more.", option="provider_options")
         deadline = time.monotonic() + timeout_s
+        if "op" in line:
+            self._refuse_unasked(process)
         try:
-            process.stdin.write(json.dumps(line).encode() + b"\n")
-        except OSError as exc:
-            raise self._failed(f"{step}: it has ended") from exc
-        while b"\n" not in self._inbox:
-            left_s = max(0.0, deadline - time.monotonic())
-            poll = select.poll()
-            poll.register(process.stdout, select.POLLIN)
-            if not poll.poll(left_s * 1000):
-                _kill(process)
-                raise self._failed(f"{step}: it gave no answer in {timeout_s:g} s")
-            data = os.read(process.stdout.fileno(), 1 << 16)
-            if not data:
-                raise self._failed(f"{step}: it has ended without an answer")
-            self._inbox += data
-            if len(self._inbox) > _LINE_BYTES:
-                _kill(process)
-                raise self._failed(f"{step}: its answer is longer than {_LINE_BYTES} bytes")
+            self._exchange(process, json.dumps(line).encode() + b"\n", deadline)
+        except _Silent as exc:
+            # Whatever it has begun, it must not go on beside the clean-up.
+            _kill(process)
+            raise self._failed(f"{step}: {str(exc) or f'it gave no answer in {timeout_s:g} s'}") from exc
         text, _newline, rest = bytes(self._inbox).partition(b"\n")
         self._inbox = bytearray(rest)
         try:
@@ -163,6 +156,56 @@ class ProgramLink(Link):
         if not isinstance(said, dict):
             raise wrong_shape(self.job, f"program: {step}", "one JSON object in a line", text.decode(errors="replace"))
         return said
+
+    def _exchange(self, process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
+        """Write, and read until a line is in the inbox. :raises _Silent: it is not in time, or never will be."""
+        assert process.stdin is not None  # noqa: S101 - for mypy
+        assert process.stdout is not None  # noqa: S101
+        ending = _pidfd(process)
+        try:
+            while b"\n" not in self._inbox:
+                poll = select.poll()
+                poll.register(process.stdout, select.POLLIN)
+                if data:
+                    poll.register(process.stdin, select.POLLOUT)
+                if ending is not None:
+                    poll.register(ending, select.POLLIN)
+                ready = {fd for fd, _event in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)}
+                if not ready:
+                    raise _Silent
+                if process.stdout.fileno() in ready:
+                    said = os.read(process.stdout.fileno(), 1 << 16)
+                    if not said:
+                        raise _Silent("it has ended without an answer")
+                    self._inbox += said
+                    if len(self._inbox) > _LINE_BYTES:
+                        raise _Silent(f"its answer is longer than {_LINE_BYTES} bytes")
+                elif ending in ready:
+                    # What it has started may hold its output open.
+                    raise _Silent("it has ended without an answer")
+                elif data:
+                    try:
+                        data = data[os.write(process.stdin.fileno(), data) :]
+                    except OSError as exc:
+                        raise _Silent("it has ended") from exc
+        finally:
+            if ending is not None:
+                os.close(ending)
+
+    def _refuse_unasked(self, process: subprocess.Popen[bytes]) -> None:
+        """A line that answers nothing would be taken for the next answer. :raises MirrorError: there is one."""
+        poll = select.poll()
+        if process.stdout is not None:
+            poll.register(process.stdout, select.POLLIN)
+            if poll.poll(0):
+                self._inbox += os.read(process.stdout.fileno(), 1 << 16)
+        if self._inbox:
+            said = self.job.quote(bytes(self._inbox).decode(errors="replace"))
+            _kill(process)
+            raise self._failed(
+                f"it has written what nobody has asked for ({said}); write one line for each that it reads, and "
+                "everything else to its standard error"
+            )
 
     def _refused(self, step: str, key: str, said: Mapping[str, Any]) -> MirrorError:
         error = said.get("error")
@@ -174,15 +217,34 @@ class ProgramLink(Link):
         """An error with the last words of the program."""
         words = ""
         if self._errors is not None and not self._errors.closed:
-            self._errors.seek(0)
-            words = self.job.quote(self._errors.read(_LINE_BYTES).decode(errors="replace"), end=True)
+            words = self.job.quote(tail_of(self._errors), end=True)
         return MirrorError(
             f"program: {self.options['program'][0]}: {what}{f' ({words})' if words else ''}.", option="provider_options"
         )
 
 
+class _Silent(Exception):
+    """There will be no answer; says why, unless it is late."""
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill it with all that it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """Kill it with all that it has started. One that has been waited for may have given its number to another."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended; it keeps its number."""
+    if process.returncode is not None:
+        return True
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _pidfd(process: subprocess.Popen[bytes]) -> Optional[int]:
+    """A descriptor that can be read when it has ended; None on kernels before 5.3."""
+    try:
+        return os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        return None

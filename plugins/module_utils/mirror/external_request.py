@@ -49,6 +49,10 @@ _FOR_EACH: Spec = {
 }
 _POINTER = re.compile(r"(/([^~/]|~[01])*)*")
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+#: What may stand in a request's first line; values of placeholders are encoded.
+_PATH = re.compile('/[!-"$-~]*')
+_HEADER_NAME = re.compile("[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile("[\t -~\xa0-\xff]*")
 
 
 class NoSuchValue(Exception):
@@ -114,17 +118,17 @@ class Request:
             each = ForEach(
                 _path(f"{where}: for_each", each["path"]),
                 _pointer(f"{where}: for_each", each["pointer"]),
-                {_pointer(f"{where}: for_each: where", key): str(value) for key, value in each["where"].items()},
+                {_pointer(f"{where}: for_each: where", key): word_of(value) for key, value in each["where"].items()},
                 _sources(f"{where}: for_each: keep", each["keep"]),
             )
-        if told["url"] is not None and not re.match("https?://[^/]", told["url"]):
+        if told["url"] is not None and not re.fullmatch('https?://[^/#][!-"$-~]*', told["url"]):
             raise _wrong(f"{where}: url must begin with https:// and a host, not {told['url']!r}.")
         return cls(
             where=where,
             method=told["method"],
             path="" if told["path"] is None else _path(where, told["path"]),
             url=told["url"],
-            headers={str(name): str(value) for name, value in told["headers"].items()},
+            headers=checked_headers(f"{where}: headers", told["headers"]),
             body=told["body"],
             status=frozenset(told["status"] or ()),
             absent=frozenset(told["absent"]),
@@ -177,6 +181,25 @@ def parse_requests(where: str, given: Any) -> list[Request]:
     return [Request.parse(f"{where}: request {number}", one) for number, one in enumerate(given, 1)]
 
 
+def checked_headers(where: str, given: Mapping[Any, Any]) -> dict[str, str]:
+    """Headers as texts. :raises MirrorError: HTTP has no such name or value."""
+    for name, value in given.items():
+        if not _HEADER_NAME.fullmatch(str(name)):
+            raise _wrong(f"{where}: {name!r} is not the name of a header; it has letters, digits and dashes.")
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise _wrong(
+                f"{where}: {name} must be a text, not {word_of(value)}; put it in quotes if this word is meant."
+            )
+        if not is_header_value(str(value)):
+            raise _wrong(f"{where}: {name} has a character that HTTP does not allow in a header, such as a line end.")
+    return {str(name): str(value) for name, value in given.items()}
+
+
+def is_header_value(value: str) -> bool:
+    """Whether HTTP allows it as the value of a header."""
+    return _HEADER_VALUE.fullmatch(value) is not None
+
+
 def fill_path(path: str, values: Mapping[str, Any]) -> str:
     """A path with values that are percent-encoded, so that none of them can lead elsewhere."""
     return fill(path, {name: quote(str(value), safe="") for name, value in values.items()})
@@ -215,6 +238,11 @@ def word_of(value: Any) -> str:
 def _path(where: str, path: str) -> str:
     if not path.startswith("/"):
         raise _wrong(f"{where}: the path {path!r} must begin with a slash; it is below the address of the array.")
+    if not _PATH.fullmatch(path):
+        raise _wrong(
+            f"{where}: the path {path!r} has a blank, a '#' or a character that is not ASCII; write it "
+            "percent-encoded, such as %20."
+        )
     return path
 
 
