@@ -252,8 +252,9 @@ def attach_static_under_multipath(step: Step) -> object:
         on_array.run("multipath", "-F")
         return answer
     finally:
-        os.unlink("/etc/multipath.conf")
         # Or udev's record of the path says for ever that a multipath device is to come.
+        on_array.run("multipath", "-w", path)
+        os.unlink("/etc/multipath.conf")
         on_array.run("udevadm", "trigger", "--settle", "--action=change", "--name-match", path)
 
 
