@@ -155,6 +155,7 @@ def destroy(data: Data, words: list[str]) -> None:
             os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
         except OSError:
             fail(f"cannot destroy '{name}': dataset is busy")
+        run("blockdev", "--setrw", device)  # the flag outlives the detach (seen on Linux 6.18)
         run("losetup", "--detach", device)
         os.unlink(f"/dev/zvol/{name}")
     if os.path.exists(image(name)):
