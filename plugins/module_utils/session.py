@@ -58,6 +58,20 @@ def short_session(session: str) -> str:
     return "sm" + base64.b32encode(digest[:10]).decode().lower()
 
 
+def sealed(session: str) -> str:
+    """A session's id and its short id, for the names of things that can carry no other mark.
+
+    A name of somebody else may begin as ours do, and an id can be any word; nobody else has the hash of it, too.
+    """
+    return f"{check_session_id(session)}.{short_session(session)}"
+
+
+def session_of_seal(name: str) -> Optional[str]:
+    """The session of a name made by sealed; None for any other name."""
+    session = name.rpartition(".")[0]
+    return session if _SESSION_ID.fullmatch(session) and name == sealed(session) else None
+
+
 def host_part(host: str) -> str:
     """What stands for a database host in the ids of its sessions; the role mirrored_backup says the same.
 

@@ -16,6 +16,8 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import (
     check_session_id,
     host_part,
+    sealed,
+    session_of_seal,
     short_session,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport import attach, initiator
@@ -49,6 +51,13 @@ def test_a_short_id_is_short_the_same_everywhere_and_its_own_short_id() -> None:
     assert [short_session(short) for short in shorts] == shorts
     # It is on arrays, so it must never be computed in another way.
     assert short_session("20260131T020000Z-db1-9f3c") == "sm6n5v2mcxxmj2nc22"
+
+
+def test_a_sealed_name_is_that_of_no_other() -> None:
+    for session in ("20260131T020000Z-db1-9f3c", "s1", "a.b", short_session("s1")):
+        assert session_of_seal(sealed(session)) == session
+        for name in (session, f"{session}.x", f"{session}.{short_session('other')}", f".{sealed(session)}", ""):
+            assert session_of_seal(name) is None
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ The split is one QMP transaction of backup jobs (``blockdev-backup`` with ``sync
 one instant. From then on QEMU copies what the guest is about to overwrite into a scratch image first; the scratch image
 over the disk is the mirror. QEMU shows it as a file (FUSE), and a loop device makes a disk of that.
 
-The names of everything that a session makes follow from the session: scratch image and FUSE file have its id, the job
-too; nodes and exports, whose names QEMU limits to 31 characters, its short id.
+The names of everything that a session makes follow from the session: scratch image and FUSE file have its id and its
+short id, so that no image of somebody else has such a name; the job has its id; nodes and exports, whose names QEMU
+limits to 31 characters, its short id.
 
 A guest's write fails if what it overwrites cannot be copied (QEMU before 10.1 knows nothing else for a backup job). The
 room of a scratch image is therefore reserved before the split.
@@ -30,7 +31,7 @@ from typing import Any, ClassVar, Optional, Union
 from ..errors import SplitMirrorError
 from ..host import fuse
 from ..options import Spec
-from ..session import StateDir, check_session_id, short_session
+from ..session import StateDir, check_session_id, sealed, session_of_seal, short_session
 from .base import Capabilities, MirrorError, Pair, PairSplit, PairState, PreparedSplit
 from .host import run_tool
 from .journal import Journal, SplitRecord
@@ -352,12 +353,12 @@ def _wait(sentence: str, is_done: Callable[[], bool]) -> None:
 
 def scratch_of(pair: Pair, session: str) -> str:
     """The path of the scratch image of a session."""
-    return f"{pair.mirror}.{check_session_id(session)}.qcow2"
+    return f"{pair.mirror}.{sealed(session)}.qcow2"
 
 
 def fuse_file_of(pair: Pair, session: str) -> str:
     """The path of the file through which QEMU shows the mirror of a session."""
-    return f"{pair.mirror}.{check_session_id(session)}.fuse"
+    return f"{pair.mirror}.{sealed(session)}.fuse"
 
 
 def _tag(pair: Pair) -> str:
@@ -377,10 +378,10 @@ def job_of(pair: Pair, session: str) -> str:
 def _sessions(pair: Pair, qemu: Qemu) -> list[str]:
     """The sessions that have left something of this pair."""
     found = [path[len(pair.mirror) + 1 :] for path in glob.glob(glob.escape(pair.mirror) + ".*")]
-    names = [name.rpartition(".")[0] for name in found if name.endswith((".qcow2", ".fuse"))]
+    sessions = [session_of_seal(name.rpartition(".")[0]) for name in found if name.endswith((".qcow2", ".fuse"))]
     prefix = job_of(pair, "")
-    names += [name[len(prefix) :] for name in qemu.jobs if name.startswith(prefix)]
-    return sorted({name for name in names if _is_session(name)})
+    names = [name[len(prefix) :] for name in qemu.jobs if name.startswith(prefix)]
+    return sorted({*(name for name in names if _is_session(name)), *filter(None, sessions)})
 
 
 def _is_session(name: str) -> bool:

@@ -9,12 +9,12 @@ proposal of the monitors (a second by default), which all of them share.
 
 A snapshot is protected as soon as the window has its answer, because Ceph would remove an unprotected one while it is
 mapped; the device then reads zeros without an error. That a device is that of the snapshot is asked of the kernel, not
-taken from the success of the mapping. The session's id is in the name of the snapshot.
+taken from the success of the mapping. The session's id is in the name of the snapshot, with its short id, so that no
+snapshot of somebody else has such a name.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import subprocess
@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Optional, TypeVar
 
-from ..errors import SplitMirrorError
 from ..host import tools
 from ..options import Spec
-from ..session import StateDir, check_session_id
+from ..session import StateDir, sealed, session_of_seal
 from .base import MirrorError, Pair, PairSplit, PreparedSplit
 from .journal import SplitRecord
 from .snapshots import SnapshotProvider, SnapshotSplit, SnapshotView, timed
@@ -248,16 +247,16 @@ def _at_once(pairs: Sequence[Pair], action: Callable[[Pair], _At]) -> list[_At]:
 
 def _snapshot(pair: Pair, session: str) -> str:
     """The name of a session's snapshot."""
-    return f"{pair.mirror.partition('@')[2]}.{check_session_id(session)}"
+    return f"{pair.mirror.partition('@')[2]}.{sealed(session)}"
 
 
 def _sessions(pair: Pair, snapshots: Sequence[str]) -> Iterator[str]:
     """The sessions that have left snapshots of this pair."""
     prefix = pair.mirror.partition("@")[2] + "."
     for name in snapshots:
-        with contextlib.suppress(SplitMirrorError):
-            if name.startswith(prefix):
-                yield check_session_id(name[len(prefix) :])
+        session = session_of_seal(name[len(prefix) :]) if name.startswith(prefix) else None
+        if session is not None:
+            yield session
 
 
 def _misnamed(pair: Pair, sentence: str) -> MirrorError:

@@ -87,3 +87,22 @@ class TestQemu(MirrorContract):
         yield
         assert mirror.read_text() == "precious"
         mirror.unlink()
+
+    def test_images_whose_names_begin_as_ours_are_left_alone(self) -> None:
+        """The word between may be a session's id; an image of a guest has often such a name."""
+        names = (
+            "t0.mirror.root.qcow2",
+            "t0.mirror.root.sm1234567abcdefgh.qcow2",
+            "t0.mirror.s1.fuse",
+            "t0.mirror.s1.qcow2",
+        )
+        for name in names:
+            (self.folder / name).write_text("precious")
+        assert [state.problem for state in self.provider().state()] == [None, None]
+        assert self.provider().recover() == []
+        self.provider().split(SESSION)
+        self.provider().resync(SESSION, wait=True, timeout_s=30)
+        for name in names:
+            assert (self.folder / name).read_text() == "precious"
+            (self.folder / name).unlink()
+        self.check_whole()

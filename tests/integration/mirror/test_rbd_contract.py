@@ -59,3 +59,16 @@ class TestRbd(on_ceph.Bench):
         assert [one["snap"] for one in on_ceph.ask("device", "list")] == ["-", "-"]
         array.recover()
         self.check_whole()
+
+    def test_snapshots_whose_names_begin_as_ours_are_left_alone(self) -> None:
+        names = ["splitmirror.s1", "splitmirror.weekly", "splitmirror.weekly.sm1234567abcdefgh", "splitmirror2"]
+        for name in names:
+            on_ceph.rbd("snap", "create", "--no-progress", f"{on_ceph.POOL}/t0@{name}")
+        assert [state.problem for state in self.provider().state()] == [None, None]
+        assert self.provider().recover() == []
+        self.provider().split(SESSION)
+        self.provider().resync(SESSION, wait=True, timeout_s=30)
+        assert sorted(one["name"] for one in on_ceph.ask("snap", "ls", f"{on_ceph.POOL}/t0")) == names
+        for name in names:
+            on_ceph.rbd("snap", "rm", "--no-progress", f"{on_ceph.POOL}/t0@{name}")
+        self.check_whole()
