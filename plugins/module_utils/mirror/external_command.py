@@ -27,6 +27,7 @@ from ..host.tools import start_program
 from ..options import Spec
 from .base import MirrorError, Pair
 from .external_link import (
+    ANSWER_KEYS,
     PAIR_NAMES,
     SESSION_NAMES,
     STEPS,
@@ -34,6 +35,7 @@ from .external_link import (
     Job,
     Link,
     answers_of,
+    check_answer,
     command_of,
     fill,
     names_in,
@@ -43,7 +45,6 @@ from .external_link import (
 )
 
 _OUTPUT_BYTES = 1 << 20
-_ANSWERING = ("look", "present")
 #: Steps in which the commands of all pairs run at once.
 _AT_ONCE = ("look", "split")
 
@@ -89,7 +90,7 @@ class CommandLink(Link):
         if not PAIR_NAMES & names_in(words):
             with _Run(self.job, step, words, None) as run:
                 said = run.result(deadline)
-            if step in _ANSWERING:
+            if step in ANSWER_KEYS:
                 return answers_of(self.job, step, said, set_wise=True)
             return {pair.name: {} for pair in self.job.pairs}
         answers = {}
@@ -103,6 +104,7 @@ class CommandLink(Link):
                 for run in [stack.enter_context(_Run(self.job, step, words, pair)) for pair in several]:
                     try:
                         answers[run.name] = run.result(deadline)
+                        check_answer(self.job, f"{step}: pair {run.name}", step, answers[run.name])
                     except MirrorError as exc:
                         failures.append(exc)
         if failures:
@@ -165,7 +167,7 @@ class _Run:
                 f"{self._where}: it failed with exit status {self._process.returncode}{f': {words}' if words else '.'}",
                 option="provider_options",
             )
-        if self._step not in _ANSWERING:
+        if self._step not in ANSWER_KEYS:
             return {}
         self._output.seek(0)
         text = self._output.read(_OUTPUT_BYTES).decode(errors="replace").strip()

@@ -31,6 +31,7 @@ from ..host.strict_json import parse_json
 from ..options import Spec
 from .base import MirrorError, Pair
 from .external_link import (
+    ANSWER_KEYS,
     PAIR_NAMES,
     SECRET,
     SESSION_NAMES,
@@ -40,6 +41,7 @@ from .external_link import (
     Link,
     fill,
     names_in,
+    unknown_keys,
     unknown_names,
     wrong_shape,
 )
@@ -141,6 +143,10 @@ class HttpLink(Link):
                         _address(request.where, request.url, allow_plain=options["allow_plain"], of_request=True)
                     except SplitMirrorError as exc:
                         faults.append(exc.message)
+            if step in ANSWER_KEYS and several:
+                last = several[-1]  # what it keeps is the answer
+                of_poll = names_in(last.poll.path) if last.poll else set()
+                faults += unknown_keys(f"{last.where}: keep", step, set(last.keep) - of_poll)
             if step == "present" and several and not PAIR_NAMES & {name for one in several for name in one.names()}:
                 faults.append("present: it has to name {pair}, {primary} or {mirror}, because each has its own answer.")
         faults += unknown_names("headers", options["headers"], of_login, secrets=True)
@@ -299,7 +305,7 @@ class HttpLink(Link):
         status, _headers, said = self._exchange(look, values, deadline)
         if status in request.absent and step in _CLEANING:
             return []
-        self._check_status(look, status, said)
+        self._check_status(look, values, status, said)
         found = self._value(where, each.pointer, said)
         if not isinstance(found, list):
             raise wrong_shape(self.job, where, f"a list at {each.pointer!r}", said)
@@ -338,7 +344,7 @@ class HttpLink(Link):
         status, headers, said = self._exchange(request, values, deadline, connection, of_login=of_login)
         if cleaning and status in request.absent:
             return {}
-        self._check_status(request, status, said)
+        self._check_status(request, values, status, said)
         for pointer, allowed in request.expect.items():
             found = word_of(self._value(request.where, pointer, said, of_login=of_login))
             if found not in allowed:
@@ -367,7 +373,7 @@ class HttpLink(Link):
             status, _headers, said = self._exchange(look, values, deadline)
             state = "202 (accepted)"  # which says nothing but that it is not done
             if status != http.client.ACCEPTED:
-                self._check_status(look, status, said)
+                self._check_status(look, values, status, said)
                 state = word_of(self._value(look.where, poll.pointer, said))
                 if state in poll.done:
                     return
@@ -397,7 +403,7 @@ class HttpLink(Link):
         :raises MirrorError: there is none in time, or it is not JSON.
         """
         connection = connection or self._connection
-        where = f"{request.where}: {request.method} {request.url or request.path}"
+        where = _where(request, values)
         if connection is None:
             raise MirrorError(f"{where}: the connection is closed.", option="provider_options")
         headers, body = self._headers_and_body(request, values, of_login=of_login)
@@ -453,9 +459,9 @@ class HttpLink(Link):
         body = fill_body(request.body, values)
         return headers, (body if isinstance(request.body, str) and isinstance(body, str) else json.dumps(body)).encode()
 
-    def _check_status(self, request: Request, status: int, said: Any) -> None:
+    def _check_status(self, request: Request, values: Mapping[str, Any], status: int, said: Any) -> None:
         """:raises MirrorError: the array has refused, or has only accepted the request."""
-        where = f"{request.where}: {request.method} {request.url or request.path}"
+        where = _where(request, values)
         reason = http.client.responses.get(status, "")
         if status == http.client.ACCEPTED and request.poll is None:
             raise MirrorError(
@@ -553,6 +559,12 @@ def _outline(said: Any) -> Any:
     if isinstance(said, Mapping):
         return {name: _outline(value) for name, value in said.items()}
     return [_outline(one) for one in said[:1]] if isinstance(said, list) else "…"
+
+
+def _where(request: Request, values: Mapping[str, Any]) -> str:
+    """A request in a message. Its path keeps its placeholders, because one may stand for a token."""
+    of_pair = f", pair {values['pair']}" if "pair" in values else ""
+    return f"{request.where}: {request.method} {request.url or request.path}{of_pair}"
 
 
 def _address(where: str, address: str, *, allow_plain: bool, of_request: bool = False) -> Url:

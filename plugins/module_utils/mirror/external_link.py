@@ -28,6 +28,11 @@ from .base import MirrorError, Pair
 STEPS = ("look", "split", "present", "withdraw", "undo")
 SESSION_NAMES = frozenset(("session", "short"))
 PAIR_NAMES = frozenset(("pair", "primary", "mirror"))
+#: What an answer to these steps may say of a pair.
+ANSWER_KEYS = {
+    "look": frozenset(("mark", "problem", "size_bytes", "sync_percent")),
+    "present": frozenset(("device", "lun", "serial", "size_bytes", "wwn")),
+}
 #: What stands before the name of a secret in a placeholder.
 SECRET = "secret."  # noqa: S105
 #: What may stand in a message at most, of what an array or a program has said.
@@ -255,7 +260,24 @@ def answers_of(job: Job, step: str, said: Mapping[str, Any], *, set_wise: bool) 
     missing = [pair.name for pair in job.pairs if pair.name not in pairs]
     if set_wise and missing:
         raise wrong_shape(job, step, f"pair {missing[0]} in 'pairs'", said)
+    for name, answer in pairs.items():
+        check_answer(job, f"{step}: pair {name}", step, answer)
     return pairs
+
+
+def unknown_keys(where: str, step: str, names: Iterable[str]) -> list[str]:
+    """One sentence for each name that an answer to a step does not have: a misspelled one would not be missed."""
+    known = ANSWER_KEYS[step]
+    return [
+        f"{where}: an answer to {step} has no {name!r}{did_you_mean(name, known)}; it has {', '.join(sorted(known))}."
+        for name in sorted(set(names) - known)
+    ]
+
+
+def check_answer(job: Job, where: str, step: str, answer: Mapping[str, Any]) -> None:
+    """:raises MirrorError: an answer to look or present has a key that is not documented."""
+    for fault in unknown_keys(where, step, answer) if step in ANSWER_KEYS else ():
+        raise MirrorError(job.quote(fault), option="provider_options")
 
 
 def wrong_shape(job: Job, step: str, wanted: str, said: object) -> MirrorError:

@@ -88,7 +88,8 @@ class JournaledProvider(MirrorProvider):
             if phase == "armed":
                 raise MirrorError(
                     f"session {record.session}: its splitter (process {record.process.pid}) is ready to split these "
-                    "pairs; wait until that session has ended.",
+                    "pairs; wait until that session has ended, or end its splitter (mirror_sync with "
+                    "state: recovered and that session).",
                     code="mirror_held",
                 )
             with self._in_turn():

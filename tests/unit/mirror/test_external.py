@@ -106,6 +106,10 @@ def test_right_options_are_taken() -> None:
         ({**HTTP, "split": {"path": "/x", "method": "SPLIT"}}, "option 'method' must be one of DELETE, GET"),
         ({**HTTP, "split": {"url": "https://a/x"}}, "split: only login and logout may have a url"),
         ({**HTTP, "present": {"path": "/x"}}, "present: it has to name {pair}, {primary} or {mirror}"),
+        (
+            {**HTTP, "look": {"path": "/{pair}", "keep": {"problm": "/state"}}},
+            "look: keep: an answer to look has no 'problm' (did you mean 'problem'?)",
+        ),
         ({**HTTP, "headers": {"X": "{token}"}}, "headers: there is no placeholder {token} here"),
         ({**HTTP, "basic_auth": "me:secret"}, "basic_auth: write it as 'user:{secret.NAME}'"),
         ({**HTTP, "keep_alive": {"pfad": "/x"}}, "keep_alive: it has a path"),
@@ -288,6 +292,7 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
         ('{"mark": 1}', "a text or null in 'mark'"),
         ('{"size_bytes": 1' + "0" * 400 + "}", "a number in 'size_bytes'"),
         ('{"sync_percent": 101}', "a number from 0 to 100 in 'sync_percent'"),
+        ('{"problm": "no room"}', "look: pair t0: an answer to look has no 'problm' (did you mean 'problem'?)"),
     ],
 )
 def test_an_answer_of_another_shape_is_refused(tmp_path: Path, said: str, words: str) -> None:
@@ -347,6 +352,7 @@ def test_a_login_that_is_refused_says_so_without_the_password(tmp_path: Path, ap
         ({"headers": {}}, "keep_alive: GET /version: the array refuses the login (401"),
         ({"keep_alive": {"path": "/nothing"}}, "keep_alive: GET /nothing: the array answers (404 Not Found)"),
         ({"arm": {"path": "/version", "expect": {"/version": ["2", "3"]}}}, "has '1' at /version, and not 2 or 3"),
+        ({"arm": {"path": "/none/{primary}"}}, "arm: GET /none/{primary}, pair t0: the array answers (404 Not Found)"),
         ({"arm": {"path": "/version", "keep": {"x": "/versoin"}}}, "arm: the answer has to have a value at '/versoin'"),
         ({"arm": {"path": "/version", "keep": {"x": "header:X-Id"}}}, "arm: the array's answer has no header X-Id"),
         ({"arm": {"path": "/version", "keep": {"x": "cookie:id"}}}, "arm: the array's answer has no cookie id"),
