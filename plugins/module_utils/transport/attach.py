@@ -20,6 +20,7 @@ from ..session import is_of_host
 from . import initiator
 from .base import Attached, Attacher, Wanted
 from .disks import Disk, all_disks, check_size, foreign_holders, read_disk, stable_name
+from .keep_away import keep_away, let_in
 from .names import Portal, TransportError, serial_of, session_of, target_of
 from .secret import Chap, chap_of
 
@@ -63,6 +64,7 @@ class IscsiAttacher(Attacher):
             # What is left of an array that went away and came back.
             detach_target(self._target)
             before = None
+        keep_away(wanted)
         found = before or initiator.log_in(self._target, *self._login())
         disks = self._wait(found, wanted)
         for one in wanted:
@@ -160,6 +162,7 @@ class StaticAttacher(Attacher):
 
     def attach(self, wanted: Sequence[Wanted]) -> Attached:
         """See Attacher. What the LUN holds has changed since the session before, and so may its size."""
+        keep_away(wanted)
         for disk in [disk for one in wanted for disk in paths_among(one, all_disks())]:
             _tell(f"/sys/class/block/{disk.name}/device/rescan", "1")
         if _missing(wanted):
@@ -320,9 +323,9 @@ def detach_target(target: str) -> None:
 
     :raises SplitMirrorError: a disk of it is in use, or its session stays.
     """
-    with contextlib.suppress(ToolError):  # let udev finish with the disks before the logout
-        run_tool("udevadm", "settle", "--timeout=10")
+    _settle()
     refuse_busy_target(target)
+    serials: list[str] = []
     for session in [one for one in initiator.sessions() if one.target == target]:
         for name in initiator.disks_of(session).values():
             disk = read_disk(name)
@@ -330,7 +333,15 @@ def detach_target(target: str) -> None:
                 flush_multipath(disk)
             if session.logged_in:
                 blockdev.drop_cache(f"/dev/{name}")
+            serials += [disk.serial] if disk is not None else []
     initiator.log_out(target)
+    let_in(serials)
+
+
+def _settle() -> None:
+    """Let udev finish with the disks, so that it is not taken for somebody who reads them."""
+    with contextlib.suppress(ToolError):
+        run_tool("udevadm", "settle", "--timeout=10")
 
 
 def let_go_of_luns(wanted: Sequence[Wanted], change: bool) -> None:
@@ -339,6 +350,7 @@ def let_go_of_luns(wanted: Sequence[Wanted], change: bool) -> None:
     :param change: False only looks.
     :raises SplitMirrorError: one is in use.
     """
+    _settle()
     disks = all_disks()
     found = [disk for one in wanted for disk in paths_among(one, disks)]
     for disk in found:

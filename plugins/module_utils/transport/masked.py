@@ -24,6 +24,7 @@ from ..session import StateDir, is_of_host
 from .attach import StaticAttacher, flush_multipath, let_go_of_luns, paths_among
 from .base import Attached, Wanted
 from .disks import SYSFS, Disk, all_disks, read_disk
+from .keep_away import let_in
 from .names import TransportError
 
 _RECORD = "luns.json"
@@ -50,8 +51,13 @@ class MaskedAttacher(StaticAttacher):
         state = StateDir(self._options.state_dir)
         state.make_session_dir(session)
         # Before they are looked for, so that whatever appears is let go of.
-        known = {one.name: {"serial": one.serial, "wwn": one.wwn} for one in wanted}
-        replace_file(state.session_file(session, _RECORD), json.dumps(known), durable=True)
+        path = state.session_file(session, _RECORD)
+        # The LUNs of a session may lie on several arrays.
+        others = [one for one in (_read(path) if os.path.exists(path) else []) if one not in wanted]
+        known = {one.name: {"serial": one.serial, "wwn": one.wwn} for one in [*others, *wanted]}
+        replace_file(path, json.dumps(known), durable=True)
+        disks = all_disks()
+        was_there = all(paths_among(one, disks) for one in wanted)
         attached = super().attach(wanted)
         luns: Mapping[str, Any] = self._options.luns or {}
         for one in wanted:
@@ -65,7 +71,7 @@ class MaskedAttacher(StaticAttacher):
                         option="luns",
                         code="mirror_wrong",
                     )
-        return attached
+        return Attached(attached.devices, attached.changed or not was_there)
 
     def detach(self, *, dry_run: bool = False) -> list[str]:
         """See Attacher; the names are those of the LUNs."""
@@ -80,6 +86,7 @@ class MaskedAttacher(StaticAttacher):
                 named += [one.serial for one in wanted]
                 if not dry_run:
                     _remove_paths(wanted)
+                    let_in(one.serial for one in wanted)
                     os.unlink(path)
         return named
 

@@ -258,6 +258,28 @@ def attach_static_under_multipath(step: Step) -> object:
         on_array.run("udevadm", "trigger", "--settle", "--action=change", "--name-match", path)
 
 
+def left_alone(step: Step) -> object:
+    """Whether udev has hidden what is on a device from LVM, mdadm and systemd."""
+    words = ["udevadm", "info", "--query=property", f"--name={step['device']}"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    hidden = {"SYSTEMD_READY=0", "UDISKS_IGNORE=1"} <= set(told) and not any(
+        one.startswith("ID_FS_TYPE=") and one != "ID_FS_TYPE=" for one in told
+    )
+    return hidden
+
+
+def attach_masked(step: Step) -> object:
+    masked = make_attacher(AttachOptions("masked", session="s1", luns=step["luns"], state_dir=STATE_DIR))
+    result = masked.attach(masked.wanted())
+    return {"devices": result.devices, "changed": result.changed}
+
+
+def detach_masked(_step: Step) -> object:
+    """What is let go of, and which disks of iSCSI are there then."""
+    named = make_attacher(AttachOptions("masked", session="s1", state_dir=STATE_DIR)).detach()
+    return [named, sorted(name for one in initiator.sessions() for name in initiator.disks_of(one).values())]
+
+
 def discover(step: Step) -> object:
     """The targets of ours that an array shows to whoever asks."""
     words = ["iscsiadm", "-m", "discoverydb", "-t", "st", "-p", step["portal"], "--discover", "-o", "nonpersistent"]
@@ -345,8 +367,11 @@ STEPS: dict[str, Callable[[Step], object]] = {
         detach,
         detach_while_it_is_read,
         sessions,
+        attach_masked,
         attach_static,
         attach_static_under_multipath,
+        detach_masked,
+        left_alone,
         log_in_as,
         discover,
         find_secret,

@@ -322,6 +322,24 @@ def test_a_lun_that_is_always_shown_is_found_by_its_serial_number_or_wwn(do: Do)
     assert (name, byte) == (f"dm-uuid-mpath-3{luns['t0']['wwn']}", 0xC4)
     assert do("media1", "attach_static", serial=serial) == {"devices": {"t0": device}, "changed": False}
 
+    assert do("media1", "left_alone", device=device) is True
+    # The same LUNs, as an array shows them that has masked them itself; then they are scanned for.
+    wrong = {**luns, "t0": {**luns["t0"], "lun": 9}}
+    assert "is LUN" in do("media1", "attach_masked", luns=wrong)["refused"]
+    wrong = {**luns, "t0": {**luns["t0"], "size_bytes": 4096}}
+    assert "and 4096 on the array" in do("media1", "attach_masked", luns=wrong)["refused"]
+    found = do("media1", "attach_masked", luns=luns)["devices"]
+    assert found["t0"] == device
+    for again in (False, True):
+        named = [lun["wwn" if again else "serial"] for lun in luns.values()]
+        assert do("media1", "detach_masked") == [named, []]
+        assert do("media1", "detach_masked") == [[], []]
+        by_wwn = {name: {"wwn": lun["wwn"]} for name, lun in luns.items()}
+        masked = do("media1", "attach_masked", luns=luns if again else by_wwn)
+        assert (masked["devices"], masked["changed"]) == (found, True)
+        assert do("media1", "left_alone", device=device) is True
+        assert do("media1", "read", device=device) == 0xC4
+
 
 @pytest.mark.parametrize("transport", ["tgt"])
 def test_an_array_that_lost_power_while_it_exported_is_recovered(small_lab: RunningLab, transport: str) -> None:
