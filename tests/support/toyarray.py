@@ -15,6 +15,7 @@ What the array is to do wrong stands in its file ``faults.json``, by operation:
 - ``hang``: never answer. ``die``, ``die-after``: end before, or after it is done, without an answer.
 - ``garbage``: answer with something else. ``kill``, ``kill-after``: kill whoever asks, before or after it is done.
 - ``slow S``: take S seconds.
+- ``same NAME``: show the snapshot of that name in place of every other.
 - ``thaw PATH``: thaw a file system when it is done, as the snapshots of some hypervisors thaw that of the guest.
 """
 
@@ -89,6 +90,9 @@ class ToyArray:
         if what == "slow":
             time.sleep(float(how))
         done = action()
+        if what == "same":
+            for one in done.get("pairs", {"": done}).values():
+                one.update({key: self.map(how) for key in ("device", "path") if key in one})
         if what == "thaw":
             subprocess.run(["fsfreeze", "--unfreeze", how], check=True)
         if what == "kill-after":
@@ -246,7 +250,7 @@ def run_command(array: ToyArray, op: str, words: Sequence[str]) -> None:
     elif op == "undo":
         array.do(op, lambda: array.undo(words[0], words[1:]))
     elif op == "map":
-        print(array.do("present", lambda: json.dumps({"device": array.map(words[0])})))
+        print(json.dumps(array.do("present", lambda: {"device": array.map(words[0])})))
     elif op == "unmap":
         array.do("withdraw", lambda: array.unmap(words[0]))
 

@@ -157,7 +157,11 @@ class ExternalProvider(SnapshotProvider):
             self._journal.write(replace(record, shown={}))
             with self._link(session, record.pairs) as link:
                 answers = link.ask("present")
-                shown = {pair.name: self._shown(link, pair, answers.get(pair.name, {})) for pair in record.pairs}
+                shown = {pair.name: self._told(link, pair, answers.get(pair.name, {})) for pair in record.pairs}
+            _refuse_shown_twice(shown)
+            for name, one in shown.items():
+                if "device" in one:
+                    one["flagged"] = self._make_read_only(f"present: pair {name}", one["device"], one.get("size_bytes"))
             record = replace(record, shown=shown)
             self._journal.write(record)
         told = record.shown or {}
@@ -252,21 +256,21 @@ class ExternalProvider(SnapshotProvider):
         unknown = mark if _SHORT.fullmatch(mark) else ""
         return next((session for session in known if short_session(session) == mark), unknown)
 
-    def _shown(self, link: Link, pair: Pair, answer: Mapping[str, Any]) -> dict[str, Any]:
-        """What an answer to present says; a device becomes read-only. :raises MirrorError: it has another shape."""
+    def _told(self, link: Link, pair: Pair, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """What an answer to present says. :raises MirrorError: it has another shape."""
         where = f"present: pair {pair.name}"
         found: dict[str, Any] = {}
         for key in ("device", "serial", "wwn"):
             if answer.get(key):
-                found[key] = str(answer[key])
+                if not isinstance(answer[key], str) or link.job.quote(answer[key]) != answer[key]:
+                    raise wrong_shape(link.job, where, f"a text of one line in {key!r}", answer)
+                found[key] = answer[key]
         for key in ("lun", "size_bytes"):
             value = number(link.job, where, key, answer.get(key))
             if value is not None:
                 found[key] = int(value)
         if not set(found) & {"device", "serial", "wwn"}:
             raise wrong_shape(link.job, where, "'device', 'serial' or 'wwn'", answer)
-        if "device" in found:
-            found["flagged"] = self._make_read_only(where, found["device"], found.get("size_bytes"))
         return found
 
     def _make_read_only(self, where: str, device: str, size_bytes: Optional[int]) -> bool:
@@ -279,18 +283,23 @@ class ExternalProvider(SnapshotProvider):
         status = os.stat(device)
         if not stat.S_ISBLK(status.st_mode):
             raise MirrorError(f"{where}: {device} is not a block device.", option="provider_options")
+        with open(device, "rb") as stream:
+            found_bytes = stream.seek(0, os.SEEK_END)
+        wrong = None
+        if size_bytes is not None and found_bytes != size_bytes:
+            wrong = f"has {found_bytes} bytes, and its mirror {size_bytes}"
+        busy = blockdev.busy_users(device)
+        if busy:
+            # Made read-only, it would fail the writes of whoever has it.
+            wrong = f"is in use by {'; '.join(busy)}, as no mirror is that has just been presented"
+        if wrong:
+            raise MirrorError(
+                f"{where}: {device} {wrong}; it is another device.", option="provider_options", code="mirror_wrong"
+            )
         writable = not blockdev.is_read_only(f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
         if writable:
             blockdev.set_read_only(device, True)
         blockdev.drop_cache(device)
-        with open(device, "rb") as stream:
-            found_bytes = stream.seek(0, os.SEEK_END)
-        if size_bytes is not None and found_bytes != size_bytes:
-            raise MirrorError(
-                f"{where}: {device} has {found_bytes} bytes, and its mirror {size_bytes}; it is another device.",
-                option="provider_options",
-                code="mirror_wrong",
-            )
         return writable
 
     def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
@@ -366,6 +375,22 @@ class ExternalSplit(SnapshotSplit):
         else:
             self._link.close()
             self._journal.remove(self._record.session)
+
+
+def _refuse_shown_twice(shown: Mapping[str, Mapping[str, Any]]) -> None:
+    """:raises MirrorError: two pairs are shown as one LUN, so that one of them would be read as the other."""
+    seen: dict[str, str] = {}
+    for name, one in shown.items():
+        for key in ("device", "serial", "wwn"):
+            if key in one:
+                what = os.path.realpath(one[key]) if key == "device" else one[key]
+                if seen.setdefault(what, name) != name:
+                    raise MirrorError(
+                        f"present: pairs {seen[what]} and {name} are both shown as {one[key]}; each needs a LUN of its "
+                        "own.",
+                        option="provider_options",
+                        code="mirror_wrong",
+                    )
 
 
 def _faults(options: Mapping[str, Any]) -> list[str]:

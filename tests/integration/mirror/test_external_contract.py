@@ -19,7 +19,13 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.host import blockdev
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import short_session
-from ansible_collections.splitmirror.backup.tests.seams.mirrors import MIB, SESSION, MirrorContract, refused
+from ansible_collections.splitmirror.backup.tests.seams.mirrors import (
+    MIB,
+    SESSION,
+    MirrorContract,
+    read_by_another,
+    refused,
+)
 from ansible_collections.splitmirror.backup.tests.support import toyoptions, toyrest
 from ansible_collections.splitmirror.backup.tests.support.toyarray import ToyArray
 
@@ -113,6 +119,25 @@ class External(MirrorContract):
         for device in self.array.deleted():
             subprocess.run(["losetup", "--detach", device], check=True)
         self.provider().resync(SESSION, wait=True, timeout_s=30)
+        self.check_whole()
+
+    def test_two_mirrors_shown_as_one_device_are_refused(self) -> None:
+        self.provider().split(SESSION)
+        with self.faulty(present="same t1.snap"):
+            refused(lambda: self.provider().present(SESSION), "pairs t0 and t1 are both shown as /dev/loop")
+        self.provider().withdraw(SESSION)
+        self.provider().resync(SESSION, wait=True, timeout_s=30)
+        self.check_whole()
+
+    def test_a_device_that_somebody_has_is_not_made_read_only(self) -> None:
+        """An array that shows the wrong disk: the database may be on it."""
+        self.provider().split(SESSION)
+        snap = str(self.array.snaps / "t1.snap")
+        device = subprocess.check_output(["losetup", "--find", "--show", snap], text=True).strip()
+        with read_by_another(device):
+            refused(lambda: self.provider().present(SESSION), f"pair t1: {device} is in use by")
+            assert Path(f"/sys/class/block/{Path(device).name}/ro").read_text(encoding="ascii") == "0\n"
+        self.provider().recover()
         self.check_whole()
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.transport.secre
 from ansible_collections.splitmirror.backup.tests.seams.exporters import S1, S2, SECRET, T1, ExporterContract
 from ansible_collections.splitmirror.backup.tests.seams.mirrors import MIB, read, read_by_another, write
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, run
+from ansible_collections.splitmirror.backup.tests.support.freezing import wait_for
 from ansible_collections.splitmirror.backup.tests.support.qemu import clear, need_storage_daemon
 
 T2 = target_of(S2, ["data", "wal"])
@@ -72,6 +74,15 @@ class TestNbd(ExporterContract):
     @property
     def paths(self) -> tuple[str, str]:
         return self._paths
+
+    def test_a_process_of_another_user_is_not_taken_for_ours(self) -> None:
+        """It could pass for an export, and hide one that has to end."""
+        told = json.dumps({"dir": nbd.Side("export").folder(T1)})
+        words = ["qemu-storage-daemon", "-c", "input()", "--object", told]
+        with subprocess.Popen(words, executable="/usr/bin/python3", user=65534, stdin=subprocess.PIPE) as foreign:
+            wait_for(lambda: told.encode() in Path(f"/proc/{foreign.pid}/cmdline").read_bytes(), "the process")
+            assert nbd.Side("export").daemon(T1) is None
+            foreign.kill()
 
     def attacher(self, session: str = S1, secret: str = SECRET, size_bytes: int = 16 * MIB) -> nbd.NbdAttacher:
         """What the media server does, with what the array has told it."""
