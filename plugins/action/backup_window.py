@@ -18,6 +18,7 @@ from ansible_collections.splitmirror.backup.plugins.plugin_utils.window import W
 ARGUMENT_SPEC = {
     "session": {"type": "str", "required": True},
     "splitters": SPLITTERS_SPEC,
+    "pairs": {"type": "list", "elements": "str"},
     "mounts": {"type": "list", "elements": "path", "required": True},
     "deadline_s": {"type": "float", "default": 30.0},
     "turn_timeout_s": {"type": "float", "default": 3600.0},
@@ -52,7 +53,9 @@ class ActionModule(HostAction):
 
         holder = LinePeer(own, args["state_dir"], args["session"], "holder")
         try:
-            evidence = run_window(holder, splitters, args["mounts"], args["deadline_s"], args["turn_timeout_s"])
+            evidence = run_window(
+                holder, splitters, args["mounts"], args["deadline_s"], args["turn_timeout_s"], pairs=args["pairs"]
+            )
             return {"changed": True, **evidence}
         except WindowFailed as exc:
             return {

@@ -56,6 +56,13 @@ options:
           - Kind V(armed). The state folder of the array, the same that M(splitmirror.backup.mirror_split) was given.
             V(/var/lib/splitmirror) when it is left out.
         type: path
+  pairs:
+    description:
+      - The names of all pairs of the database host. The task fails unless the splitters have split just these.
+      - When it is left out, nothing compares what was split with what should have been.
+    type: list
+    elements: str
+    version_added: 0.2.0
   mounts:
     description:
       - Mount points to freeze. Nested ones are frozen inner last and thawed in reverse.
@@ -104,6 +111,7 @@ EXAMPLES = r"""
     splitters:
       - kind: armed
         host: array1
+    pairs: [data, wal]
     mounts: [/var/lib/postgresql]
     deadline_s: 20
   register: window

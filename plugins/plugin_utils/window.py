@@ -73,13 +73,20 @@ class WindowLog:
 
 
 def run_window(
-    holder: LinePeer, splitters: Sequence[Splitter], mounts: list[str], deadline_s: float, turn_timeout_s: float
+    holder: LinePeer,
+    splitters: Sequence[Splitter],
+    mounts: list[str],
+    deadline_s: float,
+    turn_timeout_s: float,
+    *,
+    pairs: Optional[Sequence[str]] = None,
 ) -> Json:
     """Run the window and return its evidence.
 
     :param splitters: one for each mirror set, in the order in which they take their turns.
     :param deadline_s: after this time the file systems are thawed in any case.
     :param turn_timeout_s: how long to wait for the turn on the arrays, before the freeze.
+    :param pairs: the names of all pairs that have to be split; None for any.
 
     :returns: ``window`` (events, splitters, window_s, split_s, overhead_s, intact), ``check`` (counts) and ``splits``
         (for each splitter its ``splitter``, and its result with the mirror's devices and instants).
@@ -142,7 +149,29 @@ def run_window(
             splits.sent,
             "deadline_over" if not result["intact"] else "map_outdated",
         )
+    wrong = _wrong_pairs(splits.results, pairs)
+    if wrong:
+        raise WindowFailed(wrong, evidence, splits.sent, "split_failed", "pairs")
     return evidence
+
+
+def _wrong_pairs(splits: Sequence[Json], pairs: Optional[Sequence[str]]) -> str:
+    """Why the pairs that were split are not those of the host, in one sentence; empty if they are."""
+    if pairs is None:
+        return ""
+    told = [one.get("pairs") for one in splits]
+    split = [
+        str(pair.get("name")) for some in told if isinstance(some, list) for pair in some if isinstance(pair, dict)
+    ]
+    missing, foreign = sorted(set(pairs) - set(split)), sorted(set(split) - set(pairs))
+    if missing:
+        return f"pairs: no splitter has split {', '.join(missing)}; arm all pairs of the database host."
+    if foreign or len(split) > len(set(split)):
+        many = ", ".join(foreign) or "a pair more than once"
+        return (
+            f"pairs: the splitters have split {many}, which nobody asked for; arm each pair of the database host once."
+        )
+    return ""
 
 
 class _Splits:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -352,6 +353,31 @@ def test_what_the_program_said_last_is_the_reason() -> None:
 
 
 GOOD: Json = {"intact": True, "check": {}}
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ({"a": [{"name": "data"}], "b": [{"name": "wal"}]}, ""),
+        ({"a": [{"name": "data"}], "b": []}, "no splitter has split wal"),
+        ({"a": [{"name": "data"}], "b": [{"name": "data"}]}, "no splitter has split wal"),
+        ({"a": [{"name": "data"}, {"name": "wal"}], "b": [{"name": "other"}]}, "have split other"),
+        ({"a": [{"name": "data"}, {"name": "wal"}], "b": [{"name": "wal"}]}, "have split a pair more than once"),
+        ({"a": [{"name": "data"}, {"name": "wal"}], "b": "wal"}, ""),
+        ({"a": None, "b": ["data", "wal", {}]}, "no splitter has split data, wal"),
+    ],
+)
+def test_the_pairs_that_were_split_are_those_of_the_host(peers: Peers, split: Json, words: str) -> None:
+    holder = peers.serve("holder", check_thaw=closed)
+    splitters = [peers.splitter(name, split=partial(dict, split_s=0.1, pairs=of)) for name, of in split.items()]
+    if not words:
+        assert run_window(holder, splitters, ["/"], 5, 5, pairs=["data", "wal"])["window"]["intact"]
+        return
+    with pytest.raises(WindowFailed, match=f"^pairs: .*{words}") as failed:
+        run_window(holder, splitters, ["/"], 5, 5, pairs=["data", "wal"])
+    assert (failed.value.option, failed.value.split_sent) == ("pairs", True)
+
+
 JUNK: list[Json] = [{}, {"split_s": "0.1"}, {"window_s": None, "intact": 1, "check": []}, GOOD]
 JUNK += [{"split_s": odd, "window_s": odd, **GOOD} for odd in (-1, True, 10**400, -(10**400), math.nan, math.inf)]
 
