@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,11 +29,15 @@ def session_steps(
     :param check_mode: leave out what does not run in check mode.
     :param hook: whether the user has tasks to run after each phase.
     :returns: ``phase``, ``name`` and ``tasks``, the file. For a step of a mirror set the file is ``in_set.yml``, which
-        has ``inner``, the file of the step, and ``set``. Before a step of another set than the last one comes
-        ``turn_to_set.yml``; the role begins with the first set.
+        has ``inner``, the file of the step, and ``number``, that of the set. Before a step of another set than the last
+        one comes ``turn_to_set.yml``; the role begins with the first set.
+
+        Ansible runs an included file once for all hosts whose item is the same, where the first host has it. So items
+        hold nothing that differs between hosts with the same steps, and hosts with other steps share none (``list``):
+        else what only the second host includes would come behind everything that it shares with the first.
     """
     steps: list[dict[str, Any]] = []
-    current = sets[0]["title"] if sets else ""
+    current = 0
     for row in order:
         if check_mode and not row["in_check_mode"]:
             continue
@@ -41,14 +46,17 @@ def session_steps(
             common = {"phase": row["phase"], "name": told["tasks"]}
             if "for" not in told and told.get("when", True):
                 steps.append({**common, "tasks": f"{told['tasks']}.yml"})
-            for one in filter(WHICH[told["for"]], sets) if "for" in told else ():
-                if one["title"] != current:
-                    steps.append({**common, "name": "turn_to_set", "tasks": "turn_to_set.yml", "set": one})
-                    current = one["title"]
-                steps.append({**common, "tasks": "in_set.yml", "inner": _file(told["tasks"], one), "set": one})
+            for number, one in enumerate(sets) if "for" in told else ():
+                if not WHICH[told["for"]](one):
+                    continue
+                if number != current:
+                    steps.append({**common, "name": "turn_to_set", "tasks": "turn_to_set.yml", "number": number})
+                    current = number
+                steps.append({**common, "tasks": "in_set.yml", "inner": _file(told["tasks"], one), "number": number})
         if hook:
             steps.append({"phase": row["phase"], "name": "run_user_tasks", "tasks": "run_user_tasks.yml"})
-    return steps
+    mark = f"{zlib.crc32(repr(steps).encode()):08x}"
+    return [{**step, "list": mark} for step in steps]
 
 
 def _file(name: str, one: Mapping[str, Any]) -> str:

@@ -158,12 +158,25 @@ ORDER: list[dict[str, Any]] = [
 
 
 def told(steps: list[dict[str, Any]]) -> list[str]:
-    return [" ".join([step["name"], *([step["set"]["title"]] if "set" in step else [])]) for step in steps]
+    return [" ".join([step["name"], *([str(step["number"])] if "number" in step else [])]) for step in steps]
+
+
+def test_hosts_with_the_same_steps_share_all_items_and_others_none() -> None:
+    """What Ansible includes for several hosts at once, it includes where the first of them has it."""
+    one, alike = (session_steps(ORDER, sets(pair(name), transport="tgt")) for name in "ab")
+    assert one == alike
+    others = [
+        session_steps(ORDER, sets(pair("a"), transport="local")),
+        session_steps(ORDER, sets(pair("a"), pair("b", array="array2"), transport="tgt")),
+        session_steps(ORDER, sets(pair("a"), transport="tgt"), hook=True),
+    ]
+    for other in others:
+        assert not any(step in one for step in other)
 
 
 def test_one_set_has_a_step_for_each_file_and_no_more() -> None:
     steps = session_steps(ORDER, sets(pair("a"), transport="tgt"))
-    assert told(steps) == ["once", "array/sync array1", "always", "array/present array1", "attach array1"]
+    assert told(steps) == ["once", "array/sync 0", "always", "array/present 0", "attach 0"]
     assert [step["tasks"] for step in steps] == ["once.yml", "in_set.yml", "always.yml", "in_set.yml", "in_set.yml"]
     assert [step["inner"] for step in steps if "inner" in step] == [
         f"{OURS}/default/sync.yml", f"{OURS}/default/present.yml", "attach.yml"
@@ -173,14 +186,14 @@ def test_one_set_has_a_step_for_each_file_and_no_more() -> None:
 def test_each_set_has_its_own_steps_and_is_turned_to_before_them() -> None:
     found = sets(pair("a"), pair("b", array="array2", transport="static"), pair("c", array="array3", transport="tgt"))
     assert told(session_steps(ORDER, found)) == [
-        "once", "array/sync array1", "turn_to_set array2", "array/sync array2", "turn_to_set array3",
-        "array/sync array3", "always", "array/present array3", "turn_to_set array2", "attach array2",
-        "turn_to_set array3", "attach array3",
+        "once", "array/sync 0", "turn_to_set 1", "array/sync 1", "turn_to_set 2",
+        "array/sync 2", "always", "array/present 2", "turn_to_set 1", "attach 1",
+        "turn_to_set 2", "attach 2",
     ]  # fmt: skip
 
 
 def test_check_mode_and_hooks() -> None:
     steps = session_steps(ORDER, sets(pair("a")), check_mode=True, hook=True)
-    assert told(steps) == ["once", "array/sync array1", "run_user_tasks"]
+    assert told(steps) == ["once", "array/sync 0", "run_user_tasks"]
     assert {step["phase"] for step in steps} == {"one"}
     assert told(session_steps(ORDER, [])) == ["once", "always"]
