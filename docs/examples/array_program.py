@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright: (c) 2026, splitmirror.backup contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A program for provider external. Its array is a folder of image files; your array's SDK takes their place."""

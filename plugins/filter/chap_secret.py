@@ -16,7 +16,8 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import TransportError
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.secret import check_secret
 
-VARIABLE, FILE = "splitmirror_chap_secret", "splitmirror_chap_secret_file"
+VARIABLE = "splitmirror_chap_secret"
+FILE = "splitmirror_chap_secret_file"
 #: More than any secret has.
 _MOST_BYTES = 4096
 

@@ -159,8 +159,8 @@ class ProgramLink(Link):
 
     def _exchange(self, process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
         """Write, and read until a line is in the inbox. :raises _Silent: it is not in time, or never will be."""
-        assert process.stdin is not None  # noqa: S101 - for mypy
-        assert process.stdout is not None  # noqa: S101
+        if process.stdin is None or process.stdout is None:  # both are pipes
+            raise AssertionError(process)
         ending = _pidfd(process)
         try:
             while b"\n" not in self._inbox:
