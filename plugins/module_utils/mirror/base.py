@@ -15,8 +15,9 @@ The life of a mirror set in a session::
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Optional
 
@@ -79,6 +80,22 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
                     code="option_invalid",
                 )
             luns.add(lun)
+
+
+def check_names(pairs: Iterable[Pair], provider: str, pattern: re.Pattern[str], form: str) -> None:
+    """Refuse a primary or mirror that is not written in the provider's form.
+
+    :param pattern: what a name has to match. :param form: the same in words, for the message.
+    :raises MirrorError: the first that is refused.
+    """
+    for pair in pairs:
+        for what, name in (("primary", pair.primary), ("mirror", pair.mirror)):
+            if not pattern.fullmatch(name):
+                raise MirrorError(
+                    f"pairs: the {what} of pair {pair.name} is {name!r}; provider {provider} needs {form}.",
+                    option="pairs",
+                    code="option_invalid",
+                )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from .external_http import HttpLink
 from .external_link import Answers, Job, Link, check_secrets, number, read_secrets, wrong_shape
 from .external_program import ProgramLink
 from .journal import SplitRecord
+from .journaled import refuse_busy
 from .snapshots import SnapshotProvider, SnapshotSplit, SnapshotView, refuse_lost, timed
 
 KINDS: dict[str, type[Link]] = {kind.kind: kind for kind in (CommandLink, HttpLink, ProgramLink)}
@@ -306,12 +307,7 @@ class ExternalProvider(SnapshotProvider):
         record = self._journal.record_of(pairs[0])
         shown = [(pair, device) for pair in pairs for device in self._devices(record, pair)]
         for pair, device in shown:
-            busy = blockdev.busy_users(device)
-            if busy:
-                raise MirrorError(
-                    f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.",
-                    code="mirror_in_use",
-                )
+            refuse_busy(pair, [device])
             blockdev.drop_cache(device)
         if record is not None and record.shown is not None:
             for one in record.shown.values():

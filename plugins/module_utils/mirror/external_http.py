@@ -49,6 +49,7 @@ from .external_request import (
     COOKIE,
     HEADER,
     NoSuchValue,
+    Poll,
     Request,
     checked_headers,
     fill_body,
@@ -361,15 +362,12 @@ class HttpLink(Link):
             for value in kept.values():
                 self.job.hide_token(value)
         if request.poll is not None:
-            self._await(request, {**values, **kept}, deadline)
+            self._await(request.where, request.poll, {**values, **kept}, deadline)
         return kept
 
-    def _await(self, request: Request, values: Mapping[str, Any], deadline: float) -> None:
+    def _await(self, where: str, poll: Poll, values: Mapping[str, Any], deadline: float) -> None:
         """Wait until the array says that a request is done. :raises MirrorError: it failed, or takes too long."""
-        poll = request.poll
-        if poll is None:  # nobody calls this then
-            raise AssertionError(request)
-        look = Request(f"{request.where}: poll", "GET", poll.path)
+        look = Request(f"{where}: poll", "GET", poll.path)
         while True:
             status, _headers, said = self._exchange(look, values, deadline)
             state = "202 (accepted)"  # which says nothing but that it is not done

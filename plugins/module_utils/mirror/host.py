@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import NamedTuple
 
 from ..host import tools
@@ -14,6 +15,8 @@ from .base import MirrorError, Pair
 
 #: /sys/dev/block/*/stat counts in these units whatever the device's own, see Documentation/block/stat.rst.
 STAT_SECTOR_BYTES = 512
+#: How long udev may take to name a device.
+_UDEV_TIMEOUT_S = 30.0
 
 
 def run_tool(*command: str) -> str:
@@ -25,6 +28,16 @@ def run_tool(*command: str) -> str:
         return tools.run_tool(*command, environment={"LVM_SUPPRESS_FD_WARNINGS": "1"})
     except tools.ToolError as exc:
         raise MirrorError(exc.message) from exc
+
+
+def await_device(pair: Pair, device: str) -> str:
+    """The device of a mirror, as soon as udev has named it. :raises MirrorError: it has not."""
+    deadline = time.monotonic() + _UDEV_TIMEOUT_S
+    while not os.path.exists(device):
+        if time.monotonic() > deadline:
+            raise MirrorError(f"pair {pair.name}: udev has not made {device}; see the log of udev.")
+        time.sleep(0.05)
+    return device
 
 
 def leg_number(pair: Pair) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
+from ..host import blockdev
 from ..host.daemon import DaemonRecord
 from ..session import StateDir, check_session_id
 from .base import MirrorError, MirrorProvider, Pair, Recovered, SplitResult
@@ -175,6 +176,17 @@ def phase_and_session(record: Optional[SplitRecord], mark: Optional[str]) -> tup
     if record is not None:
         return record.phase, record.session
     return ("broken", mark) if mark else ("none", None)  # the record was lost
+
+
+def refuse_busy(pair: Pair, devices: Sequence[str]) -> None:
+    """Refuse to take a mirror away from whoever uses it. :raises MirrorError: one of its devices is in use."""
+    for device in devices:
+        busy = blockdev.busy_users(device)
+        if busy:
+            raise MirrorError(
+                f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.",
+                code="mirror_in_use",
+            )
 
 
 def held_problem(pair: Pair, users: Sequence[str], phase: str, session: Optional[str]) -> Optional[str]:

@@ -15,17 +15,15 @@ this tag belongs to somebody else and is left alone.
 from __future__ import annotations
 
 import json
-import os
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from ..host.blockdev import is_read_only, kernel_device, set_read_only
 from ..session import StateDir
-from .base import Capabilities, MirrorError, Pair, PreparedSplit
-from .host import run_tool
+from .base import Capabilities, MirrorError, Pair, PreparedSplit, check_names
+from .host import await_device, run_tool
 from .raid import IN, OUT, PairView, RaidProvider
 
 _NAME = r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*"
@@ -39,8 +37,6 @@ _FIELDS = (
 #: In the window, LVM does not write its archive of metadata, which may be on a frozen file system (tagging and merging
 #: write it), and does not wait until udev has named the image, which takes longer than the split.
 IN_WINDOW = ("--config", "backup{archive=0 backup=0}", "--noudevsync")
-#: How long udev may take to name it.
-_UDEV_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -64,14 +60,7 @@ class Volume:
 
 def check_volume_names(pairs: Iterable[Pair], provider: str) -> None:
     """Refuse a primary or mirror that is not written ``VG/LV``. :raises MirrorError: the first that is refused."""
-    for pair in pairs:
-        for what, volume in (("primary", pair.primary), ("mirror", pair.mirror)):
-            if not _VOLUME.fullmatch(volume):
-                raise MirrorError(
-                    f"pairs: the {what} of pair {pair.name} is {volume!r}; provider {provider} needs VG/LV.",
-                    option="pairs",
-                    code="option_invalid",
-                )
+    check_names(pairs, provider, _VOLUME, "VG/LV")
 
 
 def report(pairs: Sequence[Pair], fields: str) -> list[dict[str, str]]:
@@ -89,17 +78,6 @@ def report(pairs: Sequence[Pair], fields: str) -> list[dict[str, str]]:
 def session_of(tags: Iterable[str]) -> Optional[str]:
     """The session whose mark is among these tags of a volume; None if there is none."""
     return next((tag[len(TAG) :] for tag in tags if tag.startswith(TAG)), None)
-
-
-def await_device(pair: Pair, volume: str) -> str:
-    """The device of a volume, as soon as udev has named it. :raises MirrorError: it has not."""
-    device = f"/dev/{volume}"
-    deadline = time.monotonic() + _UDEV_TIMEOUT_S
-    while not os.path.exists(device):
-        if time.monotonic() > deadline:
-            raise MirrorError(f"pair {pair.name}: udev has not made {device}; see the log of udev.")
-        time.sleep(0.05)
-    return device
 
 
 def read_volumes(pairs: Sequence[Pair]) -> dict[str, Volume]:
@@ -179,7 +157,7 @@ class LvmProvider(RaidProvider):
     def make_readable(self, pair: Pair) -> str:
         """See RaidProvider. LVM reports the image as read-only, but its device accepts writes (seen with 2.03.16)."""
         self._set_read_only(pair, True)
-        return await_device(pair, pair.mirror)
+        return await_device(pair, f"/dev/{pair.mirror}")
 
     def make_unreadable(self, pair: Pair) -> None:
         """See RaidProvider."""

@@ -24,9 +24,9 @@ from ..host.blockdev import kernel_device
 from ..options import Spec
 from ..session import StateDir
 from .base import Capabilities, MirrorError, Pair, PreparedSplit
-from .host import run_tool
+from .host import await_device, run_tool
 from .journal import SplitRecord
-from .lvm import IN_WINDOW, TAG, await_device, check_volume_names, report, session_of
+from .lvm import IN_WINDOW, TAG, check_volume_names, report, session_of
 from .snapshots import SnapshotProvider, SnapshotView
 
 _FIELDS = (
@@ -126,7 +126,7 @@ class LvmThinProvider(SnapshotProvider):
     def show(self, pair: Pair) -> str:
         """See SnapshotProvider. LVM sets the kernel's read-only flag, because the snapshot has no write permission."""
         run_tool("lvchange", "--activate", "y", "--ignoreactivationskip", pair.mirror)
-        return await_device(pair, pair.mirror)
+        return await_device(pair, f"/dev/{pair.mirror}")
 
     def hide(self, pair: Pair, device: str) -> None:
         """See SnapshotProvider."""

@@ -28,7 +28,7 @@ from .base import (
 )
 from .host import written, written_between
 from .journal import Journal, SplitRecord
-from .journaled import JournaledProvider, held_problem, phase_and_session
+from .journaled import JournaledProvider, held_problem, phase_and_session, refuse_busy
 
 POLL_S = 0.5
 METHOD = "raid1"
@@ -213,7 +213,7 @@ class RaidProvider(JournaledProvider):
         """
         views = list(zip(record.pairs, self.look(record.pairs)))
         for pair, view in views:
-            _refuse_busy(pair, view)
+            refuse_busy(pair, view.devices)
         for pair, view in views:
             if view.leg == FAULTY:
                 self.take_out(pair, record.session)
@@ -271,7 +271,7 @@ class RaidProvider(JournaledProvider):
     def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
         presented = [(pair, view) for pair, view in zip(pairs, self.look(pairs)) if view.presented]
         for pair, view in presented:
-            _refuse_busy(pair, view)
+            refuse_busy(pair, view.devices)
         for pair, _view in presented:
             self.make_unreadable(pair)
         return [str(view.presented) for _pair, view in presented]
@@ -328,13 +328,3 @@ class RaidSplit(PreparedSplit):
         """See PreparedSplit."""
         self._provider.put_all_back(self._record)
         self._provider.forget(self._record)
-
-
-def _refuse_busy(pair: Pair, view: PairView) -> None:
-    for device in view.devices:
-        busy = blockdev.busy_users(device)
-        if busy:
-            raise MirrorError(
-                f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.",
-                code="mirror_in_use",
-            )

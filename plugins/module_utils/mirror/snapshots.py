@@ -20,7 +20,7 @@ from typing import ClassVar, Optional
 from ..host import blockdev
 from .base import MirrorError, Pair, PairSplit, PairState, PreparedSplit, Presentation, SplitResult
 from .journal import Journal, SplitRecord
-from .journaled import JournaledProvider, held_problem, phase_and_session
+from .journaled import JournaledProvider, held_problem, phase_and_session, refuse_busy
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,7 @@ class SnapshotProvider(JournaledProvider):
     def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
         shown = [(pair, device) for pair, view in zip(pairs, self.look_at(pairs)) for device in view.devices]
         for pair, device in shown:
-            busy = blockdev.busy_users(device)
-            if busy:
-                raise MirrorError(
-                    f"pair {pair.name}: its mirror {device} is in use by {'; '.join(busy)}; end that first.",
-                    code="mirror_in_use",
-                )
+            refuse_busy(pair, [device])
         for pair, device in shown:
             self.hide(pair, device)
         return [device for _pair, device in shown]

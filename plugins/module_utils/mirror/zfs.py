@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Optional
 
 from ..session import StateDir
-from .base import Capabilities, MirrorError, Pair, PairSplit, PreparedSplit
-from .host import run_tool
+from .base import Capabilities, MirrorError, Pair, PairSplit, PreparedSplit, check_names
+from .host import await_device, run_tool
 from .journal import Journal, SplitRecord
 from .snapshots import SnapshotProvider, SnapshotSplit, SnapshotView, timed
 
@@ -31,8 +30,6 @@ _PART = r"[A-Za-z0-9_.:-]+"
 _VOLUME = re.compile(rf"[A-Za-z]{_PART}(/{_PART})+")
 #: User property: the session that has made a snapshot or a clone.
 MARK = "splitmirror:session"
-#: How long udev may take to name a clone.
-_UDEV_TIMEOUT_S = 30.0
 #: In these states a pool does what it is told.
 _ALIVE = ("ONLINE", "DEGRADED")
 
@@ -54,14 +51,8 @@ class ZfsProvider(SnapshotProvider):
 
     def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, options: Optional[Mapping[str, Any]] = None) -> None:
         super().__init__(pairs, state_dir, options)
+        check_names(pairs, self.name, _VOLUME, "POOL/NAME")
         for pair in pairs:
-            for what, volume in (("primary", pair.primary), ("mirror", pair.mirror)):
-                if not _VOLUME.fullmatch(volume):
-                    raise MirrorError(
-                        f"pairs: the {what} of pair {pair.name} is {volume!r}; provider zfs needs POOL/NAME.",
-                        option="pairs",
-                        code="option_invalid",
-                    )
             if pool_of(pair.primary) != pool_of(pair.mirror):
                 raise MirrorError(
                     f"pairs: the mirror of pair {pair.name} is {pair.mirror}, and a clone of {pair.primary} is in its "
@@ -119,13 +110,7 @@ class ZfsProvider(SnapshotProvider):
             # Without partitions: the kernel need not look for them on a volume that only we read.
             settings = ("-o", "readonly=on", "-o", "volmode=dev", "-o", f"{MARK}={session}")
             run_tool("zfs", "clone", *settings, snapshot, pair.mirror)
-        device = device_of(pair.mirror)
-        deadline = time.monotonic() + _UDEV_TIMEOUT_S
-        while not os.path.exists(device):
-            if time.monotonic() > deadline:
-                raise MirrorError(f"pair {pair.name}: udev has not made {device}; see the log of udev.")
-            time.sleep(0.05)
-        return device
+        return await_device(pair, device_of(pair.mirror))
 
     def hide(self, pair: Pair, device: str) -> None:
         """See SnapshotProvider."""
