@@ -28,7 +28,7 @@ options:
         armed a splitter, the splitter is ended. The module fails if another session holds one of the pairs.
       - V(recovered) first cleans up what dead sessions left on these pairs. It removes their exports and devices,
         resyncs the mirrors, and removes the records. The module fails if a mirror is in use on the array, or if the
-        splitter of another session than O(session) is ready to split.
+        splitter of a session that is not among O(dead_sessions) is ready to split.
       - The exports are looked up in the iSCSI targets of this host, whichever transport made them. They are removed
         even if an initiator is logged in. Detach the media server first;
         M(splitmirror.backup.mirror_attach) fails if the mirror is being read there.
@@ -39,7 +39,17 @@ options:
     description:
       - The id of the backup session that holds the mirror set and is to release it.
       - Leave it out before a backup begins.
+      - With O(state=recovered) it is one more of O(dead_sessions).
     type: str
+  dead_sessions:
+    description:
+      - The ids of sessions that are known to be dead, for O(state=recovered). Their splitters are ended, and what they
+        left is removed even if their records are lost.
+      - A splitter of another session that is ready to split is left alone, because that session may be alive.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.2.0
   host:
     description:
       - The inventory name of the database host. With O(state=recovered) the module fails if a session of another host
@@ -170,6 +180,7 @@ SPEC = {
     **_module.STATE_DIR_SPEC,
     "state": {"type": "str", "choices": ["synced", "recovered"], "default": "synced"},
     "session": {"type": "str"},
+    "dead_sessions": {"type": "list", "elements": "str", "default": []},
     "host": {"type": "str"},
     "for_session": {"type": "str"},
     "wait": {"type": "bool", "default": True},
@@ -190,14 +201,16 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     provider = provider_of(params)
     session, recovering = params["session"], params["state"] == "recovered"
+    named = [*([session] if session else []), *(params["dead_sessions"] if recovering else [])]
     before = provider.state()
     if recovering and params["host"]:
         refuse_others(before, params["host"])
     if module.check_mode:
         exports = presenting.exports_of(provider, before) if session or recovering else []
-        return dry_run(before, session, recovering, exports)
-    changed = bool(session) and splitter.disarm(provider.state_dir, session)
-    recovered, targets = presenting.recover(provider, session) if recovering else ([], [])
+        return dry_run(before, named, recovering, exports)
+    # Each of them, before anything is recovered: only one can stand ready, and it would be in the way of the others.
+    disarmed = [one for one in named if splitter.disarm(provider.state_dir, one)]
+    recovered, targets = presenting.recover(provider, named) if recovering else ([], [])
     wait, timeout_s = params["wait"], params["timeout_s"]
     resynced_bytes = 0
     if session and not recovering:
@@ -210,7 +223,7 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
     refuse_problems(after)
     warn_of_a_long_split(module, after)
     return {
-        "changed": changed or bool(recovered or targets) or holders(before) != holders(after),
+        "changed": bool(disarmed or recovered or targets) or holders(before) != holders(after),
         "pairs": [state.as_dict() for state in after],
         "waited_s": round(waited_s, 3),
         "resynced_bytes": resynced_bytes,
@@ -230,9 +243,9 @@ def status_of(module: AnsibleModule, phase: str) -> StatusWriter:
     return StatusWriter(state.status_file(session) if session else None, phase, "percent", 100)
 
 
-def dry_run(states: list[PairState], session: Any, recovering: bool, exports: list[FoundExport]) -> dict[str, Any]:
+def dry_run(states: list[PairState], named: list[str], recovering: bool, exports: list[FoundExport]) -> dict[str, Any]:
     """What a run would do."""
-    freed = [state for state in states if state.session and (state.session == session or recovering)]
+    freed = [state for state in states if state.session and (state.session in named or recovering)]
     refuse_problems([state for state in states if state not in freed])
     if not recovering:
         presenting.refuse_exported(exports)
@@ -240,7 +253,7 @@ def dry_run(states: list[PairState], session: Any, recovering: bool, exports: li
         # What has an exported device open is the target, which goes first.
         if state.users and not exports:
             refuse_problems([state])
-        if state.phase == "armed" and state.session != session:
+        if state.phase == "armed" and state.session not in named:
             refuse_problems([state])
     dead: dict[str, dict[str, Any]] = {}
     for state in freed if recovering else []:

@@ -122,7 +122,7 @@ class ToyArray:
             mark = self.snaps / f"{mirror}.mark"
             if (self.snaps / mirror).exists() or mark.exists():
                 raise Refused(f"there is a snapshot {mirror} already")
-            new = self.snaps / f".{mirror}.new"
+            new = self.folder / f".{mirror}.new"
             new.write_text(short, encoding="ascii")
             new.rename(mark)  # one that is killed has marked what it has made
             _copy(self.folder / primary, self.snaps / mirror)

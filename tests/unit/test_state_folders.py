@@ -34,6 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "catalog_rebuild": {},
     "catalog_session": {"state": "failed", "reason": "r", "host": "db1"},
     "extent_map": {},
+    "mirror_attach": {"state": "checked", "transport": "static"},
     "hot_backup": {"state": "recovered"},
     "mirror_info": {},
     "mirror_present": {"state": "withdrawn"},

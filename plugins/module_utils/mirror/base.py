@@ -380,9 +380,9 @@ class MirrorProvider(ABC):
         """
 
     @abstractmethod
-    def recover(self, session: Optional[str] = None) -> list[Recovered]:
+    def recover(self, dead: Sequence[str] = ()) -> list[Recovered]:
         """Clean up what dead sessions left on these pairs: withdraw, resync, remove records.
 
-        :param session: a session that is known to be dead, whose record may be lost.
+        :param dead: ids of sessions that are known to be dead, whose records may be lost.
         :raises MirrorError: a mirror is in use, or a living splitter holds it.
         """

@@ -180,13 +180,14 @@ class ExternalProvider(SnapshotProvider):
         refuse_lost(read)
         return withdrawn
 
-    def recover(self, session: Optional[str] = None) -> list[Recovered]:
+    def recover(self, dead: Sequence[str] = ()) -> list[Recovered]:
         """See MirrorProvider. A session that is named is undone also if its record is lost."""
-        done = super().recover(session)
+        done = super().recover(dead)
         # Where a session holds the pairs, an undo that is one for the set could be that of its mirrors.
         free = all(self._journal.record_of(pair) is None for pair in self.pairs)
-        if session is not None and free and session not in {one.session for one in done}:
-            self.undo(self._lost(session))
+        for session in dead if free else ():
+            if session not in {one.session for one in done}:
+                self.undo(self._lost(session))
         return done
 
     # ---- shared with the split ----

@@ -80,7 +80,7 @@ class JournaledProvider(MirrorProvider):
         with self._in_turn():
             return self._withdraw(record.pairs)
 
-    def recover(self, session: Optional[str] = None) -> list[Recovered]:
+    def recover(self, dead: Sequence[str] = ()) -> list[Recovered]:
         """See MirrorProvider. Starts the resync and does not wait for it."""
         done = []
         self._journal.remove_unfinished()
@@ -90,7 +90,7 @@ class JournaledProvider(MirrorProvider):
                 raise MirrorError(
                     f"session {record.session}: its splitter (process {record.process.pid}) is ready to split these "
                     "pairs; wait until that session has ended, or end its splitter (mirror_sync with "
-                    "state: recovered and that session).",
+                    "state: recovered and that session in dead_sessions).",
                     code="mirror_held",
                 )
             with self._in_turn():

@@ -251,7 +251,7 @@ def refuse_exported(exports: Iterable[FoundExport]) -> None:
         )
 
 
-def recover(provider: MirrorProvider, session: Optional[str] = None) -> tuple[list[Recovered], list[str]]:
+def recover(provider: MirrorProvider, dead: Sequence[str] = ()) -> tuple[list[Recovered], list[str]]:
     """Clean up what dead sessions left: exports, devices, splits; see MirrorProvider.recover.
 
     :returns: what the provider recovered, and the names of the removed targets.
@@ -260,9 +260,9 @@ def recover(provider: MirrorProvider, session: Optional[str] = None) -> tuple[li
         # Sessions whose splitter is still ready have no exports; the provider refuses to recover them.
         states = provider.state()
         # Of a dead session nothing stays, whatever its pairs were called.
-        dead = {state.session for state in states}
-        targets = _remove(_exports_showing(states, lambda export: export.session in dead))
-    return provider.recover(session), targets
+        holders = {state.session for state in states}
+        targets = _remove(_exports_showing(states, lambda export: export.session in holders))
+    return provider.recover(dead), targets
 
 
 def _exports() -> list[tuple[Exporter, FoundExport]]:

@@ -248,7 +248,7 @@ def a_split_that_is_not_even_answered_is_undone_by_the_recovery(bench: Bench, st
     body = {"group_snapshot": {"group_id": bench.group, "name": "later"}}
     bench.await_status("group_snapshot", ask("POST", "/group_snapshots", body)["group_snapshot"]["id"])
     found = [one["name"] for one in ask("GET", "/group_snapshots")["group_snapshots"]]
-    bench.provider(state_dir).recover(SESSION)
+    bench.provider(state_dir).recover([SESSION])
     assert [one["name"] for one in ask("GET", "/group_snapshots")["group_snapshots"]] == ["later"]
     bench.clean()
     return f"{len(found) - 1} came after the undo"

@@ -16,6 +16,7 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import splitter
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDERS
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.modules import (
     mirror_info,
@@ -185,8 +186,23 @@ def test_killed_splitter_is_recovered_without_its_name(array: Array, call: Run) 
     assert call(mirror_split, session=OTHER, state="armed")["changed"] is True
 
 
+@pytest.mark.parametrize("dead", [[OTHER, SESSION], [SESSION, OTHER]], ids=["last", "first"])
+@pytest.mark.parametrize("check", [True, False], ids=["check", "run"])
+def test_whichever_of_the_dead_sessions_stands_ready_all_are_recovered_at_once(
+    array: Array, call: Run, dead: list[str], check: bool
+) -> None:
+    pid = call(mirror_split, session=SESSION, state="armed")["pid"]
+    assert call(mirror_sync, state="recovered", dead_sessions=[OTHER])["code"] == "mirror_held"
+    done = call(mirror_sync, state="recovered", dead_sessions=dead, check=check)
+    assert done["changed"] is True
+    assert os.path.exists(f"/proc/{pid}/exe") is check
+    assert [pair["phase"] for pair in done["pairs"]] == ["none"] * len(array.pairs)
+    call(mirror_sync, state="recovered", dead_sessions=dead)
+
+
 def test_what_a_module_is_not_told_right_is_one_sentence(array: Array, call: Run) -> None:
-    assert "provider must be one of: image, lvm, md, got: vsp" in call(mirror_info, provider="vsp")["msg"]
+    known = ", ".join(sorted(PROVIDERS))
+    assert f"provider must be one of: {known}, got: vsp" in call(mirror_info, provider="vsp")["msg"]
     assert call(mirror_info, provider_options={"allow_copy": "perhaps"})["failed"]
     assert "provider_options.alow_copy" in call(mirror_info, provider_options={"alow_copy": True})["msg"]
     lvm = [{"name": "data", "primary": "san/data", "mirror": "san/data_rimage_1"}]

@@ -19,7 +19,7 @@ import pytest
 from ansible_collections.splitmirror.backup.tests.support.demo import Demo, playbook_environment
 
 
-def wait_for_end(fifo: Path, run: subprocess.Popen[bytes]) -> None:
+def wait_for_end(fifo: Path, run: subprocess.Popen[bytes], printed: Path) -> None:
     """Wait until somebody has written to a fifo and closed it; fail when the run ends first, or after three minutes."""
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -28,7 +28,9 @@ def wait_for_end(fifo: Path, run: subprocess.Popen[bytes]) -> None:
         for _second in range(180):
             if poll.poll(1000):
                 return
-            assert run.poll() is None, f"the run ended with {run.returncode} before the phase was over"
+            if run.poll() is not None:
+                told = printed.read_text(encoding="utf-8", errors="replace")[-4000:]
+                pytest.fail(f"the run ended with {run.returncode} before the phase was over:\n{told}")
         pytest.fail("the phase was not over after three minutes")
     finally:
         os.close(reader)
@@ -51,16 +53,20 @@ def paused_after(bench: Demo, phase: str, tmp_path: Path, *words: str) -> Iterat
         f"  when: splitmirror_phase == '{phase}'\n",
         encoding="utf-8",
     )
-    with subprocess.Popen(
-        bench.command("backup", *words, splitmirror_after_phase_tasks=str(hook)),
-        env=playbook_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as run:
+    printed = tmp_path / "printed"
+    with (
+        open(printed, "wb") as output,
+        subprocess.Popen(
+            bench.command("backup", *words, splitmirror_after_phase_tasks=str(hook)),
+            env=playbook_environment(),
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as run,
+    ):
         try:
-            wait_for_end(told, run)
+            wait_for_end(told, run, printed)
             yield run
         finally:
             if run.poll() is None:

@@ -164,6 +164,7 @@ def test_202_is_never_taken_for_done(bench: Bench) -> None:
 
 def test_an_array_that_does_not_answer_before_the_freeze_fails_before_it(bench: Bench) -> None:
     """Asked by the ping that backup_window sends before it freezes."""
+    others = set(children_of(os.getpid()))
     prepared = bench.provider().prepare(SESSION)
     prepared.flush()
     if bench.kind == "http":
@@ -172,7 +173,7 @@ def test_an_array_that_does_not_answer_before_the_freeze_fails_before_it(bench: 
         prepared.flush()
         bench.api.is_down = True
     elif bench.kind == "program":
-        (child,) = children_of(os.getpid())
+        (child,) = set(children_of(os.getpid())) - others
         os.kill(child, signal.SIGKILL)
         wait_for(partial(gone, child), "end of the program")
     if "command" not in bench.kind:
@@ -206,8 +207,9 @@ def test_a_splitter_that_is_killed_leaves_what_the_next_run_undoes(bench: Bench,
         kill(ready.pid)
     record = read_record(bench.provider().state_dir.session_dir(SESSION), splitter.NAME)
     assert record is not None
-    for pid in program:
-        wait_for(partial(gone, pid), "end of the program")
+    # With it end the commands that it has started.
+    for pid in (ready.pid, *program):
+        wait_for(partial(gone, pid), f"end of {pid}")
     assert bench.records() == [f"{SESSION}.json"]
     assert {state.phase for state in bench.provider().state()} == {"broken"}
     assert fails(lambda: bench.provider().prepare(OTHER))
@@ -226,9 +228,9 @@ def test_a_session_whose_record_is_lost_is_undone_by_its_short_id(bench: Bench) 
     options = {name: value for name, value in bench.options.items() if name not in ("program_answers", "look")}
     blind = make_provider("external", toyoptions.PAIRS, bench.state_dir, options, toyoptions.SECRETS)
     assert blind.recover() == []
-    assert blind.recover(OTHER) == []
+    assert blind.recover([OTHER]) == []
     assert len(bench.snapshots()) == 4
-    assert blind.recover(SESSION) == []
+    assert blind.recover([SESSION]) == []
     bench.is_clean()
 
 
@@ -244,7 +246,7 @@ def test_a_named_session_is_not_undone_over_one_that_holds_the_pairs(bench: Benc
     pairs = bench.provider().pairs
     provider = Watched(pairs, bench.provider().state_dir, bench.options)
     provider.secrets = toyoptions.SECRETS
-    provider.recover(OTHER)
+    provider.recover([OTHER])
     # It cleaned up the one that held them; only then the other.
     assert asked == [SESSION, OTHER]
     bench.is_clean()
