@@ -44,6 +44,7 @@ def inventory(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_table_of_preflight_has_it_and_all_the_rest(
     inventory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +59,7 @@ def test_the_table_of_preflight_has_it_and_all_the_rest(
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.slow
 def test_a_backup_reports_it_and_a_hook_that_fails_in_the_working_folder(inventory: Path, tmp_path: Path) -> None:
     (tmp_path / "hook.yml").write_text(json.dumps([{"ansible.builtin.fail": {"msg": "No."}}]), encoding="utf-8")
     options = {"splitmirror_report_dir": "night/reports", "splitmirror_after_phase_tasks": "hook.yml"}

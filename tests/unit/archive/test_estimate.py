@@ -153,6 +153,7 @@ def estimated(map_path: str, record_bytes: int = 0, extras: str | None = None) -
         return estimate(map_file, record_bytes, extras)
 
 
+@pytest.mark.slow
 @settings(max_examples=ROUNDS, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(entries=maps())
 def test_the_estimate_is_never_too_small_and_near_what_is_written(disk: str, entries: list[Mapped]) -> None:

@@ -50,30 +50,37 @@ def test_every_request_is_read_once_in_physical_order(wanted: list[tuple[int, in
         assert before.lun != after.lun or after.start > before.end + gap or joined > most
 
 
-@given(REQUESTS, st.sampled_from([512, 4096]))
-def test_pieces_land_in_their_places_filled_up_with_zeros(
-    tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[int, int, int]], block_bytes: int
-) -> None:
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, bytes]:
+    """Three LUNs that differ at each offset."""
     folder = tmp_path_factory.mktemp("luns")
     blob = os.urandom(1 << 16)
-    images = {lun: (blob[lun:] + blob[:lun]) * 200 for lun in range(3)}
-    readers = {}
-    for lun, data in images.items():
-        (folder / str(lun)).write_bytes(data)
-        readers[lun] = LunReader(lun, str(folder / str(lun)))
-        readers[lun].block_bytes = block_bytes  # that of a device; a plain file tells none
+    images = {folder / str(lun): (blob[lun:] + blob[:lun]) * 200 for lun in range(3)}
+    for path, data in images.items():
+        path.write_bytes(data)
+    return images
+
+
+@given(REQUESTS, st.sampled_from([512, 4096]))
+def test_pieces_land_in_their_places_filled_up_with_zeros(
+    images: dict[Path, bytes], wanted: list[tuple[int, int, int]], block_bytes: int
+) -> None:
+    readers = [LunReader(lun, str(path)) for lun, path in enumerate(images)]
+    for reader in readers:
+        reader.block_bytes = block_bytes  # that of a device; a plain file tells none
+    data = list(images.values())
     requests = []
     expected = b""
     for lun, physical, length in wanted:
         requests.append((lun, physical, length, len(expected)))
-        expected += images[lun][physical : physical + length] + bytes(-length % 512)
+        expected += data[lun][physical : physical + length] + bytes(-length % 512)
     ring = page_buffer(len(expected) + 512)
     ring[:] = b"?" * len(ring)
     bounce = page_buffer(readers[0].bounce_bytes)
     for task in coalesce(requests, 100_000):
         readers[task.lun].read(task, ring, bounce)
     assert bytes(ring) == expected + b"?" * 512
-    for reader in readers.values():
+    for reader in readers:
         reader.close()
 
 

@@ -136,6 +136,7 @@ OPTIONS = st.tuples(st.sampled_from([1, 2, 20, 128, 2048]), st.integers(4, 40)).
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(made=files(), options=OPTIONS, machine=st.sampled_from([platform.machine(), "without asynchronous I/O"]))
 def test_the_archive_holds_every_file_in_logical_order(

@@ -84,6 +84,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_each_failure_has_code_option_and_times(results: list[dict[str, Any]]) -> None:
     wrong = [
         (case, result)
@@ -95,6 +96,7 @@ def test_each_failure_has_code_option_and_times(results: list[dict[str, Any]]) -
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_who_may_not_become_root_is_told_where(results: list[dict[str, Any]]) -> None:
     refused = results[[name for name, *_rest in CASES].index("catalog_info")]["msg"]
     assert refused.startswith("walled: ")

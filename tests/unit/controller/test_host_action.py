@@ -65,6 +65,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("host", ["here", "gone"])
 def test_a_host_that_is_gone_fails_the_task_and_stays_in_the_play(told: Path, strategy: str, host: str) -> None:

@@ -35,6 +35,7 @@ def line(script: str, become: bool = False, timeout_s: float = 1.0) -> StandingL
     return StandingLine([b"/bin/sh", b"-c", script.encode()], "hostile", b"ready", timeout_s, plugin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("become", [False, True])
 @pytest.mark.parametrize("script", ["exec yes", "exec yes >&2", "exec >&-; exec yes >&2", "yes >&2 & exec yes"])
 def test_a_host_that_never_stops_talking_is_left(script: str, become: bool) -> None:

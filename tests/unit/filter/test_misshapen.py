@@ -49,6 +49,7 @@ def test_each_list_that_is_a_string_is_told(name: str) -> None:
     assert misshapen({name: [] if shapes()[name] == "list" else {}}) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("playbook", "extra"),
     [
@@ -85,6 +86,7 @@ def test_each_list_of_a_role_is_looked_at(role: str, entry: str, looked_at_in: s
     assert [name for name in lists if f"'{name}': {name}" not in asked] == []
 
 
+@pytest.mark.slow
 def test_a_list_that_a_play_gives_to_its_role_as_a_string_is_told(tmp_path: Path) -> None:
     play = {
         "hosts": "all",

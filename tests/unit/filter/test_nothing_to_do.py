@@ -54,6 +54,7 @@ def test_a_group_that_leaves_nothing_to_do_is_refused(
         chosen_group(groups, GROUP, hosts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
 def test_no_playbook_succeeds_without_a_host(tmp_path: Path, playbook: str) -> None:
     done = run_playbook(playbook_command(inventory(tmp_path, "database_host"), playbook), tmp_path)
@@ -61,6 +62,7 @@ def test_no_playbook_succeeds_without_a_host(tmp_path: Path, playbook: str) -> N
     assert "nothing to do" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
 def test_no_playbook_passes_over_a_misspelt_variable(tmp_path: Path, playbook: str) -> None:
     given = inventory(tmp_path, GROUP, "splitmirror_media_servers")

@@ -42,6 +42,7 @@ def inventory(folder: Path, **variables: Any) -> Path:
 OWN: dict[str, Any] = {"splitmirror_steps": [], "splitmirror_reason": "weekly", "splitmirror_session": "mine"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("playbook", ["backup", "preflight"])
 def test_a_variable_of_the_role_on_the_command_line_is_refused(tmp_path: Path, playbook: str, name: str) -> None:
@@ -51,12 +52,14 @@ def test_a_variable_of_the_role_on_the_command_line_is_refused(tmp_path: Path, p
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.slow
 def test_a_variable_of_the_role_in_the_inventory_is_refused(tmp_path: Path) -> None:
     done = run_playbook(playbook_command(inventory(tmp_path, **OWN), "backup"), tmp_path)
     assert done.returncode != 0
     assert f"{', '.join(sorted(OWN))}: the role" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_role_without_steps_is_not_a_backup(tmp_path: Path) -> None:
     role = {"role": "splitmirror.backup.mirrored_backup", "vars": {"splitmirror_steps": [], "splitmirror_reason": "x"}}
     play = {"hosts": "all", "gather_facts": False, "roles": [role]}

@@ -85,6 +85,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_whole_life_of_a_session(site: Site, tmp_path: Path) -> None:
     before = site.seen()
     look = site.run(tape_label, check=True, volume="V1", capacity="64M")

@@ -242,6 +242,7 @@ def test_positions_are_those_in_the_tape_file(written: Library) -> None:
     assert (found["volume"], found["file_number"], found["record"], found["offset_bytes"]) == ("V2", 2, 0, 0)
 
 
+@pytest.mark.slow
 def test_the_modules_go_from_volume_to_volume(written: Library, tmp_path: Path) -> None:
     written.catalog.close()
     drive = {"drive_type": "virtual", "drive": str(written.folder), "state_dir": str(written.state_dir)}

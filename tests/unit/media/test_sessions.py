@@ -545,6 +545,7 @@ def test_a_new_file_system_is_empty_enough(labelled: Library, tmp_path: Path) ->
     assert not found.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SPLITMIRROR_ROUNDS", "40"))))
 def test_one_flipped_bit_costs_one_file_and_all_agree_which(labelled: Library, tmp_path: Path, seed: int) -> None:
     labelled.back_up("s1", TREE)
@@ -934,6 +935,7 @@ def tear(library: Library, *, cut_bytes: int = 0) -> None:
     os.truncate(data, data.stat().st_size - cut_bytes)
 
 
+@pytest.mark.slow
 def test_a_rebuild_that_dies_anywhere_gives_nothing_away(labelled: Library) -> None:
     for number in (1, 2):
         labelled.back_up(f"s{number}", [inline(f"/srv/{number}-{file}", b"x") for file in range(150)])

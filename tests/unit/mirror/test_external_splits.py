@@ -33,6 +33,8 @@ from ansible_collections.splitmirror.backup.tests.support.freezing import wait_f
 from ansible_collections.splitmirror.backup.tests.support.mirrors import kill, run_module
 from ansible_collections.splitmirror.backup.tests.support.toyarray import PASSWORD, ToyArray
 
+pytestmark = pytest.mark.slow
+
 SESSION = "20260131T020000Z-db1-9f3c"
 OTHER = "20260131T030000Z-db1-0001"
 KINDS = ("program", "commands", "one command", "http")
