@@ -536,8 +536,9 @@ def is_a_night_without_a_backup(bench: Demo, refused: dict[str, Any]) -> None:
 
 
 def test_a_failure_is_told_once_and_to_hooks_beside_the_users_playbook_and_the_report_folder_is_made(
-    bench: Demo, tmp_path: Path
+    bench: Demo, report: dict[str, Any], tmp_path: Path
 ) -> None:
+    assert report["state"] == "good"  # it has made the state folder, into which the hook writes
     # That hooks are told of all phases of a good backup is proved with again.yml.
     folder = tmp_path / "new/reports"
     done = bench.play(HOOKS / "hooked.yml", splitmirror_volume="OTHER1", splitmirror_report_dir=str(folder))
