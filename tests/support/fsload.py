@@ -17,8 +17,9 @@ import socket
 import stat
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     ExtentRow,
@@ -274,12 +275,24 @@ def tree_of_map(
     return found
 
 
+class Stepping(Protocol):
+    """What changes a file system step by step."""
+
+    def step(self) -> None:
+        """One change."""
+
+
 @contextlib.contextmanager
-def load_process(root: Path, seed: int, steps_before: int = 300) -> Iterator[None]:
-    """A Load goes on in a process of its own while inside, after it has done some steps."""
+def at_work(
+    kind: Callable[[Path, random.Random], Stepping], root: Path, seed: int, steps_before: int = 200
+) -> Iterator[None]:
+    """Something takes steps in a process of its own while inside, after it has done some.
+
+    :param kind: the class of what takes them.
+    """
     with multiprocessing.Pool(1) as pool, tempfile.TemporaryDirectory() as door:
         stop = Path(door) / "stop"
-        pool.apply(_begin_load, (root, seed, steps_before))
+        pool.apply(_begin, (kind, root, seed, steps_before))
         done = pool.apply_async(_go_on, (stop,))
         try:
             yield
@@ -288,19 +301,18 @@ def load_process(root: Path, seed: int, steps_before: int = 300) -> Iterator[Non
             done.get()
 
 
-_LOADS: list[Load] = []
+_AT_WORK: list[Stepping] = []
 
 
-def _begin_load(root: Path, seed: int, steps: int) -> None:
-    _LOADS.append(Load(root, random.Random(seed)))
+def _begin(kind: Callable[[Path, random.Random], Stepping], root: Path, seed: int, steps: int) -> None:
+    _AT_WORK.append(kind(root, random.Random(seed)))
     for _dummy in range(steps):
-        _LOADS[0].step()
+        _AT_WORK[0].step()
 
 
 def _go_on(stop: Path) -> None:
     while not stop.exists():
-        _LOADS[0].step()
-    _LOADS[0].close()
+        _AT_WORK[0].step()
 
 
 class Load:

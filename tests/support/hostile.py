@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import multiprocessing
 import os
 import random
 import resource
@@ -21,7 +20,6 @@ import signal
 import socket
 import stat
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -257,34 +255,6 @@ class Mutator:
     def _lease(self) -> None:
         with lease(self._pick(), fcntl.F_WRLCK):
             self._write()
-
-
-@contextlib.contextmanager
-def mutating(root: Path, seed: int, steps_before: int = 200) -> Iterator[None]:
-    """A Mutator goes on in a process of its own while inside, after it has done some steps."""
-    with multiprocessing.Pool(1) as pool, tempfile.TemporaryDirectory() as door:
-        stop = Path(door) / "stop"
-        pool.apply(_begin, (root, seed, steps_before))
-        done = pool.apply_async(_go_on, (stop,))
-        try:
-            yield
-        finally:
-            stop.touch()
-            done.get()
-
-
-_MUTATORS: list[Mutator] = []
-
-
-def _begin(root: Path, seed: int, steps: int) -> None:
-    _MUTATORS.append(Mutator(root, random.Random(seed)))
-    for _dummy in range(steps):
-        _MUTATORS[0].step()
-
-
-def _go_on(stop: Path) -> None:
-    while not stop.exists():
-        _MUTATORS[0].step()
 
 
 @contextlib.contextmanager

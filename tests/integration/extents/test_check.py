@@ -26,11 +26,12 @@ from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 from ansible_collections.splitmirror.backup.tests.support.fsload import (
     FALLOC_KEEP_SIZE,
     FALLOC_PUNCH_HOLE,
+    Load,
     MemoryMap,
+    at_work,
     fallocate,
     file_system,
     frozen,
-    load_process,
     make_all_sorts,
 )
 from ansible_collections.splitmirror.backup.tests.support.trackedmap import Mapped, make_some, mapped_tree
@@ -243,7 +244,7 @@ def test_the_check_is_right_under_load(scratch: Path, kind: str, seed: int) -> N
         tracker = Tracker([str(mount)])
         tracker.start()
         try:
-            with load_process(mount / "data", seed):
+            with at_work(Load, mount / "data", seed):
                 with MapFile.create(str(scratch / "map"), "s1", "host") as made:
                     map_scopes(made, [Scope(str(mount / "data"))], [LunSpec("lun", device)])
                 with MapFile.open(str(scratch / "map"), "s1") as opened:

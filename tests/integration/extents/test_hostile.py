@@ -31,14 +31,21 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack i
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import ReadOnlyMounts
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device
-from ansible_collections.splitmirror.backup.tests.support.fsload import file_system, frozen, mirror, read_direct, split
+from ansible_collections.splitmirror.backup.tests.support.fsload import (
+    at_work,
+    file_system,
+    frozen,
+    mirror,
+    read_direct,
+    split,
+)
 from ansible_collections.splitmirror.backup.tests.support.hostile import (
     LARGEST,
     Hostile,
+    Mutator,
     Seen,
     hostile_tree,
     look,
-    mutating,
     read_archive,
     without_zeros,
 )
@@ -114,7 +121,7 @@ def test_the_archive_is_the_mirror_or_names_the_file(scratch: Path, kind: str, s
         tracker = Tracker([str(mount)])
         tracker.start()
         stack.callback(tracker.close)
-        with mutating(root / "changes", seed):
+        with at_work(Mutator, root / "changes", seed):
             with MapFile.create(str(scratch / "map"), "s1", "host") as map_file:
                 map_scopes(map_file, scopes, luns, on_unreadable=LEAVE_OUT)
             unclosed: list[int] = []

@@ -28,7 +28,6 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.session import 
 from ansible_collections.splitmirror.backup.tests.support.freezing import (
     HolderUnderTest,
     Writer,
-    file_system,
     holder,
     wait_for,
 )
@@ -36,12 +35,6 @@ from ansible_collections.splitmirror.backup.tests.support.freezing import (
 pytestmark = pytest.mark.root
 SHORT_S = 2.0
 FAR_S = 600.0
-
-
-@pytest.fixture
-def ext4(scratch: Path) -> Iterator[Path]:
-    with file_system(scratch, "ext4") as folder:
-        yield folder
 
 
 @pytest.fixture
@@ -66,12 +59,6 @@ def group() -> Iterator[Path]:
         (made / "cgroup.freeze").write_text("0")
         wait_for(lambda: "populated 0" in (made / "cgroup.events").read_text(), "the group is empty")
         made.rmdir()
-
-
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[HolderUnderTest]:
-    with holder(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ from ansible_collections.splitmirror.backup.tests.support.blockdev import run
 from ansible_collections.splitmirror.backup.tests.support.freezing import (
     HolderUnderTest,
     Writer,
-    file_system,
     holder,
     wait_for,
 )
@@ -43,18 +42,6 @@ KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application
 def server() -> Iterator[Cluster]:
     with passable_folder() as folder, cluster(folder / "data") as running:
         yield running
-
-
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[HolderUnderTest]:
-    with holder(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def ext4(scratch: Path) -> Iterator[Path]:
-    with file_system(scratch, "ext4") as folder:
-        yield folder
 
 
 def test_hot_backup_from_begin_to_end(server: Cluster, held: HolderUnderTest) -> None:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,24 +24,6 @@ from ansible_collections.splitmirror.backup.tests.support.freezing import (
 )
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(params=["xfs", "ext4"])
-def mount(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Path]:
-    with file_system(scratch, request.param) as folder:
-        yield folder
-
-
-@pytest.fixture
-def ext4(scratch: Path) -> Iterator[Path]:
-    with file_system(scratch, "ext4") as folder:
-        yield folder
-
-
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[HolderUnderTest]:
-    with holder(tmp_path) as running:
-        yield running
 
 
 def test_a_write_waits_from_freeze_to_thaw(mount: Path, held: HolderUnderTest) -> None:

@@ -46,24 +46,6 @@ SHORT_S = 2.0
 FAR_S = 600.0
 
 
-@pytest.fixture(params=["xfs", "ext4"])
-def mount(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Path]:
-    with file_system(scratch, request.param) as folder:
-        yield folder
-
-
-@pytest.fixture
-def ext4(scratch: Path) -> Iterator[Path]:
-    with file_system(scratch, "ext4") as folder:
-        yield folder
-
-
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[HolderUnderTest]:
-    with holder(tmp_path) as running:
-        yield running
-
-
 def frozen_writer(held: HolderUnderTest, mount: Path, deadline_s: float) -> Writer:
     """Freeze, and have a writer hang on it."""
     held.ask("freeze", mounts=[str(mount)], deadline_s=deadline_s)
