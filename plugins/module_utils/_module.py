@@ -69,6 +69,7 @@ def run_module(
     *,
     needs_root: bool = False,
     for_session: bool = False,
+    looks: Optional[str] = None,
     **module_options: Any,
 ) -> None:
     """Build the AnsibleModule, let ``work`` do the task, and leave by exit_json or fail_json.
@@ -77,6 +78,7 @@ def run_module(
     :param spec: the argument spec.
     :param needs_root: whether nothing can be done as another user. Else who may use the state folder may try.
     :param for_session: it works for the session that it names, which must not have lost its lease meanwhile.
+    :param looks: the ``state`` that changes nothing. It may come before the lease is taken from a run that was killed.
     :param module_options: further arguments of AnsibleModule (required_if and the like).
     """
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True, **module_options)
@@ -91,7 +93,8 @@ def run_module(
         if module.params.get("state_dir") is not None:
             StateDir(module.params["state_dir"]).check()
         _check_rights(module.params.get("state_dir"), needs_root)
-        named = for_session and module.params["session"] and not module.check_mode
+        looks_only = module.check_mode or (looks is not None and module.params["state"] == looks)
+        named = for_session and module.params["session"] and not looks_only
         with working_for(StateDir(module.params["state_dir"]), module.params["session"]) if named else nullcontext():
             result = work(module)
     except SplitMirrorError as exc:

@@ -253,7 +253,7 @@ def seen(provider: MirrorProvider) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    _module.run_module(work, SPEC, for_session=True)
+    _module.run_module(work, SPEC, for_session=True, looks="checked")
 
 
 if __name__ == "__main__":

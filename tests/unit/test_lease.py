@@ -31,7 +31,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.lease import (
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, PairState
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.modules import hot_backup, mirror_sync
+from ansible_collections.splitmirror.backup.plugins.modules import hot_backup, mirror_present, mirror_sync
 from ansible_collections.splitmirror.backup.plugins.plugin_utils.controller import is_running, this_run
 from ansible_collections.splitmirror.backup.tests.support.demo import playbook_command, run_playbook
 from ansible_collections.splitmirror.backup.tests.support.mirrors import run_module
@@ -141,6 +141,16 @@ def test_a_run_that_lost_its_lease_does_nothing_more(state: StateDir) -> None:
     assert leases.find("db1") is None
     with working_for(state, FIRST):  # as in plays that take no lease
         pass
+
+
+def test_who_only_asks_how_the_mirror_could_be_presented_needs_no_lease(state: StateDir) -> None:
+    """The role asks in preflight, where the lease may still be that of a run that was killed."""
+    Leases(state).take("db1", FIRST, ELSEWHERE)
+    pairs = [{"name": "data", "device": "/dev/a", "primary": "/a", "mirror": "/b"}]
+    options = {"session": SECOND, "provider": "image", "pairs": pairs, "state_dir": state.root}
+    asked = run_module(mirror_present.main, {**options, "state": "checked"})
+    assert (asked.get("msg"), asked.get("changed")) == (None, False)
+    assert run_module(mirror_present.main, {**options, "state": "withdrawn"})["code"] == "lease_lost"
 
 
 def test_each_task_is_a_sign_of_life(state: StateDir) -> None:
