@@ -36,6 +36,12 @@ options:
       ceph_conf:
         description: Provider V(rbd). Path of the configuration of the cluster, if it is not the usual one.
         type: path
+      ceph_python:
+        description:
+          - Provider V(rbd). The Python that has the modules C(rados) and C(rbd), V(/usr/bin/python3) when it is left
+            out.
+          - Without the modules each split starts a process of C(rbd) for each pair, which takes longer.
+        type: path
       ceph_user:
         description: Provider V(rbd). The name of the Ceph user, without C(client.), if it is not C(admin).
         type: str

@@ -2,13 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A stand-in for Ceph's ``rbd``: images and snapshots are files in a folder, devices are loop devices.
+"""A stand-in for Ceph's ``rbd`` and its Python bindings: images and snapshots are files, devices are loop devices.
 
 It keeps what the provider depends on: exit codes, that a protected snapshot cannot be removed, that a mapped one can.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 #: Image: ROOT/POOL/NAME/data. Snapshot: ROOT/POOL/NAME/snaps/SNAPSHOT/data, and ``protected`` beside it.
@@ -98,6 +99,53 @@ case $verb in
 esac
 """
 
+#: The modules ``rados`` and ``rbd``, as far as the provider needs them.
+RADOS = """
+class Rados:
+    def __init__(self, conffile, rados_id):
+        pass
+
+    def connect(self):
+        pass
+
+    def open_ioctx(self, pool):
+        return Pool(pool)
+
+    def shutdown(self):
+        pass
+
+class Pool:
+    def __init__(self, name):
+        self.name = name
+
+    def close(self):
+        pass
+"""
+RBD = """
+import os, subprocess
+
+RBD_SNAP_CREATE_SKIP_QUIESCE = 1
+
+def _run(*words):
+    done = subprocess.run(["@ROOT@/../bin/rbd", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(done.returncode, done.stderr)
+
+class Image:
+    def __init__(self, pool, name):
+        self.name = pool.name + "/" + name
+        _run("info", self.name)
+        open("@ROOT@/.opened", "w").close()
+
+    def create_snap(self, name, flags):
+        _run("snap", "create", self.name + "@" + name)
+        if os.path.exists("@ROOT@/dies-when-it-has-split"):
+            os._exit(1)
+
+    def close(self):
+        pass
+"""
+
 
 def make_rbd(folder: Path) -> Path:
     """Write the stand-in, and return the folder that belongs on the PATH; its images lie in ``folder``/ceph."""
@@ -107,4 +155,12 @@ def make_rbd(folder: Path) -> Path:
     program = programs / "rbd"
     program.write_text(SCRIPT.replace("@ROOT@", str(folder / "ceph")))
     program.chmod(0o755)
+    bindings = folder / "bindings"
+    bindings.mkdir()
+    (bindings / "rados.py").write_text(RADOS)
+    (bindings / "rbd.py").write_text(RBD.replace("@ROOT@", str(folder / "ceph")))
+    python = programs / "ceph-python"
+    # Isolated (-I), Python would not look there.
+    python.write_text(f'#!/bin/sh\nshift\nPYTHONPATH={bindings} exec {sys.executable} -s "$@"\n')
+    python.chmod(0o755)
     return programs

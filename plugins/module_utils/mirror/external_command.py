@@ -11,19 +11,12 @@ the end of output: a program may leave another one in the background that holds 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, BinaryIO, ClassVar, Optional
+from typing import Any, ClassVar, Optional
 
-from ..host.lifeline import die_with
+from ..host.running import Running, Silent
 from ..host.strict_json import parse_json
-from ..host.tools import start_program
 from ..options import Spec
 from .base import MirrorError, Pair
 from .external_link import (
@@ -39,12 +32,11 @@ from .external_link import (
     command_of,
     fill,
     names_in,
-    tail_of,
+    text_of,
     unknown_names,
     wrong_shape,
 )
 
-_OUTPUT_BYTES = 1 << 20
 #: Steps in which the commands of all pairs run at once.
 _AT_ONCE = ("look", "split")
 
@@ -123,22 +115,10 @@ class _Run:
         self._job = job
         self._step = step
         self._where = f"{step}: {words[0]}" + (f", pair {self.name}" if pair else "")
-        self._output: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the exit
-        self._errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         command = [fill(word, job.values(pair)) for word in words]
         try:
-            self._process = start_program(
-                command,
-                environment=job.secrets,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._errors,
-                start_new_session=True,
-                # A split that nobody waits for any more must not come after the clean-up.
-                preexec_fn=partial(die_with, os.getpid()),  # one system call, no lock
-            )
+            self._program = Running(command, environment=job.secrets)
         except OSError as exc:
-            self._close_files()
             raise MirrorError(
                 f"{self._where}: it cannot be started ({exc.strerror}).", option="provider_options"
             ) from exc
@@ -147,30 +127,27 @@ class _Run:
         return self
 
     def __exit__(self, *_dummy: object) -> None:
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        self._close_files()
+        self._program.close()
 
     def result(self, deadline: float) -> Mapping[str, Any]:
         """Wait for its end; return what it has answered, for a step that has an answer. :raises MirrorError: failed."""
-        # Popen.wait with a timeout would look every 50 ms.
-        waiter = threading.Thread(target=self._process.wait, daemon=True)
-        waiter.start()
-        waiter.join(max(0.0, deadline - time.monotonic()))
-        if waiter.is_alive():
-            raise MirrorError(f"{self._where}: it did not end in time.", option="provider_options")
-        if self._process.returncode:
-            words = self._job.quote(tail_of(self._errors) or tail_of(self._output), end=True)
+        program = self._program
+        try:
+            status = program.result(deadline)
+        except Silent as exc:
+            program.kill()
             raise MirrorError(
-                f"{self._where}: it failed with exit status {self._process.returncode}{f': {words}' if words else '.'}",
+                f"{self._where}: {str(exc) or 'it did not end in time'}.", option="provider_options"
+            ) from exc
+        if status:
+            words = self._job.quote(text_of(program.errors) or text_of(program.said), end=True)
+            raise MirrorError(
+                f"{self._where}: it failed with exit status {status}{f': {words}' if words else '.'}",
                 option="provider_options",
             )
         if self._step not in ANSWER_KEYS:
             return {}
-        self._output.seek(0)
-        text = self._output.read(_OUTPUT_BYTES).decode(errors="replace").strip()
+        text = text_of(program.said)
         try:
             said = parse_json(text.encode())
         except ValueError:
@@ -178,7 +155,3 @@ class _Run:
         if not isinstance(said, dict):
             raise wrong_shape(self._job, self._where, "one JSON object", text)
         return said
-
-    def _close_files(self) -> None:
-        self._output.close()
-        self._errors.close()

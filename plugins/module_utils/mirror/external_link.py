@@ -16,7 +16,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, ClassVar, Optional
+from typing import Any, ClassVar, Optional, Union
 from urllib.parse import quote as percent_encoded
 
 from ..host.strict_json import parse_json
@@ -37,8 +37,6 @@ ANSWER_KEYS = {
 SECRET = "secret."  # noqa: S105
 #: What may stand in a message at most, of what an array or a program has said.
 _QUOTED = 300
-#: Of what a program has written, its end; more than is quoted, so that a secret that is cut here is not seen.
-_TAIL_BYTES = 1 << 16
 #: A line of a secret of several lines, and a token, that is shorter may be any word.
 _LEAST_HIDDEN = 6
 #: The longest that anything waits. More does not fit into what the system calls take.
@@ -317,8 +315,6 @@ def command_of(where: str, value: Any) -> list[str]:
     ]
 
 
-def tail_of(stream: BinaryIO) -> str:
-    """The end of what a program has written into a file, which it may still be writing."""
-    fd = stream.fileno()
-    # pread leaves alone where the program writes next, which it shares with us.
-    return os.pread(fd, _TAIL_BYTES, max(0, os.fstat(fd).st_size - _TAIL_BYTES)).decode(errors="replace").strip()
+def text_of(said: Union[bytes, bytearray]) -> str:
+    """What a program has written, as a text."""
+    return bytes(said).decode(errors="replace").strip()

@@ -4,8 +4,9 @@
 
 """Provider ``rbd``: the LUNs are images of Ceph; the split is a snapshot of each, which this host maps read-only.
 
-The snapshots of a set are made at once, each by a process of its own: most of the time of one is a wait for the next
-proposal of the monitors (a second by default), which all of them share.
+The snapshots of a set are made at once: most of the time of one is a wait for the next proposal of the monitors (a
+second by default), which all of them share. A process with Ceph's Python bindings stands ready for it, connected and
+with the images open. Without the bindings each snapshot is a process of ``rbd`` that connects and opens in the window.
 
 A snapshot is protected as soon as the window has its answer, because Ceph would remove an unprotected one while it is
 mapped; the device then reads zeros without an error. That a device is that of the snapshot is asked of the kernel, not
@@ -15,6 +16,7 @@ snapshot of somebody else has such a name.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -25,10 +27,11 @@ from functools import partial
 from typing import Any, ClassVar, Optional, TypeVar
 
 from ..host import tools
+from ..host.running import Running, Silent
 from ..options import Spec
 from ..session import StateDir, sealed, session_of_seal
 from .base import MirrorError, Pair, PairSplit, PreparedSplit
-from .journal import SplitRecord
+from .journal import Journal, SplitRecord
 from .snapshots import SnapshotProvider, SnapshotSplit, SnapshotView, timed
 
 #: After this time a command that waits for the cluster is ended. It can be repeated.
@@ -37,6 +40,59 @@ COMMAND_TIMEOUT_S = 120.0
 SPLIT_ESTIMATE_S = 1.0
 #: Of these exit codes of ``rbd``, which are those of errno.h, we know what they mean.
 _NO_ENTRY = 2
+#: How long the images may take to be closed after a split. An image that is not closed may stay locked for a while.
+_CLOSE_S = 30.0
+#: Stands ready to split, and speaks to us in lines of JSON. It runs with the Python that has Ceph's bindings. When its
+#: input ends it closes the images, whatever has become of us: the exclusive lock of one that is not closed would keep
+#: the database host from writing until it times out.
+_STANDING = """\
+import json, sys, time
+from concurrent.futures import ThreadPoolExecutor
+
+def say(**told):
+    sys.stdout.write(json.dumps(told) + "\\n")
+    sys.stdout.flush()
+
+wanted = json.loads(sys.stdin.readline())
+try:
+    import rados, rbd
+except ImportError as exc:
+    say(missing=str(exc))
+    sys.exit()
+# A snapshot that waits for others to be quiet would end our freeze with theirs.
+flags = [flag for flag in [getattr(rbd, "RBD_SNAP_CREATE_SKIP_QUIESCE", 0)] if flag]
+cluster, pools, images = rados.Rados(conffile=wanted["conf"], rados_id=wanted["user"]), [], {}
+
+def take(name):
+    try:
+        images[name].create_snap(wanted["snapshots"][name], *flags)
+    except Exception as exc:
+        return str(exc) or type(exc).__name__
+
+try:
+    cluster.connect()
+    for name in wanted["snapshots"]:
+        pool, *namespace, image = name.split("/")
+        pools.append(cluster.open_ioctx(pool))
+        if namespace:
+            pools[-1].set_namespace(namespace[0])
+        images[name] = rbd.Image(pools[-1], image)
+    with ThreadPoolExecutor(len(images)) as threads:
+        list(threads.map(len, images))  # starts them
+        say(ready=True)
+        if "split" in sys.stdin.readline():
+            times = [time.monotonic(), time.time()]
+            errors = dict(zip(images, threads.map(take, images)))
+            times += [time.monotonic(), time.time()]
+            say(errors={name: error for name, error in errors.items() if error}, times=times)
+            sys.stdin.readline()
+except Exception as exc:
+    say(error=str(exc) or type(exc).__name__)
+finally:
+    for one in [*images.values(), *pools]:
+        one.close()
+    cluster.shutdown()
+"""
 _IMAGE = re.compile(r"(?P<pool>[^/@\s]+)/(?:(?P<namespace>[^/@\s]+)/)?(?P<name>[^/@\s]+)")
 _At = TypeVar("_At")
 
@@ -68,6 +124,7 @@ class RbdProvider(SnapshotProvider):
         "ceph_user": {"type": "str"},
         "map_type": {"type": "str", "choices": ["krbd", "nbd"], "default": "krbd"},
         "map_options": {"type": "str"},
+        "ceph_python": {"type": "path", "default": "/usr/bin/python3"},
     }
 
     def __init__(self, pairs: Sequence[Pair], state_dir: StateDir, options: Optional[Mapping[str, Any]] = None) -> None:
@@ -83,6 +140,27 @@ class RbdProvider(SnapshotProvider):
             if image != pair.primary or not re.fullmatch(r"[A-Za-z0-9._-]+", prefix):
                 wanted = f"{pair.primary}@splitmirror, to which the session's id is added"
                 raise _misnamed(pair, f"its mirror is {pair.mirror!r}; write {wanted}")
+
+    def remarks(self) -> list[str]:
+        """See MirrorProvider."""
+        missing = None
+        with contextlib.suppress(MirrorError):
+            missing = self.missing_bindings()
+        if missing is None:
+            return []
+        return [
+            f"provider_options: ceph_python: {missing}, so a process of rbd is started for each pair in the window; "
+            "install python3-rados and python3-rbd."
+        ]
+
+    def missing_bindings(self) -> Optional[str]:
+        """Why nothing can stand ready; None if something can."""
+        python = self.options["ceph_python"]
+        try:
+            done = tools.run_program([python, "-I", "-c", "import rados, rbd"], timeout_s=COMMAND_TIMEOUT_S)
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            return f"{python} cannot be run ({exc})"
+        return f"{python} does not have Ceph's bindings" if done.returncode else None
 
     # ---- looking ----
 
@@ -138,7 +216,45 @@ class RbdProvider(SnapshotProvider):
 
     def prepared(self, record: SplitRecord) -> PreparedSplit:
         """See SnapshotProvider."""
-        return RbdSplit(self, self._journal, record)
+        try:
+            standing = self._standing(record)
+        except MirrorError:
+            self._journal.remove(record.session)
+            raise
+        return RbdSplit(self, self._journal, record, standing)
+
+    def _standing(self, record: SplitRecord) -> Optional[Running]:
+        """A process with the images open; None without the bindings. :raises MirrorError: they cannot be opened."""
+        try:
+            program = Running([self.options["ceph_python"], "-I", "-c", _STANDING], takes_lines=True, outlives_us=True)
+        except OSError:
+            return None
+        try:
+            wanted = {
+                "conf": self.options["ceph_conf"] or "",
+                "user": self.options["ceph_user"],
+                "snapshots": {pair.primary: _snapshot(pair, record.session) for pair in record.pairs},
+            }
+            said = self.asked(program, wanted)
+            if said.get("ready") is True:
+                return program
+            if "missing" in said:
+                program.stop(b"", _CLOSE_S)
+                return None
+            raise MirrorError(f"ceph: the images cannot be opened: {said.get('error')}")
+        except MirrorError:
+            program.stop(b"", _CLOSE_S)
+            raise
+
+    def asked(self, program: Running, line: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Send the process that stands ready a line, and return its answer. :raises MirrorError: there is none."""
+        try:
+            said = json.loads(program.ask(json.dumps(line).encode() + b"\n", COMMAND_TIMEOUT_S))
+        except Silent as exc:
+            words = " ".join(program.errors.decode(errors="replace").split())[-300:]
+            reason = str(exc) or f"no answer within {COMMAND_TIMEOUT_S:g} s; see ceph status"
+            raise MirrorError(f"ceph_python: {reason}{f' ({words})' if words else ''}.") from exc
+        return said if isinstance(said, dict) else {}
 
     def take(self, pair: Pair, session: str) -> None:
         """See SnapshotProvider."""
@@ -224,19 +340,53 @@ class RbdProvider(SnapshotProvider):
 
 
 class RbdSplit(SnapshotSplit):
-    """All images are there and free. Nothing else can be done before: a snapshot is one order to the cluster."""
+    """All images are there and free.
+
+    :param standing: has them open; None if each snapshot is a process of its own.
+    """
 
     _provider: RbdProvider
 
+    def __init__(
+        self, provider: RbdProvider, journal: Journal, record: SplitRecord, standing: Optional[Running]
+    ) -> None:
+        super().__init__(provider, journal, record)
+        self._standing = standing
+
+    def flush(self) -> None:
+        """See PreparedSplit."""
+        if self._standing is not None and self._standing.has_ended():
+            raise MirrorError("ceph_python: the process that has the images open has ended; see ceph status.")
+
     def take_all(self, pairs: Sequence[Pair]) -> list[PairSplit]:
         """See SnapshotSplit."""
-        return timed(pairs, lambda: _at_once(pairs, self.take))
+        if self._standing is None:
+            return timed(pairs, lambda: _at_once(pairs, self.take))
+        said = self._provider.asked(self._standing, {"op": "split"})
+        if "errors" not in said:
+            raise MirrorError(f"ceph: no snapshot could be made: {said.get('error')}")
+        for pair in pairs:
+            if pair.primary in said["errors"]:
+                raise MirrorError(f"pair {pair.name}: {said['errors'][pair.primary]}")
+        before_mono_s, before_wall_s, after_mono_s, after_wall_s = said["times"]
+        times = (before_mono_s, after_mono_s, before_wall_s, after_wall_s)
+        return [PairSplit(pair.name, pair.mirror, *times) for pair in pairs]
 
     def settle(self) -> None:
         """See PreparedSplit."""
         super().settle()
+        self._close()
         # What fails here is tried again when the mirror is presented.
         _at_once(self._record.pairs, partial(self._provider.protect, session=self._record.session))
+
+    def cancel(self) -> None:
+        """See PreparedSplit."""
+        self._close()
+        super().cancel()
+
+    def _close(self) -> None:
+        if self._standing is not None:
+            self._standing.stop(b"", _CLOSE_S)
 
 
 def _at_once(pairs: Sequence[Pair], action: Callable[[Pair], _At]) -> list[_At]:

@@ -12,11 +12,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import sealed
 from ansible_collections.splitmirror.backup.tests.seams.mirrors import (
     SESSION,
     TESTS,
@@ -104,9 +108,12 @@ class Bench(MirrorContract):
         """See MirrorContract."""
         return self._renamed("t0")
 
-    def not_splittable(self) -> Any:
+    @contextmanager
+    def not_splittable(self) -> Iterator[None]:
         """See MirrorContract."""
-        return self._renamed("t1")
+        (pair,) = [pair for pair in self.pairs() if pair["name"] == "t1"]
+        rbd("snap", "create", "--no-progress", f"{pair['mirror']}.{sealed(SESSION)}")
+        yield
 
     @contextmanager
     def foreign(self) -> Iterator[None]:
@@ -173,16 +180,50 @@ CASES = {
 }
 
 
+#: Before the name of a test that goes the way without Ceph's bindings.
+BY_PROGRAM = "by_program."
+#: How many splits are timed each way.
+SPLITS = 20
+
+
+class WithoutBindings(Bench):
+    """No process stands ready."""
+
+    options = MappingProxyType({"ceph_python": "/none"})
+
+
+def figures() -> None:
+    """Print how long splits take, and how much of it is not Ceph's, in ms: each way by turns."""
+    took: dict[str, list[float]] = {}
+    with Bench() as standing, WithoutBindings() as program:
+        for name, bench in [("standing", standing), ("program", program)] * SPLITS:
+            prepared = bench.provider().prepare(SESSION)
+            began = time.monotonic()
+            result = prepared.split()
+            split_s = time.monotonic() - began
+            prepared.settle()
+            bench.provider().recover()
+            for what, found_s in ((name, split_s), (f"{name}: beyond the array's split", split_s - result.split_s)):
+                took.setdefault(what, []).append(found_s * 1000)
+    for what, all_ms in took.items():
+        print(f"{what}: median {median(all_ms):.1f}, shortest {min(all_ms):.1f}, longest {max(all_ms):.1f} ms")
+
+
 def run(case: str) -> None:
-    """Run one case, or one test of the contract."""
-    with Bench() as bench:
+    """Run one case, or one test of the contract, or time the split."""
+    if case == figures.__name__:
+        figures()
+        return
+    with WithoutBindings() if case.startswith(BY_PROGRAM) else Bench() as bench:
         if case in CASES:
             CASES[case](bench)
         else:
-            getattr(bench, case)()
+            getattr(bench, case[len(BY_PROGRAM) :] if case.startswith(BY_PROGRAM) else case)()
 
 
-ALL = (*TESTS, *CASES)
+#: Without the bindings what concerns the split alone; the rest is the same.
+_SPLITTING = ("test_the_mirror_is_the_split_only_readable_and_stays_while_in_use", "test_all_pairs_are_split_or_none")
+ALL = (figures.__name__, *TESTS, *CASES, *(f"{BY_PROGRAM}{test}" for test in _SPLITTING))
 
 
 if __name__ == "__main__":

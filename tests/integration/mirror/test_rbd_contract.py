@@ -7,21 +7,23 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
 from ansible_collections.splitmirror.backup.tests.integration.lab import on_ceph
-from ansible_collections.splitmirror.backup.tests.seams.mirrors import SESSION, MirrorContract
+from ansible_collections.splitmirror.backup.tests.seams.mirrors import SESSION, MirrorContract, refused
 from ansible_collections.splitmirror.backup.tests.support.rbd import make_rbd
 
 pytestmark = pytest.mark.root
 
 
-class TestRbd(on_ceph.Bench):
+class Rbd(on_ceph.Bench):
     """Two images of the stand-in."""
 
     kind = "rbd"
@@ -42,6 +44,50 @@ class TestRbd(on_ceph.Bench):
         return super().is_step(event, args) or (
             event != "subprocess.Popen" and MirrorContract.is_step(self, event, args)
         )
+
+
+class TestStanding(Rbd):
+    """A process with Ceph's bindings stands ready."""
+
+    def provider(self, **changed: Any) -> MirrorProvider:
+        options = {"ceph_python": str(self.folder / "bin/ceph-python")}
+        return super().provider(**{"options": options, **changed})
+
+    def test_it_opens_the_images_before_the_split_and_lets_go_of_them_after_it(self) -> None:
+        assert self.provider().remarks() == []
+        prepared = self.provider().prepare(SESSION)
+        assert (self.folder / "ceph/.opened").exists()
+        before_s = time.monotonic()
+        result = prepared.split()
+        # The times are those of the process that splits.
+        assert before_s < result.pairs[0].before_mono_s < result.pairs[1].after_mono_s < time.monotonic()
+        prepared.settle()
+        assert [one["protected"] for one in on_ceph.ask("snap", "ls", f"{on_ceph.POOL}/t0")] == ["true"]
+        self.provider().recover()
+        self.check_whole()
+
+    def test_one_that_dies_in_the_split_has_not_split(self) -> None:
+        prepared = self.provider().prepare(SESSION)
+        (self.folder / "ceph/dies-when-it-has-split").touch()
+        refused(prepared.split, "ceph_python: it has ended without an answer")
+        refused(prepared.flush, "the process that has the images open has ended")
+        prepared.cancel()
+        self.check_whole()
+
+
+class TestProgram(Rbd):
+    """Without the bindings each snapshot is a process."""
+
+    def provider(self, **changed: Any) -> MirrorProvider:
+        return super().provider(**{"options": {"ceph_python": sys.executable}, **changed})
+
+    def test_whoever_arms_it_is_told(self) -> None:
+        assert "does not have Ceph's bindings, so a process of rbd is started" in self.provider().remarks()[0]
+        missing = self.provider(options={"ceph_python": "/none/python"})
+        assert "/none/python cannot be run" in missing.remarks()[0]
+        missing.split(SESSION)
+        missing.recover()
+        self.check_whole()
 
     @pytest.mark.parametrize("case", on_ceph.CASES.values(), ids=on_ceph.CASES)
     def test_case(self, case: object) -> None:

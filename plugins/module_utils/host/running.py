@@ -1,0 +1,186 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A program that runs beside us: it may be sent lines, what it writes is kept within bounds, and it can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Optional
+
+from .lifeline import die_with
+from .tools import start_program
+
+#: The longest output that is accepted.
+OUTPUT_BYTES = 1 << 20
+#: Of what a program writes to its standard error, the end that is kept.
+ERROR_BYTES = 1 << 16
+#: How often we look whether it has ended, where the kernel cannot report it.
+_POLL_S = 0.05
+
+
+class Silent(Exception):
+    """There will be no answer; says why, unless it is late."""
+
+
+class Running:
+    """A program in a session of its own.
+
+    :param takes_lines: whether it has a standard input.
+    :param outlives_us: whether it ends by itself when its standard input does. Any other is killed when we die.
+    :ivar said: what it has written to its standard output and nobody has taken.
+    :ivar errors: the end of what it has written to its standard error.
+    :raises OSError: it cannot be started.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Optional[Mapping[str, str]] = None,
+        takes_lines: bool = False,
+        outlives_us: bool = False,
+    ) -> None:
+        self._process = start_program(
+            command,
+            environment=environment,
+            stdin=subprocess.PIPE if takes_lines else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            # One system call, no lock. What nobody waits for any more must not go on beside the clean-up.
+            preexec_fn=None if outlives_us else partial(die_with, os.getpid()),
+        )
+        self.said = bytearray()
+        self.errors = bytearray()
+        self._open = {
+            stream.fileno(): kept
+            for stream, kept in ((self._process.stdout, self.said), (self._process.stderr, self.errors))
+            if stream is not None
+        }
+        if self._process.stdin is not None:
+            os.set_blocking(self._process.stdin.fileno(), False)
+
+    def ask(self, line: bytes, timeout_s: float) -> bytes:
+        """Send a line, and return the one that answers it. :raises Silent: there is none in time, or never will be."""
+        self._listen(lambda: b"\n" in self.said or not self._can_answer(), time.monotonic() + timeout_s, line)
+        text, newline, rest = bytes(self.said).partition(b"\n")
+        if not newline:
+            raise Silent("it has ended without an answer")
+        self.said[:] = rest
+        return text
+
+    def is_quiet(self) -> bool:
+        """Whether it has written nothing that nobody has asked for."""
+        with contextlib.suppress(Silent):
+            self._listen(lambda: bool(self.said), time.monotonic())
+        return not self.said
+
+    def result(self, deadline: float) -> int:
+        """Wait for its end, and return its exit status. What it has left in the background may go on.
+
+        :raises Silent: it does not end in time, or its output is too long.
+        """
+        self._listen(lambda: False, deadline)
+        return self._process.wait()
+
+    def has_ended(self) -> bool:
+        """Whether it has ended; it keeps its number."""
+        if self._process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def stop(self, line: bytes, timeout_s: float) -> None:
+        """Send a last line, end its input, and wait for its end; kill it after a time."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError), self._process.stdin as stream:
+                stream.write(line)
+        try:
+            self.result(time.monotonic() + timeout_s)
+        except Silent:
+            self.kill()
+        self.close()
+
+    def kill(self) -> None:
+        """Kill it with all that it has started. One that was waited for may have given its number to another."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(Silent):
+            self._listen(lambda: not self._open, time.monotonic())  # its last words
+
+    def close(self) -> None:
+        """Kill it if it still runs, and close all that is open."""
+        if self._process.returncode is None:
+            self.kill()
+        self._open.clear()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+
+    def _can_answer(self) -> bool:
+        return self._process.stdout is not None and self._process.stdout.fileno() in self._open
+
+    def _listen(self, until: Callable[[], bool], deadline: float, data: bytes = b"") -> None:
+        """Write ``data`` and take what it writes until a condition holds, or until it has ended.
+
+        :raises Silent: neither is so in time, it takes no data, or its output is too long.
+        """
+        ending = _pidfd(self._process)
+        try:
+            while not until():
+                poll = select.poll()
+                for fd in (*self._open, *([] if ending is None else [ending])):
+                    poll.register(fd, select.POLLIN)
+                if data and self._process.stdin is not None:
+                    poll.register(self._process.stdin, select.POLLOUT)
+                left_s = max(0.0, deadline - time.monotonic())
+                wait_s = left_s if ending is not None else min(left_s, _POLL_S)
+                ready = {fd for fd, _event in poll.poll(wait_s * 1000)}
+                if self._take(ready):
+                    continue
+                # What it has started may hold its output open, so the end of that is not waited for.
+                if ending in ready or (ending is None and self.has_ended()):
+                    return
+                if not ready and not left_s:
+                    raise Silent
+                if ready and self._process.stdin is not None:
+                    try:
+                        data = data[os.write(self._process.stdin.fileno(), data) :]
+                    except OSError as exc:
+                        raise Silent("it has ended") from exc
+        finally:
+            if ending is not None:
+                os.close(ending)
+
+    def _take(self, ready: set[int]) -> bool:
+        """Read what there is; whether there was anything. :raises Silent: it is too long."""
+        there = ready & set(self._open)
+        for fd in there:
+            kept, data = self._open[fd], os.read(fd, 1 << 16)
+            kept += data
+            if not data:
+                del self._open[fd]
+            elif kept is self.errors:
+                del kept[:-ERROR_BYTES]
+            elif len(kept) > OUTPUT_BYTES:
+                raise Silent(f"its answer is longer than {OUTPUT_BYTES} bytes")
+        return bool(there)
+
+
+def _pidfd(process: subprocess.Popen[bytes]) -> Optional[int]:
+    """A descriptor that can be read when it has ended; None on kernels before 5.3."""
+    try:
+        return os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        return None
