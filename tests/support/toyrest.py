@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -75,6 +76,7 @@ class RestApi(ThreadingHTTPServer):
         self.is_down = False
         self.jobs: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str]] = []
+        self.connections: set[socket.socket] = set()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
@@ -83,6 +85,20 @@ class RestApi(ThreadingHTTPServer):
     def address(self) -> str:
         """The base address of the API."""
         return f"https://127.0.0.1:{self.server_address[1]}/api"
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """See ThreadingMixIn."""
+        self.connections.add(request)
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.discard(request)
+
+    def drop_connections(self) -> None:
+        """Close all that are open, as a server does with those that nobody uses."""
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def route(
         self, method: str, parts: Sequence[str], query: Mapping[str, str], body: bytes, headers: Message
@@ -96,6 +112,9 @@ class RestApi(ThreadingHTTPServer):
             return (200, {"token": self.token}, told) if right else (401, {"error": f"no user with {body!r}"}, {})
         if headers.get("X-Auth-Token") != self.token or not self.token_lives:
             return 401, {"error": "log in first"}, {}
+        if what == ("POST", "logout"):
+            self.token_lives = False
+            return 204, None, {}
         if what == ("GET", "version"):
             return 200, {"version": "1"}, {}
         if what == ("GET", "luns"):

@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,6 +38,8 @@ from .snapshots import SnapshotProvider, SnapshotSplit, SnapshotView, refuse_los
 KINDS: dict[str, type[Link]] = {kind.kind: kind for kind in (CommandLink, HttpLink, ProgramLink)}
 _POLL_S = 0.5
 _DEVICE_POLL_S = 0.1
+#: How long a login is used for one step after the other; arrays end logins.
+_KEPT_S = 30.0
 _SHORT = re.compile("sm[a-z2-7]{16}")
 #: How the media server can know a LUN, and what is checked besides.
 _LUN_KEYS = ("serial", "wwn", "lun", "size_bytes")
@@ -62,6 +65,9 @@ class ExternalProvider(SnapshotProvider):
             raise MirrorError(f"provider_options: {fault}", option="provider_options", code="option_invalid")
         self._kind = KINDS[self.options["kind"]]
         self.capabilities = Capabilities(atomic_set=self.options["atomic_set"])
+        self._kept = _Kept()
+        # At the end of the module at the latest.
+        weakref.finalize(self, self._kept.close)
 
     @classmethod
     def faults(cls, options: Mapping[str, Any]) -> list[str]:
@@ -95,11 +101,9 @@ class ExternalProvider(SnapshotProvider):
 
     def prepared(self, record: SplitRecord) -> PreparedSplit:
         """See SnapshotProvider."""
-        link = self._make_link(record.session, record.pairs)
         try:
-            link.open()
+            link = self._open_link(record.session, record.pairs)
         except MirrorError:
-            link.close()
             self._journal.remove(record.session)
             raise
         split = ExternalSplit(self, link, record)
@@ -202,20 +206,37 @@ class ExternalProvider(SnapshotProvider):
 
     # ---- inside ----
 
-    def _make_link(self, session: Optional[str], pairs: Sequence[Pair]) -> Link:
+    def _open_link(self, session: Optional[str], pairs: Sequence[Pair]) -> Link:
+        """A link that is open, which may have worked before. :raises MirrorError: it cannot be opened."""
         secrets = check_secrets(self.secrets, "provider_secrets", "provider_secrets")
         if self.options["secrets_file"]:
             secrets = {**read_secrets(self.options["secrets_file"]), **secrets}
-        return self._kind(self.options, Job(session, tuple(pairs), secrets))
+        job = Job(session, tuple(pairs), secrets)
+        kept = self._kept.take()
+        if kept is not None:
+            kept.take_job(job)
+            return kept
+        link = self._kind(self.options, job)
+        try:
+            link.open()
+        except MirrorError:
+            link.close()
+            raise
+        self._kept.opened_s = time.monotonic()
+        return link
 
     @contextmanager
     def _link(self, session: Optional[str], pairs: Sequence[Pair]) -> Iterator[Link]:
-        link = self._make_link(session, pairs)
+        link = self._open_link(session, pairs)
+        done = False
         try:
-            link.open()
             yield link
+            done = True
         finally:
-            link.close()
+            if done and link.takes_jobs:
+                self._kept.put(link)
+            else:
+                link.close()
 
     def _view(self, job: Job, pair: Pair, answer: Mapping[str, Any]) -> SnapshotView:
         """What an answer to look says. :raises MirrorError: it has another shape."""
@@ -332,6 +353,32 @@ class ExternalProvider(SnapshotProvider):
 
     def _lost(self, session: str) -> SplitRecord:
         return SplitRecord(session, self.name, self.pairs, DaemonRecord(0, 0, ""), shown={})
+
+
+class _Kept:
+    """A link that waits for the next step of the same process. :ivar opened_s: when it was opened, time.monotonic."""
+
+    def __init__(self) -> None:
+        self._link: Optional[Link] = None
+        self._process = 0
+        self.opened_s = 0.0
+
+    def put(self, link: Link) -> None:
+        """Keep a link that is open."""
+        self._link, self._process = link, os.getpid()
+
+    def take(self) -> Optional[Link]:
+        """The link that was kept, if it can still be used."""
+        if self._process != os.getpid() or time.monotonic() - self.opened_s > _KEPT_S:
+            self.close()
+        link, self._link = self._link, None
+        return link
+
+    def close(self) -> None:
+        """Close what is kept, unless that is the business of the process that forked this one."""
+        link, self._link = self._link, None
+        if link is not None and self._process == os.getpid():
+            link.close()
 
 
 class ExternalSplit(SnapshotSplit):

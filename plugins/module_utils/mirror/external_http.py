@@ -16,6 +16,7 @@ import http.client
 import io
 import json
 import re
+import select
 import socket
 import ssl
 import time
@@ -74,6 +75,7 @@ class HttpLink(Link):
     """One connection to the REST API of an array."""
 
     kind = "http"
+    takes_jobs = True
     argument_spec: ClassVar[Spec] = {
         "address": {"type": "str"},
         "ca_file": {"type": "path"},
@@ -186,6 +188,14 @@ class HttpLink(Link):
         except MirrorError:
             self.close()
             raise
+
+    def take_job(self, job: Job) -> None:
+        """See Link."""
+        super().take_job(job)
+        connection = self._connection
+        # A server may have closed what nobody used. The next request connects again.
+        if connection is not None and connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
+            connection.close()
 
     def arm(self) -> None:
         """See Link."""

@@ -90,6 +90,10 @@ class Job:
         if len(str(token)) >= _LEAST_HIDDEN:
             self.hide(str(token))
 
+    def hide_all_of(self, other: Job) -> None:
+        """Never quote what the other does not quote."""
+        self._hidden.update(other._hidden)
+
     def quote(self, said: object, *, end: bool = False) -> str:
         """What somebody has said, on one line, without the secrets, and not too long.
 
@@ -115,6 +119,8 @@ class Link(ABC):
     argument_spec: ClassVar[Spec]
     #: How often ``stay`` wants to be called while the link waits, in seconds; None for never.
     stay_s: Optional[float] = None
+    #: Whether a link that is open may go on to another job.
+    takes_jobs: ClassVar[bool] = False
 
     def __init__(self, options: Mapping[str, Any], job: Job) -> None:
         self.options = options
@@ -152,6 +158,11 @@ class Link(ABC):
         :returns: an answer for each pair for which the step is done.
         :raises MirrorError: it failed, was refused, or was not answered in time.
         """
+
+    def take_job(self, job: Job) -> None:
+        """Work for another job from now on, with what has been opened for the last one."""
+        job.hide_all_of(self.job)
+        self.job = job
 
     @abstractmethod
     def close(self) -> None:

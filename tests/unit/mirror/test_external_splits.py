@@ -73,6 +73,9 @@ class Bench:
         folder = Path(self.state_dir, "mirrors")
         return sorted(path.name for path in folder.glob("*.json*")) if folder.exists() else []
 
+    def logins(self) -> int:
+        return self.api.requests.count(("POST", "/api/login"))
+
     def is_clean(self) -> None:
         assert (self.snapshots(), self.records()) == ([], [])
         assert [state.phase for state in self.provider().state()] == ["none", "none"]
@@ -263,10 +266,51 @@ def test_a_connection_is_kept_alive_while_the_split_is_armed(bench: Bench) -> No
     bench.options["keep_alive"] = {"path": "/version", "interval_s": 0.05}
     splitter.arm(bench.provider(), SESSION, 60)
     wait_for(lambda: bench.api.requests.count(("GET", "/api/version")) > 3, "requests")
-    connections = len(bench.api.requests)
+    before = bench.logins()
     splitter.split(bench.provider().state_dir, SESSION)
-    logins = [path for _method, path in bench.api.requests[connections:]].count("/api/login")
-    assert logins == 0
+    assert bench.logins() == before
+
+
+def test_a_module_logs_in_once_and_out_at_its_end(bench: Bench) -> None:
+    if bench.kind != "http":
+        return
+    bench.options["logout"] = {"method": "POST", "path": "/logout"}
+    wanted = 0
+
+    def used(*steps: Callable[[MirrorProvider], object]) -> None:
+        """As a module uses a provider."""
+        nonlocal wanted
+        provider = bench.provider()
+        for step in steps:
+            step(provider)
+        wanted += 1
+        assert bench.logins() == wanted
+        assert ("POST", "/api/logout") not in bench.api.requests[-1:]
+        del provider
+        assert bench.api.requests[-1] == ("POST", "/api/logout")
+
+    used(lambda one: one.sync(wait=True, timeout_s=30), lambda one: one.state())
+    wanted += 1  # a split logs out when it is done
+    used(lambda one: one.state(), lambda one: one.split(SESSION), lambda one: one.state())
+    used(lambda one: one.state(), lambda one: one.resync(SESSION, wait=True, timeout_s=30), lambda one: one.state())
+    used(lambda one: one.recover([SESSION]), lambda one: one.check_splittable(SESSION))
+    # The process of the splitter has a login of its own.
+    armed = bench.provider()
+    armed.check_splittable(SESSION)
+    splitter.arm(armed, SESSION, 60)
+    assert bench.logins() == wanted + 2
+    armed.state()
+    assert bench.logins() == wanted + 2
+
+
+def test_a_connection_that_the_array_has_closed_meanwhile_is_opened_again(bench: Bench) -> None:
+    if bench.kind != "http":
+        return
+    provider = bench.provider()
+    provider.state()
+    bench.api.drop_connections()
+    provider.state()
+    assert bench.logins() == 1
 
 
 # ---- secrets ----
