@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -23,6 +25,8 @@ from .tools import start_program
 OUTPUT_BYTES = 1 << 20
 #: Of what a program writes to its standard error, the end that is kept.
 ERROR_BYTES = 1 << 16
+#: The variable by which all that a program has started is known.
+_MARK = "SPLITMIRROR_RUN"
 #: How often we look whether it has ended, where the kernel cannot report it.
 _POLL_S = 0.05
 
@@ -49,9 +53,11 @@ class Running:
         takes_lines: bool = False,
         outlives_us: bool = False,
     ) -> None:
+        mark = secrets.token_hex(8)
+        self._mark = f"{_MARK}={mark}".encode()
         self._process = start_program(
             command,
-            environment=environment,
+            environment={**(environment or {}), _MARK: mark},
             stdin=subprocess.PIPE if takes_lines else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -111,10 +117,15 @@ class Running:
         self.close()
 
     def kill(self) -> None:
-        """Kill it with all that it has started. One that was waited for may have given its number to another."""
+        """Kill it, if it still runs, and all that it has started.
+
+        What has been started with another environment (``sudo``, ``env -i``) in a session of its own is not found.
+        """
+        # One that was waited for may have given its number to another.
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill_escaped()
         self._process.wait()
         with contextlib.suppress(Silent):
             self._listen(lambda: not self._open, time.monotonic())  # its last words
@@ -127,6 +138,24 @@ class Running:
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
+
+    def _kill_escaped(self) -> None:
+        """Kill what has left the session (``setsid``): it still has the environment that it was started with."""
+        killed: set[str] = set()
+        found = {"/proc/self"}
+        while found - killed:  # one that was not killed yet may have started another
+            killed |= found
+            found = {path for path in glob.glob("/proc/[0-9]*") if self._is_marked(path)}
+            for path in found - killed:
+                with contextlib.suppress(OSError):
+                    os.kill(int(path[len("/proc/") :]), signal.SIGKILL)
+
+    def _is_marked(self, path: str) -> bool:
+        try:
+            with open(f"{path}/environ", "rb") as stream:
+                return self._mark in stream.read().split(b"\0")
+        except OSError:  # it has ended, or is another user's
+            return False
 
     def _can_answer(self) -> bool:
         return self._process.stdout is not None and self._process.stdout.fileno() in self._open

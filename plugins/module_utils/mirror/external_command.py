@@ -140,6 +140,7 @@ class _Run:
                 f"{self._where}: {str(exc) or 'it did not end in time'}.", option="provider_options"
             ) from exc
         if status:
+            program.kill()  # what it has left in the background must not go on beside the clean-up
             words = self._job.quote(text_of(program.errors) or text_of(program.said), end=True)
             raise MirrorError(
                 f"{self._where}: it failed with exit status {status}{f': {words}' if words else '.'}",

@@ -1,0 +1,64 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Programs that run beside us."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.running import ERROR_BYTES, Running, Silent
+
+
+@pytest.mark.parametrize("way", ["setsid $0 &", "(setsid $0 &) &"], ids=["a child", "one without a parent"])
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_has_left_the_session_is_killed_too(tmp_path: Path, way: str, ended: bool) -> None:
+    """Its end of the FIFO is open for as long as it lives."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    escaped = tmp_path / "escaped"
+    escaped.write_text(f"#!/bin/sh\nexec >{fifo} 2>&1\necho here\nsleep 30\necho survived\n")
+    escaped.chmod(0o755)
+    program = Running(["sh", "-c", f"{way} {'' if ended else 'sleep 30'}", str(escaped)])
+    try:
+        with fifo.open() as told:
+            assert told.readline() == "here\n"
+            if ended:
+                assert program.result(time.monotonic() + 60) == 0
+            program.kill()
+            assert told.read() == ""
+    finally:
+        program.close()
+
+
+def test_what_a_program_leaves_when_it_ends_well_may_go_on(tmp_path: Path) -> None:
+    came, goes = tmp_path / "came", tmp_path / "goes"
+    for fifo in (came, goes):
+        os.mkfifo(fifo)
+    program = Running(["sh", "-c", f"setsid sh -c 'exec cat <{came} >{goes}' &"])
+    assert program.result(time.monotonic() + 60) == 0
+    program.close()
+    with came.open("w") as stream:
+        stream.write("it lives")
+    assert goes.read_text() == "it lives"
+
+
+def test_output_without_an_end_is_not_kept() -> None:
+    program = Running(["yes"])
+    with pytest.raises(Silent, match="its answer is longer than"):
+        program.result(time.monotonic() + 60)
+    program.close()
+
+
+def test_of_errors_the_end_is_kept() -> None:
+    program = Running(["sh", "-c", "read line; seq 300000 >&2; echo done; seq 300000 >&2; exit 3"], takes_lines=True)
+    assert program.ask(b"begin\n", 60) == b"done"
+    assert program.result(time.monotonic() + 60) == 3
+    assert len(program.errors) == ERROR_BYTES
+    assert program.errors.endswith(b"\n300000\n")
+    program.close()
