@@ -158,7 +158,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             needed=ansible_folders(module._remote_tmp),
         )
     elif params["ask"] == "array":
-        ask_array(preflight, params)
+        for sentence in ask_array(preflight, params):
+            module.warn(sentence)
     else:
         ask_media_server(preflight, state, params)
     return {

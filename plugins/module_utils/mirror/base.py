@@ -318,6 +318,10 @@ class MirrorProvider(ABC):
         """What whoever arms the split should know beforehand, one sentence each."""
         return []
 
+    def unknown(self) -> Optional[str]:
+        """Why ``state`` has only what our own records say, in one sentence; None if it asks the array."""
+        return None
+
     @abstractmethod
     def state(self) -> list[PairState]:
         """What the array reports about each pair, in the order of the pairs. Changes nothing."""

@@ -88,6 +88,15 @@ class ExternalProvider(SnapshotProvider):
             "split; set atomic_set: true if the array splits all of them at one instant."
         ]
 
+    def unknown(self) -> Optional[str]:
+        """See MirrorProvider."""
+        if self._kind.does(self.options, "look"):
+            return None
+        return (
+            f"the state of the array is unknown, because kind {self.options['kind']} is given no look; give it one, so "
+            "that a mirror that is not in sync, is gone, or was left behind by another session is found."
+        )
+
     # ---- what a snapshot provider implements ----
 
     def look_at(self, pairs: Sequence[Pair]) -> list[SnapshotView]:

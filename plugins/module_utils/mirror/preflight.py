@@ -15,27 +15,32 @@ from .base import MirrorError, PairState
 from .registry import provider_of
 
 
-def ask_array(preflight: Preflight, params: Mapping[str, Any]) -> None:
+def ask_array(preflight: Preflight, params: Mapping[str, Any]) -> list[str]:
     """Ask for the state folder and each pair.
 
     :param params: the options of the module.
+    :returns: what the user should know although nothing is wrong, one sentence each.
     """
     preflight.ask("state folder", lambda: folder_ready(params["state_dir"], "state_dir"))
     states: list[PairState] = []
+    unknown: list[str] = []
 
     def look() -> str:
-        states.extend(provider_of(params).state())
+        provider = provider_of(params)
+        states.extend(provider.state())
+        unknown.extend(filter(None, [provider.unknown()]))
         return f"Provider {params['provider']} answers."
 
     preflight.ask("mirrors", look)
     for found in states:
-        preflight.ask(f"pair {found.name}", partial(_pair, found))
+        preflight.ask(f"pair {found.name}", partial(_pair, found, bool(unknown)))
+    return [f"provider_options: {sentence}" for sentence in unknown]
 
 
-def _pair(state: PairState) -> str:
+def _pair(state: PairState, is_unknown: bool) -> str:
     """:raises MirrorError: the pair has a problem that neither synchronization nor clean-up will solve."""
     if state.problem is None:
-        return "It is in sync and free."
+        return "No session holds it; its state on the array is unknown." if is_unknown else "It is in sync and free."
     if state.phase != "none":
         return f"Session {state.session} holds it ({state.phase}); a backup first cleans up what dead sessions left."
     if state.sync_percent is not None and state.sync_percent < 100:

@@ -27,7 +27,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.external
     fill_path,
     value_at,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.preflight import ask_array
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider, provider_faults
+from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Preflight
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import short_session
 from ansible_collections.splitmirror.backup.tests.support import toyoptions, toyrest
 from ansible_collections.splitmirror.backup.tests.support.toyarray import PASSWORD, ToyArray
@@ -307,6 +309,19 @@ def test_what_the_array_reports_is_the_state_of_a_pair(tmp_path: Path) -> None:
     assert (first.size_bytes, first.in_sync, first.sync_percent, first.phase) == (1024, False, 40.0, "none")
     assert first.problem == "pair t0: its mirror t0.snap is 40 % in sync."
     assert first.problem_code == "not_in_sync"
+
+
+def test_preflight_does_not_report_as_a_fact_what_no_look_has_seen(tmp_path: Path) -> None:
+    def asked(options: dict[str, Any]) -> tuple[list[str], set[str]]:
+        preflight = Preflight()
+        params = {"provider": "external", "pairs": toyoptions.PAIRS, "state_dir": str(tmp_path)}
+        told = ask_array(preflight, {**params, "provider_options": options, "provider_secrets": {}})
+        return told, {one.answer for one in preflight.findings if one.question.startswith("pair")}
+
+    (warning,), answers = asked(COMMANDS)
+    assert warning.startswith("provider_options: the state of the array is unknown, because kind command is given no")
+    assert answers == {"No session holds it; its state on the array is unknown."}
+    assert asked({**COMMANDS, "look": ["echo", "{}", "{pair}"]}) == ([], {"It is in sync and free."})
 
 
 # ---- HTTP ----
