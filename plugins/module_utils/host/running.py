@@ -27,6 +27,9 @@ OUTPUT_BYTES = 1 << 20
 ERROR_BYTES = 1 << 16
 #: The variable by which all that a program has started is known.
 _MARK = "SPLITMIRROR_RUN"
+#: How often in a row nothing must be found of a program that was killed, and how long to wait in between.
+_LOOKS = 3
+_LOOK_S = 0.01
 #: How often we look whether it has ended, where the kernel cannot report it.
 _POLL_S = 0.05
 
@@ -141,14 +144,17 @@ class Running:
 
     def _kill_escaped(self) -> None:
         """Kill what has left the session (``setsid``): it still has the environment that it was started with."""
-        killed: set[str] = set()
-        found = {"/proc/self"}
-        while found - killed:  # one that was not killed yet may have started another
-            killed |= found
-            found = {path for path in glob.glob("/proc/[0-9]*") if self._is_marked(path)}
-            for path in found - killed:
-                with contextlib.suppress(OSError):
-                    os.kill(int(path[len("/proc/") :]), signal.SIGKILL)
+        stopped: set[str] = set()
+        quiet = 0
+        # A process that is just being started shows no environment, so a single look may miss it.
+        while quiet < _LOOKS:
+            found = {path for path in glob.glob("/proc/[0-9]*") if self._is_marked(path)} - stopped
+            # All are stopped before one is killed, for a script goes on when the program that it waits for is killed.
+            _send(found, signal.SIGSTOP)
+            stopped |= found
+            quiet = 0 if found else quiet + 1
+            time.sleep(_LOOK_S)
+        _send(stopped, signal.SIGKILL)
 
     def _is_marked(self, path: str) -> bool:
         try:
@@ -205,6 +211,13 @@ class Running:
             elif len(kept) > OUTPUT_BYTES:
                 raise Silent(f"its answer is longer than {OUTPUT_BYTES} bytes")
         return bool(there)
+
+
+def _send(paths: set[str], number: signal.Signals) -> None:
+    """Send a signal to processes. :param paths: their folders in /proc."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.kill(int(path[len("/proc/") :]), number)
 
 
 def _pidfd(process: subprocess.Popen[bytes]) -> Optional[int]:

@@ -321,7 +321,7 @@ def test_preflight_does_not_report_as_a_fact_what_no_look_has_seen(tmp_path: Pat
     (warning,), answers = asked(COMMANDS)
     assert warning.startswith("provider_options: the state of the array is unknown, because kind command is given no")
     assert answers == {"No session holds it; its state on the array is unknown."}
-    assert asked({**COMMANDS, "look": ["echo", "{}", "{pair}"]}) == ([], {"It is in sync and free."})
+    assert asked({**COMMANDS, "look": ["sh", "-c", "echo {}", "{pair}"]}) == ([], {"It is in sync and free."})
 
 
 # ---- HTTP ----
