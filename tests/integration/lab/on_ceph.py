@@ -223,7 +223,7 @@ def run(case: str) -> None:
 
 #: Without the bindings what concerns the split alone; the rest is the same.
 _SPLITTING = ("test_the_mirror_is_the_split_only_readable_and_stays_while_in_use", "test_all_pairs_are_split_or_none")
-ALL = (figures.__name__, *TESTS, *CASES, *(f"{BY_PROGRAM}{test}" for test in _SPLITTING))
+ALL = (*TESTS, *CASES, *(f"{BY_PROGRAM}{test}" for test in _SPLITTING))
 
 
 if __name__ == "__main__":

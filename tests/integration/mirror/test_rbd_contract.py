@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, MirrorProvider
 from ansible_collections.splitmirror.backup.tests.integration.lab import on_ceph
 from ansible_collections.splitmirror.backup.tests.seams.mirrors import SESSION, MirrorContract, refused
+from ansible_collections.splitmirror.backup.tests.support.freezing import wait_for
 from ansible_collections.splitmirror.backup.tests.support.rbd import make_rbd
 
 pytestmark = pytest.mark.root
@@ -72,6 +74,23 @@ class TestStanding(Rbd):
         refused(prepared.split, "ceph_python: it has ended without an answer")
         refused(prepared.flush, "the process that has the images open has ended")
         prepared.cancel()
+        self.check_whole()
+
+    def test_a_splitter_that_is_killed_in_the_split_leaves_no_image_open(self) -> None:
+        hold = self.folder / "ceph/hold"
+        os.mkfifo(hold)
+        child = os.fork()
+        if child == 0:
+            self.provider().prepare(SESSION).split()
+            os._exit(1)
+        with hold.open("w"):  # as soon as the snapshot of t0 is being made
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        hold.unlink()
+        wait_for((self.folder / "ceph/.closed").exists, "end of the process that has the images open")
+        assert self.phases() == ["broken", "broken"]
+        assert self.provider().split_result(SESSION) is None
+        self.provider().recover()
         self.check_whole()
 
 
