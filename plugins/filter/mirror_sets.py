@@ -42,8 +42,8 @@ def mirror_sets(
     :param ours: see the filter array_files; ``steps`` and ``folders`` likewise.
     :returns: for each set the keys of PAIR_OVERRIDES, ``provider_options`` None for what a recipe has or nothing;
         ``pairs`` without them; ``files``, ``ours`` and ``faults`` of
-        array_files; ``exports`` and ``attaches``, what its transport does on the array and on the media server; and
-        ``title``, a name for messages that no other set has.
+        array_files; ``exports`` and ``attaches``, what its transport does on the array and on the media server;
+        ``runs_in``, the task file around each of its steps; and ``title``, a name for messages that no other set has.
     """
     sets: list[Set] = []
     for pair in pairs if isinstance(pairs, list) else []:
@@ -62,6 +62,7 @@ def mirror_sets(
             **array_files(str(one["array_tasks"]), ours, str(one["provider"]), steps, folders),
             exports=exporter is not None and exporter.exports,
             attaches=exporter is not None and exporter.attacher is not None,
+            runs_in="in_set.yml" if one["array"] == host["array"] else "in_set_of_other_array.yml",
             title=one["array"] if arrays.count(one["array"]) == 1 else f"{one['array']} ({_names(one)})",
         )
     return sets

@@ -28,9 +28,9 @@ def session_steps(
     :param sets: the mirror sets, see the filter mirror_sets.
     :param check_mode: leave out what does not run in check mode.
     :param hook: whether the user has tasks to run after each phase.
-    :returns: ``phase``, ``name`` and ``tasks``, the file. For a step of a mirror set the file is ``in_set.yml``, which
-        has ``inner``, the file of the step, and ``number``, that of the set. Before a step of another set than the last
-        one comes ``turn_to_set.yml``; the role begins with the first set.
+    :returns: ``phase``, ``name`` and ``tasks``, the file. For a step of a mirror set the file is ``runs_in`` of the
+        set; it has ``inner``, the file of the step, and ``number``, that of the set. Before a step of another set than
+        the last one comes ``turn_to_set.yml``; the role begins with the first set.
 
         Ansible runs an included file once for all hosts whose item is the same, where the first host has it. So items
         hold nothing that differs between hosts with the same steps, and hosts with other steps share none (``list``):
@@ -52,7 +52,8 @@ def session_steps(
                 if number != current:
                     steps.append({**common, "name": "turn_to_set", "tasks": "turn_to_set.yml", "number": number})
                     current = number
-                steps.append({**common, "tasks": "in_set.yml", "inner": _file(told["tasks"], one), "number": number})
+                inner = _file(told["tasks"], one)
+                steps.append({**common, "tasks": one["runs_in"], "inner": inner, "number": number})
         if hook:
             steps.append({"phase": row["phase"], "name": "run_user_tasks", "tasks": "run_user_tasks.yml"})
     mark = f"{zlib.crc32(repr(steps).encode()):08x}"

@@ -14,7 +14,9 @@ import shutil
 import sqlite3
 import subprocess
 import threading
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ import yaml
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import is_alive
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import short_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport import nbd
+from ansible_collections.splitmirror.backup.tests.support import toyoptions
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted
 from ansible_collections.splitmirror.backup.tests.support.demo import (
     Demo,
@@ -30,6 +34,7 @@ from ansible_collections.splitmirror.backup.tests.support.demo import (
     run_playbook,
 )
 from ansible_collections.splitmirror.backup.tests.support.restoring import restore, tree
+from ansible_collections.splitmirror.backup.tests.support.toyarray import ToyArray
 
 from .pausing import kill_after, let_go, paused_after
 from .ways import Ways, ways_to_root
@@ -71,10 +76,11 @@ def nothing_is_left(bench: Demo) -> None:
     """No session folder, clone or loop device of a session, and the file systems take writes."""
     assert not any(bench.sessions(host) for host in ("db1", "array1", "array2", "media1"))
     assert bench.clones() == []
-    second = bench.folder / "array/mirrors2"
-    assert not second.exists() or list(second.iterdir()) == []
+    assert list(bench.folder.glob("array/luns/snaps/*")) == []
+    assert list(Path(nbd.RUN).glob("*/*-db1-*")) == []
     images = [path.read_text(encoding="utf-8") for path in Path("/sys/block").glob("loop*/loop/backing_file")]
-    assert not [image for image in images if f"{bench.folder}/array/mirrors" in image]
+    mirrors = (f"{bench.folder}/array/mirrors", f"{bench.folder}/array/luns/snaps", f"{nbd.RUN}/")
+    assert not [image for image in images if image.startswith(mirrors)]
     takes_writes(bench)
 
 
@@ -115,17 +121,57 @@ def forget_the_restore(bench: Demo) -> None:
     folder.mkdir(mode=0o755)
 
 
-def on_two_arrays(bench: Demo, folder: Path) -> str:
-    """The word that puts the demo's second pair on an array of its own, which is the same machine."""
+@dataclass
+class TwoArrays:
+    """The demo's second pair on an array of its own: another provider, and where it can be another transport."""
+
+    toy: ToyArray
+    inventory: Path
+
+    @property
+    def word(self) -> str:
+        """The word that tells a playbook of it."""
+        return f"--inventory={self.inventory}"
+
+
+@pytest.fixture(scope="module")
+def two(bench: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoArrays]:
+    """The second array is that of the tests of provider external, on this machine, and has a login of its own."""
+    made = TwoArrays(ToyArray(bench.folder / "array/luns"), tmp_path_factory.mktemp("two") / "two.json")
+    made.toy.snaps.mkdir()
     inventory = yaml.safe_load(bench.inventory.read_text(encoding="utf-8"))["all"]["children"]
     first, second = inventory["splitmirror_database_hosts"]["hosts"]["db1"]["splitmirror_pairs"]
-    mirrors = bench.folder / "array/mirrors2"
-    mirrors.mkdir(exist_ok=True)
-    pairs = [first, {**second, "array": "array2", "mirror": str(mirrors / "space.img")}]
-    array = {"splitmirror_state_dir": str(bench.folder / "state/array2")}
-    hosts = {"db1": {"splitmirror_pairs": pairs}, "array2": array}
-    (folder / "two.json").write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
-    return f"--inventory={folder / 'two.json'}"
+    external = {
+        "array": "array2", "provider": "external", "provider_options": toyoptions.of_program(made.toy.folder),
+        "primary": "space.img", "mirror": "space.snap", "array_tasks": str(HOOKS / "own_array"),
+    }  # fmt: skip
+    host: dict[str, Any] = {"splitmirror_provider_secrets": {"TOY_PASSWORD": "of another array"}}
+    array = {
+        "splitmirror_state_dir": str(bench.folder / "state/array2"),
+        "splitmirror_array_login": toyoptions.SECRETS,
+    }
+    with contextlib.ExitStack() as stack:
+        if shutil.which("qemu-storage-daemon") and shutil.which("ip"):
+            network = stack.enter_context(loopback_address())
+            host |= {"splitmirror_storage_network": network, "splitmirror_portal_port": 10809}
+            external["transport"] = "nbd"
+        else:
+            warnings.warn("needs qemu-storage-daemon and ip: both arrays are read by transport local", stacklevel=1)
+        pairs = [{**first, "array_tasks": str(HOOKS / "own_array")}, {**second, **external}]
+        hosts = {"db1": {**host, "splitmirror_pairs": pairs}, "array2": array}
+        made.inventory.write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
+        made.inventory.chmod(0o600)
+        yield made
+    made.toy.snaps.rmdir()
+
+
+@contextlib.contextmanager
+def loopback_address() -> Iterator[str]:
+    """Give this machine an address that it reaches by its loopback alone, as Ansible's facts leave out 127.0.0.0/8."""
+    network = f"198.18.{os.getpid() >> 8 & 255}.{os.getpid() & 255}/32"
+    subprocess.run(["ip", "address", "add", network, "dev", "lo"], check=True)
+    yield network
+    subprocess.run(["ip", "address", "del", network, "dev", "lo"], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -273,22 +319,21 @@ def test_an_array_that_dies_before_the_split_fails_the_session_and_thaws(bench: 
     nothing_is_left(bench)
 
 
-def test_of_two_arrays_one_that_is_lost_keeps_no_other_split(bench: Demo, tmp_path: Path) -> None:
+def test_of_two_arrays_one_that_is_lost_keeps_no_other_split(bench: Demo, two: TwoArrays) -> None:
     """The second array is lost after its split; in the next run it is there again, and its split fails."""
-    two = on_two_arrays(bench, tmp_path)
     hook = str(HOOKS / "lose_array.yml")
-    assert bench.play("backup", two, splitmirror_after_phase_tasks=hook).returncode != 0
+    assert bench.play("backup", two.word, splitmirror_after_phase_tasks=hook).returncode != 0
     report = bench.report()
     assert (report["state"], report["reason"].partition(":")[0]) == ("failed", "present")
     assert [split["splitter"] for split in report["splits"]] == ["array1", "array2"]
     assert "The clean-up of the array array2 failed as well: array2" in report["reason"]
     assert bench.clones() == []
     assert not bench.sessions("db1") + bench.sessions("array1") + bench.sessions("media1")
-    assert [path.name for path in (bench.folder / "array/mirrors2").iterdir()] == ["space.img"]
+    assert sorted(path.name for path in two.toy.snaps.iterdir()) == ["space.snap", "space.snap.mark"]
     takes_writes(bench)
 
-    hook = str(HOOKS / "spoil_split.yml")
-    assert bench.play("backup", two, splitmirror_after_phase_tasks=hook).returncode != 0
+    with two.toy.faulty(split="refuse space.img"):
+        assert bench.play("backup", two.word).returncode != 0
     report = bench.report()
     assert (report["state"], report["reason"].partition(":")[0]) == ("failed", "window")
     assert report["window"]["intact"] is False
@@ -306,23 +351,22 @@ def told_by_the_hook(bench: Demo) -> dict[str, Any]:
 
 
 def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(
-    bench: Demo, ways: Ways, tmp_path: Path
+    bench: Demo, ways: Ways, two: TwoArrays
 ) -> None:
     """Both split on two arrays, and reach them through a folder of the user's, which wraps one step of the role's."""
     # The name of another host may end like this one's.
     other = bench.folder / "state/db1/sessions/20260101T000000Z-prod-db1-0a1b"
     other.mkdir(parents=True)
     with ways.taken("su") as words:
-        two = on_two_arrays(bench, tmp_path)
-        bench.must(HOOKS / "again.yml", two, *words, splitmirror_array_tasks=str(HOOKS / "own_array"))
+        bench.must(HOOKS / "again.yml", two.word, *words)
     report = bench.report()
     session = report["session"]
     for array in ("array1", "array2"):
         synchronized = bench.folder / "state" / array / "synchronized"
         assert synchronized.read_text(encoding="ascii") == f"{session} {short_session(session)}"
         synchronized.unlink()
-    splits = [(split["splitter"], list(split["devices"])) for split in report["splits"]]
-    assert splits == [("array1", ["data"]), ("array2", ["space"])]
+    splits = [(split["splitter"], split["provider"], list(split["devices"])) for split in report["splits"]]
+    assert splits == [("array1", "image", ["data"]), ("array2", "external", ["space"])]
     names = subprocess.run(["tar", "-tf", report["write"]["archive"]], capture_output=True, text=True, check=True)
     assert {name.split("/host/")[1].split("/")[0] for name in names.stdout.splitlines() if "/host/" in name} == {
         "data",

@@ -192,6 +192,12 @@ def test_each_set_has_its_own_steps_and_is_turned_to_before_them() -> None:
     ]  # fmt: skip
 
 
+def test_a_set_on_another_array_does_not_see_the_login_of_the_hosts_own() -> None:
+    found = sets(pair("a"), pair("b", array="array2"), pair("c", array_state_dir="/state/3", provider="external"))
+    around = [step["tasks"] for step in session_steps(ORDER, found, check_mode=True) if "inner" in step]
+    assert around == ["in_set.yml", "in_set_of_other_array.yml", "in_set.yml"]
+
+
 def test_check_mode_and_hooks() -> None:
     steps = session_steps(ORDER, sets(pair("a")), check_mode=True, hook=True)
     assert told(steps) == ["once", "array/sync 0", "run_user_tasks"]
