@@ -11,6 +11,7 @@ import fnmatch
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -150,28 +151,24 @@ def two(bench: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoAr
         "splitmirror_state_dir": str(bench.folder / "state/array2"),
         "splitmirror_array_login": toyoptions.SECRETS,
     }
-    with contextlib.ExitStack() as stack:
-        if shutil.which("qemu-storage-daemon") and shutil.which("ip"):
-            network = stack.enter_context(loopback_address())
-            host |= {"splitmirror_storage_network": network, "splitmirror_portal_port": 10809}
-            external["transport"] = "nbd"
-        else:
-            warnings.warn("needs qemu-storage-daemon and ip: both arrays are read by transport local", stacklevel=1)
-        pairs = [{**first, "array_tasks": str(HOOKS / "own_array")}, {**second, **external}]
-        hosts = {"db1": {**host, "splitmirror_pairs": pairs}, "array2": array}
-        made.inventory.write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
-        made.inventory.chmod(0o600)
-        yield made
+    if shutil.which("qemu-storage-daemon"):
+        host |= {"splitmirror_storage_network": "127.0.0.1/32", "splitmirror_portal_port": free_port()}
+        external["transport"] = "nbd"
+    else:
+        warnings.warn("needs qemu-storage-daemon: both arrays are read by transport local", stacklevel=1)
+    pairs = [{**first, "array_tasks": str(HOOKS / "own_array")}, {**second, **external}]
+    hosts = {"db1": {**host, "splitmirror_pairs": pairs}, "array2": array}
+    made.inventory.write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
+    made.inventory.chmod(0o600)
+    yield made
     made.toy.snaps.rmdir()
 
 
-@contextlib.contextmanager
-def loopback_address() -> Iterator[str]:
-    """Give this machine an address that it reaches by its loopback alone, as Ansible's facts leave out 127.0.0.0/8."""
-    network = f"198.18.{os.getpid() >> 8 & 255}.{os.getpid() & 255}/32"
-    subprocess.run(["ip", "address", "add", network, "dev", "lo"], check=True)
-    yield network
-    subprocess.run(["ip", "address", "del", network, "dev", "lo"], check=True)
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

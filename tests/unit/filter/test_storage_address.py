@@ -25,6 +25,8 @@ storage_address = FilterModule().filters()["storage_address"]
         (["10.20.0.7", "fd00::7"], "fd00::/64", "fd00::7"),
         (["fe80::1%eth0", "fd00::7"], "fd00::/64", "fd00::7"),
         ({"ansible_facts": {"all_ipv4_addresses": ["10.20.0.7"], "all_ipv6_addresses": []}}, "10.0.0.0/8", "10.20.0.7"),
+        ({"all_ipv4_addresses": [], "lo": {"ipv4": {"address": "127.0.0.1"}}}, "127.0.0.1/32", "127.0.0.1"),
+        ({"all_ipv4_addresses": ["192.0.2.1"], "lo": {"ipv4": {"address": "127.0.0.1"}}}, "0.0.0.0/0", "192.0.2.1"),
         ({"all_ipv4_addresses": ["192.0.2.1"], "all_ipv6_addresses": ["fd00::7"]}, "fd00::/8", "fd00::7"),
     ],
 )
