@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A whole backup with provider external, whose splitter stands on another host than the one that has the disks."""
+"""Provider external, whose splitter stands on another host than the one that has the disks. See also test_order.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 
 from ansible_collections.splitmirror.backup.tests.support import toyoptions
 from ansible_collections.splitmirror.backup.tests.support.demo import Demo
-from ansible_collections.splitmirror.backup.tests.support.toyarray import PASSWORD, ToyArray
+from ansible_collections.splitmirror.backup.tests.support.toyarray import ToyArray
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -57,20 +57,6 @@ def variables(bench: Demo, array: ToyArray, options: dict[str, Any]) -> dict[str
     }
 
 
-def test_a_program_of_the_users_splits_and_no_secret_of_it_stays(bench: Demo, array: ToyArray) -> None:
-    words = variables(bench, array, toyoptions.of_program(array.folder))
-    output = bench.must("backup", "-vvv", **words)
-    report = bench.report()
-    assert (report["state"], report["reason"]) == ("good", "")
-    assert list(array.snaps.iterdir()) == []
-    assert not any(bench.sessions(host) for host in ("db1", "array1", "media1"))
-    # The splitter stood on the media server, and the array's own host did nothing.
-    assert (bench.folder / "state/media1/mirrors").is_dir()
-    assert PASSWORD not in output + json.dumps(report)
-    left = [path for path in (bench.folder / "state").rglob("*") if path.is_file()]
-    assert [path for path in left if PASSWORD.encode() in path.read_bytes()] == []
-
-
 def test_an_array_that_thaws_the_database_host_itself_makes_no_backup(bench: Demo, array: ToyArray) -> None:
     """As Proxmox and VMware do through the guest's agent. The split succeeds; the freeze is asked for after it."""
     with array.faulty(split=f"thaw {bench.folder / 'host/data'}"):
@@ -79,5 +65,7 @@ def test_an_array_that_thaws_the_database_host_itself_makes_no_backup(bench: Dem
     report = bench.report()
     assert report["state"] == "failed", done.stdout[-5000:]
     assert "was thawed by someone else" in report["reason"]
+    # The splitter stood on the media server, and the array's own host did nothing.
+    assert (bench.folder / "state/media1/mirrors").is_dir()
     assert list(array.snaps.iterdir()) == []
     assert not any(bench.sessions(host) for host in ("db1", "array1", "media1"))

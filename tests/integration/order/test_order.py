@@ -35,7 +35,7 @@ from ansible_collections.splitmirror.backup.tests.support.demo import (
     run_playbook,
 )
 from ansible_collections.splitmirror.backup.tests.support.restoring import restore, tree
-from ansible_collections.splitmirror.backup.tests.support.toyarray import ToyArray
+from ansible_collections.splitmirror.backup.tests.support.toyarray import PASSWORD, ToyArray
 
 from .pausing import kill_after, let_go, paused_after
 from .ways import Ways, ways_to_root
@@ -355,8 +355,11 @@ def test_a_backup_that_fails_leaves_nothing_to_the_next_one_of_its_play(
     other = bench.folder / "state/db1/sessions/20260101T000000Z-prod-db1-0a1b"
     other.mkdir(parents=True)
     with ways.taken("su") as words:
-        bench.must(HOOKS / "again.yml", two.word, *words)
+        output = bench.must(HOOKS / "again.yml", "-vvv", two.word, *words)
     report = bench.report()
+    left = [path for path in (bench.folder / "state").rglob("*") if path.is_file()]
+    assert [path for path in left if PASSWORD.encode() in path.read_bytes()] == []
+    assert PASSWORD not in output + json.dumps(report)
     session = report["session"]
     for array in ("array1", "array2"):
         synchronized = bench.folder / "state" / array / "synchronized"
