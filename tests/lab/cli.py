@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import ceph, cinder
+from . import ceph, cinder, zfs
 from .description import DEFAULT_FILE, LabError, load
 from .lifecycle import RunningLab
 
@@ -46,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     one_node.add_argument("only", nargs="?", default="", help="a part of the names of the cases to run")
     storage = commands.add_parser("cinder", help="bring up a Cinder on a Ceph, try the recipe there, take both down")
     storage.add_argument("only", nargs="?", default="", help="a part of the names of the cases to run")
+    pool = commands.add_parser(
+        "zfs", help="boot an emulated machine with OpenZFS, try provider zfs there, take it down"
+    )
+    pool.add_argument("only", nargs="?", default="", help="a part of the names of the cases to run")
     return parser
 
 
@@ -123,6 +127,10 @@ def _cinder(_running: RunningLab, _lab: Any, arguments: argparse.Namespace) -> i
     return 0 if cinder.run(arguments.only) else 1
 
 
+def _zfs(_running: RunningLab, _lab: Any, arguments: argparse.Namespace) -> int:
+    return 0 if zfs.run(arguments.only) else 1
+
+
 _COMMANDS: dict[str, Callable[[RunningLab, Any, argparse.Namespace], int | None]] = {
     "up": _up,
     "down": _down,
@@ -134,4 +142,5 @@ _COMMANDS: dict[str, Callable[[RunningLab, Any, argparse.Namespace], int | None]
     "start": _start,
     "ceph": _ceph,
     "cinder": _cinder,
+    "zfs": _zfs,
 }

@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence, Set
+from functools import partial
 from pathlib import Path
 
 from ..support.blockdev import run
@@ -63,34 +65,50 @@ def recipe_hash(packages: str = PACKAGES) -> str:
 
 
 def ensure(more_packages: str = "") -> Path:
-    """Return the folder of the image, built now if it is not there. Images of other recipes go away unless in use.
+    """Return the folder of the image, built now if it is not there.
 
     :param more_packages: separated by commas; the image with them is another one beside that of all labs.
     """
     packages = ",".join(filter(None, (PACKAGES, more_packages)))
-    images = cache_dir() / "images"
-    image = images / recipe_hash(packages)
-    images.mkdir(parents=True, exist_ok=True)
+    build = partial(bootstrap, suite=SUITE, packages=packages, customize=CUSTOMIZE)
+    return made_once("images", recipe_hash(packages), build, {recipe_hash()})
+
+
+def made_once(kind: str, name: str, build: Callable[[Path], None], kept: Set[str] = frozenset()) -> Path:
+    """Return a folder of the cache, built now if it is not there. Others of its kind go away unless in use.
+
+    :param build: makes the folder; what it has begun when it fails stays beside it, to be looked at.
+    :param kept: names of others that stay.
+    """
+    folder = cache_dir() / kind / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
     # Several labs may come up at once; the first of them builds.
-    with open(cache_dir() / ".images.lock", "w") as lock:
+    with open(cache_dir() / f".{kind}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not image.is_dir():
-            _prune(images, {recipe_hash(), image.name})
-            partial = image.with_suffix(".partial")
-            _build(partial, packages)
-            partial.rename(image)
-    return image
+        if not folder.is_dir():
+            _prune(folder.parent, {name, *kept})
+            partial_folder = folder.with_suffix(".partial")
+            build(partial_folder)
+            partial_folder.rename(folder)
+    return folder
 
 
-def _build(folder: Path, packages: str) -> None:
+def bootstrap(
+    folder: Path, suite: str, packages: str, customize: str, options: Sequence[str] = ("--variant=important",)
+) -> None:
+    """Make a root file system of Debian packages.
+
+    :param customize: a shell script that runs at the end, on this machine; ``$1`` is the new root.
+    :raises LabError: it cannot be made.
+    """
     log = folder.with_suffix(".log")
-    command = ["mmdebstrap", "--variant=important", f"--include={packages}"]
+    command = ["mmdebstrap", *options, f"--include={packages}"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in PATH_EXCLUDE]
     command += [f"--aptopt={line}" for line in _apt_proxy()]
     # Some packages ask for the address of this machine's name while they are installed.
     command += ['--essential-hook=printf "127.0.0.1 localhost %s\\n" "$(hostname)" > "$1/etc/hosts"']
     command += ['--customize-hook=rm -f "$1/etc/hosts"']
-    command += [f"--customize-hook={CUSTOMIZE}", "--format=directory", SUITE, os.fspath(folder)]
+    command += [f"--customize-hook={customize}", "--format=directory", suite, os.fspath(folder)]
     with open(log, "w") as output:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode:

@@ -5,23 +5,31 @@
 """Stands in for the programs zfs and zpool, where the kernel has no ZFS: the command lines that provider zfs uses.
 
 The programs are small scripts that ask a server, because a new Python for each would take most of the time of a test.
-Volumes are loop devices with links in /dev/zvol. Refusals have the words of OpenZFS.
+Volumes are loop devices with links in /dev/zvol, which come and go late, as those of udev do. Refusals have the words
+of OpenZFS.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 Data = dict[str, Any]
 #: What the command ``now`` sets.
-ANSWERS = {"health": "ONLINE", "full": ""}
+ANSWERS = {"health": "ONLINE", "full": "", "udev_s": "0.1"}
+#: What udev has still to do.
+LATE: list[Callable[[], object]] = []
+#: Numbers of transactions: what one command takes is in one of them.
+TXGS = itertools.count(1)
 STUB = """#!/bin/bash
 exec 3<>/dev/tcp/127.0.0.1/{port}
 printf '%s\\0' "${{0##*/}}" "$@" >&3
@@ -83,10 +91,22 @@ def attach(name: str, read_only: bool) -> str:
     device = run("losetup", *options, image(name))
     # The read-only flag of a loop device that another test has set stays when the device is used anew.
     run("blockdev", "--setro" if read_only else "--setrw", device)
-    link = f"/dev/zvol/{name}"
-    os.makedirs(os.path.dirname(link), exist_ok=True)
-    os.symlink(device, link)
+    LATE.append(partial(make_link, f"/dev/zvol/{name}", device))
     return device
+
+
+def make_link(link: str, device: str) -> None:
+    """Name a device, as udev does: the last one has the name."""
+    os.makedirs(os.path.dirname(link), exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(link)
+    os.symlink(device, link)
+
+
+def catch_up() -> None:
+    """Do what udev has not done yet."""
+    while LATE:
+        LATE.pop(0)()
 
 
 def create(data: Data, words: list[str]) -> None:
@@ -119,9 +139,10 @@ def snapshot(data: Data, words: list[str]) -> None:
             fail(f"cannot create snapshot '{word}': dataset already exists\nno snapshots were created")
     if ANSWERS["full"]:
         fail(f"cannot create snapshot '{words[0]}': out of space\nno snapshots were created")
+    txg = next(TXGS)
     for word in words:
         run("cp", "--sparse=always", image(word.split("@")[0]), image(word))
-        data[word] = {"type": "snapshot", "volsize": "-", "own": own, "holds": []}
+        data[word] = {"type": "snapshot", "volsize": "-", "own": own, "holds": [], "createtxg": txg}
 
 
 def clone(data: Data, words: list[str]) -> None:
@@ -144,7 +165,7 @@ def destroy(data: Data, words: list[str]) -> None:
     if name not in data:
         fail(f"cannot open '{name}': dataset does not exist")
     if data[name].get("holds"):
-        fail(f"cannot destroy snapshot {name}: dataset is busy")
+        fail(f"cannot destroy snapshot {name}: it's being held. Run 'zfs holds -r {name}' to see holders.")
     if any(other.get("origin") == name for other in data.values()):
         fail(f"cannot destroy '{name}': snapshot has dependent clones")
     if any(other.startswith(f"{name}@") for other in data):
@@ -154,10 +175,10 @@ def destroy(data: Data, words: list[str]) -> None:
         try:
             os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
         except OSError:
-            fail(f"cannot destroy '{name}': dataset is busy")
+            fail(f"cannot destroy '{name}': pool or dataset is busy")
         run("blockdev", "--setrw", device)  # the flag outlives the detach (seen on Linux 6.18)
         run("losetup", "--detach", device)
-        os.unlink(f"/dev/zvol/{name}")
+        LATE.append(partial(os.unlink, f"/dev/zvol/{name}"))
     if os.path.exists(image(name)):
         os.unlink(image(name))
     del data[name]
@@ -200,8 +221,11 @@ def get(data: Data, words: list[str]) -> str:
     rows = []
     for one in [other for other in data if other.startswith(f"{name}@")] if kinds else [name]:
         for key in properties.split(","):
-            known = {**data[one], **data[one]["own"]}
-            source = "local" if key in data[one]["own"] else "-"
+            # Of user properties of its own, and of those that a volume passes on.
+            passed_on = data[one.split("@")[0]]["own"] if "@" in one and ":" in key else {}
+            known = {**data[one], **passed_on, **data[one]["own"]}
+            source = "inherited" if key in passed_on else "-"
+            source = "local" if key in data[one]["own"] else source
             row = {"name": one, "property": key, "value": str(known.get(key, "-")), "source": source}
             if source in (sources or [source]):
                 rows.append("\t".join(row[column] for column in columns) + "\n")
@@ -214,17 +238,38 @@ def set_property(data: Data, words: list[str]) -> None:
     data[words[1]]["own"][key] = value
 
 
+def inherit(data: Data, words: list[str]) -> None:
+    """``zfs inherit PROPERTY NAME``."""
+    key, name = words
+    del data[name]["own"][key]
+
+
+def list_names(data: Data, words: list[str]) -> str:
+    """``zfs list -H -r -t all -o name POOL``."""
+    return "".join(f"{name}\n" for name in (words[-1], *data))
+
+
 def now(_dummy: Data, words: list[str]) -> None:
-    """``zfs now KEY VALUE``, of the stand-in alone: ``health`` is the state of the pool, ``full`` makes it full."""
+    """``zfs now KEY VALUE``, of the stand-in alone.
+
+    ``health`` is the state of the pool, ``full`` makes it full. udev does what it has to
+    do after ``udev_s`` without a question, and now with ``settled``.
+    """
     ANSWERS[words[0]] = words[1]
+    if words[0] == "settled":
+        catch_up()
 
 
 def answer(data: Data, program: str, words: list[str]) -> str:
     """Do what a command line says, and return what the program prints."""
     if program == "zpool":
+        if not any(name.startswith(f"{words[-1]}/") for name in data):
+            fail(f"cannot open '{words[-1]}': no such pool")
         return ANSWERS["health"]
-    verbs = (create, snapshot, clone, destroy, hold, release, holds, rename, get, now)
-    return {"set": set_property, **{known.__name__: known for known in verbs}}[words[0]](data, words[1:]) or ""
+    verbs = (create, snapshot, clone, destroy, hold, release, holds, rename, get, inherit, now)
+    return {"set": set_property, "list": list_names, **{known.__name__: known for known in verbs}}[words[0]](
+        data, words[1:]
+    ) or ""
 
 
 def serve(folder: str, server: socket.socket) -> None:
@@ -232,6 +277,8 @@ def serve(folder: str, server: socket.socket) -> None:
     os.chdir(folder)
     data: Data = {}
     while True:
+        if LATE and not select.select([server], [], [], float(ANSWERS["udev_s"]))[0]:
+            catch_up()
         connection, _address = server.accept()
         with connection, connection.makefile("rw", newline="\n") as stream:
             program, *words, _end = stream.readline().split("\0")

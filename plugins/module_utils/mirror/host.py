@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..host import tools
@@ -32,12 +33,27 @@ def run_tool(*command: str) -> str:
 
 def await_device(pair: Pair, device: str) -> str:
     """The device of a mirror, as soon as udev has named it. :raises MirrorError: it has not."""
-    deadline = time.monotonic() + _UDEV_TIMEOUT_S
-    while not os.path.exists(device):
-        if time.monotonic() > deadline:
-            raise MirrorError(f"pair {pair.name}: udev has not made {device}; see the log of udev.")
-        time.sleep(0.05)
+    _await(lambda: os.path.exists(device), f"pair {pair.name}: udev has not made {device}; see the log of udev.")
     return device
+
+
+def await_no_device(pair: Pair, device: str) -> None:
+    """Wait until udev has removed the name of a device that is gone: meanwhile it may lead to another one.
+
+    :raises MirrorError: it has not.
+    """
+    _await(
+        lambda: not os.path.lexists(device),
+        f"pair {pair.name}: {device} is still there, and its device is not; see the log of udev.",
+    )
+
+
+def _await(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + _UDEV_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise MirrorError(otherwise)
+        time.sleep(0.05)
 
 
 def leg_number(pair: Pair) -> str:

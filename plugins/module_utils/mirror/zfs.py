@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Optional
 
 from ..session import StateDir
 from .base import Capabilities, MirrorError, Pair, PairSplit, PreparedSplit, check_names
-from .host import await_device, run_tool
+from .host import await_device, await_no_device, run_tool
 from .journal import Journal, SplitRecord
 from .snapshots import SnapshotProvider, SnapshotSplit, SnapshotView, timed
 
@@ -107,8 +107,10 @@ class ZfsProvider(SnapshotProvider):
                 option="pairs",
             )
         if clone is None:
-            # Without partitions: the kernel need not look for them on a volume that only we read.
-            settings = ("-o", "readonly=on", "-o", "volmode=dev", "-o", f"{MARK}={session}")
+            # What udev does late for an earlier clone would concern this one.
+            await_no_device(pair, device_of(pair.mirror))
+            # Not volmode=dev, which would spare the look for partitions: then the device's link vanishes once more.
+            settings = ("-o", "readonly=on", "-o", f"{MARK}={session}")
             run_tool("zfs", "clone", *settings, snapshot, pair.mirror)
         return await_device(pair, device_of(pair.mirror))
 
