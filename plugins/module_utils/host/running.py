@@ -30,6 +30,8 @@ _MARK = "SPLITMIRROR_RUN"
 #: How often in a row nothing must be found of a program that was killed, and how long to wait in between.
 _LOOKS = 3
 _LOOK_S = 0.01
+#: How long one that was killed may take to die.
+_DEATH_S = 2.0
 #: How often we look whether it has ended, where the kernel cannot report it.
 _POLL_S = 0.05
 
@@ -110,7 +112,7 @@ class Running:
 
     def stop(self, line: bytes, timeout_s: float) -> None:
         """Send a last line, end its input, and wait for its end; kill it after a time."""
-        if self._process.stdin is not None:
+        if self._process.stdin is not None and not self._process.stdin.closed:
             with contextlib.suppress(OSError), self._process.stdin as stream:
                 stream.write(line)
         try:
@@ -122,14 +124,16 @@ class Running:
     def kill(self) -> None:
         """Kill it, if it still runs, and all that it has started.
 
-        What has been started with another environment (``sudo``, ``env -i``) in a session of its own is not found.
+        What has been started with another environment (``sudo``, ``env -i``) in a session of its own is not found. One
+        of another user (``sudo``) cannot be killed, and one that waits for a device that hangs does not die.
         """
         # One that was waited for may have given its number to another.
         if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._kill_escaped()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DEATH_S)
         with contextlib.suppress(Silent):
             self._listen(lambda: not self._open, time.monotonic())  # its last words
 
@@ -174,35 +178,38 @@ class Running:
         ending = _pidfd(self._process)
         try:
             while not until():
-                poll = select.poll()
-                for fd in (*self._open, *([] if ending is None else [ending])):
-                    poll.register(fd, select.POLLIN)
-                if data and self._process.stdin is not None:
-                    poll.register(self._process.stdin, select.POLLOUT)
                 left_s = max(0.0, deadline - time.monotonic())
-                wait_s = left_s if ending is not None else min(left_s, _POLL_S)
-                ready = {fd for fd, _event in poll.poll(wait_s * 1000)}
-                if self._take(ready):
-                    continue
+                ready = self._poll(left_s, ending, bool(data))
                 # What it has started may hold its output open, so the end of that is not waited for.
                 if ending in ready or (ending is None and self.has_ended()):
+                    self._take(self._poll(0.0, None, False))  # all that it has written, for it writes no more
                     return
-                if not ready and not left_s:
-                    raise Silent
-                if ready and self._process.stdin is not None:
+                self._take(ready)
+                if data and self._process.stdin is not None and self._process.stdin.fileno() in ready:
                     try:
                         data = data[os.write(self._process.stdin.fileno(), data) :]
                     except OSError as exc:
                         raise Silent("it has ended") from exc
+                # Looked at after each read, for one that writes without a pause would never be late else.
+                if not left_s and not until():
+                    raise Silent
         finally:
             if ending is not None:
                 os.close(ending)
 
-    def _take(self, ready: set[int]) -> bool:
-        """Read what there is; whether there was anything. :raises Silent: it is too long."""
-        there = ready & set(self._open)
-        for fd in there:
-            kept, data = self._open[fd], os.read(fd, 1 << 16)
+    def _poll(self, wait_s: float, ending: Optional[int], writes: bool) -> set[int]:
+        """What can be read or written."""
+        poll = select.poll()
+        for fd in (*self._open, *([] if ending is None else [ending])):
+            poll.register(fd, select.POLLIN)
+        if writes and self._process.stdin is not None:
+            poll.register(self._process.stdin, select.POLLOUT)
+        return {fd for fd, _event in poll.poll((wait_s if ending is not None else min(wait_s, _POLL_S)) * 1000)}
+
+    def _take(self, ready: set[int]) -> None:
+        """Read what there is, as much as a pipe holds. :raises Silent: it is too long."""
+        for fd in ready & set(self._open):
+            kept, data = self._open[fd], os.read(fd, OUTPUT_BYTES)
             kept += data
             if not data:
                 del self._open[fd]
@@ -210,7 +217,6 @@ class Running:
                 del kept[:-ERROR_BYTES]
             elif len(kept) > OUTPUT_BYTES:
                 raise Silent(f"its answer is longer than {OUTPUT_BYTES} bytes")
-        return bool(there)
 
 
 def _send(paths: set[str], number: signal.Signals) -> None:
@@ -221,7 +227,10 @@ def _send(paths: set[str], number: signal.Signals) -> None:
 
 
 def _pidfd(process: subprocess.Popen[bytes]) -> Optional[int]:
-    """A descriptor that can be read when it has ended; None on kernels before 5.3."""
+    """A descriptor that can be read when it has ended; None on kernels before 5.3, and if it was waited for."""
+    # Its number may be another's by now.
+    if process.returncode is not None:
+        return None
     try:
         return os.pidfd_open(process.pid)
     except (AttributeError, OSError):

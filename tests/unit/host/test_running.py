@@ -62,3 +62,18 @@ def test_of_errors_the_end_is_kept() -> None:
     assert len(program.errors) == ERROR_BYTES
     assert program.errors.endswith(b"\n300000\n")
     program.close()
+
+
+def test_one_that_writes_without_a_pause_is_late_all_the_same() -> None:
+    """The kernel's endless device stands for a program that writes faster than we read."""
+    program = Running(["sleep", "30"], takes_lines=True)
+    with open("/dev/zero", "rb") as endless:
+        program._open[endless.fileno()] = program.errors
+        with pytest.raises(Silent):
+            program.ask(b"split\n", 0.05)
+        with pytest.raises(Silent):
+            program.result(time.monotonic())
+        assert program.is_quiet()
+        program.kill()
+        program.close()
+        program.stop(b"stop\n", 0)
