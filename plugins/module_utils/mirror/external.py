@@ -409,7 +409,7 @@ class ExternalSplit(SnapshotSplit):
         done = timed(pairs, lambda: answers.update(self._link.ask("split")))
         missing = [pair.name for pair in pairs if pair.name not in answers]
         if missing:
-            some = ", ".join(sorted(answers)) or "nothing"
+            some = ", ".join(pair.name for pair in pairs if pair.name in answers) or "nothing"
             raise MirrorError(f"split: the array has split only {some}, and not {', '.join(missing)}.")
         return done
 

@@ -133,7 +133,7 @@ class HttpLink(Link):
         faults = []
         of_login = {name for request in requests.get("login", ()) for name in request.kept}
         for step, several in requests.items():
-            known = set() if step in ("login", "look") else set(SESSION_NAMES)
+            known = set() if step in ("login", "logout", "look") else set(SESSION_NAMES)
             known |= set() if step in ("login", "logout") else PAIR_NAMES
             known |= set() if step == "login" else of_login
             for request in several:
@@ -279,8 +279,8 @@ class HttpLink(Link):
                 url = _address(request.where, request.url, allow_plain=self.options["allow_plain"], of_request=True)
                 own = self._connect(url, self.limit_s(which))
             try:
-                values = {**self._values, **self.job.values()}
-                self._values.update(self._send(request, values, deadline, connection=own, of_login=which == "login"))
+                kept = self._send(request, self._values, deadline, connection=own, of_login=which == "login")
+                self._values.update(kept)
             finally:
                 if own is not None:
                     own.close()

@@ -23,12 +23,15 @@ from .external_link import Answers, Job, Link, answers_of, command_of, text_of, 
 PROTOCOL = 1
 OPTIONAL = ("look", "present", "withdraw")
 _STOP_S = 5.0
+#: How often its standard error is read while it stands ready: a program that writes much would wait in the middle.
+_READ_S = 5.0
 
 
 class ProgramLink(Link):
     """A program that stands ready."""
 
     kind = "program"
+    stay_s = _READ_S
     argument_spec: ClassVar[Spec] = {
         "program": {"type": "list", "elements": "str"},
         "program_answers": {"type": "list", "elements": "str"},

@@ -92,6 +92,8 @@ def test_right_options_are_taken() -> None:
             "no placeholder {shrot} here (did you mean 'short'?); there are {",
         ),
         ({**COMMANDS, "look": ["x", "{session}"]}, "look: there is no placeholder {session} here"),
+        # The login may be one for a look.
+        ({**HTTP, "logout": {"path": "/{session}"}}, "logout: path: there is no placeholder {session} here"),
         ({**COMMANDS, "split": ["x", "{secret.password}"]}, "split: {secret.password} would show a secret to others"),
         ({**COMMANDS, "atomic_set": True, "split": ["x", "{mirror}"]}, "split: it is done once for each pair"),
         ({**HTTP, "address": "array"}, "address: 'array' is not the address of an array"),

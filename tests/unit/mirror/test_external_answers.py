@@ -342,6 +342,30 @@ def test_two_lines_for_one_are_found_before_the_next(tmp_path: Path) -> None:
     assert "refuses: no" in fails(prepared.cancel)
 
 
+def test_names_that_nobody_knows_are_not_repeated(tmp_path: Path) -> None:
+    """They may be anything, a secret too."""
+    text = SERVE + "    say(ok=True, pairs=['t1', hello['secrets']['password']])\n"
+    prepared = provider_of(tmp_path, program(tmp_path, text), password="hunter2").prepare(SESSION)
+    assert "the array has split only t1, and not t0" in (told := fails(prepared.split))
+    assert "hunter2" not in told
+    prepared.cancel()
+
+
+def test_a_program_that_writes_much_while_it_stands_ready_goes_on(tmp_path: Path) -> None:
+    """Its keeping of a login would wait, too, for whoever reads its standard error."""
+    much = f"say(ready=True); print('x' * 10**6, file=sys.stderr); open({str(tmp_path / 'said')!r}, 'w').close()"
+    text = SERVE.replace("say(ready=True)", much) + "    say(ok=True)\n"
+    prepared = provider_of(tmp_path, program(tmp_path, text)).prepare(SESSION)
+    assert prepared.stay_s is not None
+
+    def has_gone_on() -> bool:
+        prepared.flush()
+        return (tmp_path / "said").exists()
+
+    wait_for(has_gone_on, "the program")
+    prepared.cancel()
+
+
 def test_a_program_whose_child_holds_its_output_has_ended_all_the_same(tmp_path: Path) -> None:
     """And the child, which might still split, does not outlive it."""
     flag = tmp_path / "pid"
