@@ -148,4 +148,12 @@ def _pair(data: Mapping[str, Any]) -> Pair:
             option="pairs",
             code="option_invalid",
         )
+    for key in ("name", "primary", "mirror"):
+        # No program can be given a NUL, and half a surrogate pair is not a text.
+        if not data[key].isprintable():
+            raise MirrorError(
+                f"pairs: pair {data['name']!r}: its {key} is {data[key]!r}; write it without control characters.",
+                option="pairs",
+                code="option_invalid",
+            )
     return Pair(data["name"], data["primary"], data["mirror"], data.get("options") or {})

@@ -18,7 +18,11 @@ from ansible_collections.splitmirror.backup.plugins.doc_fragments.mirror import 
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorError, Pair
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.image import ImageProvider
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.journal import Journal
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, PROVIDERS
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import (
+    PROVIDER_SPEC,
+    PROVIDERS,
+    make_provider,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.options import Spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.integration.lab import contract
@@ -65,6 +69,14 @@ def test_an_option_that_a_provider_of_the_lab_does_not_have_is_refused(tmp_path:
     bench = contract.BENCHES[kind]()
     bench.state_dir = str(tmp_path)
     bench.test_an_option_that_the_provider_does_not_have_is_refused()
+
+
+@pytest.mark.parametrize("key", ["name", "primary", "mirror"])
+@pytest.mark.parametrize("text", ["/l/a\0", "/l/a\n", "/l/\ud800"])
+def test_a_name_that_no_program_can_be_given_is_refused(tmp_path: Path, key: str, text: str) -> None:
+    pair = {"name": "data", "primary": "/l/a", "mirror": "/l/m", key: text}
+    with pytest.raises(MirrorError, match=f"its {key} is .*; write it without control characters"):
+        make_provider("image", [pair], str(tmp_path))
 
 
 class Colored(ImageProvider):
