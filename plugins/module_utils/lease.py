@@ -238,7 +238,12 @@ class Leases:
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        with os.fdopen(handle, "rb") as stream:
+        try:
+            stream = os.fdopen(handle, "rb")
+        except OSError as exc:
+            os.close(handle)
+            raise SplitMirrorError(f"{path}: this lease cannot be read ({exc.strerror}); remove it.") from exc
+        with stream:
             try:
                 told = parse_own_json(stream.read())
                 owner = Owner.of(told["owner"])

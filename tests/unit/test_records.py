@@ -59,7 +59,7 @@ def lease_of(state: StateDir) -> Any:
 def medium_of(state: StateDir) -> Any:
     try:
         medium = Medium.read(os.path.dirname(state.catalog_file) + "/library/V1")
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return [(item.records(), item.size_bytes(), item.find(3)) for item in medium.files], asdict(medium)
 
@@ -168,6 +168,18 @@ def test_no_odd_value_is_handed_on(tmp_path: Path, kind: str) -> None:
         except SplitMirrorError:
             continue
         assert all(math.isfinite(value) and 0 <= value < 1 << 64 for value in numbers_of(found)), text
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_what_is_not_a_file_is_none_or_named_in_a_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / READERS[kind].path
+    path.mkdir(parents=True)
+    try:
+        found = READERS[kind].read(StateDir(str(tmp_path)))
+    except SplitMirrorError as exc:
+        found = exc.message
+        assert str(path) in found
+    assert "[Errno" not in str(found)
 
 
 def test_the_odd_values_are_seen() -> None:

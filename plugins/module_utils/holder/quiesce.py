@@ -125,6 +125,11 @@ def end(state: StateDir, session: str, descriptions: Descriptions) -> Ended:
         except (FileNotFoundError, ValueError, TypeError):
             evidence = _lost(session, _hot_backups(descriptions)) or _NOTHING_TO_END
             return Ended(False, dict(evidence))
+        except OSError as exc:
+            raise SplitMirrorError(
+                f"{result_path}: it cannot be read ({exc.strerror}), and has what the end of the hot backup came to; "
+                "remove it, and begin a new session."
+            ) from exc
     lost = [title for title in _hot_backups(descriptions) if status["databases"].get(title) != "hot_backup"]
     result = ask(state, session, "end")["result"]
     result["evidence"] = _lost(session, lost) or result["evidence"]

@@ -252,11 +252,16 @@ class Window:
 
 
 def read_record(path: str) -> list[str]:
-    """The mount points that a dead holder had frozen, or nothing."""
+    """The mount points that a dead holder had frozen, or nothing. :raises FreezeError: the file cannot be read."""
     try:
         mounts: Any = read_json(path)
     except (FileNotFoundError, ValueError):
         return []
+    except OSError as exc:
+        raise FreezeError(
+            f"{path}: it cannot be read ({exc.strerror}), and names what a dead holder has frozen; see that the file "
+            "systems of the database are thawed (fsfreeze --unfreeze), and remove it."
+        ) from exc
     return [str(mount) for mount in mounts] if isinstance(mounts, list) else []
 
 

@@ -121,6 +121,11 @@ class Journal:
             )
         except FileNotFoundError:
             return None
+        except OSError as exc:
+            raise MirrorError(
+                f"{path}: the record of a split mirror cannot be read ({exc.strerror}); see what is in its place, and "
+                "move it away if it is not a record."
+            ) from exc
         except (ValueError, KeyError, TypeError) as exc:
             raise MirrorError(
                 f"{path}: this is not a valid record of a split mirror ({exc}); find out what it belongs to, then "

@@ -139,6 +139,8 @@ class MdProvider(RaidProvider):
         except (FileNotFoundError, ValueError, TypeError):
             # After a reboot the kernel's counter began at zero, too. If the file is lost otherwise, everything counts.
             return Written("", 0)
+        except OSError as exc:
+            raise MirrorError(f"{self._note(pair, session)}: it cannot be read ({exc.strerror}); remove it.") from exc
 
 
 def _view(pair: Pair) -> PairView:

@@ -220,7 +220,12 @@ class QueueTicket:
                 found.append((path, self._ticket))
                 continue
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            with os.fdopen(handle, "rb") as stream:
+            try:
+                stream = os.fdopen(handle, "rb")
+            except OSError as exc:
+                os.close(handle)
+                raise TapeError(f"drive: {path} is not a ticket ({exc.strerror}); remove it.", option="drive") from exc
+            with stream:
                 if try_lock(handle):
                     os.unlink(path)
                 else:
