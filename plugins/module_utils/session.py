@@ -35,13 +35,13 @@ class SessionError(SplitMirrorError):
     code = "option_invalid"
 
 
-def check_session_id(session: str) -> str:
-    """Return ``session`` if it is a proper session id, else raise SessionError."""
+def check_session_id(session: str, option: str = "session") -> str:
+    """Return ``session`` if it is a proper session id, else raise SessionError. :param option: where it stands."""
     if not _SESSION_ID.fullmatch(session):
         raise SessionError(
-            f"session: {session!r} is not a session id; it needs 1 to 80 letters, digits, dots, dashes or "
+            f"{option}: {session!r} is not a session id; it needs 1 to 80 letters, digits, dots, dashes or "
             "underscores and begins with a letter or digit.",
-            option="session",
+            option=option,
         )
     return session
 

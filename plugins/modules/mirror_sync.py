@@ -53,7 +53,7 @@ options:
   host:
     description:
       - The inventory name of the database host. With O(state=recovered) the module fails if a session of another host
-        holds one of the pairs, and leaves that session alone.
+        holds one of the pairs or is named in O(session) or O(dead_sessions), and leaves that session alone.
       - Without it, the sessions of all hosts are cleaned up.
     type: str
     version_added: 0.2.0
@@ -169,7 +169,12 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base imp
     PairState,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC, provider_of
-from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, host_part, is_of_host
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import (
+    StateDir,
+    check_session_id,
+    host_part,
+    is_of_host,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import FoundExport
 
 #: A production host is to be disturbed for about a second.
@@ -201,7 +206,7 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     provider = provider_of(params)
     session, recovering = params["session"], params["state"] == "recovered"
-    named = [*([session] if session else []), *(params["dead_sessions"] if recovering else [])]
+    named = named_sessions(params)
     before = provider.state()
     if recovering and params["host"]:
         refuse_others(before, params["host"])
@@ -231,6 +236,23 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
         "targets": targets,
         "diff": {"before": holders(before), "after": holders(after)},
     }
+
+
+def named_sessions(params: dict[str, Any]) -> list[str]:
+    """The sessions that are to release the set, each once. :raises SplitMirrorError: one cannot be such a session."""
+    recovering = params["state"] == "recovered"
+    given = [("session", params["session"])] if params["session"] else []
+    given += [("dead_sessions", one) for one in params["dead_sessions"]] if recovering else []
+    for option, session in given:
+        check_session_id(session, option)
+        if recovering and params["host"] and not is_of_host(session, params["host"]):
+            raise MirrorError(
+                f"{option}: session {session} does not belong to {params['host']}, and is left alone; name it without "
+                "host.",
+                option=option,
+                code="mirror_held",
+            )
+    return list(dict.fromkeys(session for _option, session in given))
 
 
 def status_of(module: AnsibleModule, phase: str) -> StatusWriter:
