@@ -211,7 +211,9 @@ def bring_in_sync(module: AnsibleModule) -> dict[str, Any]:
     if recovering and params["host"]:
         refuse_others(before, params["host"])
     if module.check_mode:
-        exports = presenting.exports_of(provider, before) if session or recovering else []
+        exports = presenting.exports_to_recover(provider, before) if recovering else []
+        if session and not recovering:
+            exports = presenting.exports_of(provider, before)
         return dry_run(before, named, recovering, exports)
     # Each of them, before anything is recovered: only one can stand ready, and it would be in the way of the others.
     disarmed = [one for one in named if splitter.disarm(provider.state_dir, one)]

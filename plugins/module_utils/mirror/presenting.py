@@ -258,11 +258,28 @@ def recover(provider: MirrorProvider, dead: Sequence[str] = ()) -> tuple[list[Re
     """
     with Journal(provider.state_dir).locked():
         # Sessions whose splitter is still ready have no exports; the provider refuses to recover them.
-        states = provider.state()
-        # Of a dead session nothing stays, whatever its pairs were called.
-        holders = {state.session for state in states}
-        targets = _remove(_exports_showing(states, lambda export: export.session in holders))
+        targets = _remove(_exports_to_recover(provider, provider.state()))
     return provider.recover(dead), targets
+
+
+def exports_to_recover(provider: MirrorProvider, states: Sequence[PairState]) -> list[FoundExport]:
+    """The exports that recover removes. :param states: of the provider's pairs."""
+    return [export for _exporter, export in _exports_to_recover(provider, states)]
+
+
+def _exports_to_recover(provider: MirrorProvider, states: Sequence[PairState]) -> list[tuple[Exporter, FoundExport]]:
+    """Those of the set, whatever its pairs were called. The media server may still have others of the session."""
+    journal = Journal(provider.state_dir)
+    names = [pair.name for pair in provider.pairs]
+    targets: set[str] = set()
+    unknown: set[str] = set()
+    for session in {state.session for state in states if state.session}:
+        record = journal.read(session)
+        if record is None:  # nobody knows what its pairs were called
+            unknown.add(session)
+        else:
+            targets |= {target_of(session, of) for of in (names, [pair.name for pair in record.pairs])}
+    return _exports_showing(states, lambda export: export.target in targets or export.session in unknown)
 
 
 def _exports() -> list[tuple[Exporter, FoundExport]]:

@@ -6,11 +6,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror import presenting
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.base import MirrorProvider
+from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import make_provider
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, short_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import target_of
 from ansible_collections.splitmirror.backup.plugins.modules import mirror_sync
 from ansible_collections.splitmirror.backup.tests.support.mirrors import run_module
 
@@ -57,3 +64,44 @@ def test_a_session_that_is_named_twice_is_undone_once(tmp_path: Path) -> None:
     done, undone = recovered(tmp_path, check=False, dead_sessions=[OF_ANOTHER])
     assert done.get("failed") is None
     assert undone == [DEAD, OF_ANOTHER]
+
+
+#: A target is a file: its name is its number, and it holds the name.
+TGTADM = """#!/bin/sh
+cd "$(dirname "$0")/targets" || exit
+case "$*" in
+    *"show --mode target") for one in *; do [ ! -e "$one" ] || echo "Target $one: $(cat "$one")"; done ;;
+    *"delete --mode target"*) for word; do case $word in --tid=*) rm "${word#--tid=}" ;; esac; done ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["recorded", "record lost"])
+def test_the_export_of_another_set_of_the_session_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """The media server is still attached to it: a set is detached before its export is removed."""
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "tgtadm").write_text(TGTADM)
+    (tmp_path / "tgtadm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    session = "20260131T020000Z-db1-0e0e"
+    look = ["echo", json.dumps({"pairs": {"new name": {"mark": short_session(session)}}})]
+
+    def provider(name: str, **options: Any) -> MirrorProvider:
+        given = {"kind": "command", "split": ["true"], "undo": ["true"], **options}
+        pair = {"name": name, "primary": "p", "mirror": "m"}
+        return make_provider("external", [pair], str(tmp_path / "state"), given)
+
+    provider("old name").split(session)
+    if lost:
+        Path(StateDir(str(tmp_path / "state")).mirror_file(session)).unlink()
+        # Nobody knows whose the exports are, and of a dead session nothing stays.
+        StateDir(str(tmp_path / "state")).make_session_dir(session)
+    targets = [target_of(session, names) for names in (["old name"], ["new name"], ["of another set"])]
+    for number, target in enumerate(targets, 1):
+        (tmp_path / "targets" / str(number)).write_text(target)
+    recovered, removed = presenting.recover(provider("new name", look=look))
+    assert [one.session for one in recovered] == [session]
+    assert removed == (targets if lost else targets[:2])
+    assert len(list((tmp_path / "targets").iterdir())) == (0 if lost else 1)
