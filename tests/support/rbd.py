@@ -103,7 +103,8 @@ esac
 RADOS = """
 class Rados:
     def __init__(self, conffile, rados_id):
-        pass
+        if conffile:
+            open(conffile).close()
 
     def connect(self):
         pass
@@ -145,6 +146,8 @@ class Image:
             os._exit(1)
 
     def close(self):
+        if self.name.endswith("t0") and os.path.exists("@ROOT@/cannot-be-closed"):
+            raise OSError("close")
         os.rename("@ROOT@/.opened", "@ROOT@/.closed") if os.path.exists("@ROOT@/.opened") else None
 """
 

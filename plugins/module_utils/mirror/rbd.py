@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Optional, TypeVar
 
+from ..errors import shorten
 from ..host import tools
 from ..host.running import Running, Silent
+from ..host.strict_json import parse_json
 from ..options import Spec
 from ..session import StateDir, sealed, session_of_seal
 from .base import MirrorError, Pair, PairSplit, PreparedSplit
@@ -61,7 +63,7 @@ except ImportError as exc:
     sys.exit()
 # A snapshot that waits for others to be quiet would end our freeze with theirs.
 flags = [flag for flag in [getattr(rbd, "RBD_SNAP_CREATE_SKIP_QUIESCE", 0)] if flag]
-cluster, pools, images = rados.Rados(conffile=wanted["conf"], rados_id=wanted["user"]), [], {}
+clusters, pools, images = [], [], {}
 
 def take(name):
     try:
@@ -70,10 +72,11 @@ def take(name):
         return str(exc) or type(exc).__name__
 
 try:
-    cluster.connect()
+    clusters.append(rados.Rados(conffile=wanted["conf"], rados_id=wanted["user"]))
+    clusters[0].connect()
     for name in wanted["snapshots"]:
         pool, *namespace, image = name.split("/")
-        pools.append(cluster.open_ioctx(pool))
+        pools.append(clusters[0].open_ioctx(pool))
         if namespace:
             pools[-1].set_namespace(namespace[0])
         images[name] = rbd.Image(pools[-1], image)
@@ -89,9 +92,12 @@ try:
 except Exception as exc:
     say(error=str(exc) or type(exc).__name__)
 finally:
-    for one in [*images.values(), *pools]:
-        one.close()
-    cluster.shutdown()
+    # One that cannot be closed keeps no other one open.
+    for end in [*[one.close for one in [*images.values(), *pools]], *[one.shutdown for one in clusters]]:
+        try:
+            end()
+        except Exception as exc:
+            print(exc, file=sys.stderr)
 """
 _IMAGE = re.compile(r"(?P<pool>[^/@\s]+)/(?:(?P<namespace>[^/@\s]+)/)?(?P<name>[^/@\s]+)")
 _At = TypeVar("_At")
@@ -249,12 +255,16 @@ class RbdProvider(SnapshotProvider):
     def asked(self, program: Running, line: Mapping[str, Any]) -> Mapping[str, Any]:
         """Send the process that stands ready a line, and return its answer. :raises MirrorError: there is none."""
         try:
-            said = json.loads(program.ask(json.dumps(line).encode() + b"\n", COMMAND_TIMEOUT_S))
+            text = program.ask(json.dumps(line).encode() + b"\n", COMMAND_TIMEOUT_S)
         except Silent as exc:
             words = " ".join(program.errors.decode(errors="replace").split())[-300:]
             reason = str(exc) or f"no answer within {COMMAND_TIMEOUT_S:g} s; see ceph status"
             raise MirrorError(f"ceph_python: {reason}{f' ({words})' if words else ''}.") from exc
-        return said if isinstance(said, dict) else {}
+        with contextlib.suppress(ValueError):
+            said = parse_json(text)
+            if isinstance(said, dict):
+                return said
+        raise MirrorError(f"ceph_python: its answer is not JSON: {shorten(text.decode(errors='replace'))}.")
 
     def take(self, pair: Pair, session: str) -> None:
         """See SnapshotProvider."""

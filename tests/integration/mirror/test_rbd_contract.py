@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,22 @@ class TestStanding(Rbd):
         assert [one["protected"] for one in on_ceph.ask("snap", "ls", f"{on_ceph.POOL}/t0")] == ["true"]
         self.provider().recover()
         self.check_whole()
+
+    def test_an_image_that_cannot_be_closed_keeps_no_other_one_open(self) -> None:
+        (self.folder / "ceph/cannot-be-closed").touch()
+        self.provider().split(SESSION)
+        assert (self.folder / "ceph/.closed").exists()
+        self.provider().recover()
+        self.check_whole()
+
+    def test_what_keeps_it_from_standing_ready_is_one_sentence(self) -> None:
+        python = str(self.folder / "bin/ceph-python")
+        for options, words in (
+            ({"ceph_python": python, "ceph_conf": "/none/ceph.conf"}, "ceph: the images cannot be opened: [Errno 2]"),
+            ({"ceph_python": "/bin/echo"}, "ceph_python: its answer is not JSON"),
+        ):
+            refused(partial(self.provider(options=options).prepare, SESSION), words)
+            self.check_whole()
 
     def test_one_that_dies_in_the_split_has_not_split(self) -> None:
         prepared = self.provider().prepare(SESSION)
