@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import signal
 from contextlib import nullcontext
 from typing import Any, Callable, Optional
 
@@ -85,6 +86,8 @@ def run_module(
     # Of an ordinary user who became root (su, some sudo) it may lack them; AnsibleModule.get_bin_path adds them too.
     path = os.environ.get("PATH", os.defpath).split(":")
     os.environ["PATH"] = ":".join([*path, *(folder for folder in ("/usr/sbin", "/sbin") if folder not in path)])
+    # Where whoever started us ignores it, the kernel drops exit statuses, and Python takes each failure for success.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     failure: Optional[SplitMirrorError] = None
     result: dict[str, Any] = {}
     try:

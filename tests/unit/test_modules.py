@@ -10,6 +10,7 @@ import ast
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import pytest
 import yaml
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import RESERVED, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.tools import run_tool
 from ansible_collections.splitmirror.backup.tests.support.mirrors import run_module as result_of
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -147,6 +149,16 @@ def test_no_module_returns_a_key_of_ansible(module: str) -> None:
 def test_such_a_key_does_not_leave_a_module(key: str) -> None:
     with pytest.raises(AssertionError, match=key):
         result_of(lambda: run_module(lambda module: {key: 1}, {}), {})
+
+
+def test_a_program_that_fails_has_failed_whatever_started_the_module() -> None:
+    """Some supervisors ignore SIGCHLD, and what they start inherits that."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        failed = result_of(lambda: run_module(lambda _module: {"said": run_tool("sh", "-c", "exit 3")}, {}), {})
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert failed["code"] == "program_failed"
 
 
 def test_keys_that_ansible_reads_are_reserved() -> None:

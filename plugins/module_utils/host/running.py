@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import os
 import secrets
@@ -34,6 +35,8 @@ _LOOK_S = 0.01
 _DEATH_S = 2.0
 #: How often we look whether it has ended, where the kernel cannot report it.
 _POLL_S = 0.05
+#: See fcntl(2); Python has a name for it from 3.10 on.
+_F_SETPIPE_SZ = 1031
 
 
 class Silent(Exception):
@@ -78,6 +81,10 @@ class Running:
             for stream, kept in ((self._process.stdout, self.said), (self._process.stderr, self.errors))
             if stream is not None
         }
+        for fd in self._open:
+            # While we listen to another one it should not have to wait. The kernel may allow less.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(fd, _F_SETPIPE_SZ, OUTPUT_BYTES)
         if self._process.stdin is not None:
             os.set_blocking(self._process.stdin.fileno(), False)
 

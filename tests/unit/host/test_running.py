@@ -77,3 +77,14 @@ def test_one_that_writes_without_a_pause_is_late_all_the_same() -> None:
         program.kill()
         program.close()
         program.stop(b"stop\n", 0)
+
+
+def test_two_that_write_much_do_not_wait_for_one_another(tmp_path: Path) -> None:
+    """The first ends when the second has written; nobody reads what that writes meanwhile."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    first = Running(["sh", "-c", f"read line <{fifo}"])
+    second = Running(["sh", "-c", f"head -c 200000 /dev/zero >&2; echo done >{fifo}"])
+    for program in (first, second):
+        assert program.result(time.monotonic() + 60) == 0
+        program.close()
