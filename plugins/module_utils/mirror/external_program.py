@@ -82,9 +82,10 @@ class ProgramLink(Link):
 
     def stay(self) -> None:
         """See Link."""
+        if self._program is not None:
+            self._refuse_unasked(self._program)  # first, for one that was killed for it is still to be told why
         if self._program is None or self._program.has_ended():
             raise self._failed("it has ended")
-        self._refuse_unasked(self._program)
 
     def ask(self, step: str) -> Answers:
         """See Link."""

@@ -329,7 +329,9 @@ def test_a_line_that_nobody_asked_for_is_not_an_answer(tmp_path: Path, text: str
     text += f"\nopen({str(tmp_path / 'said')!r}, 'w').close()\nfor line in sys.stdin: say(ok=True, pairs=['t0', 't1'])"
     prepared = provider_of(tmp_path, program(tmp_path, text)).prepare(SESSION)
     wait_for((tmp_path / "said").exists, "the program")
-    assert "it has written what nobody has asked for" in fails(prepared.flush)
+    # The first flush may be one that the splitter makes by itself, and that nobody hears of.
+    for flush in (prepared.flush, prepared.flush):
+        assert "it has written what nobody has asked for" in fails(flush)
     fails(prepared.split)
 
 
