@@ -96,6 +96,9 @@ class HttpLink(Link):
         # What login has kept, and the secrets.
         self._values: dict[str, Any] = {}
         self._is_logged_in = False
+        self._login_may_have_ended = False
+        # What a login has kept that was made in the middle of a step.
+        self._renewed: Mapping[str, Any] = {}
         if options["keep_alive"]:
             self.stay_s = float(options["keep_alive"].get("interval_s", _KEEP_ALIVE_S))
 
@@ -192,6 +195,8 @@ class HttpLink(Link):
     def take_job(self, job: Job) -> None:
         """See Link."""
         super().take_job(job)
+        self._renewed = {}
+        self._login_may_have_ended = True
         connection = self._connection
         # A server may have closed what nobody used. The next request connects again.
         if connection is not None and connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
@@ -228,6 +233,7 @@ class HttpLink(Link):
 
     def close(self) -> None:
         """See Link."""
+        self._login_may_have_ended = False  # nobody logs in to log out
         if self._connection is not None:
             # Where the connection was lost, the array ends the login by itself.
             if self._connection.sock is not None and self._is_logged_in:
@@ -412,6 +418,7 @@ class HttpLink(Link):
         :raises MirrorError: there is none in time, or it is not JSON.
         """
         connection = connection or self._connection
+        values = {**values, **self._renewed}
         where = _where(request, values)
         if connection is None:
             raise MirrorError(f"{where}: the connection is closed.", option="provider_options")
@@ -436,6 +443,12 @@ class HttpLink(Link):
             late = isinstance(exc, TimeoutError) or "timed out" in str(exc)
             words = "it did not answer in time" if late else f"{type(exc).__name__}: {self.job.quote(exc)}"
             raise MirrorError(f"{where}: the array failed to answer ({words}).", option="provider_options") from exc
+        if response.status == http.client.UNAUTHORIZED and self._login_may_have_ended and not of_login:
+            # It has done nothing, so it may be asked again.
+            self.close()
+            self.open()
+            self._renewed = self._values
+            return self._exchange(request, values, deadline)
         said: Any = None
         if data.strip():
             try:

@@ -313,6 +313,25 @@ def test_a_connection_that_the_array_has_closed_meanwhile_is_opened_again(bench:
     assert bench.logins() == 1
 
 
+def test_a_login_that_the_array_has_ended_meanwhile_is_made_again_once(bench: Bench) -> None:
+    if bench.kind != "http":
+        return
+    bench.options["logout"] = {"method": "POST", "path": "/logout"}
+    provider = bench.provider()
+    assert isinstance(provider, ExternalProvider)
+    provider.split(SESSION)
+    record = provider.journal.read(SESSION)
+    assert record is not None
+    before = bench.logins()
+    provider.state()
+    bench.api.token = "token-of-another-login"
+    provider.undo(record)  # several requests
+    assert (bench.snapshots(), bench.logins()) == ([], before + 2)
+    bench.api.token_lives = False
+    del provider
+    assert bench.logins() == before + 2
+
+
 # ---- secrets ----
 
 
