@@ -32,6 +32,9 @@ def loop_device(image: Path, *, read_only: bool = False, direct_io: bool = True)
         command.append("--read-only")
     device = run(*command, image).stdout.strip()
     try:
+        if not read_only:
+            # A flag that was set on the device before may have outlived the detach (seen on Linux 6.18).
+            run("blockdev", "--setrw", device)
         yield device
     finally:
         run("losetup", "--detach", device)

@@ -21,6 +21,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,7 +174,11 @@ def play(folder: Path, mounts: Sequence[Sequence[Path]], plans: Sequence[Plan]) 
                 with os.fdopen(write_end, "w", encoding="utf-8") as stream:
                     round_ = Round(place, group)
                     for plan in plans[number :: len(mounts)]:
-                        left, _lines = round_.run(plan)
+                        try:
+                            left, _lines = round_.run(plan)
+                        except Exception:
+                            stream.write(f"{plan}: {traceback.format_exc()}\n")
+                            raise
                         if left:
                             stream.write(f"{plan}: {', '.join(left)}\n")
                     stream.write("played\n")

@@ -173,11 +173,16 @@ class ExternalProvider(SnapshotProvider):
                 answers = link.ask("present")
                 shown = {pair.name: self._told(link, pair, answers.get(pair.name, {})) for pair in record.pairs}
             _refuse_shown_twice(shown)
-            for name, one in shown.items():
-                if "device" in one:
-                    one["flagged"] = self._make_read_only(f"present: pair {name}", one["device"], one.get("size_bytes"))
+            local = [(name, one) for name, one in shown.items() if "device" in one]
+            for name, one in local:
+                one["flagged"] = self._is_writable(f"present: pair {name}", one["device"], one.get("size_bytes"))
             record = replace(record, shown=shown)
             self._journal.write(record)
+            # Only now, or a flag that nobody knows of would stay.
+            for _name, one in local:
+                if one["flagged"]:
+                    blockdev.set_read_only(one["device"], True)
+                blockdev.drop_cache(one["device"])
         told = record.shown or {}
         devices = {name: str(one["device"]) for name, one in told.items() if one.get("device")}
         luns = {name: {key: one[key] for key in _LUN_KEYS if key in one} for name, one in told.items()}
@@ -305,8 +310,8 @@ class ExternalProvider(SnapshotProvider):
             raise wrong_shape(link.job, where, "'device', 'serial' or 'wwn'", answer)
         return found
 
-    def _make_read_only(self, where: str, device: str, size_bytes: Optional[int]) -> bool:
-        """Return whether it was not read-only. :raises MirrorError: it is not there in time, or another device."""
+    def _is_writable(self, where: str, device: str, size_bytes: Optional[int]) -> bool:
+        """Return whether it is not read-only. :raises MirrorError: it is not there in time, or another device."""
         deadline = time.monotonic() + float(self.options["ready_timeout_s"])
         while not os.path.isabs(device) or not os.path.exists(device):
             if not os.path.isabs(device) or time.monotonic() > deadline:
@@ -328,11 +333,7 @@ class ExternalProvider(SnapshotProvider):
             raise MirrorError(
                 f"{where}: {device} {wrong}; it is another device.", option="provider_options", code="mirror_wrong"
             )
-        writable = not blockdev.is_read_only(f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
-        if writable:
-            blockdev.set_read_only(device, True)
-        blockdev.drop_cache(device)
-        return writable
+        return not blockdev.is_read_only(f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
 
     def _withdraw(self, pairs: Sequence[Pair]) -> list[str]:
         record = self._journal.record_of(pairs[0])

@@ -130,13 +130,16 @@ class External(MirrorContract):
         self.check_whole()
 
     def test_a_device_that_somebody_has_is_not_made_read_only(self) -> None:
-        """An array that shows the wrong disk: the database may be on it."""
+        """An array that shows the wrong disk: the database may be on it. Nor is that of the pair before it."""
         self.provider().split(SESSION)
-        snap = str(self.array.snaps / "t1.snap")
-        device = subprocess.check_output(["losetup", "--find", "--show", snap], text=True).strip()
-        with read_by_another(device):
-            refused(lambda: self.provider().present(SESSION), f"pair t1: {device} is in use by")
-            assert Path(f"/sys/class/block/{Path(device).name}/ro").read_text(encoding="ascii") == "0\n"
+        devices = []
+        for name in ("t0.snap", "t1.snap"):
+            words = ["losetup", "--find", "--show", str(self.array.snaps / name)]
+            devices.append(subprocess.check_output(words, text=True).strip())
+        with read_by_another(devices[1]):
+            refused(lambda: self.provider().present(SESSION), f"pair t1: {devices[1]} is in use by")
+            for device in devices:
+                assert Path(f"/sys/class/block/{Path(device).name}/ro").read_text(encoding="ascii") == "0\n"
         self.provider().recover()
         self.check_whole()
 
