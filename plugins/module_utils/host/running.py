@@ -112,10 +112,8 @@ class Running:
         return self._process.wait()
 
     def has_ended(self) -> bool:
-        """Whether it has ended; it keeps its number."""
-        if self._process.returncode is not None:
-            return True
-        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        """Whether it has ended, or has closed its output, as it does just before; it keeps its number."""
+        return self._is_dead() or not self._can_answer()
 
     def stop(self, line: bytes, timeout_s: float) -> None:
         """Send a last line, end its input, and wait for its end; kill it after a time."""
@@ -174,6 +172,11 @@ class Running:
         except OSError:  # it has ended, or is another user's
             return False
 
+    def _is_dead(self) -> bool:
+        if self._process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def _can_answer(self) -> bool:
         return self._process.stdout is not None and self._process.stdout.fileno() in self._open
 
@@ -188,7 +191,7 @@ class Running:
                 left_s = max(0.0, deadline - time.monotonic())
                 ready = self._poll(left_s, ending, bool(data))
                 # What it has started may hold its output open, so the end of that is not waited for.
-                if ending in ready or (ending is None and self.has_ended()):
+                if ending in ready or (ending is None and self._is_dead()):
                     self._take(self._poll(0.0, None, False))  # all that it has written, for it writes no more
                     return
                 self._take(ready)

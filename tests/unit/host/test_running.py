@@ -88,3 +88,12 @@ def test_two_that_write_much_do_not_wait_for_one_another(tmp_path: Path) -> None
     for program in (first, second):
         assert program.result(time.monotonic() + 60) == 0
         program.close()
+
+
+def test_one_that_cannot_answer_any_more_has_ended() -> None:
+    """A program closes its output a moment before it can be waited for."""
+    program = Running(["sh", "-c", "exec >&-; read line; read line"], takes_lines=True)
+    with pytest.raises(Silent):
+        program.ask(b"split\n", 60)
+    assert program.has_ended()
+    program.close()
