@@ -365,6 +365,10 @@ class ExternalProvider(SnapshotProvider):
         return SplitRecord(session, self.name, self.pairs, DaemonRecord(0, 0, ""), shown={})
 
 
+#: Links of the process that forked this one. Python must not close them either: what a daemon opens gets their numbers.
+_OF_OUR_PARENT: list[Link] = []
+
+
 class _Kept:
     """A link that waits for the next step of the same process. :ivar opened_s: when it was opened, time.monotonic."""
 
@@ -387,8 +391,12 @@ class _Kept:
     def close(self) -> None:
         """Close what is kept, unless that is the business of the process that forked this one."""
         link, self._link = self._link, None
-        if link is not None and self._process == os.getpid():
+        if link is None:
+            return
+        if self._process == os.getpid():
             link.close()
+        else:
+            _OF_OUR_PARENT.append(link)
 
 
 class ExternalSplit(SnapshotSplit):

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import secrets
@@ -193,6 +195,38 @@ def gone(pid: int) -> bool:
     """Whether a process has ended; one of ours may not have been waited for."""
     path = Path(f"/proc/{pid}/stat")
     return not path.exists() or path.read_text(encoding="ascii").split()[2] == "Z"
+
+
+def test_a_link_that_was_open_before_the_fork_takes_no_file_of_the_splitter_with_it(bench: Bench) -> None:
+    """A daemon closes all that it has inherited, and what it opens then gets these numbers."""
+    before = _sockets()
+    provider = bench.provider()
+    provider.state()
+    inherited = _sockets() - before
+    assert inherited or bench.kind != "http"
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            null = os.open(os.devnull, os.O_RDONLY)
+            for fd in inherited:
+                os.dup2(null, fd)
+            provider.state()
+            gc.collect()
+            code = 0 if all(os.readlink(f"/proc/self/fd/{fd}") == os.devnull for fd in inherited) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _sockets() -> set[int]:
+    """The numbers of this process's open sockets."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the folder itself
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                found.add(int(name))
+    return found
 
 
 # ---- a splitter that is killed ----
