@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.splitmirror.backup.tests.support import toyoptions
+from ansible_collections.splitmirror.backup.tests.support import toyoptions, toyrest
 from ansible_collections.splitmirror.backup.tests.support.demo import Demo
 from ansible_collections.splitmirror.backup.tests.support.toyarray import ToyArray
 
@@ -57,10 +57,16 @@ def variables(bench: Demo, array: ToyArray, options: dict[str, Any]) -> dict[str
     }
 
 
-def test_an_array_that_thaws_the_database_host_itself_makes_no_backup(bench: Demo, array: ToyArray) -> None:
+def test_an_array_that_thaws_the_database_host_itself_makes_no_backup(
+    bench: Demo, array: ToyArray, tmp_path: Path
+) -> None:
     """As Proxmox and VMware do through the guest's agent. The split succeeds; the freeze is asked for after it."""
-    with array.faulty(split=f"thaw {bench.folder / 'host/data'}"):
-        done = bench.play("backup", **variables(bench, array, toyoptions.of_program(array.folder)))
+    certificate = toyrest.make_certificate(tmp_path)
+    thaws = array.faulty(split=f"thaw {bench.folder / 'host/data'}")
+    with toyrest.rest_api(array, certificate) as api, thaws:
+        # Its LUNs are called after those of the contract.
+        told = json.dumps(toyoptions.of_http(api, certificate)).replace("t0.", "data.").replace("t1.", "space.")
+        done = bench.play("backup", **variables(bench, array, json.loads(told)))
     assert done.returncode != 0
     report = bench.report()
     assert report["state"] == "failed", done.stdout[-5000:]
