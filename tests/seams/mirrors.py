@@ -102,6 +102,13 @@ def written_all_the_time(path: str) -> Iterator[Callable[[int], None]]:
         os.close(progress)
 
 
+def printed_by(*command: str) -> str:
+    """Run a command to its end and return what it printed; its words are the failure."""
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout.strip()
+
+
 def refused(action: Callable[[], object], words: str) -> None:
     """The action fails with an error that says ``words``."""
     said = "nothing"

@@ -19,6 +19,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry
 from ansible_collections.splitmirror.backup.tests.seams.mirrors import (
     MIB,
     MirrorContract,
+    printed_by,
     read,
     refused,
     write,
@@ -32,8 +33,7 @@ BITMAP = "--bitmap=internal --bitmap-chunk=64K"
 
 def run(*command: str) -> None:
     """Run a command to its end; its words are the failure."""
-    done = subprocess.run(command, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    printed_by(*command)
 
 
 class Bench(MirrorContract):

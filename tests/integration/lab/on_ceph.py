@@ -25,6 +25,7 @@ from ansible_collections.splitmirror.backup.tests.seams.mirrors import (
     SESSION,
     TESTS,
     MirrorContract,
+    printed_by,
     read,
     refused,
     write,
@@ -36,9 +37,7 @@ POOL = "rbd"
 
 def rbd(*words: str) -> str:
     """Run ``rbd`` to its end and return what it printed; its words are the failure."""
-    done = subprocess.run(["rbd", *words], text=True, capture_output=True, check=False)
-    assert done.returncode == 0, f"rbd {' '.join(words)}: {done.stderr}"
-    return done.stdout.strip()
+    return printed_by("rbd", *words)
 
 
 def ask(*words: str) -> Any:

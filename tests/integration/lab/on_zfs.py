@@ -27,6 +27,7 @@ from ansible_collections.splitmirror.backup.tests.seams.mirrors import (
     SESSION,
     TESTS,
     MirrorContract,
+    printed_by,
     read,
     refused,
     write,
@@ -41,9 +42,7 @@ SPLITS = 20
 
 def zfs(*words: str) -> str:
     """Run ``zfs`` as an administrator would, to its end, and return what it printed; its words are the failure."""
-    done = subprocess.run(["zfs", *words], text=True, capture_output=True, check=False)
-    assert done.returncode == 0, f"zfs {' '.join(words)}: {done.stderr}"
-    return done.stdout.strip()
+    return printed_by("zfs", *words)
 
 
 def refused_by_zfs(*words: str) -> str:
