@@ -63,7 +63,7 @@ def test_an_array_that_thaws_the_database_host_itself_makes_no_backup(
     """As Proxmox and VMware do through the guest's agent. The split succeeds; the freeze is asked for after it."""
     certificate = toyrest.make_certificate(tmp_path)
     thaws = array.faulty(split=f"thaw {bench.folder / 'host/data'}")
-    with toyrest.rest_api(array, certificate) as api, thaws:
+    with thaws, toyrest.rest_api(array, certificate) as api:
         # Its LUNs are called after those of the contract.
         told = json.dumps(toyoptions.of_http(api, certificate)).replace("t0.", "data.").replace("t1.", "space.")
         done = bench.play("backup", **variables(bench, array, json.loads(told)))
