@@ -313,6 +313,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading import Drives
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import VolumeChoice, one_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
     WriteJob,
     dry_run,
@@ -347,27 +349,29 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         map_path=params["map"] or state_dir.map_file(params["session"]),
         devices=params["devices"],
         mounts_dir=params["mounts_dir"] or state_dir.mounts_dir,
-        volume=params["volume"],
         extras=params["extras"] or "",
         host=params["host"],
-        mode=params["mode"],
-        allow_last=params["allow_last"],
         proof=params["proof"],
         queue_depth=params["queue_depth"],
         buffer_bytes=params["buffer_bytes"],
         retention_days=kept,
         evidence=params["evidence"],
     )
+    volume = params["volume"]
+
+    def choose(drives: Drives) -> VolumeChoice:
+        return one_volume(drives, volume, params["mode"], allow_last=params["allow_last"])
+
     options = DriveOptions.of(params, dry_run=module.check_mode)
     who = f"tape_write of session {job.session}"
     if module.check_mode:
-        with use_drive(options, job.volume, who=f"{who} in check mode") as lease:
-            return {"changed": True, **dry_run(job, lease.drive)}
+        with use_drive(options, volume, who=f"{who} in check mode") as lease:
+            return {"changed": True, **dry_run(job, choose(lease))}
     leave_mount_namespace()
     state_dir.make_session_dir(job.session)
     status = StatusWriter(state_dir.status_file(job.session), "write", "bytes")
-    with use_drive(options, job.volume, who=who, writable=True, tell=status.wait_for) as lease:
-        return {"changed": True, **write_session(job, lease.drive, status)}
+    with use_drive(options, volume, who=who, writable=True, tell=status.wait_for) as lease:
+        return {"changed": True, **write_session(job, choose(lease), status)}
 
 
 def main() -> None:

@@ -24,10 +24,12 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.proof i
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import one_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from ansible_collections.splitmirror.backup.tests.benchmarks.rig import LUN, SESSION
+from ansible_collections.splitmirror.backup.tests.support.tape import Held
 
 _VOLUME = "BENCH"
 
@@ -104,10 +106,9 @@ def do_tape(options: argparse.Namespace) -> None:
                 map_path=options.map,
                 devices={LUN: options.device},
                 mounts_dir=str(state / "mounts"),
-                volume=_VOLUME,
                 buffer_bytes=options.buffer,
             ),
-            drive,
+            one_volume(Held(drive), _VOLUME),
         )
 
 

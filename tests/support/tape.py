@@ -26,6 +26,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeRecordSink
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import VolumeChoice, one_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import (
     APPEND,
     OVERWRITE,
@@ -148,7 +149,7 @@ class Library:
         with self.drive(tells=tells) as drive:
             place = place_for(drive, self.catalog, self.volume, mode, allow_last=allow_last)
             if mode == OVERWRITE:
-                place = begin_anew(drive, self.catalog, place, allow_last=allow_last)
+                place = begin_anew(drive, self.catalog, place)
             number = self.catalog.begin_session(session, "db1", 1.0, expires_s)
             part = Part(number, 0, self.volume, place.file_number, place.block, RECORD, 0, 0, False)
             self.catalog.begin_part(part)
@@ -173,6 +174,10 @@ class Library:
     def make_map(self, session: str, entries: Sequence[FileEntry], state: str = "checked") -> Path:
         return make_map(self.state_dir, session, entries, state)
 
+    def on(self, drive: TapeDrive, mode: str = APPEND, *, allow_last: bool = False) -> VolumeChoice:
+        """The choice of ``volume``, in a drive that is held."""
+        return one_volume(Held(drive), self.volume, mode, allow_last=allow_last)
+
     def job(self, session: str, entries: Sequence[FileEntry], **options: Any) -> WriteJob:
         return WriteJob(
             **{
@@ -181,7 +186,6 @@ class Library:
                 "map_path": str(self.make_map(session, entries)),
                 "devices": {},
                 "mounts_dir": str(self.state_dir / "mounts"),
-                "volume": self.volume,
                 "proof": "none",
                 "buffer_bytes": 4 << 20,
                 "evidence": window_evidence(),
@@ -191,8 +195,9 @@ class Library:
 
     def back_up(self, session: str, entries: Sequence[FileEntry], *, judged: bool = True, **options: Any) -> Any:
         """Write a session, and judge it with evidence that has no fault."""
+        mode, allow_last = options.pop("mode", APPEND), options.pop("allow_last", False)
         with self.drive() as drive:
-            done = write_session(self.job(session, entries, **options), drive)
+            done = write_session(self.job(session, entries, **options), self.on(drive, mode, allow_last=allow_last))
         if judged:
             judge(self, session, done)
         return done

@@ -43,6 +43,7 @@ class Volume(NamedTuple):
     :param uuid: of its label; a volume whose label has another one is another volume.
     :param files: complete tape files on it, the label included: the next archive becomes tape file ``files``.
     :param blocks: records and filemarks in these, as the drive counts.
+    :param out_of_use: why nothing is written to it any more, a sentence; empty for a volume in use.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Volume(NamedTuple):
     created: str
     files: int
     blocks: int
+    out_of_use: str = ""
 
 
 class Session(NamedTuple):
@@ -86,6 +88,9 @@ class Part(NamedTuple):
     :param offset_bytes: where it begins when the archives of all parts are put one behind another. The catalog counts
         the offsets of members from the beginning of the session, an index from the beginning of its part.
     :param complete: the filemark behind it is on the volume.
+    :param archive_bytes: length of the plain archive in it, ``lead_bytes`` included.
+    :param lead_bytes: length of the headers with which it goes on with a member that began in a part before it, as
+        ``tar -M`` needs them; they belong to no member. 0 for a part that begins with a member of its own.
     """
 
     session: int
@@ -97,8 +102,14 @@ class Part(NamedTuple):
     offset_bytes: int
     records: int
     complete: bool
+    archive_bytes: int = 0
+    lead_bytes: int = 0
 
     @property
     def end_bytes(self) -> int:
         """Where the next part begins."""
-        return self.offset_bytes + self.records * self.record_bytes
+        return self.offset_bytes + self.archive_bytes - self.lead_bytes
+
+    def place_of(self, offset_bytes: int) -> int:
+        """Where in the archive of this part the place is that is counted from the beginning of the session."""
+        return offset_bytes - self.offset_bytes + self.lead_bytes

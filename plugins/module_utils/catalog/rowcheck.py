@@ -17,9 +17,9 @@ from ..extents.maprows import stored_time, time_of
 from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume
 
 _TEXT, _COUNT, _TIME, _MAYBE_TIME = "text", "count", "time", "maybe a time"
-_VOLUME = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _COUNT, _COUNT)
+_VOLUME = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _COUNT, _COUNT, _TEXT)
 _SESSION = (_COUNT, _TEXT, _TEXT, _TEXT, _TEXT, _TIME, _MAYBE_TIME, _MAYBE_TIME, _COUNT, _COUNT, _COUNT, _TEXT, _TEXT)
-_PART = (_COUNT, _COUNT, _TEXT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT)
+_PART = (_COUNT, _COUNT, _TEXT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT)
 _STATES = (OPEN, GOOD, FAILED, DAMAGED)
 _MAYBE: tuple[type, ...] = (bytes, type(None))
 # part, path, kind, size, offset, header bytes, sha256, mtime, mode, uid, gid, linkname, header digest
@@ -55,8 +55,9 @@ def session_of(row: Sequence[Any]) -> Session:
 def part_of(row: Sequence[Any]) -> Part:
     """A row of parts. :raises CatalogError: it is damaged."""
     _check(row, _PART, "parts")
-    found = Part._make((*row[:-1], bool(row[-1])))
-    if not found.record_bytes or row[-1] not in (0, 1):
+    found = Part._make(row)
+    found = found._replace(complete=bool(found.complete))
+    if not found.record_bytes or row[8] not in (0, 1) or found.lead_bytes > found.archive_bytes:
         raise damaged("parts")
     return found
 

@@ -18,9 +18,16 @@ from typing import Any, Optional, TypeVar
 from ..errors import SplitMirrorError
 from .records import CatalogChanged, CatalogError
 
-FORMAT_VERSION = "2"
-#: Of version 0.1: without digests of headers.
-_FORMAT_WITHOUT_HEADERS = "1"
+FORMAT_VERSION = "3"
+#: Older formats. 1: without digests of headers. 2: what was added for sessions over several volumes is missing.
+_OLD_FORMATS = ("1", "2")
+#: What the next writer makes of an older format: table, column, its type, and its value in old rows.
+_ADDED = (
+    ("members", "header_digest", "BLOB", "NULL"),
+    ("volumes", "out_of_use", "TEXT NOT NULL DEFAULT ''", "''"),
+    ("parts", "archive_bytes", "INTEGER NOT NULL DEFAULT 0", "records * record_bytes"),
+    ("parts", "lead_bytes", "INTEGER NOT NULL DEFAULT 0", "0"),
+)
 
 #: The catalog is written by several sessions at once; what takes longest is to forget a volume with millions of files,
 #: or to enter a session with as many that was found on one.
@@ -39,12 +46,13 @@ _OTHER_ERRORS = (
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE volumes(name TEXT PRIMARY KEY, uuid TEXT NOT NULL, pool TEXT, record_bytes INTEGER, created TEXT,
-  files INTEGER, blocks INTEGER);
+  files INTEGER, blocks INTEGER, out_of_use TEXT NOT NULL DEFAULT '');
 CREATE TABLE sessions(number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, host TEXT, state TEXT, reason TEXT,
   created_s REAL, closed_s REAL, expires_s REAL, files INTEGER, bytes INTEGER, members INTEGER, write TEXT,
   evidence TEXT);
 CREATE TABLE parts(session INTEGER, part INTEGER, volume TEXT, file_number INTEGER, block INTEGER,
-  record_bytes INTEGER, offset_bytes INTEGER, records INTEGER, complete INTEGER, PRIMARY KEY(session, part));
+  record_bytes INTEGER, offset_bytes INTEGER, records INTEGER, complete INTEGER,
+  archive_bytes INTEGER NOT NULL DEFAULT 0, lead_bytes INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(session, part));
 CREATE TABLE members(session INTEGER, offset_bytes INTEGER, part INTEGER, path BLOB, kind TEXT, size INTEGER,
   header_bytes INTEGER, sha256 BLOB, mtime_ns INTEGER, mode INTEGER, uid INTEGER, gid INTEGER, linkname BLOB,
   header_digest BLOB, PRIMARY KEY(session, offset_bytes)) WITHOUT ROWID;
@@ -141,8 +149,10 @@ class CatalogDatabase:
                 for statement in _SCHEMA.split(";\n"):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO meta VALUES('format_version', ?)", (FORMAT_VERSION,))
-            elif self._format() == _FORMAT_WITHOUT_HEADERS:
-                self._db.execute("ALTER TABLE members ADD COLUMN header_digest BLOB")
+            elif self._format() in _OLD_FORMATS:
+                for table, column, kind, value in self._missing():
+                    self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+                    self._db.execute(f"UPDATE {table} SET {column} = {value}")  # noqa: S608
                 self._db.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,))
 
     def _check(self) -> None:
@@ -151,9 +161,12 @@ class CatalogDatabase:
             if not self._has_meta():
                 raise sqlite3.DatabaseError("it is a database of something else")
             found = self._format()
-            if found == _FORMAT_WITHOUT_HEADERS:
-                # Who may only read takes the old table for a new one; the next writer makes it one.
-                self._db.execute("CREATE TEMP VIEW members AS SELECT *, NULL AS header_digest FROM main.members")
+            if found in _OLD_FORMATS:
+                # Who may only read takes the old tables for new ones; the next writer makes them such.
+                missing = self._missing()
+                for table in dict.fromkeys(table for table, *_more in missing):
+                    added = ", ".join(f"{value} AS {column}" for name, column, _kind, value in missing if name == table)
+                    self._db.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {added} FROM main.{table}")  # noqa: S608
                 return
         if found != FORMAT_VERSION:
             raise CatalogError(
@@ -161,6 +174,15 @@ class CatalogDatabase:
                 "it.",
                 option="state_dir",
             )
+
+    def _missing(self) -> list[tuple[str, str, str, str]]:
+        """The rows of _ADDED that a catalog of an older format does not have."""
+        columns = {
+            (table, row[1])
+            for table in dict.fromkeys(table for table, *_more in _ADDED)
+            for row in self._rows(f"PRAGMA main.table_info({table})")
+        }
+        return [row for row in _ADDED if row[:2] not in columns]
 
     def _format(self) -> Optional[str]:
         row = self._one("SELECT value FROM meta WHERE key = 'format_version'")

@@ -35,6 +35,7 @@ from .verdict import Verdict
 _SESSION = ", ".join(Session._fields)
 _SESSION_VALUES = ", ".join(f":{name}" for name in Session._fields)
 _PART = ", ".join(Part._fields)
+_VOLUME = ", ".join(Volume._fields)
 #: Of the sessions of a host the good one that began last.
 _NEWEST_GOOD = (
     "state = 'good' AND NOT EXISTS (SELECT 1 FROM sessions newer WHERE newer.host = sessions.host "
@@ -49,12 +50,12 @@ class Catalog(MemberTable):
 
     def volumes(self) -> list[Volume]:
         """All volumes by name."""
-        rows = self._rows(f"SELECT {', '.join(Volume._fields)} FROM volumes ORDER BY name")  # noqa: S608
+        rows = self._rows(f"SELECT {_VOLUME} FROM volumes ORDER BY name")  # noqa: S608
         return [volume_of(row) for row in rows]
 
     def volume(self, name: str) -> Optional[Volume]:
         """One volume, None when the catalog does not know it."""
-        row = self._one(f"SELECT {', '.join(Volume._fields)} FROM volumes WHERE name = ?", name)  # noqa: S608
+        row = self._one(f"SELECT {_VOLUME} FROM volumes WHERE name = ?", name)  # noqa: S608
         return None if row is None else volume_of(row)
 
     def replace_volume(self, volume: Volume, *, allow_last: bool = False) -> None:
@@ -70,7 +71,7 @@ class Catalog(MemberTable):
             for session in self._sessions("number IN (SELECT session FROM parts WHERE volume = ?)", (volume.name,)):
                 self._forget(session.number)
             self._db.execute("DELETE FROM parts WHERE volume = ?", (volume.name,))
-            self._db.execute("INSERT OR REPLACE INTO volumes VALUES(?, ?, ?, ?, ?, ?, ?)", volume)
+            self._db.execute(f"INSERT OR REPLACE INTO volumes({_VOLUME}) VALUES({_places(_VOLUME)})", volume)
 
     def set_volume_end(self, name: str, files: int, blocks: int, *, unfinished: bool = False) -> None:
         """Tell where the data of a volume end, as it was seen on the volume itself.
@@ -86,6 +87,11 @@ class Catalog(MemberTable):
             )
             if unfinished and not self.unfinished(name, files):
                 self._leave_unfinished(name, files, blocks)
+
+    def take_out_of_use(self, volume: str, reason: str) -> None:
+        """Tell that nothing is to be written to a volume any more. :param reason: why, a sentence."""
+        with self._transaction():
+            self._db.execute("UPDATE volumes SET out_of_use = ? WHERE name = ?", (reason, volume))
 
     def unexpired(self, volume: str, now_s: Optional[float] = None) -> list[Session]:
         """Sessions on a volume that may not be overwritten: open ones, and good or damaged ones that have not expired.
@@ -355,7 +361,7 @@ class Catalog(MemberTable):
     def finish_part(self, part: Part, *, files: int, size_bytes: int, write: Mapping[str, Any]) -> None:
         """Tell that a session's archive and its filemark are on the volume; the volume's end moves behind them.
 
-        :param part: with its final number of records.
+        :param part: with its final number of records and length.
         :param files: files in the archive.
         :param size_bytes: the length of their contents.
         :param write: the facts for the verdict.
@@ -363,9 +369,9 @@ class Catalog(MemberTable):
         """
         with self._transaction():
             cursor = self._db.execute(
-                "UPDATE parts SET records = ?, complete = 1 WHERE session = ? AND part = ? AND volume = ? "
-                "AND file_number = ? AND complete = 0",
-                (part.records, part.session, part.part, part.volume, part.file_number),
+                "UPDATE parts SET records = ?, archive_bytes = ?, complete = 1 WHERE session = ? AND part = ? "
+                "AND volume = ? AND file_number = ? AND complete = 0",
+                (part.records, part.archive_bytes, part.session, part.part, part.volume, part.file_number),
             )
             if cursor.rowcount != 1 or self._one("SELECT 1 FROM sessions WHERE number = ?", part.session) is None:
                 raise PartUnknown(
@@ -466,15 +472,20 @@ class Catalog(MemberTable):
         self._db.execute(
             "DELETE FROM parts WHERE volume = ? AND file_number = ? AND complete = 0", (part.volume, part.file_number)
         )
-        self._db.execute(f"INSERT INTO parts({_PART}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", part)
+        self._db.execute(f"INSERT INTO parts({_PART}) VALUES({_places(_PART)})", part)
 
     def _leave_unfinished(self, volume: str, file_number: int, block: int) -> None:
         """Remember an unfinished tape file that belongs to no session (any more), as a part of session 0."""
         self._db.execute(
             f"INSERT INTO parts({_PART}) SELECT 0, coalesce(max(part), -1) + 1, ?, ?, ?, "  # noqa: S608
-            "(SELECT record_bytes FROM volumes WHERE name = ?), 0, 0, 0 FROM parts WHERE session = 0",
+            "(SELECT record_bytes FROM volumes WHERE name = ?), 0, 0, 0, 0, 0 FROM parts WHERE session = 0",
             (volume, file_number, block, volume),
         )
+
+
+def _places(columns: str) -> str:
+    """The place holders for values of these columns."""
+    return ", ".join("?" for _column in columns.split(", "))
 
 
 def _is_dead(session: Session, parts: Sequence[Part]) -> bool:

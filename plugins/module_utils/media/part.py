@@ -155,7 +155,7 @@ class PartWriter:
             raise AssertionError("a part is written before it is finished")
         self._sink.finish()
         self._flush()
-        part = self._part._replace(records=records)
+        part = self._part._replace(records=records, archive_bytes=done.bytes_archive)
         facts = part_facts(
             part,
             {"members": done.members, "files": done.files, "bytes": done.bytes_data, "fallback": done.fallback},

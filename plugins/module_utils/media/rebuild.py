@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from ..catalog.parts import join_facts, missing_parts, part_facts
-from ..catalog.records import DAMAGED, FAILED, GOOD, OPEN, Part, Session, Volume
+from ..catalog.records import DAMAGED, FAILED, GOOD, OPEN, Part, Session
 from ..catalog.store import Catalog, damaged_name, named_volumes
 from ..catalog.verdict import judge
 from ..errors import SplitMirrorError
@@ -60,7 +60,7 @@ def rebuild(
         whole = False
         try:
             with scan(drive, part, os.path.dirname(catalog.path)) as read:
-                part = part._replace(records=read.records)
+                part = part._replace(records=read.records, archive_bytes=read.records * part.record_bytes)
                 _prove_whole(read)
                 whole = True
                 if _enter(read, part, catalog, result, dry_run=dry_run):
@@ -78,7 +78,7 @@ def rebuild(
                     or _can_be_read(drive, file_number, block, label.record_bytes)
                 )
                 break
-            part = part._replace(records=records)
+            part = part._replace(records=records, archive_bytes=records * part.record_bytes)
             old = catalog.session_in(volume, file_number)
             damage["session"] = damaged_name(volume, file_number) if old is None else old.id
             if old is None:
@@ -93,8 +93,13 @@ def rebuild(
                     )
         block += part.records + 1
         file_number += 1
-    end = Volume(label.volume, label.uuid, label.pool, label.record_bytes, label.created, file_number, block)
-    if catalog.volume(volume) != end or catalog.unfinished(volume, file_number) != unfinished:
+    end = (label.uuid, file_number, block)
+    entered = catalog.volume(volume)
+    if (
+        entered is None
+        or (entered.uuid, entered.files, entered.blocks) != end
+        or catalog.unfinished(volume, file_number) != unfinished
+    ):
         changed = True
     if changed and not dry_run:
         catalog.set_volume_end(volume, file_number, block, unfinished=unfinished)

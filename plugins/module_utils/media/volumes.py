@@ -42,12 +42,16 @@ class WritePosition:
     :param file_number: number of the tape file that the archive becomes.
     :param block: the block at which it begins, as the drive counts.
     :param remaining_bytes: the room from there on; None if the drive does not report it.
+    :param anew: what is on the volume has expired, and it is to be labelled anew first (begin_anew).
+    :param allow_last: even if the last good session of a host is on it.
     """
 
     label: Label
     file_number: int
     block: int
     remaining_bytes: Optional[int]
+    anew: bool = False
+    allow_last: bool = False
 
     @property
     def position(self) -> Position:
@@ -102,6 +106,7 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, all
     """
     label = load_known(drive, catalog, volume)
     known = _known(catalog, label)
+    _refuse_out_of_use(known)
     check_record_bytes(drive, label.record_bytes)
     if drive.status().write_protected:
         raise TapeError(
@@ -113,7 +118,7 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, all
         catalog.refuse_needed(volume, allow_last=allow_last)
     place = _known_end(drive, catalog, label, known)
     if mode == OVERWRITE:
-        place = WritePosition(label, 1, 2, None)
+        place = WritePosition(label, 1, 2, None, anew=True, allow_last=allow_last)
         _move_to(drive, place)
     return replace(place, remaining_bytes=drive.status().remaining_bytes)
 
@@ -130,10 +135,11 @@ def position_by_catalog(catalog: Catalog, volume: str, mode: str, *, allow_last:
             option="volume",
             code="volume_wrong",
         )
+    _refuse_out_of_use(known)
     label = Label(known.name, known.pool, known.record_bytes, known.uuid, known.created)
     if mode == OVERWRITE:
         catalog.refuse_needed(volume, allow_last=allow_last)
-        return WritePosition(label, 1, 2, None)
+        return WritePosition(label, 1, 2, None, anew=True, allow_last=allow_last)
     return WritePosition(label, known.files, known.blocks, None)
 
 
@@ -148,14 +154,14 @@ def check_room(place: WritePosition, needed_bytes: int) -> None:
         )
 
 
-def begin_anew(drive: TapeDrive, catalog: Catalog, place: WritePosition, *, allow_last: bool = False) -> WritePosition:
+def begin_anew(drive: TapeDrive, catalog: Catalog, place: WritePosition) -> WritePosition:
     """Write a new label to an expired volume, which removes everything on it, and return the position after the label.
 
     :raises SplitMirrorError: a session on it is needed.
     """
-    catalog.refuse_needed(place.label.volume, allow_last=allow_last)
+    catalog.refuse_needed(place.label.volume, allow_last=place.allow_last)
     label = new_label(place.label.volume, place.label.pool, place.label.record_bytes)
-    _write(drive, catalog, label, allow_last)
+    _write(drive, catalog, label, place.allow_last)
     return WritePosition(label, 1, 2, drive.status().remaining_bytes)
 
 
@@ -246,6 +252,17 @@ def _known(catalog: Catalog, label: Label) -> Volume:
     if known is None or known.uuid != label.uuid:
         raise _unknown(label, known)
     return known
+
+
+def _refuse_out_of_use(known: Volume) -> None:
+    """:raises TapeError: nothing is written to the volume any more."""
+    if known.out_of_use:
+        raise TapeError(
+            f"volume: {known.name} is out of use ({known.out_of_use.rstrip('.')}); name another volume. If the volume "
+            "was not at fault, label it anew for another pool when its sessions have expired.",
+            option="volume",
+            code="volume_wrong",
+        )
 
 
 def _unknown(label: Label, known: Optional[Volume]) -> TapeError:

@@ -32,7 +32,8 @@ from ..tape.base import TapeDrive
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
 from .part import ArchiveSource, PartWriter
 from .selection import Selection
-from .volumes import APPEND, OVERWRITE, WritePosition, begin_anew, check_room, place_for
+from .volume_source import VolumeChoice, VolumeSource
+from .volumes import WritePosition, begin_anew, check_room
 
 _DAY_S = 86400
 
@@ -46,7 +47,6 @@ class WriteJob:
     :param mounts_dir: folder below which the mirror is mounted read-only for a while.
     :param extras: a tar of label files and logs; empty when there is none.
     :param host: name of the database host in the catalog; None takes that of the map.
-    :param allow_last: overwrite also the last good session of a host.
     :param retention_days: how long the session must be kept; None for ever.
     :param evidence: what is known of the session so far; it is kept on the tape, for a catalog that is rebuilt.
     """
@@ -56,11 +56,8 @@ class WriteJob:
     map_path: str
     devices: Mapping[str, str]
     mounts_dir: str
-    volume: str
     extras: str = ""
     host: Optional[str] = None
-    mode: str = APPEND
-    allow_last: bool = False
     proof: str = FULL
     queue_depth: int = 64
     buffer_bytes: int = 256 << 20
@@ -75,23 +72,27 @@ class _Ready:
     host: str
     devices: dict[int, str]
     size: Estimate
+    drive: TapeDrive
     place: WritePosition
     options: WriterOptions
 
 
-def dry_run(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
+def dry_run(job: WriteJob, choose: VolumeChoice) -> dict[str, Any]:
     """Prove what can be proved without writing, and return where the session would be written.
 
     In check mode the tasks before made no map, so a missing map is not an error.
+
+    :param choose: makes the source of the volumes.
     """
     state = StateDir(job.state_dir)
     with Catalog.open_for(state.catalog_file, writable=False, no_trace=True) as catalog:
+        volumes = choose(catalog)
         if not os.path.exists(job.map_path):
-            place = place_for(drive, catalog, job.volume, job.mode, allow_last=job.allow_last)
+            _drive, place = volumes.first()
             _prove_options(job, place)
             return _where(place)
         with MapFile.open(job.map_path, job.session, read_only=True, foreign=True) as map_file:
-            ready = _prove_ready(job, drive, catalog, map_file)
+            ready = _prove_ready(job, volumes, map_file)
         return {
             **_where(ready.place),
             "host": ready.host,
@@ -101,9 +102,10 @@ def dry_run(job: WriteJob, drive: TapeDrive) -> dict[str, Any]:
         }
 
 
-def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter] = None) -> dict[str, Any]:
-    """Write the session to the volume: prove, write the parts (today one), and return what the verdict needs.
+def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWriter] = None) -> dict[str, Any]:
+    """Write the session: prove, write the parts (today one), and return what the verdict needs.
 
+    :param choose: makes the source of the volumes.
     :param status: reports how far the writing has come, in bytes; made here unless it is given.
     :returns: the facts for the catalog and the report; ``evidence`` in it is what catalog_session judges by.
     :raises SplitMirrorError: something was refused, or failed; then the session is not on the volume.
@@ -117,7 +119,7 @@ def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter
         stack.enter_context(_alone(folder, job.session))
         catalog = stack.enter_context(Catalog.open(state.catalog_file, writable=True))
         map_file = stack.enter_context(MapFile.open(job.map_path, job.session, read_only=True, foreign=True))
-        ready = _prove_ready(job, drive, catalog, map_file)
+        ready = _prove_ready(job, choose(catalog), map_file)
         names = parse_names(map_file.meta("names") or "{}")
         mounts = None
         if job.proof != NONE or map_file.counts().fallback:
@@ -129,9 +131,9 @@ def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter
         created_s = time.time()
         expires_s = None if job.retention_days is None else created_s + job.retention_days * _DAY_S
         number = catalog.begin_session(job.session, ready.host, created_s, expires_s)
-        place = ready.place
-        if job.mode == OVERWRITE:
-            place = begin_anew(drive, catalog, place, allow_last=job.allow_last)
+        drive, place = ready.drive, ready.place
+        if place.anew:
+            place = begin_anew(drive, catalog, place)
         selection = Selection(proof.entries(), job.extras or None)
         source = ArchiveSource(
             ready.devices,
@@ -178,7 +180,7 @@ def write_session(job: WriteJob, drive: TapeDrive, status: Optional[StatusWriter
     }
 
 
-def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: MapFile) -> _Ready:
+def _prove_ready(job: WriteJob, volumes: VolumeSource, map_file: MapFile) -> _Ready:
     """Prove the map, the mirror and the volume, and move to where the archive goes."""
     if map_file.meta("state") != "checked":
         raise SplitMirrorError(
@@ -188,11 +190,11 @@ def _prove_ready(job: WriteJob, drive: TapeDrive, catalog: Catalog, map_file: Ma
             code="map_outdated",
         )
     devices = check_devices(map_file, job.devices)
-    place = place_for(drive, catalog, job.volume, job.mode, allow_last=job.allow_last)
+    drive, place = volumes.first()
     options = _prove_options(job, place)
     size = estimate(map_file, place.label.record_bytes, job.extras or None)
     check_room(place, size.archive_bytes)
-    return _Ready(job.host or map_file.meta("host") or "", devices, size, place, options)
+    return _Ready(job.host or map_file.meta("host") or "", devices, size, drive, place, options)
 
 
 def _prove_options(job: WriteJob, place: WritePosition) -> WriterOptions:

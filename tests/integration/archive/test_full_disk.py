@@ -181,5 +181,5 @@ def test_what_failed_first_is_told_when_the_catalog_has_no_room_for_it(small: Pa
                 raise TapeError("drive: it broke.", option="drive")
 
         with FillingTape(str(library.folder), writable=True) as drive, pytest.raises(TapeError, match="it broke"):
-            write_session(job, drive)
+            write_session(job, library.on(drive))
     assert library.back_up("s2", TREE)["file_number"] == 2

@@ -76,7 +76,7 @@ class Play:
                 devices={"data": device},
                 proof="full",
             )
-            written = write_session(job, drive)
+            written = write_session(job, self.library.on(drive))
         evidence = {
             "session": SESSION,
             "window": thawed["window"],

@@ -247,7 +247,7 @@ def a_write_that_fails_is_cut_off(where: Path) -> None:
             super().write_record(record)
 
     with Failing(DRIVES[0], writable=True, bay=bay(0)) as drive:
-        refused(lambda: write_session(job, drive), "broken")
+        refused(lambda: write_session(job, library.on(drive)), "broken")
     with opened() as drive:
         drive.load("LAB001")
         drive.space_end_of_data()
@@ -349,7 +349,7 @@ def a_fleet_shares_two_drives(where: Path) -> None:
                     place_for(lease.drive, library.catalog, volume, "append")
                 job = library.job(f"s{number}", tree(50_000 + number))
                 with use_drive(pool(where), volume, who=f"s{number}", writable=True) as lease:
-                    done = write_session(job, lease.drive)
+                    done = write_session(job, library.on(lease.drive))
                 judge(library, f"s{number}", done)
                 status = 0
             except BaseException:

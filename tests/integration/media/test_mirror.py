@@ -66,7 +66,7 @@ class Case:
 
     def write(self, device: str, *, faults: Faults | None = None, **options: Any) -> dict[str, Any]:
         with self.library.drive(faults=faults) as drive:
-            return write_session(self.job(device, **options), drive)
+            return write_session(self.job(device, **options), self.library.on(drive))
 
     def close(self, done: dict[str, Any]) -> None:
         evidence = {**window_evidence(), "session": SESSION, "write": done["evidence"]}

@@ -25,11 +25,13 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope i
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder import freeze
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import one_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.reflink import clone
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, make_image, mounted, run
+from ansible_collections.splitmirror.backup.tests.support.tape import Held
 
 from .comparing import compare_archive
 from .load import Size, under_load
@@ -124,11 +126,10 @@ def _write(session: str, state: Path, map_path: Path, device: str, proof: str) -
             map_path=str(map_path),
             devices={"lun": device},
             mounts_dir=str(state / "mounts"),
-            volume=_VOLUME,
             proof=proof,
             buffer_bytes=64 << 20,
         )
-        return write_session(job, drive)
+        return write_session(job, one_volume(Held(drive), _VOLUME))
 
 
 @contextlib.contextmanager

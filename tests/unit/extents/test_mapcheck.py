@@ -32,7 +32,6 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
     SegmentRow,
     pack_xattrs,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import APPEND
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.tests.support.limits import within
 from ansible_collections.splitmirror.backup.tests.support.tape import Library
@@ -181,11 +180,11 @@ def test_a_wrong_value_never_reaches_a_volume_as_a_traceback(tmp_path: Path) -> 
             with contextlib.closing(db), contextlib.suppress(sqlite3.Error):
                 db.execute(f"UPDATE OR IGNORE files SET {column} = ? WHERE sort_key LIKE '%b'", (value,))
             job = WriteJob(
-                "s1", str(library.state_dir), str(tmp_path / "map"), {}, str(tmp_path / "mounts"), "V1", mode=APPEND,
-                proof="none", buffer_bytes=1 << 20,
+                "s1", str(library.state_dir), str(tmp_path / "map"), {}, str(tmp_path / "mounts"), proof="none",
+                buffer_bytes=1 << 20,
             )  # fmt: skip
             with contextlib.suppress(SplitMirrorError), library.drive() as drive:
-                write_session(job, drive)
+                write_session(job, library.on(drive))
     library.catalog.close()
 
 

@@ -253,6 +253,8 @@ def test_a_catalog_of_version_0_1_is_read_and_becomes_a_new_one(labelled: Librar
     old.catalog.close()
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("ALTER TABLE members DROP COLUMN header_digest")
+        for table, column in (("volumes", "out_of_use"), ("parts", "archive_bytes"), ("parts", "lead_bytes")):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         db.execute("UPDATE meta SET value = '1' WHERE key = 'format_version'")
         db.commit()
     for number, writable in enumerate((False, True, False)):

@@ -228,7 +228,7 @@ def test_a_path_may_be_written_otherwise(labelled: Library, tmp_path: Path, path
     with MapFile.open(job.map_path) as map_file:
         map_file.set_meta("names", json.dumps({"/data": "/srv", "/other": "/nowhere"}))
     with labelled.drive() as drive:
-        judge(labelled, "s1", write_session(job, drive))
+        judge(labelled, "s1", write_session(job, labelled.on(drive)))
     labelled.restore("s1", tmp_path / "t", path)
     expected = {name: data for name, data in FILES.items() if name.startswith("srv/b/")}
     assert contents(tmp_path / "t") == expected
@@ -651,9 +651,9 @@ def test_a_map_that_was_not_checked_or_is_of_another_session_is_refused(labelled
     job = labelled.job("s1", TREE)
     labelled.make_map("s1", TREE, state="mapped")
     with labelled.drive() as drive:
-        assert "not checked" in refused(lambda: write_session(job, drive), "map")
+        assert "not checked" in refused(lambda: write_session(job, labelled.on(drive)), "map")
         other = dataclasses.replace(job, map_path=str(labelled.make_map("s2", TREE)))
-        assert "s2" in refused(lambda: write_session(other, drive))
+        assert "s2" in refused(lambda: write_session(other, labelled.on(drive)))
     assert labelled.content() == before
     assert labelled.catalog.sessions() == []
 
@@ -681,7 +681,7 @@ def test_the_end_of_the_medium_fails_the_session_and_loses_nothing(library: Libr
     before = library.content()
     job = library.job("s2", [inline("/x", bytes(3 << 20))])
     with SilentTape(str(library.folder), writable=True) as drive:
-        assert "is full after" in refused(lambda: write_session(job, drive), "volume")
+        assert "is full after" in refused(lambda: write_session(job, library.on(drive)), "volume")
     assert library.content() == before
     found = library.catalog.session("s2")
     assert found is not None
@@ -698,7 +698,7 @@ def test_a_write_error_fails_the_session_and_the_next_run_succeeds(
     before = labelled.content()
     job = labelled.job("s2", TREE)
     with labelled.drive(faults=Faults(write_error_at=record)) as drive:
-        assert "cannot be written" in refused(lambda: write_session(job, drive), "drive")
+        assert "cannot be written" in refused(lambda: write_session(job, labelled.on(drive)), "drive")
     assert labelled.content() == before
     evidence = {**window_evidence(), "session": "s2"}
     assert not verdict_of(labelled.catalog, "s2", evidence).good
@@ -713,7 +713,7 @@ def test_a_filemark_that_is_lost_fails_the_session(labelled: Library, tells: boo
     before = labelled.content()
     job = labelled.job("s2", TREE)
     with labelled.drive(faults=Faults(lost_filemark=0), tells=tells) as drive:
-        assert "filemark" in refused(lambda: write_session(job, drive), "volume")
+        assert "filemark" in refused(lambda: write_session(job, labelled.on(drive)), "volume")
     assert labelled.content() == before
 
 
@@ -736,7 +736,7 @@ def test_a_killed_run_is_no_backup_and_the_next_one_takes_its_place(labelled: Li
     if not child:
         try:
             with DyingTape(str(labelled.folder), writable=True) as drive:
-                write_session(job, drive)
+                write_session(job, labelled.on(drive))
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -788,13 +788,14 @@ def test_an_option_that_cannot_work_is_refused_before_the_volume_is_touched(
     labelled.back_up("s1", TREE)
     labelled.catalog.expire_session("s1", allow_last=True)
     before = labelled.content()
-    job = labelled.job("s2", TREE, mode=mode, allow_last=True, **wrong)
+    job = labelled.job("s2", TREE, **wrong)
     (option,) = wrong
 
     with labelled.drive() as drive:
-        refused(lambda: dry_run(job, drive), option)
-        refused(lambda: dry_run(dataclasses.replace(job, map_path="/nowhere"), drive), option)
-        refused(lambda: write_session(job, drive), option)
+        choose = labelled.on(drive, mode, allow_last=True)
+        refused(lambda: dry_run(job, choose), option)
+        refused(lambda: dry_run(dataclasses.replace(job, map_path="/nowhere"), choose), option)
+        refused(lambda: write_session(job, choose), option)
 
     assert labelled.content() == before
     assert [session.id for session in labelled.catalog.sessions()] == ["s1"]
@@ -802,11 +803,11 @@ def test_an_option_that_cannot_work_is_refused_before_the_volume_is_touched(
 
 def test_progress_and_the_plan_are_told(labelled: Library) -> None:
     with labelled.drive(writable=False) as drive:
-        plan = dry_run(labelled.job("s1", TREE), drive)
+        plan = dry_run(labelled.job("s1", TREE), labelled.on(drive))
         assert (plan["file_number"], plan["files"], plan["host"]) == (1, 4, "db1")
         assert plan["bytes_archive"] > plan["bytes"]
         job = dataclasses.replace(labelled.job("s1", TREE), map_path="/nowhere")
-        assert dry_run(job, drive)["volume"] == "V1"
+        assert dry_run(job, labelled.on(drive))["volume"] == "V1"
     assert labelled.catalog.sessions() == []
     labelled.back_up("s1", TREE)
     status = read_status(str(labelled.state_dir / "sessions/s1/status.json"))
@@ -819,7 +820,7 @@ def test_the_estimate_is_never_too_small(labelled: Library) -> None:
     trees = [TREE, [], [inline("/" + "n" * 200 + str(number), b"x" * number) for number in range(200)]]
     for number, entries in enumerate(trees):
         with labelled.drive(writable=False) as drive:
-            plan = dry_run(labelled.job(f"s{number}", entries), drive)
+            plan = dry_run(labelled.job(f"s{number}", entries), labelled.on(drive))
         assert labelled.back_up(f"s{number}", entries)["bytes_archive"] <= plan["bytes_archive"]
 
 
@@ -855,7 +856,7 @@ def test_any_change_on_the_tape_is_found(labelled: Library, old: bytes, new: byt
 def test_a_torn_last_record_is_found(labelled: Library, tmp_path: Path) -> None:
     job = labelled.job("s1", TREE)
     with labelled.drive(faults=Faults(torn_last_record=True)) as drive:
-        done = write_session(job, drive)
+        done = write_session(job, labelled.on(drive))
     evidence = {**window_evidence(), "session": "s1", "write": done["evidence"]}
     labelled.catalog.close_session("s1", verdict_of(labelled.catalog, "s1", evidence), evidence)
     assert "damaged" in refused(lambda: verify(labelled, "s1"))
@@ -1105,7 +1106,9 @@ def test_a_dead_run_does_not_block_its_volume_when_its_session_begins_again_on_a
     labelled.write("s2", [b"x" * RECORD] * 3, dies=True)
     labelled.make("V2")
     labelled.label("V2")
-    assert labelled.back_up("s2", TREE, volume="V2")["file_number"] == 1
+    labelled.volume = "V2"
+    assert labelled.back_up("s2", TREE)["file_number"] == 1
+    labelled.volume = "V1"
     assert labelled.back_up("s3", TREE)["file_number"] == 2
 
 

@@ -1,0 +1,85 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where the volumes of a session come from, one after another: the writer asks, the source chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Optional, Protocol
+
+from ..catalog.store import Catalog
+from ..tape.base import TapeDrive, TapeError
+from .reading import Drives
+from .volumes import APPEND, WritePosition, place_for
+
+
+class VolumeSource(Protocol):
+    """Gives the volumes that a session is written to.
+
+    A position may be marked ``anew``: the writer then labels the volume anew before it writes (begin_anew).
+    """
+
+    def first(self) -> tuple[TapeDrive, WritePosition]:
+        """Load the first volume, prove that it may be written, and move to where its next part goes.
+
+        Nothing is written. :raises SplitMirrorError: no volume may be written.
+        """
+
+    def next(self, needed_bytes: int) -> tuple[TapeDrive, WritePosition]:
+        """The volume after this one, loaded, proved and positioned; it may be this one again, if it has room.
+
+        :param needed_bytes: how much of the session is still to be written, about; 0 when that is not known.
+        :raises SplitMirrorError: there is no other volume.
+        """
+
+    def out_of_use(self, volume: str, reason: str) -> None:
+        """A volume failed while it was written: never choose it again. :param reason: a sentence."""
+
+
+#: Makes the source when the catalog is open.
+VolumeChoice = Callable[[Catalog], VolumeSource]
+
+
+class OneVolume:
+    """The source of a session that goes to one volume, which a person named.
+
+    :param mode: ``append`` or ``overwrite``, as for place_for; so is allow_last.
+    """
+
+    def __init__(
+        self, drives: Drives, catalog: Catalog, volume: str, mode: str = APPEND, *, allow_last: bool = False
+    ) -> None:
+        self._drives = drives
+        self._catalog = catalog
+        self._volume = volume
+        self._mode = mode
+        self._allow_last = allow_last
+        self._reason: Optional[str] = None
+
+    def first(self) -> tuple[TapeDrive, WritePosition]:
+        """See VolumeSource."""
+        drive = self._drives.exchange(self._volume)
+        return drive, place_for(drive, self._catalog, self._volume, self._mode, allow_last=self._allow_last)
+
+    def next(self, needed_bytes: int) -> tuple[TapeDrive, WritePosition]:
+        """See VolumeSource. :raises TapeError: always, for there is no other volume."""
+        if self._reason is not None:
+            raise TapeError(self._reason, option="volume", code="tape_damaged")
+        raise TapeError(
+            f"volume: {self._volume} is full before the session is on it; name a volume with more room, or let the "
+            "session go on over the volumes of a pool (splitmirror_pool).",
+            option="volume",
+            code="volume_full",
+        )
+
+    def out_of_use(self, volume: str, reason: str) -> None:
+        """See VolumeSource."""
+        self._catalog.take_out_of_use(volume, reason)
+        self._reason = reason
+
+
+def one_volume(drives: Drives, volume: str, mode: str = APPEND, *, allow_last: bool = False) -> VolumeChoice:
+    """The choice of one volume; the parameters are those of OneVolume."""
+    return lambda catalog: OneVolume(drives, catalog, volume, mode, allow_last=allow_last)
