@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 from ..support.blockdev import run
@@ -19,6 +21,8 @@ from .description import MANAGEMENT_NETWORK, STORAGE_NETWORK, Host, LabError
 from .network import taps
 
 GUEST = Path(__file__).with_name("guest")
+#: More than all labs of a run take together.
+_PLENTY_BYTES = 10 << 30
 
 
 class Machine:
@@ -78,7 +82,13 @@ class Machine:
         command += [f"LAB_STORAGE={host.storage_address}/{STORAGE_NETWORK.prefixlen}"]
         with open(self.console, "ab") as console:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True, cwd="/"
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+                cwd="/",
+                env={**os.environ, "TMPDIR": _memory_folder()},
             )
         (self.folder / "pid").write_text(f"{process.pid}\n")
 
@@ -95,17 +105,17 @@ class Machine:
 
     def processes(self) -> list[int]:
         """All processes of the kernel: it has one for each address space, which outlive it when it is killed."""
-        leader = self._leader()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                except OSError:
-                    continue
-                if all(mark in words for mark in self._marks) or (words == [""] and _is_dying_kernel(entry, leader)):
-                    found.append(int(entry.name))
-        return found
+        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_own(entry)]
+
+    def _is_own(self, process: Path) -> bool:
+        """Whether a process is one of the kernel's. :param process: its folder in /proc."""
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            return False
+        return all(mark in words for mark in self._marks) or (
+            words == [""] and _is_dying_kernel(process, self._leader())
+        )
 
     def kill(self) -> None:
         """End the kernel as a power cut would, and wait until it is gone."""
@@ -114,7 +124,28 @@ class Machine:
             if not found:
                 return
             for pid in found:
-                _kill(pid)
+                self._kill(pid)
+
+    def _kill(self, pid: int) -> None:
+        """Kill one of the kernel's processes, and wait until it is gone."""
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            # Most die with the kernel's first process, and their numbers may be those of another kernel's by now. Which
+            # process the handle is for does not change from here on.
+            if not self._is_own(Path("/proc", str(pid))):
+                return
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            if not poll.poll(10_000):
+                raise LabError(f"process {pid} does not die")
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(handle)
 
     def remove(self) -> None:
         """Kill the kernel and take away all that the host had."""
@@ -131,6 +162,21 @@ class Machine:
         return "\n".join(self.console.read_text(errors="replace").splitlines()[-15:])
 
 
+def _memory_folder() -> str:
+    """Where the file lies that is a kernel's memory: in this machine's memory, if there is plenty.
+
+    The pages of a file on a disk are written back all the time, and the kernel waits for a page that is being written.
+    """
+    with contextlib.suppress(OSError):
+        shared = os.statvfs("/dev/shm")
+        runs_programs = not shared.f_flag & os.ST_NOEXEC
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free_bytes = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+        if runs_programs and min(shared.f_bavail * shared.f_frsize, free_bytes) > _PLENTY_BYTES:
+            return "/dev/shm"
+    return tempfile.gettempdir()
+
+
 def _is_dying_kernel(process: Path, leader: int) -> bool:
     """Whether it has lost its memory and not yet its files, which keep its root busy. :param leader: of its session.
 
@@ -142,23 +188,6 @@ def _is_dying_kernel(process: Path, leader: int) -> bool:
         return False
     state, _parent, _group, session = rest.split()[:4]
     return comm == "linux.uml" and state not in ("Z", "X") and int(session) == leader
-
-
-def _kill(pid: int) -> None:
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(handle, select.POLLIN)
-        if not poll.poll(10_000):
-            raise LabError(f"process {pid} does not die")
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(handle)
 
 
 def guest_settings(host: Host) -> str:

@@ -159,11 +159,11 @@ class Running:
         while quiet < _LOOKS:
             found = {path for path in glob.glob("/proc/[0-9]*") if self._is_marked(path)} - stopped
             # All are stopped before one is killed, for a script goes on when the program that it waits for is killed.
-            _send(found, signal.SIGSTOP)
+            self._send(found, signal.SIGSTOP)
             stopped |= found
             quiet = 0 if found else quiet + 1
             time.sleep(_LOOK_S)
-        _send(stopped, signal.SIGKILL)
+        self._send(stopped, signal.SIGKILL)
 
     def _is_marked(self, path: str) -> bool:
         try:
@@ -171,6 +171,25 @@ class Running:
                 return self._mark in stream.read().split(b"\0")
         except OSError:  # it has ended, or is another user's
             return False
+
+    def _send(self, paths: set[str], number: signal.Signals) -> None:
+        """Send a signal to marked processes, and to none that has got the number of one that ended meanwhile.
+
+        :param paths: their folders in /proc.
+        """
+        for path in paths:
+            pid = int(path[len("/proc/") :])
+            with contextlib.suppress(OSError):
+                try:
+                    pidfd = os.pidfd_open(pid)
+                except AttributeError:  # a Python built on a kernel before 5.3
+                    os.kill(pid, number)
+                    continue
+                try:
+                    if self._is_marked(path):
+                        signal.pidfd_send_signal(pidfd, number)
+                finally:
+                    os.close(pidfd)
 
     def _is_dead(self) -> bool:
         if self._process.returncode is not None:
@@ -227,13 +246,6 @@ class Running:
                 del kept[:-ERROR_BYTES]
             elif len(kept) > OUTPUT_BYTES:
                 raise Silent(f"its answer is longer than {OUTPUT_BYTES} bytes")
-
-
-def _send(paths: set[str], number: signal.Signals) -> None:
-    """Send a signal to processes. :param paths: their folders in /proc."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            os.kill(int(path[len("/proc/") :]), number)
 
 
 def _pidfd(process: subprocess.Popen[bytes]) -> Optional[int]:

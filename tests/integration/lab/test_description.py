@@ -6,9 +6,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
-from ansible_collections.splitmirror.backup.tests.lab.description import DEFAULT_FILE, LabError, load
+from ansible_collections.splitmirror.backup.tests.lab.description import DEFAULT_FILE, Host, LabError, load
+from ansible_collections.splitmirror.backup.tests.lab.kernel import Machine
 
 
 def test_more_hosts_are_a_change_of_numbers() -> None:
@@ -33,3 +37,22 @@ def test_a_change_that_means_nothing_is_refused(change: str) -> None:
 def test_database_hosts_need_an_array() -> None:
     with pytest.raises(LabError, match="at least one array"):
         load(DEFAULT_FILE, ("arrays.count=0",))
+
+
+def test_a_number_that_is_another_processs_by_now_is_not_killed(tmp_path: Path) -> None:
+    other = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+
+    class SeenBefore(Machine):
+        """What it found has ended meanwhile."""
+
+        found = [[other.pid], []]  # noqa: RUF012
+
+        def processes(self) -> list[int]:
+            return self.found.pop(0)
+
+    try:
+        SeenBefore(tmp_path, "none", Host("array1", "array", 0, 0)).kill()
+        other.communicate()
+        assert other.returncode == 0
+    finally:
+        other.kill()

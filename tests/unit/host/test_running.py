@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -33,6 +35,18 @@ def test_what_has_left_the_session_is_killed_too(tmp_path: Path, way: str, ended
             program.kill()
             assert told.read() == ""
     finally:
+        program.close()
+
+
+def test_a_number_that_is_another_processs_by_now_gets_no_signal() -> None:
+    program = Running(["true"])
+    other = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    try:
+        program._send({f"/proc/{other.pid}"}, signal.SIGKILL)
+        other.communicate()
+        assert other.returncode == 0
+    finally:
+        other.kill()
         program.close()
 
 
