@@ -76,6 +76,8 @@ options:
     description:
       - Memory for data in flight. Within this amount of data, the mirror is read in physical order.
       - A larger buffer is faster where files are scattered on the disk.
+      - A tape drive is written to at full speed until the buffer is empty, and then rests until half of it is filled.
+        So it stops less often with a larger buffer (RV(drive_stops)). A virtual drive is written to as the data come.
     type: int
     default: 268435456
   evidence:
@@ -246,6 +248,22 @@ bytes_per_s:
   description: Throughput of the archive.
   returned: success, not in check mode
   type: int
+drive_stops:
+  description:
+    - How often the drive had to stop, because the buffer (O(buffer_bytes)) was empty. It was then filled to half before
+      the drive went on.
+    - None for a virtual drive, which need not be written to without a pause.
+  returned: success, not in check mode
+  type: int
+  sample: 0
+drive_bytes_per_s:
+  description:
+    - Throughput of the drive while it was written to, without the time of waiting for data. None if that took no time
+      that could be measured.
+    - If it is far above RV(bytes_per_s), the drive waited for the mirror.
+  returned: success, not in check mode
+  type: int
+  sample: 400000000
 archive:
   description: The plain file that is the archive, which C(tar -tf) lists. None when the drive is a real one.
   returned: success, not in check mode
@@ -279,6 +297,12 @@ evidence:
       type: int
     fallback:
       description: Files read through the mount.
+      type: int
+    writing_s:
+      description: Seconds in which the drive was written to.
+      type: float
+    stops:
+      description: As RV(drive_stops). It is left out where that is none.
       type: int
     parts:
       description:

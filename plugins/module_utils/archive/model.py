@@ -97,12 +97,15 @@ class WriterOptions:
         layouts faster.
     :param gap_bytes: neighbouring extents are read in one go when at most this much lies between them: bandwidth
         divided by operations a second of the mirror (32 KiB on flash, about 1 MiB on a hard disk).
+    :param streams: the sink wants its records at full speed or not at all: when the buffer has run empty, it gets
+        nothing until the buffer has filled up to its high water mark, which is half of it.
     """
 
     record_bytes: int = 1 << 20
     queue_depth: int = 64
     buffer_bytes: int = 256 << 20
     gap_bytes: int = 32 << 10
+    streams: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. :raises ArchiveError: an option is out of its range."""
@@ -143,6 +146,8 @@ class ArchiveResult:
     :param fallback: files that were read through the mount.
     :param inline: files whose content came out of the map.
     :param skipped: entries of the map that a tar cannot hold (sockets).
+    :param stops: how often a sink that streams had to wait for the buffer to fill up again; None for any other sink.
+    :param writing_s: seconds in which the sink got records, without those in which it waited.
     """
 
     members: int
@@ -153,3 +158,5 @@ class ArchiveResult:
     fallback: int
     inline: int
     skipped: int
+    stops: Optional[int]
+    writing_s: float

@@ -8,6 +8,9 @@ Three offsets run after each other around the ring: what is laid out (``position
 written and checksummed. A *turn* is a stretch that is given to the engine at once; inside it reads go in physical
 order. Turns grow from small to half the ring: the first record leaves early, and scattered files are still read in few
 sweeps.
+
+A sink that streams gets its first record, and the next one after the ring ran empty, when half of the ring is ready
+(feed.py). The planner waits for room only while more than that is laid out, so that mark is always reached.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from collections.abc import Mapping
 from typing import BinaryIO, Callable, Optional
 
 from . import engine
+from .feed import Feed
 from .lun_reader import page_buffer
 from .model import BLOCK_BYTES, ArchiveError, RecordSink, WriterOptions
 
@@ -90,6 +94,8 @@ class ArchiveStream:
         self._lap = 0
         self._turn_bytes = self._chunk
         self._turn_most = self._ring_bytes // self._chunk // 2 * self._chunk
+        #: When the sink gets records, and how it was fed.
+        self.feed = Feed(self._record, self._ring_bytes - self._turn_most if options.streams else None)
         #: sha256 of the contents, in order; the thread that laid them out takes them from the left.
         self.digests: deque[bytes] = deque()
         # Under the condition, in the order in which they follow each other: written and checksummed; read.
@@ -219,6 +225,7 @@ class ArchiveStream:
             self._changed.notify_all()
             while self._error is None and not (self._finished and self._written == self._total):
                 self._changed.wait()
+            self.feed.rest()
         self._check()
 
     def flush(self) -> None:
@@ -338,7 +345,7 @@ class ArchiveStream:
         done = 0
         while True:
             with self._changed:
-                while self._ready - done < self._record and not self._is_over(done):
+                while not self._is_over(done) and not self.feed.goes_on(self._ready - done, self._ready == self._total):
                     self._changed.wait()
                 if self._is_over(done):
                     return

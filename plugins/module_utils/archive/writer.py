@@ -367,6 +367,8 @@ class ArchiveWriter:
             fallback=self._fallbacks,
             inline=self._inline,
             skipped=self._skipped,
+            stops=self.stream.feed.stops,
+            writing_s=self.stream.feed.writing_s,
         )
 
 

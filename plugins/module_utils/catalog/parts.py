@@ -14,14 +14,14 @@ from .records import Part
 #: What must be proved of each part.
 PROVED = ("complete", "filemark", "checksums")
 _SHOWN = 5
-_COUNTED = ("members", "files", "bytes", "records", "fallback")
+_COUNTED = ("members", "files", "bytes", "records", "fallback", "stops", "writing_s")
 
 
-def part_facts(part: Part, counts: Mapping[str, int], *, last: bool, **proved: bool) -> dict[str, Any]:
+def part_facts(part: Part, counts: Mapping[str, Any], *, last: bool, **proved: bool) -> dict[str, Any]:
     """The facts of one part, as the catalog keeps them.
 
     :param part: with its final number of records.
-    :param counts: ``members``, ``files``, ``bytes``, and ``fallback`` where it is known.
+    :param counts: ``members``, ``files``, ``bytes``; ``fallback``, ``writing_s`` and ``stops`` where they are known.
     :param last: no other part comes behind this one.
     :param proved: ``complete``, ``filemark`` and ``checksums``.
     """

@@ -128,7 +128,7 @@ class PartWriter:
         with open_archive(
             source.devices,
             self._sink,
-            replace(source.options, record_bytes=self._part.record_bytes),
+            replace(source.options, record_bytes=self._part.record_bytes, streams=self._drive.streams),
             member=self._add,
             owners=source.owners,
             fallback=source.fallback,
@@ -158,7 +158,13 @@ class PartWriter:
         part = self._part._replace(records=records, archive_bytes=done.bytes_archive)
         facts = part_facts(
             part,
-            {"members": done.members, "files": done.files, "bytes": done.bytes_data, "fallback": done.fallback},
+            {
+                "members": done.members,
+                "files": done.files,
+                "bytes": done.bytes_data,
+                "fallback": done.fallback,
+                **fed(done),
+            },
             last=self._last,
             complete=records == done.records,
             filemark=True,
@@ -186,6 +192,23 @@ class PartWriter:
     def _flush(self) -> None:
         self._catalog.add_members(self._part.session, self._part.part, self._batch)
         self._batch = []
+
+
+def fed(done: ArchiveResult) -> dict[str, Any]:
+    """How the drive was fed, as facts of a part: ``writing_s``, and ``stops`` of a drive that streams."""
+    return {"writing_s": round(done.writing_s, 6), **({} if done.stops is None else {"stops": done.stops})}
+
+
+def drive_use(facts: Mapping[str, Any], bytes_archive: int) -> dict[str, Any]:
+    """How the drive was fed, as tape_write returns it.
+
+    :param facts: of all parts, as PartWriter.finish returns them.
+    """
+    writing_s = facts["writing_s"]
+    return {
+        "drive_stops": facts.get("stops"),
+        "drive_bytes_per_s": round(bytes_archive / writing_s) if writing_s else None,
+    }
 
 
 def open_part(

@@ -30,7 +30,7 @@ from ..host.status import StatusWriter
 from ..session import StateDir
 from ..tape.base import TapeDrive
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
-from .part import ArchiveSource, PartWriter
+from .part import ArchiveSource, PartWriter, drive_use
 from .selection import Selection
 from .volume_source import VolumeChoice, VolumeSource
 from .volumes import WritePosition, begin_anew, check_room
@@ -175,6 +175,7 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
         "proof": facts["proof"],
         "seconds": round(seconds, 3),
         "bytes_per_s": round(done.bytes_archive / seconds),
+        **drive_use(facts, done.bytes_archive),
         "archive": drive.data_path(place.file_number),
         "evidence": facts,
     }

@@ -110,6 +110,8 @@ class TapeDrive(ABC):
     #: Bounds of one record.
     min_record_bytes: ClassVar[int] = 512
     max_record_bytes: ClassVar[int] = 16 << 20
+    #: It is written to at full speed or rests: between two records that come late it would stop and wind back.
+    streams: bool = False
 
     @abstractmethod
     def __init__(self, drive: str, *, writable: bool = False, bay: Optional[Bay] = None) -> None: ...

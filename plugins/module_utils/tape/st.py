@@ -54,6 +54,7 @@ class StTape(StHead):
 
     name = "st"
     uses_changer = True
+    streams = True
 
     def __init__(self, drive: str, *, writable: bool = False, bay: Optional[Bay] = None) -> None:
         super().__init__(drive)

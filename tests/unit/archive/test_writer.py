@@ -132,6 +132,7 @@ OPTIONS = st.tuples(st.sampled_from([1, 2, 20, 128, 2048]), st.integers(4, 40)).
         queue_depth=st.integers(1, 4),
         buffer_bytes=st.just(drawn[0] * 512 * drawn[1]),
         gap_bytes=st.sampled_from([0, 4096, 100_000]),
+        streams=st.booleans(),
     )
 )
 
