@@ -77,7 +77,8 @@ options:
       - Memory for data in flight. Within this amount of data, the mirror is read in physical order.
       - A larger buffer is faster where files are scattered on the disk.
       - A tape drive is written to at full speed until the buffer is empty, and then rests until half of it is filled.
-        So it stops less often with a larger buffer (RV(drive_stops)). A virtual drive is written to as the data come.
+        So it stops less often with a larger buffer (RV(drive_stops)). A virtual drive without a
+        speed is written to as the data come.
     type: int
     default: 268435456
   evidence:
@@ -252,7 +253,7 @@ drive_stops:
   description:
     - How often the drive had to stop, because the buffer (O(buffer_bytes)) was empty. It was then filled to half before
       the drive went on.
-    - None for a virtual drive, which need not be written to without a pause.
+    - None for a virtual drive without a speed, which need not be written to without a pause.
   returned: success, not in check mode
   type: int
   sample: 0

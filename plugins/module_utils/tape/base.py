@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Optional, Union
 
 from ..errors import SplitMirrorError
+from .drive_facts import DriveFacts
 
 if TYPE_CHECKING:
     from .library import Bay
@@ -134,6 +135,13 @@ class TapeDrive(ABC):
     @abstractmethod
     def status(self) -> DriveStatus:
         """Tell about the drive and its volume; the head does not move."""
+
+    def facts(self) -> DriveFacts:
+        """What the drive says of its own health and of the volume in it; it never fails, and what is not told is None.
+
+        TapeAlert flags that are on are told once.
+        """
+        return DriveFacts()
 
     @abstractmethod
     def load(self, volume: str) -> None:

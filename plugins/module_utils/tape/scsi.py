@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""SCSI commands sent by hand (SG_IO): which drive stands in which element of a library.
+"""SCSI commands sent by hand (SG_IO), and which drive stands in which element of a library.
 
 Facts are from scsi/sg.h, and from SMC-3: READ ELEMENT STATUS with DVCID, and its data transfer element descriptors.
 """
@@ -58,6 +58,15 @@ def read_command(device: str, command: bytes, answer_bytes: int) -> bytes:
     :param answer_bytes: how long the answer may be.
     :raises OSError: the device cannot be opened, or refused the command.
     """
+    handle = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return send_command(handle, command, answer_bytes)
+    finally:
+        os.close(handle)
+
+
+def send_command(handle: int, command: bytes, answer_bytes: int) -> bytes:
+    """As read_command, to a device that is open; the st driver passes such commands on to the drive (SG_IO)."""
     answer = ctypes.create_string_buffer(answer_bytes)
     sense = ctypes.create_string_buffer(64)
     cdb = ctypes.create_string_buffer(command, len(command))
@@ -72,11 +81,7 @@ def read_command(device: str, command: bytes, answer_bytes: int) -> bytes:
         sbp=ctypes.addressof(sense),
         timeout=_TIMEOUT_MS,
     )
-    handle = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(handle, _SG_IO, header)
-    finally:
-        os.close(handle)
+    fcntl.ioctl(handle, _SG_IO, header)
     if header.status or header.host_status or header.driver_status & 0x0F:
         raise OSError(f"the command was refused with status {header.status}")
     return answer.raw[: answer_bytes - max(header.resid, 0)]

@@ -25,6 +25,7 @@ from .base import (
     FilemarkHit,
     TapeError,
 )
+from .drive_facts import DriveFacts, ask
 from .library import Bay
 from .mtio import (
     MAJOR,
@@ -39,6 +40,7 @@ from .mtio import (
     MTWEOF,
     NO_REWIND,
 )
+from .scsi import send_command, tape_serial
 from .st_head import PASSING_BYTES, StHead
 
 #: A new LTO-9 cartridge is calibrated for up to two hours when it is first loaded.
@@ -77,6 +79,9 @@ class StTape(StHead):
 
     def status(self) -> DriveStatus:
         return DriveStatus(self._volume, self._get().write_protected, None, None)
+
+    def facts(self) -> DriveFacts:
+        return ask(lambda words, answer_bytes: send_command(self._fd, words, answer_bytes), tape_serial(self.device))
 
     def volumes(self) -> Optional[list[str]]:
         return None if self._bay is None else self._bay.volumes()

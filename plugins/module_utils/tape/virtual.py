@@ -9,6 +9,7 @@ The option ``drive`` names the folder. A volume is a folder in it::
     <drive>/<volume>/volume.json   capacity, and per tape file the lengths of its records (run-length encoded)
     <drive>/<volume>/00000.tar     the records of tape file 0, one after another; plain tar reads them
     <drive>/<volume>/00001.tar     ...
+    <drive>/drive.json             how fast the drive is (drive_json.py); it may be missing
 
 It follows st: one write is one record, a read meets filemarks, writing cuts what is behind, the early warning comes
 before the end of the medium, and what no filemark has made safe may be lost when the process dies.
@@ -33,6 +34,8 @@ from .base import (
     TapeDrive,
     TapeError,
 )
+from .drive_facts import DriveFacts
+from .drive_json import read_settings
 from .library import Bay
 from .medium import VOLUME_JSON, Medium, TapeFile
 
@@ -46,6 +49,7 @@ class VirtualTape(TapeDrive):
 
     :param drive: absolute path of the folder; it must exist.
     :param writable: open for writing.
+    :ivar motion: the tape of a drive that has a speed; it counts its stops.
     """
 
     name = "virtual"
@@ -76,6 +80,13 @@ class VirtualTape(TapeDrive):
             raise DriveBusy(
                 f"drive: {drive} is in use by another process; wait for it or name another drive.", option="drive"
             )
+        try:
+            self._settings = read_settings(drive)
+        except TapeError:
+            os.close(self._lock)
+            raise
+        self.motion = self._settings.motion
+        self.streams = self.motion is not None
 
     # -- the drive ---------------------------------------------------------------------------------------------
 
@@ -98,6 +109,9 @@ class VirtualTape(TapeDrive):
         behind = sum(item.size_bytes() for item in medium.files) - self._bytes_before()
         remaining = max(0, min(remaining, disk.f_bavail * disk.f_frsize + behind))
         return DriveStatus(self._volume, medium.write_protected, medium.capacity_bytes, remaining)
+
+    def facts(self) -> DriveFacts:
+        return self._settings.facts
 
     def volumes(self) -> Optional[list[str]]:
         return sorted(
@@ -307,9 +321,13 @@ class VirtualTape(TapeDrive):
         current.append(length)
         self._record += 1
         self._needs_filemark = True
+        if self.motion is not None:
+            self.motion.take(length)
 
     def write_filemarks(self, count: int) -> None:
         medium = self._writing()
+        if self.motion is not None:
+            self.motion.end()
         if count:
             self._cut_here()
         for _dummy in range(count):
