@@ -212,6 +212,59 @@ volumes:
       description: Sessions on it that must not be overwritten.
       type: list
       elements: str
+    uses:
+      description:
+        - The last use of the volume in each drive, from old to new. A drive that says nothing of its health, or of the
+          volume, is not in the list.
+      type: list
+      elements: dict
+      version_added: 0.2.0
+      contains:
+        drive:
+          description: The drive.
+          type: str
+          sample: /dev/tape/by-id/scsi-DRIVE001-nst
+        what:
+          description: V(write), V(verify) or V(restore).
+          type: str
+        session:
+          description: The session.
+          type: str
+        used:
+          description: When the use ended.
+          type: str
+        facts:
+          description: What the drive said. What it did not say is not there.
+          type: dict
+          contains:
+            serial:
+              description: Serial number of the drive.
+              type: str
+            alerts:
+              description: Numbers of the TapeAlert flags that were on.
+              type: list
+              elements: int
+            write_corrected:
+              description: Errors that the drive corrected while writing, since it began to count.
+              type: int
+            write_uncorrected:
+              description: Errors that it could not correct while writing.
+              type: int
+            read_corrected:
+              description: Errors that it corrected while reading.
+              type: int
+            read_uncorrected:
+              description: Errors that it could not correct while reading.
+              type: int
+            loads:
+              description: How often the volume was loaded in its life.
+              type: int
+            capacity_bytes:
+              description: Native capacity of the volume.
+              type: int
+            remaining_bytes:
+              description: What is left of it.
+              type: int
 files:
   description: The files found, by session and in the order of the archive.
   returned: success
@@ -287,6 +340,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup 
     host_facts,
     parse_time,
     session_facts,
+    use_facts,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import GOOD, CatalogError, Session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
@@ -324,7 +378,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             found = itertools.chain.from_iterable(find_files(catalog, session, params["path"]) for session in sessions)
             files = list(itertools.islice(found, params["limit"] + 1))
         volumes = [
-            {**volume._asdict(), "unexpired": [session.id for session in catalog.unexpired(volume.name)]}
+            {
+                **volume._asdict(),
+                "unexpired": [session.id for session in catalog.unexpired(volume.name)],
+                "uses": [use_facts(use) for use in catalog.last_uses(volume.name)],
+            }
             for volume in catalog.volumes()
         ]
         return {

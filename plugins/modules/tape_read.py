@@ -204,6 +204,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore i
     needed_volume,
     restore,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
@@ -223,8 +224,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         volume = needed_volume(job, catalog)
         who = f"tape_read of session {job.session}"
         told, options = reading_status(state, job.session, "restore"), DriveOptions.of(params)
-        with told as status, queue_for_drive(options, volume, who=who, tell=status.wait_for) as lease:
-            return {"changed": True, **restore(job, catalog, lease, status)}
+        noting = noting_uses(state, "restore", job.session, module.warn)
+        with told as status, noting as left:
+            queued = queue_for_drive(options, volume, who=who, tell=status.wait_for, left=left)
+            with queued as lease:
+                return {"changed": True, **restore(job, catalog, lease, status)}
 
 
 def main() -> None:

@@ -146,6 +146,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_status import reading_status
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import needed_volume, verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
@@ -175,8 +176,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             with queue_for_drive(options, volume, who=who) as lease:
                 return {"changed": False, **verify_session(session, catalog, lease, report=False)}
         told = reading_status(state, session.id, "verify")
-        with told as status, queue_for_drive(options, volume, who=who, tell=status.wait_for) as lease:
-            return {"changed": False, **verify_session(session, catalog, lease, status=status)}
+        noting = noting_uses(state, "verify", session.id, module.warn)
+        with told as status, noting as left:
+            queued = queue_for_drive(options, volume, who=who, tell=status.wait_for, left=left)
+            with queued as lease:
+                return {"changed": False, **verify_session(session, catalog, lease, status=status)}
 
 
 def main() -> None:

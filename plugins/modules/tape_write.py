@@ -339,6 +339,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.errors import S
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading import Drives
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import VolumeChoice, one_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
     WriteJob,
@@ -395,7 +396,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     leave_mount_namespace()
     state_dir.make_session_dir(job.session)
     status = StatusWriter(state_dir.status_file(job.session), "write", "bytes")
-    with use_drive(options, volume, who=who, writable=True, tell=status.wait_for) as lease:
+    noting = noting_uses(state_dir, "write", job.session, module.warn)
+    with noting as left, use_drive(options, volume, who=who, writable=True, tell=status.wait_for, left=left) as lease:
         return {"changed": True, **write_session(job, choose(lease), status)}
 
 

@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from ..archive.model import MemberRecord
 from .closing import failed_in
-from .records import DAMAGED, FAILED, GOOD, CatalogError, Part, Session
+from .records import DAMAGED, FAILED, GOOD, CatalogError, Part, Session, VolumeUse
 from .rowcheck import part_named
 from .store import Catalog
 
@@ -138,6 +138,17 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
             for part in catalog.parts(session.number)
         ],
         "evidence": session.evidence,
+    }
+
+
+def use_facts(use: VolumeUse) -> dict[str, Any]:
+    """A use of a volume as modules return it."""
+    return {
+        "drive": use.drive,
+        "what": use.what,
+        "session": use.session,
+        "used": format_time(use.used_s),
+        "facts": use.facts,
     }
 
 

@@ -80,6 +80,22 @@ class Session(NamedTuple):
     evidence: dict[str, Any]
 
 
+class VolumeUse(NamedTuple):
+    """One use of a volume in a drive, and what the drive said at its end of itself and of the volume.
+
+    :param what: ``write``, ``verify`` or ``restore``. :param session: id of the session.
+    :param used_s: seconds since 1970.
+    :param facts: as DriveFacts.told (tape/drive_facts.py).
+    """
+
+    volume: str
+    drive: str
+    what: str
+    session: str
+    used_s: float
+    facts: dict[str, Any]
+
+
 class Part(NamedTuple):
     """What of a session is on one volume: a whole archive with its own index, in one tape file.
 

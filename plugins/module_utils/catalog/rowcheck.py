@@ -14,12 +14,14 @@ from typing import Any, Optional
 
 from ..archive.model import HEADER_DIGEST_BYTES, MemberRecord
 from ..extents.maprows import stored_time, time_of
-from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume
+from ..host.strict_json import parse_own_json, whole
+from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume, VolumeUse
 
 _TEXT, _COUNT, _TIME, _MAYBE_TIME = "text", "count", "time", "maybe a time"
 _VOLUME = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _COUNT, _COUNT, _TEXT)
 _SESSION = (_COUNT, _TEXT, _TEXT, _TEXT, _TEXT, _TIME, _MAYBE_TIME, _MAYBE_TIME, _COUNT, _COUNT, _COUNT, _TEXT, _TEXT)
 _PART = (_COUNT, _COUNT, _TEXT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT)
+_USE = (_TEXT, _TEXT, _TEXT, _TEXT, _TIME, _TEXT)
 _STATES = (OPEN, GOOD, FAILED, DAMAGED)
 _MAYBE: tuple[type, ...] = (bytes, type(None))
 # part, path, kind, size, offset, header bytes, sha256, mtime, mode, uid, gid, linkname, header digest
@@ -60,6 +62,19 @@ def part_of(row: Sequence[Any]) -> Part:
     if not found.record_bytes or row[8] not in (0, 1) or found.lead_bytes > found.archive_bytes:
         raise damaged("parts")
     return found
+
+
+def use_of(row: Sequence[Any]) -> VolumeUse:
+    """A row of volume_uses. :raises CatalogError: it is damaged."""
+    _check(row, _USE, "volume_uses")
+    try:
+        facts = parse_own_json(row[-1])
+        for value in facts.values():
+            for number in value if isinstance(value, list) else () if isinstance(value, str) else (value,):
+                whole(number)
+    except (AttributeError, ValueError) as exc:
+        raise damaged("volume_uses") from exc
+    return VolumeUse._make((*row[:-1], facts))
 
 
 def member_of(row: Sequence[Any]) -> tuple[int, MemberRecord]:

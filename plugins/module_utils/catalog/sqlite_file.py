@@ -58,6 +58,11 @@ CREATE TABLE members(session INTEGER, offset_bytes INTEGER, part INTEGER, path B
   header_digest BLOB, PRIMARY KEY(session, offset_bytes)) WITHOUT ROWID;
 CREATE INDEX members_path ON members(session, path);
 """
+#: Tables that format 3 added.
+_NEW_TABLES = (
+    "volume_uses(number INTEGER PRIMARY KEY, volume TEXT NOT NULL, drive TEXT NOT NULL, what TEXT, session TEXT, "
+    "used_s REAL, facts TEXT)",
+)
 
 _Self = TypeVar("_Self", bound="CatalogDatabase")
 
@@ -146,13 +151,15 @@ class CatalogDatabase:
             self._db.execute("PRAGMA wal_autocheckpoint=16384")
         with self._transaction():
             if not self._has_meta():
-                for statement in _SCHEMA.split(";\n"):
+                for statement in (*_SCHEMA.split(";\n"), *(f"CREATE TABLE {table}" for table in _NEW_TABLES)):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO meta VALUES('format_version', ?)", (FORMAT_VERSION,))
             elif self._format() in _OLD_FORMATS:
                 for table, column, kind, value in self._missing():
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
                     self._db.execute(f"UPDATE {table} SET {column} = {value}")  # noqa: S608
+                for table in _NEW_TABLES:
+                    self._db.execute(f"CREATE TABLE {table}")
                 self._db.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,))
 
     def _check(self) -> None:
@@ -167,6 +174,8 @@ class CatalogDatabase:
                 for table in dict.fromkeys(table for table, *_more in missing):
                     added = ", ".join(f"{value} AS {column}" for name, column, _kind, value in missing if name == table)
                     self._db.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {added} FROM main.{table}")  # noqa: S608
+                for table in _NEW_TABLES:
+                    self._db.execute(f"CREATE TEMP TABLE {table}")
                 return
         if found != FORMAT_VERSION:
             raise CatalogError(

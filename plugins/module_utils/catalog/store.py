@@ -30,6 +30,7 @@ from .records import (
     Volume,
 )
 from .rowcheck import part_of, session_of, volume_of
+from .uses import UseTable
 from .verdict import Verdict
 
 _SESSION = ", ".join(Session._fields)
@@ -43,7 +44,7 @@ _NEWEST_GOOD = (
 )
 
 
-class Catalog(MemberTable):
+class Catalog(MemberTable, UseTable):
     """The open catalog."""
 
     # -- volumes -------------------------------------------------------------------------------------------------

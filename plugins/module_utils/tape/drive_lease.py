@@ -26,6 +26,8 @@ from .tickets import DriveTimeout, QueueTicket
 _AGAIN_S = 0.5
 
 Tell = Callable[[Optional[str]], None]
+#: Gets the open drive and the name of the volume in it when a task is done with them.
+Left = Callable[[TapeDrive, str], None]
 
 
 class VolumeNotAtHand(TapeError):
@@ -96,11 +98,16 @@ def _silent(_reason: Optional[str]) -> None:
     """Report no reason for waiting."""
 
 
+def _unasked(_drive: TapeDrive, _volume: str) -> None:
+    """Let a drive go as it is."""
+
+
 class DriveLease(ABC):
     """A task's hold on a drive and on the volume in it; it holds nothing before the first exchange."""
 
-    def __init__(self, options: DriveOptions) -> None:
+    def __init__(self, options: DriveOptions, left: Left = _unasked) -> None:
         self._options = options
+        self._left = left
         self._drive: Optional[TapeDrive] = None
         self._volume = ""
 
@@ -134,7 +141,10 @@ class DriveLease(ABC):
         """Close the drive, if there is one."""
         drive, self._drive = self._drive, None
         if drive is not None:
-            drive.close()
+            try:
+                self._left(drive, self._volume)
+            finally:
+                drive.close()
 
     @abstractmethod
     def _found(self, volume: str) -> TapeDrive:
@@ -143,23 +153,36 @@ class DriveLease(ABC):
 
 @contextmanager
 def use_drive(
-    options: DriveOptions, volume: str, *, who: str, writable: bool = False, tell: Tell = _silent
+    options: DriveOptions,
+    volume: str,
+    *,
+    who: str,
+    writable: bool = False,
+    tell: Tell = _silent,
+    left: Left = _unasked,
 ) -> Iterator[DriveLease]:
     """Wait for a drive, have the library bring the volume to it, and give both back at the end.
 
     :param who: the task, for the messages of tasks that wait for it.
     :param tell: gets the reason for waiting whenever it changes, and None when the waiting is over.
+    :param left: is called with each drive before it is closed; not in check mode.
     :raises VolumeNotAtHand: in check mode, when the task would have to wait or to load the volume.
     :raises TapeError: nothing became free in time, or the drive or the library failed.
     """
-    with queue_for_drive(options, volume, who=who, writable=writable, tell=tell) as lease:
+    with queue_for_drive(options, volume, who=who, writable=writable, tell=tell, left=left) as lease:
         lease.exchange(volume)
         yield lease
 
 
 @contextmanager
 def queue_for_drive(
-    options: DriveOptions, volume: str, *, who: str, writable: bool = False, tell: Tell = _silent
+    options: DriveOptions,
+    volume: str,
+    *,
+    who: str,
+    writable: bool = False,
+    tell: Tell = _silent,
+    left: Left = _unasked,
 ) -> Iterator[DriveLease]:
     """As use_drive, but the task takes only a place in the queue; it gets drives by exchanging.
 
@@ -175,7 +198,7 @@ def queue_for_drive(
             looking.close()
         return
     with QueueTicket(options.folder, who, volume, list(options.devices())) as ticket:
-        queued = _QueuedLease(options, ticket, writable, tell)
+        queued = _QueuedLease(options, ticket, writable, tell, left)
         try:
             yield queued
         finally:
@@ -192,8 +215,8 @@ class _LeaseToLook(DriveLease):
 class _QueuedLease(DriveLease):
     """A drive that was waited for in the queue, with the volume in it."""
 
-    def __init__(self, options: DriveOptions, ticket: QueueTicket, writable: bool, tell: Tell) -> None:
-        super().__init__(options)
+    def __init__(self, options: DriveOptions, ticket: QueueTicket, writable: bool, tell: Tell, left: Left) -> None:
+        super().__init__(options, left)
         self._devices = options.devices()
         self._ticket = ticket
         self._writable = writable

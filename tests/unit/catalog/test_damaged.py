@@ -20,7 +20,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup 
     find_good_session,
     host_facts,
     session_facts,
+    use_facts,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import VolumeUse
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, folder, inline
@@ -38,6 +40,7 @@ def made(path: Path) -> Path:
     library.make()
     library.label()
     library.back_up("s1", [folder("/srv"), inline("/srv/a", b"hello"), inline("/srv/b", b"")])
+    library.catalog.add_uses([VolumeUse("V1", "d", "write", "s1", 1.0, {"alerts": [20], "loads": 1, "serial": "x"})])
     library.catalog.close()
     return path / "catalog.sqlite"
 
@@ -47,6 +50,7 @@ def ask_all(path: Path) -> list[Any]:
     with Catalog.open(str(path)) as catalog:
         sessions = catalog.sessions()
         told: list[Any] = [catalog.volumes(), host_facts(sessions), catalog.volume("V1"), catalog.unexpired("V1")]
+        told += [use_facts(use) for use in catalog.last_uses("V1")]
         for session in sessions:
             told += [session_facts(catalog, session), list(find_files(catalog, session, "*"))]
         session = find_good_session(catalog, "latest", "db1")
@@ -55,7 +59,7 @@ def ask_all(path: Path) -> list[Any]:
 
 
 def test_a_whole_catalog_is_read(tmp_path: Path) -> None:
-    assert len(ask_all(made(tmp_path))) == 8
+    assert len(ask_all(made(tmp_path))) == 9
 
 
 def test_a_wrong_value_in_any_column_is_a_sentence_or_harmless(tmp_path: Path) -> None:
