@@ -116,6 +116,7 @@ def place_for(drive: TapeDrive, catalog: Catalog, volume: str, mode: str, *, all
         )
     if mode == OVERWRITE:
         catalog.refuse_needed(volume, allow_last=allow_last)
+        _refuse_worm(drive, volume)
     place = _known_end(drive, catalog, label, known)
     if mode == OVERWRITE:
         place = WritePosition(label, 1, 2, None, anew=True, allow_last=allow_last)
@@ -218,6 +219,7 @@ def label_volume(
     if known is None or not same:
         raise _unknown(label, known)
     catalog.refuse_needed(volume, allow_last=allow_last)
+    _refuse_worm(drive, volume)
     _known_end(drive, catalog, label, known)
     if not dry_run:
         _write(drive, catalog, asked, allow_last)
@@ -245,6 +247,17 @@ def _checked(reading: LabelReading, volume: str) -> Label:
             code="volume_wrong",
         )
     return reading.label
+
+
+def _refuse_worm(drive: TapeDrive, volume: str) -> None:
+    """:raises TapeError: what is on the volume in the drive cannot be written over, as the drive reports."""
+    if drive.status().worm:
+        raise TapeError(
+            f"volume: {volume} can be written once only (WORM), so it cannot be used again; append to it, or name "
+            "another volume.",
+            option="volume",
+            code="volume_protected",
+        )
 
 
 def _known(catalog: Catalog, label: Label) -> Volume:

@@ -81,12 +81,14 @@ class DriveStatus:
     :param write_protected: nothing can be written.
     :param capacity_bytes: native capacity; None if the drive does not report it.
     :param remaining_bytes: what may still be written behind the head before the early warning; None if not told.
+    :param worm: what is written once cannot be written over; None if the drive does not report it.
     """
 
     volume: Optional[str]
     write_protected: bool
     capacity_bytes: Optional[int]
     remaining_bytes: Optional[int]
+    worm: Optional[bool] = None
 
 
 class TapeDrive(ABC):
@@ -164,6 +166,18 @@ class TapeDrive(ABC):
     def volumes(self) -> Optional[list[str]]:
         """Names of all volumes that load can reach; None when the drive has no library that knows them."""
         return None
+
+    @classmethod
+    def shelf(cls, _drive: str) -> Optional[list[str]]:
+        """What volumes returns, without opening the drive, for a drive that has all its volumes in reach.
+
+        :param _drive: what the option ``drive`` names. :raises TapeError: it cannot be looked at.
+        """
+        return None
+
+    def present(self) -> bool:
+        """Whether a volume is in the drive and ready, or could be loaded at once; nothing moves."""
+        return True
 
     def make_volume(self, volume: str, capacity_bytes: int) -> None:
         """Make a new blank volume. :raises TapeError: this type of drive holds volumes that are bought."""

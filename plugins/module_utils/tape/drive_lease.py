@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
@@ -137,6 +137,31 @@ class DriveLease(ABC):
             self._volume = volume
         return self._drive
 
+    def exchange_any(self, volumes: Sequence[str]) -> str:
+        """As exchange, for the first of several volumes that no other task has or waits for.
+
+        :param volumes: from the best to the worst. If others have all of them, the best is waited for.
+        :returns: the volume; ``drive`` is the drive that it was brought to.
+        """
+        if self._drive is None or self._volume != volumes[0]:
+            self.close()
+            volume = self._chosen(volumes)
+            self._drive = self._found(volume)
+            self._volume = volume
+        return self._volume
+
+    def reachable(self) -> Optional[list[str]]:
+        """Names of the volumes that a drive can be given without people; None where people put them into the drive."""
+        if self._options.changer is not None:
+            library = MtxLibrary(self._options.changer)
+            with library.alone():
+                return library.look().volumes()
+        return drive_class(self._options.drive_type).shelf(self._options.choices[0].device)
+
+    def release(self) -> None:
+        """Give drive and volume back and want none, as while people look for one; the place in the queue is kept."""
+        self.close()
+
     def close(self) -> None:
         """Close the drive, if there is one."""
         drive, self._drive = self._drive, None
@@ -145,6 +170,10 @@ class DriveLease(ABC):
                 self._left(drive, self._volume)
             finally:
                 drive.close()
+
+    def _chosen(self, volumes: Sequence[str]) -> str:
+        """Which of the volumes to exchange for."""
+        return volumes[0]
 
     @abstractmethod
     def _found(self, volume: str) -> TapeDrive:
@@ -221,6 +250,15 @@ class _QueuedLease(DriveLease):
         self._ticket = ticket
         self._writable = writable
         self._tell = tell
+
+    def release(self) -> None:
+        """See DriveLease."""
+        self.close()
+        self._ticket.want("")
+
+    def _chosen(self, volumes: Sequence[str]) -> str:
+        """See DriveLease. Others may have what is left."""
+        return self._ticket.want_free(volumes)
 
     def _found(self, volume: str) -> TapeDrive:
         """See DriveLease. Waits for a drive."""

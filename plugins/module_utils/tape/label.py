@@ -169,8 +169,9 @@ def write_label(drive: TapeDrive, label: Label) -> None:
     :raises TapeError: the drive does not take such records, and nothing was written; or the volume is bad.
     """
     drive.rewind()
-    drive.write_record(bytes(label.record_bytes))
-    drive.rewind()
+    if not drive.status().worm:
+        drive.write_record(bytes(label.record_bytes))
+        drive.rewind()
     drive.write_record(pack_label(label))
     drive.write_filemarks(1)
     if read_label(drive).label != label:

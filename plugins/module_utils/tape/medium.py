@@ -71,13 +71,19 @@ def _run(told: Any) -> list[int]:
 
 @dataclass
 class Medium:
-    """One volume. :param folder: its own. :param write_protected: as by the switch of a cartridge."""
+    """One volume.
+
+    :param folder: its own.
+    :param write_protected: as by the switch of a cartridge.
+    :param worm: it is of the kind that can be written once.
+    """
 
     folder: str
     capacity_bytes: int
     early_warning_bytes: int
     write_protected: bool
     files: list[TapeFile]
+    worm: bool = False
 
     @classmethod
     def read(cls, folder: str) -> Medium:
@@ -87,7 +93,9 @@ class Medium:
             raise ValueError("format_version")
         files = [TapeFile([_run(run) for run in item["records"]], item["filemark"] is True) for item in data["files"]]
         capacity, warning = whole(data["capacity_bytes"]), whole(data["early_warning_bytes"])
-        return cls(folder, capacity, warning, data["write_protected"] is not False, files)
+        return cls(
+            folder, capacity, warning, data["write_protected"] is not False, files, data.get("worm", False) is not False
+        )
 
     def save(self) -> None:
         """Replace volume.json so that a crash leaves the old or the new one."""
@@ -102,6 +110,7 @@ class Medium:
             "capacity_bytes": self.capacity_bytes,
             "early_warning_bytes": self.early_warning_bytes,
             "write_protected": self.write_protected,
+            **({"worm": True} if self.worm else {}),
             "files": [{"records": item.runs, "filemark": item.closed} for item in self.files],
         }
         replace_file(os.path.join(self.folder, VOLUME_JSON), json.dumps(data), durable=True, alone=True)

@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""SCSI commands sent by hand (SG_IO), and which drive stands in which element of a library.
+"""SCSI commands sent by hand (SG_IO): which drive stands in which element of a library, and what medium is in a drive.
 
-Facts are from scsi/sg.h, and from SMC-3: READ ELEMENT STATUS with DVCID, and its data transfer element descriptors.
+Facts are from scsi/sg.h; from SMC-3: READ ELEMENT STATUS with DVCID, and its data transfer element descriptors; and
+from SSC-3: the Medium Configuration mode page.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _FROM_DEVICE = -3
 _TIMEOUT_MS = 120_000
 _ELEMENT_DRIVES = 4
 _ANSWER_BYTES = 0xFFFF
+_MEDIUM_CONFIGURATION = 0x1D
 _T10_IDENTIFIER = 1
 _T10_VENDOR_AND_PRODUCT_BYTES = 24
 
@@ -53,7 +55,7 @@ class _SgHeader(ctypes.Structure):
 
 
 def read_command(device: str, command: bytes, answer_bytes: int) -> bytes:
-    """Send a command that only reads.
+    """Open a device and send a command that only reads.
 
     :param answer_bytes: how long the answer may be.
     :raises OSError: the device cannot be opened, or refused the command.
@@ -66,7 +68,11 @@ def read_command(device: str, command: bytes, answer_bytes: int) -> bytes:
 
 
 def send_command(handle: int, command: bytes, answer_bytes: int) -> bytes:
-    """As read_command, to a device that is open; the st driver passes such commands on to the drive (SG_IO)."""
+    """Send a command that only reads to an open device; needs CAP_SYS_RAWIO on a tape drive.
+
+    :param answer_bytes: how long the answer may be.
+    :raises OSError: the device refused the command.
+    """
     answer = ctypes.create_string_buffer(answer_bytes)
     sense = ctypes.create_string_buffer(64)
     cdb = ctypes.create_string_buffer(command, len(command))
@@ -123,6 +129,23 @@ def _serial(descriptor: bytes) -> Optional[str]:
     elif descriptor[1] & 0x0F:
         return None
     return identifier.decode("ascii", "replace").strip(" \0") or None
+
+
+def medium_is_worm(handle: int) -> Optional[bool]:
+    """Whether the medium in an open tape drive can be written once only; None when the drive does not report it."""
+    try:
+        # MODE SENSE(6) without block descriptors
+        return parse_worm(send_command(handle, bytes((0x1A, 0x08, _MEDIUM_CONFIGURATION, 0, 0xFF, 0)), 0xFF))
+    except OSError:
+        return None
+
+
+def parse_worm(answer: bytes) -> Optional[bool]:
+    """The bit WORMM of the Medium Configuration mode page (SSC-3) in an answer to MODE SENSE(6); None without it."""
+    page = 4 + answer[3] if len(answer) > 3 else 0
+    if not page or len(answer) < page + 3 or answer[page] & 0x3F != _MEDIUM_CONFIGURATION:
+        return None
+    return bool(answer[page + 2] & 0x01)
 
 
 def tape_serial(device: str) -> Optional[str]:

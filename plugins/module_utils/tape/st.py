@@ -40,7 +40,7 @@ from .mtio import (
     MTWEOF,
     NO_REWIND,
 )
-from .scsi import send_command, tape_serial
+from .scsi import medium_is_worm, send_command, tape_serial
 from .st_head import PASSING_BYTES, StHead
 
 #: A new LTO-9 cartridge is calibrated for up to two hours when it is first loaded.
@@ -64,7 +64,9 @@ class StTape(StHead):
         # without O_NONBLOCK an empty drive could not even be asked to load (st.rst)
         self._flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         self._volume: Optional[str] = None
-        self._open()
+        self._worm: Optional[bool] = None
+        # A write-protected volume may be about to make room for another one; load opens the drive anew.
+        self._open(protected=True)
 
     # -- the drive ---------------------------------------------------------------------------------------------
 
@@ -78,7 +80,13 @@ class StTape(StHead):
             raise self._failed("could not write what it had buffered", exc) from exc
 
     def status(self) -> DriveStatus:
-        return DriveStatus(self._volume, self._get().write_protected, None, None)
+        return DriveStatus(self._volume, self._get().write_protected, None, None, self._worm)
+
+    def present(self) -> bool:
+        # The driver asks the drive only when it is opened.
+        self.close()
+        self._open(protected=True)
+        return self._get().online
 
     def facts(self) -> DriveFacts:
         return ask(lambda words, answer_bytes: send_command(self._fd, words, answer_bytes), tape_serial(self.device))
@@ -88,6 +96,7 @@ class StTape(StHead):
 
     def fetch(self, volume: str) -> None:
         self._lose()
+        self._worm = None
         self._volume = None
         if self._bay is not None:
             self._bay.load(volume, self._eject)
@@ -102,6 +111,7 @@ class StTape(StHead):
         self._operate("does not take its options", MTSETDRVBUFFER, MT_ST_SETBOOLEANS | MT_ST_SCSI2LOGICAL)
         self._operate("does not take its options", MTSETDRVBUFFER, MT_ST_CLEARBOOLEANS | MT_ST_OFF)
         self._tells = self._told() == 0
+        self._worm = medium_is_worm(self._fd)
 
     def unload(self) -> None:
         self._lose()
@@ -192,7 +202,8 @@ class StTape(StHead):
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self, *, protected: bool = False) -> None:
+        """Open the device. :param protected: if the volume in it is write-protected, open it for reading."""
         drive = self.device
         try:
             found = os.stat(drive)
@@ -208,7 +219,12 @@ class StTape(StHead):
                     option="drive",
                     code="option_invalid",
                 )
-            self._fd = os.open(drive, self._flags)
+            try:
+                self._fd = os.open(drive, self._flags)
+            except OSError as exc:
+                if exc.errno != errno.EROFS or not protected:
+                    raise
+                self._fd = os.open(drive, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as exc:
             if exc.errno == errno.EBUSY:
                 raise DriveBusy(

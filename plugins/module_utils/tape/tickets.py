@@ -85,6 +85,10 @@ def assign(tickets: Sequence[Ticket], loaded: Mapping[str, str]) -> list[Union[s
         if ticket.device is not None:
             result.append(ticket.device)
             continue
+        if not ticket.volume:
+            # It has not chosen a volume yet, and is asked again when it has.
+            result.append(["it has not said which volume it wants"])
+            continue
         user = volumes.setdefault(ticket.volume, ticket)
         if user is not ticket:
             result.append([f"volume {ticket.volume} is {'used' if user.device else 'waited for'} by {user}"])
@@ -173,6 +177,20 @@ class QueueTicket:
         with self._alone():
             self._ticket = replace(self._ticket, volume=volume, device=None, avoids=(), since_s=time.time())
             self._write()
+
+    def want_free(self, volumes: Sequence[str]) -> str:
+        """As want, for the first of several volumes that no other process has or waits for; the first if all are taken.
+
+        Two processes that want the same volumes at the same time get different ones.
+
+        :returns: the volume.
+        """
+        with self._alone():
+            taken = {ticket.volume for path, ticket in self._living() if path != self._path}
+            volume = next((volume for volume in volumes if volume not in taken), volumes[0])
+            self._ticket = replace(self._ticket, volume=volume, device=None, avoids=(), since_s=time.time())
+            self._write()
+        return volume
 
     def avoid(self) -> None:
         """Give the drive back, which somebody without a ticket uses, and look for another one first."""

@@ -69,12 +69,7 @@ class VirtualTape(TapeDrive):
         try:
             self._lock = open_folder(drive)
         except OSError as exc:
-            raise TapeError(
-                f"drive: {drive} cannot be opened as a folder ({exc.strerror}); a virtual drive is a folder, "
-                "which is made with its first volume; run the playbook label, or name another folder.",
-                option="drive",
-                code="option_invalid",
-            ) from exc
+            raise _not_a_drive(drive, exc) from exc
         if not try_lock(self._lock):
             os.close(self._lock)
             raise DriveBusy(
@@ -108,15 +103,20 @@ class VirtualTape(TapeDrive):
         # what lies behind the head is cut before it is written over, so its room counts too
         behind = sum(item.size_bytes() for item in medium.files) - self._bytes_before()
         remaining = max(0, min(remaining, disk.f_bavail * disk.f_frsize + behind))
-        return DriveStatus(self._volume, medium.write_protected, medium.capacity_bytes, remaining)
+        return DriveStatus(self._volume, medium.write_protected, medium.capacity_bytes, remaining, medium.worm)
 
     def facts(self) -> DriveFacts:
         return self._settings.facts
 
     def volumes(self) -> Optional[list[str]]:
-        return sorted(
-            entry.name for entry in os.scandir(self._folder) if os.path.exists(os.path.join(entry, VOLUME_JSON))
-        )
+        return self.shelf(self._folder)
+
+    @classmethod
+    def shelf(cls, drive: str) -> Optional[list[str]]:
+        try:
+            return sorted(entry.name for entry in os.scandir(drive) if os.path.exists(os.path.join(entry, VOLUME_JSON)))
+        except OSError as exc:
+            raise _not_a_drive(drive, exc) from exc
 
     def make_volume(self, volume: str, capacity_bytes: int) -> None:
         folder = self._volume_folder(volume)
@@ -397,6 +397,12 @@ class VirtualTape(TapeDrive):
         if self._at_end():
             return
         medium = self._loaded()
+        if medium.worm:
+            raise TapeError(
+                f"volume: {self._volume} can be written once only, and something stands here; name another volume.",
+                option="volume",
+                code="volume_protected",
+            )
         behind = range(self._file + 1, len(medium.files))
         del medium.files[self._file + 1 :]
         current = medium.files[self._file]
@@ -455,3 +461,12 @@ class VirtualTape(TapeDrive):
         if self._file < len(medium.files):
             self._sync_data(medium.files[self._file].size_bytes())
         medium.save()
+
+
+def _not_a_drive(drive: str, error: OSError) -> TapeError:
+    return TapeError(
+        f"drive: {drive} cannot be opened as a folder ({error.strerror}); a virtual drive is a folder, which is made "
+        "with its first volume; run the playbook label, or name another folder.",
+        option="drive",
+        code="option_invalid",
+    )

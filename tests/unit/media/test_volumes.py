@@ -295,6 +295,23 @@ def test_data_that_came_since_the_place_was_found_is_not_overwritten(library: Li
     assert library.content() == before
 
 
+def test_a_volume_that_can_be_written_once_takes_sessions_and_is_never_used_again(library: Library) -> None:
+    library.make()
+    described = library.folder / "V1/volume.json"
+    described.write_text(described.read_text(encoding="utf-8").replace('{"', '{"worm": true, "', 1), encoding="utf-8")
+    library.label()
+    for session in ("s1", "s2"):
+        library.write(session, [record(b"1")])
+        judged(library, session, good=False)
+    before = library.content()
+    with pytest.raises(TapeError, match="once only") as caught:
+        library.place(OVERWRITE)
+    assert caught.value.code == "volume_protected"
+    with pytest.raises(TapeError, match="once only"):
+        library.label(pool="other")
+    assert library.content() == before
+
+
 def test_a_volume_labelled_elsewhere_since_is_refused(library: Library) -> None:
     library.make()
     library.label()

@@ -24,7 +24,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.library im
     find_bay,
     parse_status,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.scsi import parse_drive_serials
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.scsi import parse_drive_serials, parse_worm
 
 STATUS = """\
   Storage Changer /dev/sg3:3 Drives, 6 Slots ( 1 Import/Export )
@@ -122,6 +122,17 @@ def test_serial_numbers_of_drives_are_read_in_all_their_forms() -> None:
     assert parse_drive_serials(page([bytes(16)])) == [None]
     # some libraries count eight bytes too few and send no more
     assert parse_drive_serials(page([t10, t10])[:-8]) == ["SERIAL0002", None]
+
+
+def test_a_medium_that_can_be_written_once_is_known_by_its_mode_page() -> None:
+    def answer(flags: int, descriptors: bytes = b"", page: int = 0x1D) -> bytes:
+        body = descriptors + bytes((page, 0x1E, flags)) + bytes(29)
+        return bytes((3 + len(body), 0, 0x10, len(descriptors))) + body
+
+    assert [parse_worm(answer(flags)) for flags in (0, 1, 0xFE)] == [False, True, False]
+    assert parse_worm(answer(1, bytes(8), 0x9D)) is True
+    for other in (answer(1, page=0x10), answer(1)[:6], b"", b"\0\0\0"):
+        assert parse_worm(other) is None
 
 
 class Shelf(Library):

@@ -86,6 +86,24 @@ def test_the_drive_that_holds_the_volume_is_taken_and_an_empty_one_before_a_full
     assert assign([user, ticket], {"B": "V1"}) == ["B", "A"]
 
 
+def test_of_several_volumes_each_task_gets_another_one_while_there_are_some(tmp_path: Path) -> None:
+    tickets = [QueueTicket(str(tmp_path), f"t{number}", "", ("A", "B", "C")) for number in range(3)]
+    with tickets[0] as first, tickets[1] as second, tickets[2] as third:
+        assert [place.want_free(("V1", "V2")) for place in (first, second, third)] == ["V1", "V2", "V1"]
+        first.wait(0, 0, void)
+        second.wait(0, 0, void)
+        with pytest.raises(DriveTimeout, match="volume V1 is used by t0"):
+            third.wait(0, 0, void)
+        first.want("")
+        assert third.want_free(("V1", "V2")) == "V1"
+        third.wait(0, 0, void)
+
+
+def test_a_task_that_has_not_said_what_it_wants_keeps_nobody_waiting() -> None:
+    told = assign([Ticket("t", 1, 0.0, "", ("A",)), Ticket("u", 2, 0.0, "V1", ("A",))], {})
+    assert told[1] == "A"
+
+
 def test_who_waits_is_told_who_has_it() -> None:
     user = Ticket("tape_write of session s1", 42, 0.0, "V1", ("A",), (), "A")
     told = assign([user, Ticket("t", 1, 0.0, "V1", DRIVES), Ticket("t", 1, 0.0, "V2", ("A",))], {})
