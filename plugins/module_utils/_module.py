@@ -30,9 +30,13 @@ SESSION_SPEC: Spec = {
 STATE_DIR_SPEC: Spec = {"state_dir": {"type": "path", "default": DEFAULT_STATE_DIR}}
 #: Documentation fragment splitmirror.backup.write_mode.
 WRITE_MODE_SPEC: Spec = {
+    "volume": {"type": "str"},
+    "pool": {"type": "str"},
     "mode": {"type": "str", "choices": ["append", "overwrite"], "default": "append"},
     "allow_last": {"type": "bool", "default": False},
 }
+#: What must be given of it.
+VOLUME_OR_POOL = ("volume", "pool")
 #: The same list serves on all hosts. Only the array looks at ``options``.
 PAIRS_SPEC: Spec = {
     "pairs": {

@@ -22,10 +22,6 @@ extends_documentation_fragment:
   - splitmirror.backup.drive
   - splitmirror.backup.write_mode
 options:
-  volume:
-    description: The volume to write to.
-    type: str
-    required: true
   expected_bytes:
     description:
       - How many bytes the session takes on tape, C(bytes_archive) of
@@ -55,6 +51,14 @@ EXAMPLES = r"""
     expected_bytes: "{{ discovery.bytes_archive }}"
   delegate_to: media1
 
+- name: Prepare whichever volume of a pool is next
+  splitmirror.backup.backup_prepare:
+    session: "{{ session }}"
+    drive_type: virtual
+    drive: /srv/library
+    pool: daily
+  delegate_to: media1
+
 - name: Prepare the tape in one of the two drives of a library
   splitmirror.backup.backup_prepare:
     session: "{{ session }}"
@@ -70,7 +74,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: Where the session will be written.
+  description: Where the session will be written, or will begin.
   type: dict
   returned: success
   contains:
@@ -98,7 +102,7 @@ plan:
       type: int
       sample: 1048576
     mode:
-      description: V(append) or V(overwrite).
+      description: V(overwrite) if the volume is begun anew, otherwise V(append).
       type: str
     file_number:
       description: The number of the tape file that the session will be.
@@ -123,9 +127,12 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
     Spec,
     run_module,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, silent
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_SPEC, WRITE_RULES
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -133,7 +140,6 @@ if TYPE_CHECKING:
 SPEC: Spec = {
     **SESSION_SPEC,
     **DRIVE_SPEC,
-    "volume": {"type": "str", "required": True},
     **WRITE_MODE_SPEC,
     "expected_bytes": {"type": "int", "default": 0},
 }
@@ -142,21 +148,27 @@ SPEC: Spec = {
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Find out whether volume and drive can take the session, and where it will begin."""
     params = module.params
+    state = StateDir(params["state_dir"])
+    status = None
+    if params["pool"] is not None and not module.check_mode:
+        state.make_session_dir(params["session"])
+        status = StatusWriter(state.status_file(params["session"]), "prepare", "bytes")
     plan = prepare(
-        params["state_dir"],
+        state.root,
         params["session"],
         drives=DriveOptions.of(params, dry_run=module.check_mode),
-        volume=params["volume"],
-        mode=params["mode"],
-        allow_last=params["allow_last"],
+        wanted=Wanted.of(params),
         expected_bytes=params["expected_bytes"],
+        tell=silent if status is None else status.wait_for,
     )
+    if status is not None:
+        status.finish()
     return {"changed": False, "plan": plan}
 
 
 def main() -> None:
     """Run the module."""
-    run_module(work, SPEC, for_session=True, **DRIVE_RULES)
+    run_module(work, SPEC, for_session=True, **WRITE_RULES)
 
 
 if __name__ == "__main__":

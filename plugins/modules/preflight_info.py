@@ -47,9 +47,6 @@ options:
   host:
     description: The database host, whose last session tells how much room is needed. For O(ask=media_server).
     type: str
-  volume:
-    description: The volume to write to, required for O(ask=media_server).
-    type: str
 attributes:
   check_mode:
     support: full
@@ -192,15 +189,15 @@ def main() -> None:
             "exclude": {"type": "list", "elements": "str", "default": []},
             "on_unreadable": {"type": "str", "choices": list(ON_UNREADABLE), "default": FAIL},
             **OPTIONAL_DRIVE_SPEC,
-            "volume": {"type": "str"},
             **WRITE_MODE_SPEC,
             **STATE_DIR_SPEC,
         },
         required_if=[
             ("ask", "database_host", ["pairs"]),
             ("ask", "array", ["provider", "pairs"]),
-            ("ask", "media_server", ["drive_type", "volume", "host"]),
+            ("ask", "media_server", ["drive_type", "host"]),
             ("ask", "media_server", ["drive", "drives"], True),
+            ("ask", "media_server", ["volume", "pool"], True),
         ],
         mutually_exclusive=DRIVE_RULES["mutually_exclusive"],
     )

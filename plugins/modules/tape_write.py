@@ -48,10 +48,6 @@ options:
       - A tar archive with the label files and logs of hot backup. Its members are written after the files. Leave it
         empty if there is none.
     type: path
-  volume:
-    description: The volume to write to. It must have been labelled by M(splitmirror.backup.tape_label).
-    type: str
-    required: true
   proof:
     description:
       - How much of the map is proved against the metadata of the mirror, while the files are written. What differs is
@@ -141,6 +137,14 @@ EXAMPLES = r"""
     volume: SMB002
     mode: overwrite
     proof: none
+
+- name: Write to the volumes of a pool
+  splitmirror.backup.tape_write:
+    session: "{{ session }}"
+    devices: "{{ mirror.devices }}"
+    drive_type: virtual
+    drive: /srv/library
+    pool: daily
 
 - name: Write with whichever drive of the library is free, after at most an hour
   splitmirror.backup.tape_write:
@@ -338,17 +342,16 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading import Drives
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import VolumeChoice, one_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import (
     WriteJob,
     dry_run,
     write_session,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_SPEC, WRITE_RULES
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -383,22 +386,23 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         retention_days=kept,
         evidence=params["evidence"],
     )
-    volume = params["volume"]
-
-    def choose(drives: Drives) -> VolumeChoice:
-        return one_volume(drives, volume, params["mode"], allow_last=params["allow_last"])
-
+    wanted = Wanted.of(params)
     options = DriveOptions.of(params, dry_run=module.check_mode)
     who = f"tape_write of session {job.session}"
     if module.check_mode:
-        with use_drive(options, volume, who=f"{who} in check mode") as lease:
-            return {"changed": True, **dry_run(job, choose(lease))}
+        with queue_for_drive(options, wanted.volume or "", who=f"{who} in check mode") as lease:
+            return {"changed": True, **dry_run(job, wanted.choice(lease, timeout_s=options.timeout_s))}
     leave_mount_namespace()
     state_dir.make_session_dir(job.session)
     status = StatusWriter(state_dir.status_file(job.session), "write", "bytes")
+    tell = status.wait_for
     noting = noting_uses(state_dir, "write", job.session, module.warn)
-    with noting as left, use_drive(options, volume, who=who, writable=True, tell=status.wait_for, left=left) as lease:
-        return {"changed": True, **write_session(job, choose(lease), status)}
+    with (
+        noting as left,
+        queue_for_drive(options, wanted.volume or "", who=who, writable=True, tell=tell, left=left) as lease,
+    ):
+        choice = wanted.choice(lease, timeout_s=options.timeout_s, tell=tell)
+        return {"changed": True, **write_session(job, choice, status)}
 
 
 def main() -> None:
@@ -411,7 +415,6 @@ def main() -> None:
             "devices": {"type": "dict", "required": True},
             "mounts_dir": {"type": "path"},
             "extras": {"type": "path"},
-            "volume": {"type": "str", "required": True},
             **WRITE_MODE_SPEC,
             "proof": {"type": "str", "choices": ["full", "changed", "none"], "default": "full"},
             "retention_days": {"type": "float"},
@@ -422,7 +425,7 @@ def main() -> None:
             **DRIVE_SPEC,
         },
         for_session=True,
-        **DRIVE_RULES,
+        **WRITE_RULES,
     )
 
 

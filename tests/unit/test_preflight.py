@@ -123,6 +123,7 @@ def wrong_on_media_server(library: Library, **params: str) -> set[str]:
         "drive_timeout_s": 0,
         "state_dir": str(library.state_dir),
         "volume": "V1",
+        "pool": None,
         "mode": "append",
         "allow_last": False,
         "host": "db1",

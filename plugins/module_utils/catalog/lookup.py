@@ -96,10 +96,13 @@ def parse_time(text: str, option: str) -> float:
 
 def format_time(seconds: Optional[float]) -> Optional[str]:
     """The same time as text, UTC; None stays None. What no calendar holds is shown as its first or last second."""
-    if seconds is None:
-        return None
+    return None if seconds is None else calendar_time(seconds).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def calendar_time(seconds: float) -> datetime.datetime:
+    """Seconds since 1970 as a time of the calendar, UTC; what no calendar holds is its first or last second."""
     seconds = max(_FIRST_S, min(seconds, _LAST_S))
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
 
 
 def show_path(name: bytes) -> str:

@@ -44,6 +44,9 @@ class Volume(NamedTuple):
     :param files: complete tape files on it, the label included: the next archive becomes tape file ``files``.
     :param blocks: records and filemarks in these, as the drive counts.
     :param out_of_use: why nothing is written to it any more, a sentence; empty for a volume in use.
+    :param capacity_bytes: how much goes on it, the label included, as it was seen last; None when nobody knows.
+    :param place: where people keep it, in their words; empty when it is where the drives are.
+    :param place_s: since when it is there, or is back; seconds since 1970, None if it never was elsewhere.
     """
 
     name: str
@@ -54,6 +57,9 @@ class Volume(NamedTuple):
     files: int
     blocks: int
     out_of_use: str = ""
+    capacity_bytes: Optional[int] = None
+    place: str = ""
+    place_s: Optional[float] = None
 
 
 class Session(NamedTuple):

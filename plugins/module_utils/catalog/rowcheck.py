@@ -17,8 +17,8 @@ from ..extents.maprows import stored_time, time_of
 from ..host.strict_json import parse_own_json, whole
 from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume, VolumeUse
 
-_TEXT, _COUNT, _TIME, _MAYBE_TIME = "text", "count", "time", "maybe a time"
-_VOLUME = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _COUNT, _COUNT, _TEXT)
+_TEXT, _COUNT, _TIME, _MAYBE_TIME, _MAYBE_COUNT = "text", "count", "time", "maybe a time", "maybe a count"
+_VOLUME = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _COUNT, _COUNT, _TEXT, _MAYBE_COUNT, _TEXT, _MAYBE_TIME)
 _SESSION = (_COUNT, _TEXT, _TEXT, _TEXT, _TEXT, _TIME, _MAYBE_TIME, _MAYBE_TIME, _COUNT, _COUNT, _COUNT, _TEXT, _TEXT)
 _PART = (_COUNT, _COUNT, _TEXT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT)
 _USE = (_TEXT, _TEXT, _TEXT, _TEXT, _TIME, _TEXT)
@@ -128,6 +128,8 @@ def _is_of(value: Any, kind: str) -> bool:
         return isinstance(value, str)
     if kind == _COUNT:
         return isinstance(value, int) and value >= 0
+    if kind == _MAYBE_COUNT:
+        return value is None or _is_of(value, _COUNT)
     return _is_time(value) or (kind == _MAYBE_TIME and value is None)
 
 

@@ -25,6 +25,9 @@ _OLD_FORMATS = ("1", "2")
 _ADDED = (
     ("members", "header_digest", "BLOB", "NULL"),
     ("volumes", "out_of_use", "TEXT NOT NULL DEFAULT ''", "''"),
+    ("volumes", "capacity_bytes", "INTEGER", "NULL"),
+    ("volumes", "place", "TEXT NOT NULL DEFAULT ''", "''"),
+    ("volumes", "place_s", "REAL", "NULL"),
     ("parts", "archive_bytes", "INTEGER NOT NULL DEFAULT 0", "records * record_bytes"),
     ("parts", "lead_bytes", "INTEGER NOT NULL DEFAULT 0", "0"),
 )
@@ -46,7 +49,8 @@ _OTHER_ERRORS = (
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE volumes(name TEXT PRIMARY KEY, uuid TEXT NOT NULL, pool TEXT, record_bytes INTEGER, created TEXT,
-  files INTEGER, blocks INTEGER, out_of_use TEXT NOT NULL DEFAULT '');
+  files INTEGER, blocks INTEGER, out_of_use TEXT NOT NULL DEFAULT '', capacity_bytes INTEGER,
+  place TEXT NOT NULL DEFAULT '', place_s REAL);
 CREATE TABLE sessions(number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, host TEXT, state TEXT, reason TEXT,
   created_s REAL, closed_s REAL, expires_s REAL, files INTEGER, bytes INTEGER, members INTEGER, write TEXT,
   evidence TEXT);

@@ -69,6 +69,9 @@ class Catalog(MemberTable, UseTable):
         """
         with self._transaction():
             self.refuse_needed(volume.name, allow_last=allow_last)
+            known = self.volume(volume.name)
+            if known is not None:
+                volume = volume._replace(capacity_bytes=known.capacity_bytes)
             for session in self._sessions("number IN (SELECT session FROM parts WHERE volume = ?)", (volume.name,)):
                 self._forget(session.number)
             self._db.execute("DELETE FROM parts WHERE volume = ?", (volume.name,))
@@ -94,6 +97,21 @@ class Catalog(MemberTable, UseTable):
         with self._transaction():
             self._db.execute("UPDATE volumes SET out_of_use = ? WHERE name = ?", (reason, volume))
 
+    def set_capacity(self, volume: str, capacity_bytes: int) -> None:
+        """Tell how much goes on a volume, its label included."""
+        with self._transaction():
+            self._db.execute("UPDATE volumes SET capacity_bytes = ? WHERE name = ?", (capacity_bytes, volume))
+
+    def set_place(self, volume: str, place: str, now_s: Optional[float] = None) -> bool:
+        """Tell where a volume is kept; True when that changed something.
+
+        :param place: in words; empty for one that is back where the drives are.
+        """
+        now_s = time.time() if now_s is None else now_s
+        query = "UPDATE volumes SET place = ?, place_s = ? WHERE name = ? AND place != ?"
+        with self._transaction():
+            return bool(self._db.execute(query, (place, now_s, volume, place)).rowcount)
+
     def unexpired(self, volume: str, now_s: Optional[float] = None) -> list[Session]:
         """Sessions on a volume that may not be overwritten: open ones, and good or damaged ones that have not expired.
 
@@ -105,6 +123,10 @@ class Catalog(MemberTable, UseTable):
             "AND (state = ? OR expires_s IS NULL OR expires_s > ?)",
             (volume, FAILED, OPEN, now_s),
         )
+
+    def sessions_on(self, volume: str) -> list[Session]:
+        """Sessions with a part on a volume, from old to new."""
+        return self._sessions("number IN (SELECT session FROM parts WHERE volume = ?)", (volume,))
 
     def last_good(self, volume: str) -> list[Session]:
         """Sessions on a volume that are the newest backup which their host has, expired or not."""
@@ -270,6 +292,20 @@ class Catalog(MemberTable, UseTable):
                 return False
             self._db.execute("UPDATE sessions SET expires_s = ? WHERE id = ?", (now_s, session))
             return True
+
+    def set_expiry(self, expires: Mapping[str, Optional[float]], now_s: float) -> None:
+        """Set when sessions expire (seconds since 1970, None for never), by id, all at once.
+
+        Whatever has changed since that was decided wins: what has expired stays so, and the last good session of a
+        host does not expire.
+        """
+        with self._transaction():
+            for session, expires_s in expires.items():
+                if expires_s is None or not self.is_last_good(session):
+                    self._db.execute(
+                        "UPDATE sessions SET expires_s = ? WHERE id = ? AND (expires_s IS NULL OR expires_s > ?)",
+                        (expires_s, session, now_s),
+                    )
 
     def would_expire(self, session: str, now_s: Optional[float] = None, *, allow_last: bool) -> bool:
         """What expire_session would return, or raise. Changes nothing."""

@@ -15,6 +15,7 @@ from ..preflight import Preflight, folder_ready
 from ..session import StateDir
 from ..tape.base import TapeError
 from ..tape.drive_lease import DriveOptions
+from .pools import Wanted
 from .prepare import prepare
 
 _SESSION = "preflight"
@@ -23,7 +24,7 @@ _SESSION = "preflight"
 def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str, Any]) -> None:
     """Ask for the state folder, the catalog, the drive with its volume, and the room on it.
 
-    :param params: those of the module: the drive's, ``volume``, ``mode``, ``allow_last`` and ``host``.
+    :param params: those of the module: the drive's, ``volume``, ``pool``, ``mode``, ``allow_last`` and ``host``.
     """
     preflight.ask("state folder", lambda: folder_ready(state.root, "state_dir"))
     path = state.catalog_file
@@ -38,31 +39,41 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
             last_bytes = sum(part.records * part.record_bytes for part in opened.parts(good[-1].number))
         return f"The last good session of {params['host']} is {good[-1].id}, of {last_bytes} bytes on tape."
 
+    wanted = Wanted.of(params)
     readable = preflight.ask("catalog", catalog)
     plan: dict[str, Any] = {}
 
     def volume() -> str:
         if not os.path.exists(path):
             raise TapeError(
-                f"volume: {params['volume']} is not labelled, because there is no catalog yet; run the playbook label.",
-                option="volume",
+                f"{wanted.option}: nothing is labelled yet, because there is no catalog; run the playbook label.",
+                option=wanted.option,
                 code="volume_wrong",
             )
-        plan.update(
-            prepare(
-                state.root,
-                _SESSION,
-                drives=DriveOptions.of(params, dry_run=True),
-                volume=params["volume"],
-                mode=params["mode"],
-                allow_last=params["allow_last"],
-            )
-        )
+        plan.update(prepare(state.root, _SESSION, drives=DriveOptions.of(params, dry_run=True), wanted=wanted))
         seen = f"in {plan['drive']}" if plan["drive"] else "by the catalog; it is in no drive that is free now"
         return f"{plan['volume']} is labelled, and tape file {plan['file_number']} comes next ({seen})."
 
     if readable and preflight.ask("volume", volume):
-        preflight.ask("room", lambda: _room(plan, last_bytes))
+        preflight.ask(
+            "room", lambda: _room(plan, last_bytes) if wanted.pool is None else _pool_room(path, wanted, last_bytes)
+        )
+
+
+def _pool_room(path: str, wanted: Wanted, last_bytes: Optional[int]) -> str:
+    """As _room, on all volumes of a pool that may be written. :raises TapeError: there is none."""
+    with Catalog.open_for(path, writable=False, no_trace=True) as catalog:
+        room = wanted.room_bytes(catalog)
+    if room is None:
+        return f"It is not known how much room is left on the volumes of pool {wanted.pool}."
+    if (last_bytes or 0) > room:
+        raise TapeError(
+            f"pool: {room} bytes have room on the volumes of pool {wanted.pool} that may be written, and a session as "
+            f"large as the last one needs {last_bytes}; label more volumes for it.",
+            option="pool",
+            code="pool_exhausted",
+        )
+    return f"{room} bytes are left on the volumes of pool {wanted.pool} that may be written."
 
 
 def _room(plan: Mapping[str, Any], last_bytes: Optional[int]) -> str:

@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Optional, TypeVar
 
 from ..catalog.records import CatalogChanged
 from ..catalog.store import Catalog
 from ..session import StateDir, check_session_id
-from ..tape.drive_lease import DriveOptions, VolumeNotAtHand, use_drive
-from .volumes import APPEND, WritePosition, check_room, place_for, position_by_catalog
+from ..tape.drive_lease import DriveOptions, Tell, VolumeNotAtHand, queue_for_drive, silent
+from .pools import Wanted
+from .volumes import APPEND, OVERWRITE, WritePosition
 
 _T = TypeVar("_T")
 _LOOKS = 5
@@ -24,20 +26,22 @@ def prepare(
     session: str,
     *,
     drives: DriveOptions,
-    volume: str,
-    mode: str = APPEND,
-    allow_last: bool = False,
+    wanted: Wanted,
     expected_bytes: int = 0,
+    tell: Tell = silent,
 ) -> dict[str, Any]:
     """Load the volume, read its label, find the position of the new session, and return the plan. Write nothing.
+
+    People are waited for if they have to insert a volume of a pool.
 
     tape_write checks everything again, in case somebody changes the tape in between.
 
     In check mode nothing is loaded. If the volume is in no free drive, the plan comes from the catalog, and ``drive``
     is None.
 
-    :param allow_last: overwrite also the last good session of a host.
+    :param wanted: what the session is to be written to.
     :param expected_bytes: how much the session will hold, as far as it is known; 0 when it is not.
+    :param tell: gets the reason for waiting whenever it changes, and None when the waiting is over.
     :returns: ``session``, ``drive_type``, ``drive``, ``volume``, ``pool``, ``record_bytes``, ``mode``,
         ``file_number``, ``block``, ``remaining_bytes`` (None when the drive does not tell) and ``expected_bytes``.
     :raises SplitMirrorError: the volume or the drive cannot take the session.
@@ -47,23 +51,28 @@ def prepare(
     who = f"backup_prepare of session {session}"
 
     def find() -> tuple[Optional[str], WritePosition]:
-        with Catalog.open(catalog_path, no_trace=drives.dry_run) as catalog:
+        # What is seen of a volume of a pool is entered.
+        writable = wanted.pool is not None and not drives.dry_run and os.path.exists(catalog_path)
+        opened = Catalog.open(catalog_path, writable=writable, no_trace=drives.dry_run)
+        queued = queue_for_drive(drives, wanted.volume or "", who=who, tell=tell)
+        with opened as catalog, queued as lease:
             try:
-                with use_drive(drives, volume, who=who) as lease:
-                    return lease.drive.device, place_for(lease.drive, catalog, volume, mode, allow_last=allow_last)
+                drive, place = wanted.choice(lease, timeout_s=drives.timeout_s, tell=tell)(catalog).first()
+                device: Optional[str] = drive.device
             except VolumeNotAtHand:
-                return None, position_by_catalog(catalog, volume, mode, allow_last=allow_last)
+                device, place = None, wanted.by_catalog(catalog, lease)
+            wanted.check_room(catalog, place, expected_bytes + place.label.record_bytes if expected_bytes else 0)
+        return device, place
 
     device, place = _again_when_changed(find)
-    check_room(place, expected_bytes + place.label.record_bytes if expected_bytes else 0)
     return {
         "session": session,
         "drive_type": drives.drive_type,
         "drive": device,
-        "volume": volume,
+        "volume": place.label.volume,
         "pool": place.label.pool,
         "record_bytes": place.label.record_bytes,
-        "mode": mode,
+        "mode": OVERWRITE if place.anew else APPEND,
         "file_number": place.file_number,
         "block": place.block,
         "remaining_bytes": place.remaining_bytes,

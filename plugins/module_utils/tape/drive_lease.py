@@ -94,7 +94,7 @@ class DriveOptions:
         return {os.path.realpath(choice.device): choice for choice in self.choices}
 
 
-def _silent(_reason: Optional[str]) -> None:
+def silent(_reason: Optional[str]) -> None:
     """Report no reason for waiting."""
 
 
@@ -117,6 +117,16 @@ class DriveLease(ABC):
         if self._drive is None:
             raise AssertionError("a drive is taken by an exchange")
         return self._drive
+
+    @property
+    def volume(self) -> str:
+        """What was brought to the drive; empty while there is none."""
+        return "" if self._drive is None else self._volume
+
+    @property
+    def dry_run(self) -> bool:
+        """Nothing is to be changed."""
+        return self._options.dry_run
 
     def exchange(self, volume: str) -> TapeDrive:
         """Give the volume back and get another one, perhaps in another drive; the old ``drive`` is closed.
@@ -187,7 +197,7 @@ def use_drive(
     *,
     who: str,
     writable: bool = False,
-    tell: Tell = _silent,
+    tell: Tell = silent,
     left: Left = _unasked,
 ) -> Iterator[DriveLease]:
     """Wait for a drive, have the library bring the volume to it, and give both back at the end.
@@ -210,7 +220,7 @@ def queue_for_drive(
     *,
     who: str,
     writable: bool = False,
-    tell: Tell = _silent,
+    tell: Tell = silent,
     left: Left = _unasked,
 ) -> Iterator[DriveLease]:
     """As use_drive, but the task takes only a place in the queue; it gets drives by exchanging.

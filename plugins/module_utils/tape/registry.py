@@ -41,6 +41,12 @@ DRIVE_RULES: dict[str, Any] = {
     "mutually_exclusive": [("drive", "drives"), ("drive_element", "drives")],
 }
 
+#: The same for a module that writes sessions (documentation fragment splitmirror.backup.write_mode).
+WRITE_RULES: dict[str, Any] = {
+    **DRIVE_RULES,
+    "required_one_of": [*DRIVE_RULES["required_one_of"], ("volume", "pool")],
+}
+
 
 def open_drive(drive_type: str, drive: str, *, writable: bool = False, bay: Optional[Bay] = None) -> TapeDrive:
     """Open a drive for this process alone.

@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import CatalogError
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import (
     DriveOptions,
@@ -114,7 +115,7 @@ def test_check_mode_loads_nothing_and_tells_by_the_catalog(
     options = DriveOptions.of(params, dry_run=True)
     with pytest.raises(VolumeNotAtHand), contextlib.ExitStack() as stack:
         stack.enter_context(use_drive(options, "V1", who="me"))
-    plan = prepare(str(labelled.state_dir), "s1", drives=options, volume="V1")
+    plan = prepare(str(labelled.state_dir), "s1", drives=options, wanted=Wanted("V1"))
     assert (plan["drive"], plan["volume"], plan["file_number"]) == (None, "V1", 1)
     assert set(asked.read_text(encoding="utf-8").split()) == {"status"}
     assert not (labelled.state_dir / "drives").exists()

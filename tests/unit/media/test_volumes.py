@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import CatalogError, Part
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeRecordSink, TapeStream
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import (
@@ -354,12 +355,12 @@ def test_prepare_tells_the_plan_and_refuses_early(library: Library) -> None:
             "drive_timeout_s": 0,
         }
     )
-    plan = prepare(str(library.state_dir), "s1", drives=drives, volume="V1", expected_bytes=1000)
+    plan = prepare(str(library.state_dir), "s1", drives=drives, wanted=Wanted("V1"), expected_bytes=1000)
     assert (plan["file_number"], plan["block"], plan["record_bytes"], plan["pool"]) == (1, 2, RECORD, "p")
     with pytest.raises(TapeError, match="too small"):
-        prepare(str(library.state_dir), "s1", drives=drives, volume="V1", expected_bytes=1 << 40)
+        prepare(str(library.state_dir), "s1", drives=drives, wanted=Wanted("V1"), expected_bytes=1 << 40)
     with pytest.raises(SplitMirrorError) as caught:
-        prepare(str(library.state_dir / "nowhere"), "s1", drives=drives, volume="V1")
+        prepare(str(library.state_dir / "nowhere"), "s1", drives=drives, wanted=Wanted("V1"))
     assert caught.value.option == "state_dir"
 
 
