@@ -47,6 +47,7 @@ def minimal(module: str, root: Path) -> dict[str, Any]:
         "backup_prepare": {**session, **drive, "volume": "V1"},
         "catalog_info": {"state_dir": str(root / "state")},
         "catalog_rebuild": {"volume": "V1", "state_dir": str(root / "state"), **drive},
+        "catalog_retention": {"keep_last": 1, "state_dir": str(root / "state")},
         "catalog_session": {**session, "state": "begun", "host": "db1"},
         "extent_map": {**session, **pairs, "state": "mapped", "paths": ["/srv"]},
         "hot_backup": {**session, "state": "begun", "databases": []},

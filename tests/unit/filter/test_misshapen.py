@@ -71,6 +71,7 @@ ROLES = Path(__file__).parents[3] / "roles"
 READS = [
     ("mirrored_backup", "main", "vars/main"),
     ("mirrored_backup", "check", "vars/main"),
+    ("mirrored_backup", "retained", "tasks/retained"),
     ("mirrored_restore", "main", "tasks/refuse"),
     ("media_volumes", "labelled", "tasks/labelled"),
     ("media_volumes", "verified", "tasks/verified"),

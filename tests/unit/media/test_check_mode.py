@@ -30,13 +30,14 @@ MODULES: dict[str, dict[str, Any]] = {
     "backup_prepare": {"session": "s2", "volume": "V1"},
     "catalog_info": {},
     "catalog_rebuild": {"volume": "V1"},
+    "catalog_retention": {"keep_last": 1},
     "catalog_session": {"session": "s2", "host": "db1", "state": "failed", "reason": "It failed.", "phase": "map"},
     "tape_label": {"volume": "V2"},
     "tape_read": {"session": "s1", "target": "/nonexistent/target"},
     "tape_verify": {"session": "s1"},
     "tape_write": {"session": "s2", "devices": {}, "volume": "V1"},
 }
-WITHOUT_DRIVE = ("catalog_info", "catalog_session")
+WITHOUT_DRIVE = ("catalog_info", "catalog_retention", "catalog_session")
 
 
 def fingerprint(folder: Path) -> dict[str, tuple[Any, ...]]:
