@@ -332,6 +332,7 @@ evidence:
       type: dict
 """
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
@@ -396,11 +397,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     state_dir.make_session_dir(job.session)
     status = StatusWriter(state_dir.status_file(job.session), "write", "bytes")
     tell = status.wait_for
-    noting = noting_uses(state_dir, "write", job.session, module.warn)
-    with (
-        noting as left,
-        queue_for_drive(options, wanted.volume or "", who=who, writable=True, tell=tell, left=left) as lease,
-    ):
+    queue = functools.partial(queue_for_drive, options, wanted.volume or "", who=who, writable=True, tell=tell)
+    with noting_uses(state_dir, "write", job.session, module.warn) as left, queue(left=left) as lease:
         choice = wanted.choice(lease, timeout_s=options.timeout_s, tell=tell)
         return {"changed": True, **write_session(job, choice, status)}
 
