@@ -51,6 +51,7 @@ def minimal(module: str, root: Path) -> dict[str, Any]:
         "catalog_session": {**session, "state": "begun", "host": "db1"},
         "extent_map": {**session, **pairs, "state": "mapped", "paths": ["/srv"]},
         "hot_backup": {**session, "state": "begun", "databases": []},
+        "library_label": {"pattern": "V*", "state_dir": str(root / "state"), **drive},
         "lun_info": pairs,
         "mirror_attach": {
             "session": "s1",

@@ -33,7 +33,7 @@ _SHOWN = 4
 _LEAST_RECORDS = 16
 _LEAST_PART = 256
 #: What is wrong with a volume, and not with the drive or the catalog: the next volume may do.
-_OF_THE_VOLUME = frozenset(
+OF_THE_VOLUME = frozenset(
     {
         "tape_damaged",
         "volume_full",
@@ -233,7 +233,7 @@ class PoolVolumes:
         try:
             place = place_for(drive, self._catalog, volume, mode, allow_last=self._allow_last)
         except SplitMirrorError as exc:
-            if exc.code not in _OF_THE_VOLUME:
+            if exc.code not in OF_THE_VOLUME:
                 raise
             self.passed_over[volume] = exc.message
             return None
@@ -275,7 +275,7 @@ class PoolVolumes:
             inserted = None if reading.label is None else reading.label.volume
             wrong = inserted or ("a blank one" if reading.blank else "a foreign one")
         except TapeError as exc:
-            if exc.code not in _OF_THE_VOLUME:
+            if exc.code not in OF_THE_VOLUME:
                 raise
             wrong = "" if exc.code == "volume_missing" else "a write-protected one"
         if inserted in names:

@@ -32,6 +32,7 @@ MODULES: dict[str, dict[str, Any]] = {
     "catalog_rebuild": {"volume": "V1"},
     "catalog_retention": {"keep_last": 1},
     "catalog_session": {"session": "s2", "host": "db1", "state": "failed", "reason": "It failed.", "phase": "map"},
+    "library_label": {"pattern": "V*"},
     "tape_label": {"volume": "V2"},
     "tape_read": {"session": "s1", "target": "/nonexistent/target"},
     "tape_verify": {"session": "s1"},
