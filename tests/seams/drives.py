@@ -23,6 +23,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base impor
     TapeDrive,
     TapeError,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_facts import DriveFacts
 from ansible_collections.splitmirror.backup.tests.support.tapemodel import MARK, Item, Model, play
 
 #: What is tried, and how often of each other.
@@ -122,6 +123,19 @@ class DriveContract:
         drive.close()
         with self.loaded(writable=False) as drive:
             assert drive.read_record(4096) == _RECORD
+
+    def test_asking_what_the_drive_says_of_itself_moves_nothing(self) -> None:
+        self._new()
+        with self.loaded() as drive:
+            drive.write_record(_RECORD)
+            facts = drive.facts()
+            assert DriveFacts.of(facts.told()) == facts
+            drive.write_record(_RECORD[:512])
+            drive.write_filemarks(1)
+            drive.rewind()
+            assert drive.read_record(4096) == _RECORD
+            assert drive.facts() == facts
+            assert drive.read_record(4096) == _RECORD[:512]
 
     def test_one_drive_serves_one_user(self) -> None:
         with self.opened():

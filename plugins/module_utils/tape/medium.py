@@ -11,11 +11,15 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import shorten
 from ..host.files import replace_file
 from ..host.strict_json import read_json, whole
 from .base import TapeError
 
 _FORMAT = 1
+#: With records of 16 MiB, the longest that a drive takes, their bytes are still counted with 63 bits.
+_MOST_RECORD_BYTES = 16 << 20
+_MOST_RECORDS = 1 << 38
 VOLUME_JSON = "volume.json"
 
 
@@ -66,7 +70,14 @@ class TapeFile:
 def _run(told: Any) -> list[int]:
     """A run of records, from JSON. :raises ValueError, TypeError: it is something else."""
     length, count = told
-    return [whole(length, 1), whole(count, 1)]
+    return [whole(length, 1, _MOST_RECORD_BYTES), whole(count, 1, _MOST_RECORDS)]
+
+
+def _switch(told: Any) -> bool:
+    """A truth value, from JSON. :raises ValueError: it is something else."""
+    if isinstance(told, bool):
+        return told
+    raise ValueError(f"{shorten(told)} is neither true nor false")
 
 
 @dataclass
@@ -89,13 +100,15 @@ class Medium:
     def read(cls, folder: str) -> Medium:
         """Read a volume. :raises OSError, ValueError, KeyError, TypeError: the folder holds none."""
         data: dict[str, Any] = read_json(os.path.join(folder, VOLUME_JSON))
-        if data["format_version"] != _FORMAT:
+        if whole(data["format_version"]) != _FORMAT:
             raise ValueError("format_version")
-        files = [TapeFile([_run(run) for run in item["records"]], item["filemark"] is True) for item in data["files"]]
+        files = [TapeFile([_run(run) for run in item["records"]], _switch(item["filemark"])) for item in data["files"]]
+        whole(sum(item.records() for item in files), most=_MOST_RECORDS)
+        if not all(item.closed for item in files[:-1]):
+            raise ValueError("a filemark is missing between two tape files")
         capacity, warning = whole(data["capacity_bytes"]), whole(data["early_warning_bytes"])
-        return cls(
-            folder, capacity, warning, data["write_protected"] is not False, files, data.get("worm", False) is not False
-        )
+        protected, worm = _switch(data["write_protected"]), _switch(data.get("worm", False))
+        return cls(folder, capacity, warning, protected, files, worm)
 
     def save(self) -> None:
         """Replace volume.json so that a crash leaves the old or the new one."""

@@ -22,6 +22,7 @@ import re
 from typing import Optional
 
 from ..host.files import open_folder, try_lock
+from ..host.strict_json import MOST
 from .base import (
     Buffer,
     DriveBusy,
@@ -120,9 +121,9 @@ class VirtualTape(TapeDrive):
 
     def make_volume(self, volume: str, capacity_bytes: int) -> None:
         folder = self._volume_folder(volume)
-        if capacity_bytes < 1 << 20:
+        if not 1 << 20 <= capacity_bytes <= MOST:
             raise TapeError(
-                f"capacity: {capacity_bytes} bytes are too few for a volume; give at least 1 MiB.",
+                f"capacity: a volume cannot hold {capacity_bytes} bytes; give from 1 MiB to {MOST} bytes.",
                 option="capacity",
                 code="option_invalid",
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import Session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
-from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import Mapped
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry, Mapped
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.part import ArchiveSource, PartWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, needed_volume
@@ -78,10 +78,6 @@ def two(library: Library) -> Library:
     return library
 
 
-def before_the_cut(mapped: Mapped) -> bool:
-    return mapped[0].path < CUT
-
-
 def head_of(session: str, expires_s: float | None) -> dict[str, Any]:
     """What the indexes of all parts say of a session."""
     return {
@@ -95,12 +91,27 @@ def head_of(session: str, expires_s: float | None) -> dict[str, Any]:
     }
 
 
-def write_parts(library: Library, session: str = "s1", *, last: bool = True, expires_s: float | None = None) -> None:
-    """Write a session of two parts, as a writer that goes from volume to volume does; ``last``: the second, too."""
+def write_parts(
+    library: Library,
+    session: str = "s1",
+    *,
+    last: bool = True,
+    expires_s: float | None = None,
+    tree: Sequence[FileEntry] = TREE,
+    cut: bytes = CUT,
+) -> None:
+    """Write a session of two parts, as a writer that goes from volume to volume does.
+
+    :param last: write the second one, too. :param cut: with which path it begins.
+    """
+
+    def before_the_cut(mapped: Mapped) -> bool:
+        return mapped[0].path < cut
+
     source = ArchiveSource({}, WriterOptions(buffer_bytes=4 << 20), Owners(), None, str(library.state_dir))
     number = library.catalog.begin_session(session, "db1", CREATED_S, expires_s)
     head = head_of(session, expires_s)
-    selection = Selection((entry, []) for entry in TREE)
+    selection = Selection((entry, []) for entry in tree)
     facts: list[Any] = []
     for volume, fits in (("V1", before_the_cut), ("V2", None)):
         with library.drive() as drive:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,9 +132,45 @@ def test_a_volume_is_made_once(tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(TapeError, match="cannot be made"):
         make(tmp_path)
-    with pytest.raises(TapeError) as caught:
-        make(tmp_path, 4096, "V2")
-    assert caught.value.option == "capacity"
+    for capacity_bytes in (4096, 1 << 63):
+        with pytest.raises(TapeError) as caught:
+            make(tmp_path, capacity_bytes, "V2")
+        assert caught.value.option == "capacity"
+    make(tmp_path, (1 << 63) - 1, "V2")
+    with VirtualTape(str(tmp_path)) as drive:
+        drive.load("V2")
+
+
+OPEN = {"records": [[512, 1]], "filemark": False}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"format_version": True},
+        {"capacity_bytes": -1},
+        {"early_warning_bytes": "1"},
+        {"write_protected": 0},
+        {"files": [OPEN, OPEN]},
+        {"files": [{**OPEN, "filemark": 1}]},
+        {"files": [{**OPEN, "records": [[512, 1 << 62]]}]},
+        {"files": [{**OPEN, "records": [[1, 1 << 38], [2, 1]]}]},
+        {"files": [{**OPEN, "records": [[(16 << 20) + 1, 1]]}]},
+        {"files": [{**OPEN, "records": [[512, 0]]}]},
+        {"files": [{**OPEN, "records": [[512]]}]},
+    ],
+)
+def test_a_volume_that_says_nonsense_of_itself_is_not_loaded(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    make(tmp_path)
+    path = tmp_path / "V1" / "volume.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "files": [OPEN]}))
+    with VirtualTape(str(tmp_path)) as drive:
+        drive.load("V1")
+    path.write_text(json.dumps({**told, **wrong}))
+    with VirtualTape(str(tmp_path)) as drive, pytest.raises(TapeError) as caught:
+        drive.load("V1")
+    assert caught.value.option == "volume"
 
 
 def test_unknown_types_and_missing_folders_are_refused(tmp_path: Path) -> None:
