@@ -22,13 +22,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "extents": {"host"},
     "archive": {"host", "extents"},
     "catalog": {"host", "extents", "archive"},
+    "crypt": {"host"},
     "database": {"host", "extents"},
     "tape": {"host"},
     "transport": {"host"},
     # one for each kind of host
     "holder": {"host", "extents", "archive", "database"},
     "mirror": {"host", "extents", "transport"},
-    "media": {"host", "extents", "archive", "catalog", "tape"},
+    "media": {"host", "extents", "archive", "catalog", "crypt", "tape"},
 }
 #: The same for the modules that lie in no package.
 OUTSIDE = {
