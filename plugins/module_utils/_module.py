@@ -37,6 +37,10 @@ WRITE_MODE_SPEC: Spec = {
 }
 #: What must be given of it.
 VOLUME_OR_POOL = ("volume", "pool")
+#: Documentation fragment splitmirror.backup.keys.
+IDENTITY_SPEC: Spec = {"identity_file": {"type": "path"}, "identity": {"type": "str", "no_log": True}}
+#: Documentation fragment splitmirror.backup.keys.recipients.
+RECIPIENTS_SPEC: Spec = {"recipients": {"type": "list", "elements": "str", "default": []}}
 #: The same list serves on all hosts. Only the array looks at ``options``.
 PAIRS_SPEC: Spec = {
     "pairs": {

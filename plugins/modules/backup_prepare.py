@@ -21,6 +21,7 @@ extends_documentation_fragment:
   - splitmirror.backup.session
   - splitmirror.backup.drive
   - splitmirror.backup.write_mode
+  - splitmirror.backup.keys.recipients
 options:
   expected_bytes:
     description:
@@ -122,6 +123,7 @@ plan:
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    RECIPIENTS_SPEC,
     SESSION_SPEC,
     WRITE_MODE_SPEC,
     Spec,
@@ -141,6 +143,7 @@ SPEC: Spec = {
     **SESSION_SPEC,
     **DRIVE_SPEC,
     **WRITE_MODE_SPEC,
+    **RECIPIENTS_SPEC,
     "expected_bytes": {"type": "int", "default": 0},
 }
 
@@ -159,6 +162,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         drives=DriveOptions.of(params, dry_run=module.check_mode),
         wanted=Wanted.of(params),
         expected_bytes=params["expected_bytes"],
+        recipients=params["recipients"],
         tell=silent if status is None else status.wait_for,
     )
     if status is not None:

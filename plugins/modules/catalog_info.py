@@ -141,6 +141,12 @@ sessions:
         records:
           description: How many these are.
           type: int
+        keys:
+          description: Fingerprints of the keys that it is encrypted to; empty when it is not encrypted.
+          type: list
+          elements: str
+          sample: [2c7f1ab2e38e5028]
+          version_added: 0.2.0
         complete:
           description: Whether the filemark behind it is proved to be on the volume.
           type: bool
@@ -319,7 +325,7 @@ files:
       description: The tape file that it is in.
       type: int
     record:
-      description: The record of the tape file in which it begins.
+      description: The record of the tape file in which it begins; none where the tape file is encrypted.
       type: int
     offset_bytes:
       description: Where in the archive it begins.

@@ -35,6 +35,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
   - splitmirror.backup.session.state_dir
+  - splitmirror.backup.keys
 attributes:
   check_mode:
     support: full
@@ -118,9 +119,15 @@ damaged:
 
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, Spec, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    IDENTITY_SPEC,
+    STATE_DIR_SPEC,
+    Spec,
+    run_module,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import keyring_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
@@ -132,6 +139,7 @@ SPEC: Spec = {
     "volume": {"type": "str", "required": True},
     "allow_last": {"type": "bool", "default": False},
     **DRIVE_SPEC,
+    **IDENTITY_SPEC,
     **STATE_DIR_SPEC,
 }
 
@@ -139,14 +147,15 @@ SPEC: Spec = {
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Enter the sessions of the volume."""
     params, dry_run = module.params, module.check_mode
-    state_dir = StateDir(params["state_dir"])
+    state_dir, keyring = StateDir(params["state_dir"]), keyring_of(params)
     if not dry_run:
         state_dir.make()
     options, volume = DriveOptions.of(params, dry_run=dry_run), params["volume"]
     who = f"catalog_rebuild of volume {volume}"
     known = Catalog.open_for(state_dir.catalog_file, writable=not dry_run, no_trace=dry_run)
     with known as catalog, use_drive(options, volume, who=who) as lease:
-        return rebuild(volume, catalog, lease.drive, allow_last=params["allow_last"], dry_run=dry_run)
+        allow_last = params["allow_last"]
+        return rebuild(volume, catalog, lease.drive, allow_last=allow_last, dry_run=dry_run, keyring=keyring)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ extends_documentation_fragment:
   - splitmirror.backup.databases.paths
   - splitmirror.backup.drive.optional
   - splitmirror.backup.write_mode
+  - splitmirror.backup.keys.recipients
   - splitmirror.backup.mirror.optional_provider
   - splitmirror.backup.mirror.optional_pairs
 options:
@@ -110,6 +111,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
     PAIRS_SPEC,
+    RECIPIENTS_SPEC,
     STATE_DIR_SPEC,
     WRITE_MODE_SPEC,
     run_module,
@@ -190,6 +192,7 @@ def main() -> None:
             "on_unreadable": {"type": "str", "choices": list(ON_UNREADABLE), "default": FAIL},
             **OPTIONAL_DRIVE_SPEC,
             **WRITE_MODE_SPEC,
+            **RECIPIENTS_SPEC,
             **STATE_DIR_SPEC,
         },
         required_if=[

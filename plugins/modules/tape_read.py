@@ -61,6 +61,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
   - splitmirror.backup.session.state_dir
+  - splitmirror.backup.keys
 attributes:
   check_mode:
     support: full
@@ -89,6 +90,15 @@ EXAMPLES = r"""
       - /etc/postgresql/15/main/pg_hba.conf
       - /etc/postgresql/15/main/postgresql.conf
     target: /restore/conf
+    drive_type: virtual
+    drive: /var/lib/splitmirror/library
+
+- name: Restore an encrypted backup
+  splitmirror.backup.tape_read:
+    session: latest
+    host: db1
+    target: /restore/db1
+    identity_file: /run/backup.key
     drive_type: virtual
     drive: /var/lib/splitmirror/library
 
@@ -195,7 +205,11 @@ positions:
 
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    IDENTITY_SPEC,
+    STATE_DIR_SPEC,
+    run_module,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_status import reading_status
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import (
@@ -204,6 +218,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore i
     needed_volume,
     restore,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import keyring_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
@@ -216,7 +231,14 @@ if TYPE_CHECKING:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Restore, or tell what would be restored."""
     params = module.params
-    job = RestoreJob(params["session"], params["target"], params["host"], params["paths"], params["numeric_owner"])
+    job = RestoreJob(
+        params["session"],
+        params["target"],
+        params["host"],
+        params["paths"],
+        params["numeric_owner"],
+        keyring_of(params),
+    )
     state = StateDir(params["state_dir"])
     with Catalog.open(state.catalog_file, no_trace=module.check_mode) as catalog:
         if module.check_mode:
@@ -242,6 +264,7 @@ def main() -> None:
             "target": {"type": "path", "required": True},
             "numeric_owner": {"type": "bool", "default": False},
             **DRIVE_SPEC,
+            **IDENTITY_SPEC,
             **STATE_DIR_SPEC,
         },
         **DRIVE_RULES,

@@ -16,6 +16,8 @@ description:
     every file, and compares every member with the catalog and with the index on the tape.
   - If anything differs, the task fails and says what. It reads the whole session in any case, also if a volume cannot
     be had, and reports the same members as damaged as M(splitmirror.backup.tape_read) would.
+  - Without a key, the members of an encrypted session cannot be compared. Then all records are read, and their number
+    and lengths are compared with the catalog (RV(proved)).
   - Nothing is written to the volumes.
 options:
   session:
@@ -31,6 +33,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
   - splitmirror.backup.session.state_dir
+  - splitmirror.backup.keys
 attributes:
   check_mode:
     support: full
@@ -130,6 +133,15 @@ unreached:
   type: list
   elements: dict
   version_added: 0.2.0
+proved:
+  description:
+    - V(content) if every member was compared.
+    - V(records) if the session is encrypted and no key was given. Then every record was read, and their number, their
+      lengths, the header and the filemarks are those of the catalog. No member is counted.
+  returned: success
+  type: str
+  sample: content
+  version_added: 0.2.0
 seconds:
   description: How long it took.
   returned: success
@@ -142,10 +154,16 @@ bytes_per_s:
 
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, Spec, run_module
+from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    IDENTITY_SPEC,
+    STATE_DIR_SPEC,
+    Spec,
+    run_module,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_status import reading_status
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import keyring_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import needed_volume, verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
@@ -159,6 +177,7 @@ SPEC: Spec = {
     "session": {"type": "str", "required": True},
     "host": {"type": "str"},
     **DRIVE_SPEC,
+    **IDENTITY_SPEC,
     **STATE_DIR_SPEC,
 }
 
@@ -167,20 +186,20 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Verify a session."""
     params = module.params
     options = DriveOptions.of(params, dry_run=module.check_mode)
-    state = StateDir(params["state_dir"])
+    state, keyring = StateDir(params["state_dir"]), keyring_of(params)
     with Catalog.open(state.catalog_file, no_trace=module.check_mode) as catalog:
         session = find_good_session(catalog, params["session"], params["host"])
         volume = needed_volume(session, catalog)
         who = f"tape_verify of session {session.id}"
         if module.check_mode:
             with queue_for_drive(options, volume, who=who) as lease:
-                return {"changed": False, **verify_session(session, catalog, lease, report=False)}
+                return {"changed": False, **verify_session(session, catalog, lease, report=False, keyring=keyring)}
         told = reading_status(state, session.id, "verify")
         noting = noting_uses(state, "verify", session.id, module.warn)
         with told as status, noting as left:
             queued = queue_for_drive(options, volume, who=who, tell=status.wait_for, left=left)
             with queued as lease:
-                return {"changed": False, **verify_session(session, catalog, lease, status=status)}
+                return {"changed": False, **verify_session(session, catalog, lease, status=status, keyring=keyring)}
 
 
 def main() -> None:

@@ -90,6 +90,7 @@ extends_documentation_fragment:
   - splitmirror.backup.session
   - splitmirror.backup.drive
   - splitmirror.backup.write_mode
+  - splitmirror.backup.keys.recipients
 attributes:
   check_mode:
     support: full
@@ -126,6 +127,17 @@ EXAMPLES = r"""
       check: "{{ window.check }}"
       hot_backup: "{{ hot_backup.evidence }}"
   register: written
+
+- name: Write a session that only the holders of two keys can read
+  splitmirror.backup.tape_write:
+    session: "{{ session }}"
+    devices: "{{ mirror.devices }}"
+    drive_type: virtual
+    drive: /var/lib/splitmirror/library
+    volume: SMB001
+    recipients:
+      - age1w3tyke4gev25vaxxsvcgqu4484rf6ejpmavs57p6yz6lhy2sfs5swrvwyn
+      - age1f0qgmed3gvk9qeympvraqur2lhw3f67cayjyqfnd8hn40zzs75fqf3z6xn
 
 - name: Trust the map and use an expired volume again
   splitmirror.backup.tape_write:
@@ -336,10 +348,12 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
+    RECIPIENTS_SPEC,
     SESSION_SPEC,
     WRITE_MODE_SPEC,
     run_module,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.keys import parse_recipients
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
@@ -386,6 +400,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         buffer_bytes=params["buffer_bytes"],
         retention_days=kept,
         evidence=params["evidence"],
+        recipients=parse_recipients(params["recipients"], "recipients"),
     )
     wanted = Wanted.of(params)
     options = DriveOptions.of(params, dry_run=module.check_mode)
@@ -414,6 +429,7 @@ def main() -> None:
             "mounts_dir": {"type": "path"},
             "extras": {"type": "path"},
             **WRITE_MODE_SPEC,
+            **RECIPIENTS_SPEC,
             "proof": {"type": "str", "choices": ["full", "changed", "none"], "default": "full"},
             "retention_days": {"type": "float"},
             "queue_depth": {"type": "int", "default": 64},

@@ -18,6 +18,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.preflight impor
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Position
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
+from ansible_collections.splitmirror.backup.tests.support.agekeys import PUBLIC
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, inline
 
 
@@ -115,7 +116,7 @@ def test_others_may_write_to_the_catalog_while_the_volume_is_looked_at(
     assert not sessions
 
 
-def wrong_on_media_server(library: Library, **params: str) -> set[str]:
+def wrong_on_media_server(library: Library, **params: object) -> set[str]:
     preflight = Preflight()
     asked = {
         "drive_type": "virtual",
@@ -126,8 +127,14 @@ def wrong_on_media_server(library: Library, **params: str) -> set[str]:
         "pool": None,
         "mode": "append",
         "allow_last": False,
+        "recipients": [],
         "host": "db1",
         **params,
     }
     ask_media_server(preflight, StateDir(str(library.state_dir)), asked)
     return set(wrong(preflight))
+
+
+def test_whom_a_session_is_encrypted_to_is_asked_for(library: Library) -> None:
+    assert wrong_on_media_server(library, host="db9", recipients=[PUBLIC]) == set()
+    assert wrong_on_media_server(library, host="db9", recipients=["age1x"]) == {"encryption"}

@@ -136,6 +136,7 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
                 "block": part.block,
                 "record_bytes": part.record_bytes,
                 "records": part.records,
+                "keys": part.age_keys.split(),
                 "complete": part.complete,
             }
             for part in catalog.parts(session.number)
@@ -191,7 +192,7 @@ def member_facts(session: str, part: Part, member: MemberRecord) -> dict[str, An
         "target": None if member.linkname is None else member.linkname.decode("utf-8", "backslashreplace"),
         "volume": part.volume,
         "file_number": part.file_number,
-        "record": (member.offset_bytes - part.offset_bytes) // part.record_bytes,
+        "record": None if part.age_head else (member.offset_bytes - part.offset_bytes) // part.record_bytes,
         "offset_bytes": member.offset_bytes - part.offset_bytes,
     }
 

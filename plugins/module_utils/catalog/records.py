@@ -113,6 +113,8 @@ class Part(NamedTuple):
     :param archive_bytes: length of the plain archive in it, ``lead_bytes`` included.
     :param lead_bytes: length of the headers with which it goes on with a member that began in a part before it, as
         ``tar -M`` needs them; they belong to no member. 0 for a part that begins with a member of its own.
+    :param age_head: header and nonce of the age file that the archive is in; empty when it is not encrypted.
+    :param age_keys: fingerprints of the keys that it is encrypted to, with spaces between them.
     """
 
     session: int
@@ -126,6 +128,8 @@ class Part(NamedTuple):
     complete: bool
     archive_bytes: int = 0
     lead_bytes: int = 0
+    age_head: bytes = b""
+    age_keys: str = ""
 
     @property
     def end_bytes(self) -> int:

@@ -17,10 +17,11 @@ from ..extents.maprows import stored_time, time_of
 from ..host.strict_json import parse_own_json, whole
 from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume, VolumeUse
 
-_TEXT, _COUNT, _TIME, _MAYBE_TIME, _MAYBE_COUNT = "text", "count", "time", "maybe a time", "maybe a count"
+_TEXT, _BYTES, _COUNT, _TIME = "text", "bytes", "count", "time"
+_MAYBE_TIME, _MAYBE_COUNT = "maybe a time", "maybe a count"
 _VOLUME = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _COUNT, _COUNT, _TEXT, _MAYBE_COUNT, _TEXT, _MAYBE_TIME)
 _SESSION = (_COUNT, _TEXT, _TEXT, _TEXT, _TEXT, _TIME, _MAYBE_TIME, _MAYBE_TIME, _COUNT, _COUNT, _COUNT, _TEXT, _TEXT)
-_PART = (_COUNT, _COUNT, _TEXT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT)
+_PART = (_COUNT, _COUNT, _TEXT, *(_COUNT,) * 8, _BYTES, _TEXT)
 _USE = (_TEXT, _TEXT, _TEXT, _TEXT, _TIME, _TEXT)
 _STATES = (OPEN, GOOD, FAILED, DAMAGED)
 _MAYBE: tuple[type, ...] = (bytes, type(None))
@@ -126,6 +127,8 @@ def _check(row: Sequence[Any], kinds: Sequence[str], table: str) -> None:
 def _is_of(value: Any, kind: str) -> bool:
     if kind == _TEXT:
         return isinstance(value, str)
+    if kind == _BYTES:
+        return isinstance(value, bytes)
     if kind == _COUNT:
         return isinstance(value, int) and value >= 0
     if kind == _MAYBE_COUNT:

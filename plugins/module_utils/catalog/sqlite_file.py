@@ -30,6 +30,8 @@ _ADDED = (
     ("volumes", "place_s", "REAL", "NULL"),
     ("parts", "archive_bytes", "INTEGER NOT NULL DEFAULT 0", "records * record_bytes"),
     ("parts", "lead_bytes", "INTEGER NOT NULL DEFAULT 0", "0"),
+    ("parts", "age_head", "BLOB NOT NULL DEFAULT x''", "x''"),
+    ("parts", "age_keys", "TEXT NOT NULL DEFAULT ''", "''"),
 )
 
 #: The catalog is written by several sessions at once; what takes longest is to forget a volume with millions of files,
@@ -56,7 +58,8 @@ CREATE TABLE sessions(number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, host 
   evidence TEXT);
 CREATE TABLE parts(session INTEGER, part INTEGER, volume TEXT, file_number INTEGER, block INTEGER,
   record_bytes INTEGER, offset_bytes INTEGER, records INTEGER, complete INTEGER,
-  archive_bytes INTEGER NOT NULL DEFAULT 0, lead_bytes INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(session, part));
+  archive_bytes INTEGER NOT NULL DEFAULT 0, lead_bytes INTEGER NOT NULL DEFAULT 0,
+  age_head BLOB NOT NULL DEFAULT x'', age_keys TEXT NOT NULL DEFAULT '', PRIMARY KEY(session, part));
 CREATE TABLE members(session INTEGER, offset_bytes INTEGER, part INTEGER, path BLOB, kind TEXT, size INTEGER,
   header_bytes INTEGER, sha256 BLOB, mtime_ns INTEGER, mode INTEGER, uid INTEGER, gid INTEGER, linkname BLOB,
   header_digest BLOB, PRIMARY KEY(session, offset_bytes)) WITHOUT ROWID;

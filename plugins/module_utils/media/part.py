@@ -23,6 +23,7 @@ from ..errors import SplitMirrorError
 from ..extents.maprows import Mapped
 from ..host.status import StatusWriter
 from ..tape.base import TapeDrive
+from .sealed import NO_KEYS, Keyring, PartStream, Sealing, open_sealed
 from .selection import Selection
 from .tape_file import TapeRecordSink, TapeStream
 from .volumes import WritePosition, cut_back, load_known
@@ -59,6 +60,7 @@ class PartWriter:
     :param session: number of the session in the catalog.
     :param place: where the head stands and the part begins.
     :param earlier: facts of the parts of this session that are finished, in order.
+    :param sealing: encrypts it; None to write it in the clear.
     :param status: reports how far the writing has come, in bytes.
     """
 
@@ -70,6 +72,7 @@ class PartWriter:
         place: WritePosition,
         *,
         earlier: Sequence[Mapping[str, Any]] = (),
+        sealing: Optional[Sealing] = None,
         status: Optional[StatusWriter] = None,
     ) -> None:
         self._drive = drive
@@ -77,6 +80,7 @@ class PartWriter:
         self._place = place
         self._earlier = earlier
         finished = [part for part in catalog.parts(session) if part.complete]
+        seal = self._seal = None if sealing is None else sealing.part(len(earlier))
         self._part = Part(
             session=session,
             part=len(earlier),
@@ -87,11 +91,14 @@ class PartWriter:
             offset_bytes=finished[-1].end_bytes if finished else 0,
             records=0,
             complete=False,
+            age_head=b"" if seal is None else seal.head,
+            age_keys="" if seal is None else seal.keys,
         )
         self._sink = TapeRecordSink(drive, place, status)
         self._batch: list[MemberRecord] = []
         self._members = 0
         self._done: Optional[ArchiveResult] = None
+        self._records = 0  # that the archive has on tape
         self._last = False
         self._stays = False
 
@@ -125,9 +132,10 @@ class PartWriter:
         :raises SplitMirrorError: something cannot be read, or the volume is full.
         """
         volumes = [*(part["volume"] for part in self._earlier), self._part.volume]
+        sealed = None if self._seal is None else self._seal.over(self._sink, self._part.record_bytes)
         with open_archive(
             source.devices,
-            self._sink,
+            sealed or self._sink,
             replace(source.options, record_bytes=self._part.record_bytes, streams=self._drive.streams),
             member=self._add,
             owners=source.owners,
@@ -141,6 +149,10 @@ class PartWriter:
                 archive.put_extras(selection.extras)
             place = {"part": self._part.part, "offset_bytes": self._part.offset_bytes, "last": self._last}
             self._done = archive.finish({**head, "volume": self._part.volume, "volumes": volumes, **place})
+        self._records = self._done.records
+        if sealed is not None:
+            sealed.finish()
+            self._records = sealed.records
         return self._done
 
     def finish(self, common: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +178,7 @@ class PartWriter:
                 **fed(done),
             },
             last=self._last,
-            complete=records == done.records,
+            complete=records == self._records,
             filemark=True,
             checksums=self._members == done.members,
         )
@@ -212,15 +224,28 @@ def drive_use(facts: Mapping[str, Any], bytes_archive: int) -> dict[str, Any]:
 
 
 def open_part(
-    drive: TapeDrive, part: Part, catalog: Optional[Catalog] = None, *, status: Optional[StatusWriter] = None
-) -> TapeStream:
+    drive: TapeDrive,
+    part: Part,
+    catalog: Optional[Catalog] = None,
+    *,
+    keyring: Keyring = NO_KEYS,
+    status: Optional[StatusWriter] = None,
+) -> PartStream:
     """The archive of a part, as a stream of bytes that can be read from any place on.
 
     :param catalog: load the volume first, and prove by its label that it is the one that the catalog means; None when
         the caller has done so.
+    :param keyring: the keys for parts that are encrypted.
     :param status: reports how far the reading has come, in bytes.
-    :raises TapeError: it is another volume.
+    :raises TapeError: it is another volume. :raises CryptError: it is encrypted, and no key opens it.
     """
     if catalog is not None:
         load_known(drive, catalog, part.volume)
-    return TapeStream(drive, part.file_number, part.block, part.record_bytes, status)
+    tape = tape_stream(drive, part, status)
+    return open_sealed(tape, part, keyring) if part.age_head else tape
+
+
+def tape_stream(drive: TapeDrive, part: Part, status: Optional[StatusWriter] = None) -> TapeStream:
+    """The tape file of a part, as it is on the tape."""
+    short_end = bool(part.age_head)
+    return TapeStream(drive, part.file_number, part.block, part.record_bytes, status, short_end=short_end)

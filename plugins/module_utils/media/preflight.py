@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from ..catalog.store import Catalog
+from ..crypt.keys import parse_recipients
 from ..preflight import Preflight, folder_ready
 from ..session import StateDir
 from ..tape.base import TapeError
@@ -24,8 +25,11 @@ _SESSION = "preflight"
 def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str, Any]) -> None:
     """Ask for the state folder, the catalog, the drive with its volume, and the room on it.
 
-    :param params: those of the module: the drive's, ``volume``, ``pool``, ``mode``, ``allow_last`` and ``host``.
+    :param params: those of the module: the drive's, ``volume``, ``pool``, ``mode``, ``allow_last``, ``recipients`` and
+        ``host``.
     """
+    if params["recipients"]:
+        preflight.ask("encryption", lambda: _encryption(params["recipients"]))
     preflight.ask("state folder", lambda: folder_ready(state.root, "state_dir"))
     path = state.catalog_file
     last_bytes: Optional[int] = None
@@ -74,6 +78,12 @@ def _pool_room(path: str, wanted: Wanted, last_bytes: Optional[int]) -> str:
             code="pool_exhausted",
         )
     return f"{room} bytes are left on the volumes of pool {wanted.pool} that may be written."
+
+
+def _encryption(texts: Sequence[str]) -> str:
+    """Whether a session can be encrypted. :raises CryptError: it cannot."""
+    keys = ", ".join(recipient.fingerprint for recipient in parse_recipients(texts, "recipients"))
+    return f"The session will be encrypted to {keys}; without a secret key of these it cannot be restored."
 
 
 def _room(plan: Mapping[str, Any], last_bytes: Optional[int]) -> str:

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Optional, TypeVar
 
 from ..catalog.records import CatalogChanged
 from ..catalog.store import Catalog
+from ..crypt.keys import parse_recipients
 from ..session import StateDir, check_session_id
 from ..tape.drive_lease import DriveOptions, Tell, VolumeNotAtHand, queue_for_drive, silent
 from .pools import Wanted
+from .sealed import sealed_bytes
 from .volumes import APPEND, OVERWRITE, WritePosition
 
 _T = TypeVar("_T")
@@ -28,6 +30,7 @@ def prepare(
     drives: DriveOptions,
     wanted: Wanted,
     expected_bytes: int = 0,
+    recipients: Sequence[str] = (),
     tell: Tell = silent,
 ) -> dict[str, Any]:
     """Load the volume, read its label, find the position of the new session, and return the plan. Write nothing.
@@ -41,12 +44,14 @@ def prepare(
 
     :param wanted: what the session is to be written to.
     :param expected_bytes: how much the session will hold, as far as it is known; 0 when it is not.
+    :param recipients: whom it is encrypted to, as text.
     :param tell: gets the reason for waiting whenever it changes, and None when the waiting is over.
     :returns: ``session``, ``drive_type``, ``drive``, ``volume``, ``pool``, ``record_bytes``, ``mode``,
         ``file_number``, ``block``, ``remaining_bytes`` (None when the drive does not tell) and ``expected_bytes``.
-    :raises SplitMirrorError: the volume or the drive cannot take the session.
+    :raises SplitMirrorError: the volume or the drive cannot take the session, or it cannot be encrypted so.
     """
     check_session_id(session)
+    sealed_to = parse_recipients(recipients, "recipients")
     catalog_path = StateDir(state_dir).catalog_file
     who = f"backup_prepare of session {session}"
 
@@ -61,7 +66,8 @@ def prepare(
                 device: Optional[str] = drive.device
             except VolumeNotAtHand:
                 device, place = None, wanted.by_catalog(catalog, lease)
-            wanted.check_room(catalog, place, expected_bytes + place.label.record_bytes if expected_bytes else 0)
+            needed_bytes = sealed_bytes(expected_bytes, len(sealed_to)) + place.label.record_bytes
+            wanted.check_room(catalog, place, needed_bytes if expected_bytes else 0)
         return device, place
 
     device, place = _again_when_changed(find)

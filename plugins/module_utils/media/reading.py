@@ -33,7 +33,7 @@ from ..host.status import StatusWriter
 from ..tape.base import TapeDrive, TapeError
 from ..tape.tickets import DriveTimeout
 from .part import open_part
-from .tape_file import TapeStream
+from .sealed import NO_KEYS, Keyring, PartStream
 
 Located = tuple[Part, MemberRecord]
 
@@ -110,18 +110,26 @@ class SessionReader:
     """Reads members in the order of their positions, from one part to the next.
 
     :param status: how far the reading has come, in bytes.
+    :param keyring: the keys for parts that are encrypted.
     :ivar records_read: how many records were read, labels included.
     :ivar lost: names of members that are lost on what was reached; hard links to them are lost as well.
     :ivar unreached: by number of the part, what could not be reached.
     :ivar damaged: something was reached that is not what was written.
     """
 
-    def __init__(self, drives: Drives, catalog: Catalog, status: Optional[StatusWriter] = None) -> None:
+    def __init__(
+        self,
+        drives: Drives,
+        catalog: Catalog,
+        status: Optional[StatusWriter] = None,
+        keyring: Keyring = NO_KEYS,
+    ) -> None:
         self._drives = drives
+        self._keyring = keyring
         self._status = status
         self._catalog = catalog
         self._drive: Optional[TapeDrive] = None
-        self._stream: Optional[TapeStream] = None
+        self._stream: Optional[PartStream] = None
         self._records_before = 0
         self.lost: set[bytes] = set()
         self.unreached: dict[int, Unreached] = {}
@@ -176,7 +184,7 @@ class SessionReader:
             ]
         }
 
-    def rest(self) -> Optional[TapeStream]:
+    def rest(self) -> Optional[PartStream]:
         """The stream, right after the member that was read last; None before the first."""
         return self._stream
 
@@ -189,17 +197,17 @@ class SessionReader:
         except DriveTimeout as exc:
             self._no_drive = exc
             raise
-        self._take(open_part(self._drive, part, self._catalog, status=self._status))
+        self._take(open_part(self._drive, part, self._catalog, keyring=self._keyring, status=self._status))
         self._records_before += 1  # the label
 
-    def _take(self, stream: TapeStream) -> None:
+    def _take(self, stream: PartStream) -> None:
         self._records_before = self.records_read
         self._stream = stream
 
     def _renew(self, part: Part) -> None:
         """Go on with a stream that does not rely on where the head stands."""
         if self._drive is not None:
-            self._take(open_part(self._drive, part, status=self._status))
+            self._take(open_part(self._drive, part, keyring=self._keyring, status=self._status))
 
     def _find(self, part: Part, record: MemberRecord) -> FoundMember:
         if record.kind == "h" and self._is_lost(part.session, record.linkname or b""):
@@ -214,7 +222,7 @@ class SessionReader:
             raise AssertionError("a part is opened before its members are looked for")
         # Moves to the record without reading it. If the drive cannot get there, the reading ends; if the record cannot
         # be read, only this member is lost.
-        stream.seek(start - start % part.record_bytes)
+        stream.approach(start)
         try:
             stream.seek(start)
         except TapeError as exc:

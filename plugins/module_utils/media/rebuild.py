@@ -16,6 +16,7 @@ from ..catalog.parts import join_facts, missing_parts, part_facts
 from ..catalog.records import DAMAGED, FAILED, GOOD, OPEN, Part, Session
 from ..catalog.store import Catalog, damaged_name, named_volumes
 from ..catalog.verdict import judge
+from ..crypt.primitives import CryptError
 from ..errors import SplitMirrorError
 from ..host.files import open_folder, try_lock
 from ..session import StateDir, check_session_id
@@ -26,21 +27,30 @@ from ..tape.base import (
     TapeError,
 )
 from .scan import Differences, Scan, VerifyError, compare_index, scan
+from .sealed import NO_KEYS, Keyring, NoKey
 from .volumes import enter_label, load_labelled
 
 
 def rebuild(
-    volume: str, catalog: Catalog, drive: TapeDrive, *, allow_last: bool = False, dry_run: bool = False
+    volume: str,
+    catalog: Catalog,
+    drive: TapeDrive,
+    *,
+    allow_last: bool = False,
+    dry_run: bool = False,
+    keyring: Keyring = NO_KEYS,
 ) -> dict[str, Any]:
     """Read all parts of sessions on a volume and enter those that the catalog does not have.
 
     A session is judged by the evidence in its index and by what the reading itself proves, when all its parts are in
     the catalog; until then it is damaged, and its reason says which part is missing. A tape file that is no whole
     archive is entered as damaged: most of it may still be read, so it is kept until it is said to expire. Only what an
-    interrupted writer left behind the last filemark is given to the next session.
+    interrupted writer left behind the last filemark is given to the next session. A tape file that no key opens is
+    entered as damaged too, unless the catalog has it; it becomes a session when the volume is read with the key.
 
     :param allow_last: forget also the last good session of a host, on another volume of that name.
     :param dry_run: enter nothing.
+    :param keyring: the keys for parts that are encrypted.
     :returns: volume, ``entered``, ``known`` and ``damaged`` (lists of dicts), and whether the catalog ``changed``.
     :raises SplitMirrorError: the volume is not ours, its name belongs to another one with unexpired data, or the state
         folder cannot be written.
@@ -59,8 +69,13 @@ def rebuild(
         part = Part(0, 0, volume, file_number, block, label.record_bytes, 0, 0, True)
         whole = False
         try:
-            with scan(drive, part, os.path.dirname(catalog.path)) as read:
-                part = part._replace(records=read.records, archive_bytes=read.records * part.record_bytes)
+            with scan(drive, part, os.path.dirname(catalog.path), keyring) as read:
+                part = part._replace(
+                    records=read.records,
+                    archive_bytes=read.archive_bytes,
+                    age_head=read.age_head,
+                    age_keys=read.age_keys,
+                )
                 _prove_whole(read)
                 whole = True
                 if _enter(read, part, catalog, result, dry_run=dry_run):
@@ -68,6 +83,15 @@ def rebuild(
         except SplitMirrorError as exc:
             if exc.option == "state_dir":
                 raise
+            if isinstance(exc, NoKey):
+                part = part._replace(age_head=exc.part.age_head, age_keys=exc.part.age_keys)
+                same = _same_part(catalog, part)
+                if same is not None:
+                    session, length = same
+                    result["known"].append({"session": session.id, "state": session.state, "file_number": file_number})
+                    block += length + 1
+                    file_number += 1
+                    continue
             damage: dict[str, Any] = {"session": None, "file_number": file_number, "reason": exc.message}
             result["damaged"].append(damage)
             records = _length(drive, file_number, block)
@@ -89,7 +113,7 @@ def rebuild(
                         part,
                         exc.message,
                         catalog,
-                        no_archive=not (whole or isinstance(exc, TapeError)),
+                        no_archive=not (whole or isinstance(exc, (TapeError, CryptError))),
                     )
         block += part.records + 1
         file_number += 1
@@ -104,6 +128,16 @@ def rebuild(
     if changed and not dry_run:
         catalog.set_volume_end(volume, file_number, block, unfinished=unfinished)
     return {**result, "changed": changed}
+
+
+def _same_part(catalog: Catalog, part: Part) -> Optional[tuple[Session, int]]:
+    """The session that the catalog has in an encrypted tape file, and how many records it has there; None for none."""
+    session = catalog.session_in(part.volume, part.file_number)
+    if session is not None:
+        for known in catalog.parts(session.number):
+            if _same_place(part, known) and known.age_head == part.age_head:
+                return session, known.records
+    return None
 
 
 def _prove_whole(read: Scan) -> None:

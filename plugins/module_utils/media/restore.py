@@ -34,6 +34,7 @@ from .arrival import NotThere, what_differs
 from .extract import Said, TarExtractor
 from .losses import DOUBTFUL, MISSING, Losses
 from .reading import NOT_REACHED, Drives, Located, SessionReader, check_names
+from .sealed import NO_KEYS, Keyring
 
 #: What the headers of a member take on tape, for the total that is told: those of most, and a little more.
 _HEADER_BYTES = 2048
@@ -55,6 +56,7 @@ class RestoreJob:
     :param session: an id, or ``latest`` of ``host``.
     :param paths: absolute paths on the database host; empty for everything.
     :param target: folder that stands for ``/`` of the database host.
+    :param keyring: the keys for parts that are encrypted.
     """
 
     session: str
@@ -62,6 +64,7 @@ class RestoreJob:
     host: Optional[str] = None
     paths: Sequence[str] = ()
     numeric_owner: bool = False
+    keyring: Keyring = NO_KEYS
 
 
 @dataclass
@@ -178,7 +181,7 @@ def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[
 
 def _extract(run: _Run, drives: Drives, folder: str) -> _Extracted:
     """Give tar all members that can be read, and note the others."""
-    reader = SessionReader(drives, run.catalog, run.status)
+    reader = SessionReader(drives, run.catalog, run.status, run.job.keyring)
     doubtful: set[bytes] = set()
     end = None
     # Where the reading ends early, its selection would go on in the catalog, and no other could be made.
@@ -258,7 +261,7 @@ def _checked(job: RestoreJob, catalog: Catalog) -> Session:
     """The session to restore. :raises SplitMirrorError: it, the target or a path is refused."""
     _check_target(job.target)
     session = find_good_session(catalog, job.session, job.host)
-    complete_parts(catalog, session)
+    job.keyring.require(list(complete_parts(catalog, session).values()), session.id)
     for path in job.paths:
         if not path.startswith("/"):
             raise RestoreError(

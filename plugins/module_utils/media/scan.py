@@ -33,8 +33,8 @@ from ..catalog.lookup import show_path
 from ..catalog.records import Part
 from ..errors import SplitMirrorError
 from ..tape.base import TapeDrive
-from .part import open_part
-from .tape_file import TapeStream
+from .part import tape_stream
+from .sealed import Keyring, PartStream, open_found
 
 _SHOWN = 5
 # Offsets in a session, and what is added to them, stay in the range of SQLite's integers.
@@ -57,6 +57,9 @@ class Scan:
     :param end: the index itself, as a member.
     :param sparse: there are sparse files in it.
     :param headers_sha256: of all headers but that of the index; sessions of version 0.1 have no other proof of them.
+    :param archive_bytes: length of the archive.
+    :param age_head: header and nonce of the age file that it is in; empty when it is not encrypted. :param age_keys: as
+        in Part.
     """
 
     observed: Spool
@@ -69,6 +72,9 @@ class Scan:
     size_bytes: int = 0
     sparse: bool = False
     headers_sha256: str = ""
+    archive_bytes: int = 0
+    age_head: bytes = b""
+    age_keys: str = ""
 
     @property
     def part_number(self) -> int:
@@ -157,24 +163,26 @@ class Differences:
 
 
 @contextmanager
-def scan(drive: TapeDrive, part: Part, spool_dir: str) -> Iterator[Scan]:
+def scan(drive: TapeDrive, part: Part, spool_dir: str, keyring: Keyring) -> Iterator[Scan]:
     """Read one tape file to its filemark and take the checksums of what is in it.
 
-    :param part: where it is; its volume is in the drive.
+    :param part: where it is; its volume is in the drive. Whether it is encrypted is seen from the tape file.
     :param spool_dir: folder for the spools, which grow with the files.
-    :raises SplitMirrorError: a record is bad, it is not an archive, it has no filemark, or the spools have no room.
+    :raises SplitMirrorError: a record is bad, it is not an archive, it has no filemark, no key opens it, or the spools
+        have no room.
     """
     with spool("observed", spool_dir, part) as observed, spool("index", spool_dir, part) as index:
-        read = _scan(open_part(drive, part), Scan(observed, index), logical=False)
+        stream, sealed = open_found(tape_stream(drive, part), part, keyring)
+        read = _scan(stream, Scan(observed, index, age_head=sealed.age_head, age_keys=sealed.age_keys), logical=False)
         if read.is_old and read.sparse:
             # What the checksums of its sparse files cover is known only now, behind them.
             for spooled in (observed, index):
                 spooled.truncate()
-            read = _scan(open_part(drive, part), Scan(observed, index), logical=True)
+            read = _scan(tape_stream(drive, part), Scan(observed, index), logical=True)
         yield read
 
 
-def _scan(stream: TapeStream, read: Scan, *, logical: bool) -> Scan:
+def _scan(stream: PartStream, read: Scan, *, logical: bool) -> Scan:
     headers = hashlib.sha256()
     for member in iterate_members(stream):
         _take(read, member, logical=logical)
@@ -182,6 +190,7 @@ def _scan(stream: TapeStream, read: Scan, *, logical: bool) -> Scan:
             headers.update(member.header)
     read.headers_sha256 = headers.hexdigest()
     read.records = stream.skip_to_filemark()
+    read.archive_bytes = stream.archive_bytes()
     return read
 
 

@@ -86,6 +86,7 @@ class TapeStream:
     :param block: where it begins as the drive counts, None if not known.
     :param record_bytes: length of every record in it.
     :param status: how far the reading has come, in bytes.
+    :param short_end: the last record may be shorter, as that of an encrypted part.
     :ivar records_read: how many records were read from the tape.
     """
 
@@ -96,10 +97,14 @@ class TapeStream:
         block: Optional[int],
         record_bytes: int,
         status: Optional[StatusWriter] = None,
+        *,
+        short_end: bool = False,
     ) -> None:
         self._drive = drive
         self._status = status
-        self._file_number = file_number
+        self.file_number = file_number
+        self.short_end = short_end
+        self._length = record_bytes  # of the record that was read last
         self._block = block
         self._record_bytes = record_bytes
         self._record = b""
@@ -115,16 +120,21 @@ class TapeStream:
             return
         if number != self._next or self._ended:
             block = None if self._block is None else self._block + number
-            self._drive.locate(Position(self._file_number, number), block)
+            self._drive.locate(Position(self.file_number, number), block)
             self._next = number
             self._ended = False
+            self._length = self._record_bytes
         self._record = b""
         if self._used:
             used = self._used
             self._fill()
             self._used = used
 
-    def read(self, size: int) -> bytes:
+    def approach(self, offset_bytes: int) -> None:
+        """Move to the record of a byte without reading it, unless it is in memory."""
+        self.seek(offset_bytes - offset_bytes % self._record_bytes)
+
+    def read(self, size: int, /) -> bytes:
         """Read up to ``size`` bytes, less only at a record's end; ``b""`` at the filemark.
 
         :raises TapeError: a record is bad, or the data end without a filemark.
@@ -145,6 +155,10 @@ class TapeStream:
             pass
         return self._next
 
+    def archive_bytes(self) -> int:
+        """How long the tape file is, after skip_to_filemark."""
+        return self._next * self._record_bytes - (self._record_bytes - self._length)
+
     def _fill(self) -> bool:
         if self._ended:
             return False
@@ -152,7 +166,7 @@ class TapeStream:
             self._record = self._drive.read_record(self._record_bytes)
         except EndOfData as exc:
             raise TapeError(
-                f"volume: the data end in tape file {self._file_number} without a filemark, so its writer was "
+                f"volume: the data end in tape file {self.file_number} without a filemark, so its writer was "
                 "interrupted; "
                 "read another session.",
                 option="volume",
@@ -162,13 +176,18 @@ class TapeStream:
         if not self._record:
             self._ended = True
             return False
-        if len(self._record) != self._record_bytes:
+        number, length = self._next, len(self._record)
+        if self._length != self._record_bytes:
+            # It was taken for the last one.
+            number, length = number - 1, self._length
+        if length != self._record_bytes and (number < self._next or not self.short_end):
             raise TapeError(
-                f"volume: record {self._next} of tape file {self._file_number} has {len(self._record)} bytes instead "
-                f"of {self._record_bytes}, so it is damaged; try another drive or another session.",
+                f"volume: record {number} of tape file {self.file_number} has {length} bytes instead of "
+                f"{self._record_bytes}, so it is damaged; try another drive or another session.",
                 option="volume",
                 code="tape_damaged",
             )
+        self._length = length
         self._next += 1
         self.records_read += 1
         if self._status is not None:

@@ -24,7 +24,8 @@ from ..tape.base import TapeError
 from .losses import DOUBTFUL, MISSING, Losses
 from .reading import NOT_REACHED, Drives, FoundMember, SessionReader, Unreached
 from .scan import Differences, VerifyError, compare, spool
-from .tape_file import TapeStream
+from .sealed import NO_KEYS, Keyring, OpenedStream, PartStream
+from .verify_records import verify_records
 
 
 @dataclass
@@ -55,26 +56,37 @@ def needed_volume(session: Session, catalog: Catalog) -> str:
 
 
 def verify_session(
-    session: Session, catalog: Catalog, drives: Drives, *, report: bool = True, status: Optional[StatusWriter] = None
+    session: Session,
+    catalog: Catalog,
+    drives: Drives,
+    *,
+    report: bool = True,
+    status: Optional[StatusWriter] = None,
+    keyring: Keyring = NO_KEYS,
 ) -> dict[str, Any]:
     """Read all parts of a session from tape and compare every member with the catalog and with the indexes on the tape.
 
-    All of it is read, whatever is found; a member is damaged here exactly when it is so for tape_read.
+    All of it is read, whatever is found; a member is damaged here exactly when it is so for tape_read. Without a key no
+    member of an encrypted session can be seen: then its records, their lengths and the filemarks are proved.
 
     :param report: write the list of damaged members to a file.
     :param status: reports how far the reading has come, in bytes.
-    :returns: session, host, members, files, bytes, records_read, volumes, seconds, bytes_per_s, and what Losses and
-        SessionReader say.
+    :param keyring: the keys for parts that are encrypted; without any the records alone are proved.
+    :returns: session, host, members, files, bytes, records_read, volumes, seconds, bytes_per_s, ``proved`` (``content``
+        or ``records``), and what Losses and SessionReader say.
     :raises SplitMirrorError: something differs; the sentence, the facts and the report say what. If no member could be
         reached, it is the error of the first volume.
     """
     begun = time.monotonic()
     parts = list(complete_parts(catalog, session).values())
+    if not keyring and any(part.age_head for part in parts):
+        return verify_records(session, catalog, drives, parts, status)
+    keyring.require(parts, session.id)
     state_dir = os.path.dirname(catalog.path)
     losses = Losses(state_dir if report else None, f"{session.id}-tape_verify")
     if status is not None:
         status.set(0, parts[-1].end_bytes)
-    run = _Run(session, catalog, SessionReader(drives, catalog, status), losses, Differences(), _Read())
+    run = _Run(session, catalog, SessionReader(drives, catalog, status, keyring), losses, Differences(), _Read())
     headers = hashlib.sha256()
     try:
         for part in parts:
@@ -98,6 +110,7 @@ def verify_session(
         "bytes": run.read.size_bytes,
         "records_read": sum(part.records for part in whole),
         "volumes": volumes,
+        "proved": "content",
         "seconds": round(seconds, 3),
         "bytes_per_s": round(sum(part.records * part.record_bytes for part in whole) / seconds),
     }
@@ -165,8 +178,10 @@ def _take(found: FoundMember, read: _Read, losses: Losses, differences: Differen
         read.end = record.offset_bytes + len(found.header.header) + found.length
 
 
-def _check_end(stream: TapeStream, end: int, part: Part, differences: Differences) -> None:
+def _check_end(stream: PartStream, end: int, part: Part, differences: Differences) -> None:
     """Behind the last member are zeros up to the end of a record, and the filemark."""
+    if isinstance(stream, OpenedStream) and stream.head_differs:
+        differences.add("the header of the age file is not the one in the catalog")
     try:
         if end >= 0:
             stream.seek(end - part.offset_bytes)

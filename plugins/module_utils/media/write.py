@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -21,6 +21,8 @@ from ..archive.estimate import Estimate, estimate
 from ..archive.model import Owners, WriterOptions
 from ..archive.ring import make_ring
 from ..catalog.store import Catalog
+from ..crypt.keys import Recipient
+from ..crypt.sealing import Sealer
 from ..errors import SplitMirrorError
 from ..extents.mapcheck import parse_names
 from ..extents.mapfile import MapFile
@@ -31,6 +33,7 @@ from ..session import StateDir
 from ..tape.base import TapeDrive
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
 from .part import ArchiveSource, PartWriter, drive_use
+from .sealed import Sealing, sealed_bytes
 from .selection import Selection
 from .volume_source import VolumeChoice, VolumeSource
 from .volumes import WritePosition, begin_anew, check_room
@@ -49,6 +52,7 @@ class WriteJob:
     :param host: name of the database host in the catalog; None takes that of the map.
     :param retention_days: how long the session must be kept; None for ever.
     :param evidence: what is known of the session so far; it is kept on the tape, for a catalog that is rebuilt.
+    :param recipients: whom it is encrypted to; none to write it in the clear.
     """
 
     session: str
@@ -63,6 +67,7 @@ class WriteJob:
     buffer_bytes: int = 256 << 20
     retention_days: Optional[float] = None
     evidence: Optional[Mapping[str, Any]] = None
+    recipients: Sequence[Recipient] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,10 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
             )
         # The proof starts a process, so it begins before any thread.
         proof = stack.enter_context(Proof(job.map_path, {} if mounts is None else mounts.folders, job.proof))
+        # So does the process that encrypts.
+        sealing = None
+        if job.recipients:
+            sealing = Sealing(job.session, job.recipients, stack.enter_context(Sealer()))
         created_s = time.time()
         expires_s = None if job.retention_days is None else created_s + job.retention_days * _DAY_S
         number = catalog.begin_session(job.session, ready.host, created_s, expires_s)
@@ -154,7 +163,7 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
         }
         status = status or StatusWriter(state.status_file(job.session), "write", "bytes")
         status.set(0, ready.size.archive_bytes)
-        with PartWriter(drive, catalog, number, place, status=status) as part:
+        with PartWriter(drive, catalog, number, place, sealing=sealing, status=status) as part:
             done = part.write(source, selection, head)
             # If the mirror was written while it was read, this is not a backup.
             check_seals(map_file, ready.devices)
@@ -168,7 +177,7 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
         "members": done.members,
         "bytes": done.bytes_data,
         "bytes_archive": done.bytes_archive,
-        "records": done.records,
+        "records": facts["records"],
         "fallback": done.fallback,
         "inline": done.inline,
         "sockets": done.skipped,
@@ -194,7 +203,7 @@ def _prove_ready(job: WriteJob, volumes: VolumeSource, map_file: MapFile) -> _Re
     drive, place = volumes.first()
     options = _prove_options(job, place)
     size = estimate(map_file, place.label.record_bytes, job.extras or None)
-    check_room(place, size.archive_bytes)
+    check_room(place, sealed_bytes(size.archive_bytes, len(job.recipients)))
     return _Ready(job.host or map_file.meta("host") or "", devices, size, drive, place, options)
 
 

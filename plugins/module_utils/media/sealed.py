@@ -1,0 +1,320 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Parts that are encrypted: the tape file is an age file with the archive in it.
+
+The last record of such a tape file is as long as what is left of the age file; all others have the length in the label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional, Protocol
+
+from ..catalog.records import Part
+from ..crypt.age import (
+    CHUNK_BYTES,
+    NONCE_BYTES,
+    AgeError,
+    Header,
+    Named,
+    age_bytes,
+    looks_like_age,
+    make_file_key,
+    make_header,
+    make_nonce,
+    parse_header,
+    read_header,
+)
+from ..crypt.keys import Identity, Recipient, parse_identities, read_identities
+from ..crypt.opening import OpenedFile
+from ..crypt.primitives import CryptError
+from ..crypt.sealing import Sealer, SealingSink
+from ..tape.base import TapeError
+from .tape_file import TapeRecordSink, TapeStream
+
+# So much of a tape file shows whether it is an age file; a record is not shorter.
+_LOOK_BYTES = 512
+# Of a header: what names session and part, and what there is for each recipient with its fingerprint.
+_HEAD_BYTES, _RECIPIENT_BYTES = 512, 160
+
+
+class PartStream(Protocol):
+    """The archive of a part, whether it is encrypted or not."""
+
+    @property
+    def records_read(self) -> int:
+        """How many records were read from the tape."""
+
+    def approach(self, offset_bytes: int) -> None:
+        """Move to the record in which the reading of a byte begins, without reading it.
+
+        :raises TapeError: the drive cannot get there.
+        """
+
+    def seek(self, offset_bytes: int) -> None:
+        """Go to a byte of the archive. :raises TapeError: a record is bad."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; none at the end. :raises TapeError: a record is bad."""
+
+    def skip_to_filemark(self) -> int:
+        """Read what is left and return how many records the tape file has. :raises TapeError: a record is bad."""
+
+    def archive_bytes(self) -> int:
+        """How long the archive is, after skip_to_filemark."""
+
+
+def sealed_bytes(archive_bytes: int, recipients: int) -> int:
+    """At most so long becomes an archive on tape.
+
+    :param recipients: how many there are; with none it is not encrypted.
+    """
+    return age_bytes(_HEAD_BYTES + recipients * _RECIPIENT_BYTES, archive_bytes) if recipients else archive_bytes
+
+
+class Sealing:
+    """How the parts of a session are encrypted.
+
+    :param sealer: the process that does it.
+    """
+
+    def __init__(self, session: str, recipients: Sequence[Recipient], sealer: Sealer) -> None:
+        self._session = session
+        self._recipients = recipients
+        self._sealer = sealer
+
+    def part(self, number: int) -> PartSeal:
+        """For one part, or one more attempt at it: a new key, for nothing may be encrypted twice by the same one."""
+        key = make_file_key()
+        keys = tuple(recipient.fingerprint for recipient in self._recipients)
+        header = make_header(key, self._recipients, Named(self._session, number, keys))
+        return PartSeal(self._sealer, key, header + make_nonce(), " ".join(keys))
+
+
+@dataclass(frozen=True)
+class PartSeal:
+    """How one part is encrypted. :param head: header and nonce. :param keys: fingerprints, as in Part."""
+
+    sealer: Sealer
+    key: bytes
+    head: bytes
+    keys: str
+
+    def over(self, sink: TapeRecordSink, record_bytes: int) -> SealingSink:
+        """A sink that encrypts in front of the sink of the tape."""
+        return SealingSink(self.sealer, sink, record_bytes, self.key, self.head)
+
+
+class Keyring:
+    """The secret keys that a task was given.
+
+    :param option: where they were given.
+    """
+
+    def __init__(self, identities: Sequence[Identity] = (), option: str = "identity_file") -> None:
+        self._identities = identities
+        self._option = option
+
+    def __bool__(self) -> bool:
+        return bool(self._identities)
+
+    def require(self, parts: Sequence[Part], session: str) -> None:
+        """Prove that these parts can be read. :raises CryptError: a key is missing, or none opens one of them."""
+        for part in parts:
+            if part.age_head:
+                self.key_of_part(part, f"session {session}")
+
+    def key_of_part(self, part: Part, what: str) -> bytes:
+        """The key of an encrypted part that the catalog knows. :param what: it is. :raises CryptError: as key_of."""
+        try:
+            return self.key_of(parse_header(part.age_head[:-NONCE_BYTES]), what, part.age_keys)
+        except AgeError as exc:
+            raise CryptError(
+                f"state_dir: the catalog is damaged ({exc} in the head of an encrypted part); move it away and rebuild "
+                "it from the volumes with catalog_rebuild.",
+                option="state_dir",
+                code="catalog_unusable",
+            ) from exc
+
+    def key_of(self, header: Header, what: str, keys: str) -> bytes:
+        """The key of an age file.
+
+        :param what: it is. :param keys: fingerprints of those that open it, as far as they are known.
+        :raises CryptError: a key is missing, or none opens it. :raises AgeError: the header was changed.
+        """
+        to = f"the key {keys}" if " " not in keys else f"the keys {', '.join(keys.split())}"
+        to = to if keys else "a key that is not known"
+        if not self._identities:
+            raise CryptError(
+                f"identity_file: {what} is encrypted to {to}, and no key was given; give the file of its secret key on "
+                "the media server, or the key itself as identity.",
+                option="identity_file",
+            )
+        key = header.file_key(self._identities)
+        if key is None:
+            mine = ", ".join(identity.recipient.fingerprint for identity in self._identities)
+            raise CryptError(
+                f"{self._option}: {what} is encrypted to {to}, and what was given is {mine}; give the secret key "
+                "of one that it is encrypted to.",
+                option=self._option,
+            )
+        return key
+
+
+#: Of a task that was given none.
+NO_KEYS = Keyring()
+
+
+def keyring_of(params: Mapping[str, Any]) -> Keyring:
+    """The keys in the options of a module (IDENTITY_SPEC). :raises CryptError: they cannot be used."""
+    path, text = params["identity_file"], params["identity"]
+    if path and text:
+        raise CryptError(
+            "identity: identity_file is given as well; give one of them.", option="identity", code="option_invalid"
+        )
+    if path:
+        return Keyring(read_identities(path), "identity_file")
+    return Keyring(parse_identities(text), "identity") if text else NO_KEYS
+
+
+class NoKey(CryptError):
+    """No key opens a part. :ivar part: with what its header says in the clear."""
+
+    def __init__(self, error: CryptError, part: Part) -> None:
+        super().__init__(error.message, error.option)
+        self.part = part
+
+
+class OpenedStream:
+    """The archive in an encrypted part. A place in it costs the chunk that it is in.
+
+    :param tape: the tape file.
+    :param head: header and nonce of the age file. :param key: of the file.
+    """
+
+    def __init__(self, tape: TapeStream, head: bytes, key: bytes) -> None:
+        self._tape = tape
+        self._file = OpenedFile(tape, len(head) - NONCE_BYTES, key, head[-NONCE_BYTES:])
+        self._head = head
+        self._looked = False
+        self._offset = 0
+        #: The header on the tape is not the one that was used, so that another program cannot read the part.
+        self.head_differs = False
+
+    @property
+    def records_read(self) -> int:
+        """See PartStream."""
+        return self._tape.records_read
+
+    def approach(self, offset_bytes: int) -> None:
+        """See PartStream."""
+        if not self._file.has(offset_bytes):
+            self._tape.approach(self._file.place_of(offset_bytes))
+
+    def seek(self, offset_bytes: int) -> None:
+        """See PartStream."""
+        self._offset = offset_bytes
+        self._file.seek(offset_bytes)
+
+    def read(self, size: int, /) -> bytes:
+        """See PartStream."""
+        if not self._looked and self._offset < CHUNK_BYTES:
+            self._looked = True
+            self._tape.seek(0)
+            self.head_differs = read_exactly(self._tape, len(self._head)) != self._head
+        try:
+            data = self._file.read(size)
+        except AgeError as exc:
+            raise changed(self._tape, exc) from exc
+        self._offset += len(data)
+        return data
+
+    def skip_to_filemark(self) -> int:
+        """See PartStream. Proves as well that the age file ends there."""
+        while self.read(CHUNK_BYTES):
+            pass
+        try:
+            self._file.prove_end()
+        except AgeError as exc:
+            raise changed(self._tape, exc) from exc
+        return self._tape.skip_to_filemark()
+
+    def archive_bytes(self) -> int:
+        """See PartStream."""
+        return self._offset
+
+
+def open_sealed(tape: TapeStream, part: Part, keyring: Keyring) -> OpenedStream:
+    """The archive in an encrypted part that the catalog knows.
+
+    :raises CryptError: no key opens it.
+    """
+    what = f"tape file {part.file_number} of volume {part.volume}"
+    return OpenedStream(tape, part.age_head, keyring.key_of_part(part, what))
+
+
+def open_found(tape: TapeStream, part: Part, keyring: Keyring) -> tuple[PartStream, Part]:
+    """The archive in a tape file of which it is not known whether it is encrypted, and the part as it turns out to be.
+
+    :raises NoKey: it is encrypted, and no key opens it. :raises TapeError: a record is bad.
+    """
+    if not looks_like_age(tape.read(_LOOK_BYTES)):
+        tape.seek(0)
+        return tape, part
+    what = f"tape file {part.file_number} of volume {part.volume}"
+    tape.short_end = True
+    tape.seek(0)
+    try:
+        header, nonce, _rest = read_header(tape)
+        named = header.named
+        if named is not None:
+            what += f", part {named.part + 1} of session {named.session},"
+        part = part._replace(age_head=header.text + nonce, age_keys="" if named is None else " ".join(named.keys))
+        key = keyring.key_of(header, what, part.age_keys)
+    except AgeError as exc:
+        raise changed(tape, exc) from exc
+    except CryptError as exc:
+        raise NoKey(exc, part) from exc
+    return OpenedStream(tape, part.age_head, key), part
+
+
+def prove_records(tape: TapeStream, part: Part) -> Optional[str]:
+    """Read an encrypted part without a key, and return what is wrong with it; None if nothing can be seen.
+
+    :raises TapeError: a record cannot be read, or the data end without a filemark.
+    """
+    head = read_exactly(tape, len(part.age_head))
+    records = tape.skip_to_filemark()
+    if head != part.age_head:
+        return "its header is not the one in the catalog"
+    expected = age_bytes(len(part.age_head) - NONCE_BYTES, part.archive_bytes)
+    if (records, tape.archive_bytes()) != (part.records, expected):
+        return (
+            f"{records} records with {tape.archive_bytes()} bytes were read, and the catalog has {part.records} with "
+            f"{expected}"
+        )
+    return None
+
+
+def read_exactly(tape: TapeStream, size: int) -> bytes:
+    """So many bytes; fewer at the end of the tape file."""
+    data = tape.read(size)
+    while len(data) < size:
+        more = tape.read(size - len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def changed(tape: TapeStream, error: AgeError) -> TapeError:
+    """The error for an age file that is not what was written."""
+    return TapeError(
+        f"volume: tape file {tape.file_number} is damaged or was changed ({error}); try another drive or another "
+        "session.",
+        option="volume",
+        code="tape_damaged",
+    )
