@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
@@ -20,12 +22,7 @@ _GIB = 1 << 30
 def small(options: Options, *, aged: bool = False) -> Result:
     """100,000 files of 4 to 16 KiB; the rival is GNU tar on the mounted mirror."""
     count = options.count(100_000)
-    image = make_disk(options.folder, 600 + count * 24 // 1024, "-N", str(count + count // 5 + 5000))
-    with primary(options.folder, image) as (mount, device):
-        trees.small_files(mount / "data", count, aged=aged)
-        map_folder(options.folder / "map", mount / "data", device)
-    with mirror(options.folder, image) as (mount, device):
-        command = work("write", "--map", options.folder / "map", "--device", device)
+    with small_mirror(options, aged=aged) as (mount, command):
         ours, rival = in_turn(
             options.runs,
             lambda: time_into_cat(*command),
@@ -48,6 +45,18 @@ def small(options: Options, *, aged: bool = False) -> Result:
     )
 
 
+@contextlib.contextmanager
+def small_mirror(options: Options, *, aged: bool = False) -> Iterator[tuple[Path, list[str]]]:
+    """The mirror of 100,000 files of 4 to 16 KiB: where it is mounted, and the command that writes the archive."""
+    count = options.count(100_000)
+    image = make_disk(options.folder, 600 + count * 24 // 1024, "-N", str(count + count // 5 + 5000))
+    with primary(options.folder, image) as (mount, device):
+        trees.small_files(mount / "data", count, aged=aged)
+        map_folder(options.folder / "map", mount / "data", device)
+    with mirror(options.folder, image) as (mount, device):
+        yield mount, work("write", "--map", options.folder / "map", "--device", device)
+
+
 def small_aged(options: Options) -> Result:
     """The same files, written in any order, a third of them again."""
     return small(options, aged=True)
@@ -55,14 +64,9 @@ def small_aged(options: Options) -> Result:
 
 def large(options: Options) -> Result:
     """4 files of 1 GiB; the rival is dd with O_DIRECT."""
-    size = max(MIB, round(_GIB * options.scale) // MIB * MIB)
-    image = make_disk(options.folder, 512 + 5 * size // MIB)
-    with primary(options.folder, image) as (mount, device):
-        trees.large_files(mount / "data", 4, size)
-        map_folder(options.folder / "map", mount / "data", device)
-    with mirror(options.folder, image) as (mount, device):
+    size = _size_of_large(options)
+    with large_mirror(options) as (mount, command):
         files = sorted((mount / "data").iterdir())
-        command = work("write", "--map", options.folder / "map", "--device", device)
         ours, rival = in_turn(
             options.runs,
             lambda: time_into_cat(*command),
@@ -85,6 +89,22 @@ def large(options: Options) -> Result:
             "rival_mib_per_s": round(total / MIB / statistics.median(rival)),
         },
     )
+
+
+@contextlib.contextmanager
+def large_mirror(options: Options) -> Iterator[tuple[Path, list[str]]]:
+    """The mirror of 4 files of 1 GiB: where it is mounted, and the command that writes the archive."""
+    size = _size_of_large(options)
+    image = make_disk(options.folder, 512 + 5 * size // MIB)
+    with primary(options.folder, image) as (mount, device):
+        trees.large_files(mount / "data", 4, size)
+        map_folder(options.folder / "map", mount / "data", device)
+    with mirror(options.folder, image) as (mount, device):
+        yield mount, work("write", "--map", options.folder / "map", "--device", device)
+
+
+def _size_of_large(options: Options) -> int:
+    return max(MIB, round(_GIB * options.scale) // MIB * MIB)
 
 
 def _dd(path: Path) -> float:

@@ -7,16 +7,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners, WriterOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.writer import write_archive
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.keys import Recipient
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.primitives import make_secret, public_of
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.sealing import Sealer, SealingSink
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.check import check_map, pre_check
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapfile import MapFile
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.mapper import map_scopes
@@ -24,6 +28,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.proof i
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.scope import Scope
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.stack import LunSpec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.tracker import Tracker
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import Sealing
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import one_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
@@ -32,6 +37,7 @@ from ansible_collections.splitmirror.backup.tests.benchmarks.rig import LUN, SES
 from ansible_collections.splitmirror.backup.tests.support.tape import Held
 
 _VOLUME = "BENCH"
+_RECORD_BYTES = WriterOptions().record_bytes
 
 
 class _Output:
@@ -77,16 +83,35 @@ def do_write(options: argparse.Namespace) -> None:
     with (
         MapFile.open(options.map, SESSION, read_only=True) as opened,
         Proof(options.map, {1: options.mount}, options.proof) as proof,
+        _sealing(options) as sealing,
     ):
+        output = _Output(options.limit)
+        sink = output if sealing is None else sealing.part(0).over(output, _RECORD_BYTES)
         write_archive(
             proof.entries(),
             {1: options.device},
-            _Output(options.limit),
+            sink,
             WriterOptions(buffer_bytes=options.buffer),
             member=lambda member: None,
             owners=Owners(opened.users(), opened.groups()),
             index_meta={"session": SESSION},
         )
+        if isinstance(sink, SealingSink):
+            sink.finish()
+
+
+@contextlib.contextmanager
+def _sealing(options: argparse.Namespace) -> Iterator[Optional[Sealing]]:
+    """How the session is encrypted, if it is."""
+    if not options.encrypt:
+        yield None
+        return
+    with Sealer() as sealer:
+        yield Sealing(SESSION, _recipients(), sealer)
+
+
+def _recipients() -> list[Recipient]:
+    return [Recipient(public_of(make_secret()))]
 
 
 def do_tape(options: argparse.Namespace) -> None:
@@ -107,6 +132,7 @@ def do_tape(options: argparse.Namespace) -> None:
                 devices={LUN: options.device},
                 mounts_dir=str(state / "mounts"),
                 buffer_bytes=options.buffer,
+                recipients=_recipients() if options.encrypt else (),
             ),
             one_volume(Held(drive), _VOLUME),
         )
@@ -124,6 +150,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--proof", default="none")
     parser.add_argument("--buffer", type=int, default=256 << 20)
     parser.add_argument("--limit", type=float)
+    parser.add_argument("--encrypt", action="store_true")
     parser.add_argument("--door", type=int, help="descriptor: tell there when all is imported, and wait for the sign")
     options = parser.parse_args(arguments)
     if options.door is not None:

@@ -59,7 +59,7 @@ def proof(options: Options) -> Result:
 
 
 def memory(options: Options) -> Result:
-    """1,000,000 files: the memory of the process that maps and checks, and of the one that proves and writes."""
+    """1,000,000 files: the memory of the processes that map and check, and of those that prove, encrypt and write."""
     count = options.count(1_000_000)
     image = make_disk(options.folder, 1024 + count * 6 // 1024, "-N", str(count + count // 5 + 5000))
     map_path = options.folder / "map"
@@ -72,7 +72,7 @@ def memory(options: Options) -> Result:
         media_mib, media_s = weigh(
             *work(
                 "tape", "--map", map_path, "--device", device, "--state", options.folder / "state",
-                "--buffer", _BUFFER_BYTES,
+                "--buffer", _BUFFER_BYTES, "--encrypt",
             )
         )  # fmt: skip
     buffer_mib = _BUFFER_BYTES / MIB

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, Protocol
 
+from ..archive.model import RecordSink
 from ..catalog.records import Part
 from ..crypt.age import (
     CHUNK_BYTES,
@@ -33,7 +34,7 @@ from ..crypt.opening import OpenedFile
 from ..crypt.primitives import CryptError
 from ..crypt.sealing import Sealer, SealingSink
 from ..tape.base import TapeError
-from .tape_file import TapeRecordSink, TapeStream
+from .tape_file import TapeStream
 
 # So much of a tape file shows whether it is an age file; a record is not shorter.
 _LOOK_BYTES = 512
@@ -103,7 +104,7 @@ class PartSeal:
     head: bytes
     keys: str
 
-    def over(self, sink: TapeRecordSink, record_bytes: int) -> SealingSink:
+    def over(self, sink: RecordSink, record_bytes: int) -> SealingSink:
         """A sink that encrypts in front of the sink of the tape."""
         return SealingSink(self.sealer, sink, record_bytes, self.key, self.head)
 
