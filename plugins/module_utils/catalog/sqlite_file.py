@@ -22,7 +22,7 @@ FORMAT_VERSION = "3"
 #: Older formats. 1: without digests of headers. 2: what was added for sessions over several volumes is missing.
 _OLD_FORMATS = ("1", "2")
 #: What the next writer makes of an older format: table, column, its type, and its value in old rows.
-_ADDED = (
+ADDED_COLUMNS = (
     ("members", "header_digest", "BLOB", "NULL"),
     ("volumes", "out_of_use", "TEXT NOT NULL DEFAULT ''", "''"),
     ("volumes", "capacity_bytes", "INTEGER", "NULL"),
@@ -66,7 +66,7 @@ CREATE TABLE members(session INTEGER, offset_bytes INTEGER, part INTEGER, path B
 CREATE INDEX members_path ON members(session, path);
 """
 #: Tables that format 3 added.
-_NEW_TABLES = (
+ADDED_TABLES = (
     "volume_uses(number INTEGER PRIMARY KEY, volume TEXT NOT NULL, drive TEXT NOT NULL, what TEXT, session TEXT, "
     "used_s REAL, facts TEXT)",
 )
@@ -158,14 +158,14 @@ class CatalogDatabase:
             self._db.execute("PRAGMA wal_autocheckpoint=16384")
         with self._transaction():
             if not self._has_meta():
-                for statement in (*_SCHEMA.split(";\n"), *(f"CREATE TABLE {table}" for table in _NEW_TABLES)):
+                for statement in (*_SCHEMA.split(";\n"), *(f"CREATE TABLE {table}" for table in ADDED_TABLES)):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO meta VALUES('format_version', ?)", (FORMAT_VERSION,))
             elif self._format() in _OLD_FORMATS:
                 for table, column, kind, value in self._missing():
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
                     self._db.execute(f"UPDATE {table} SET {column} = {value}")  # noqa: S608
-                for table in _NEW_TABLES:
+                for table in ADDED_TABLES:
                     self._db.execute(f"CREATE TABLE {table}")
                 self._db.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,))
 
@@ -181,7 +181,7 @@ class CatalogDatabase:
                 for table in dict.fromkeys(table for table, *_more in missing):
                     added = ", ".join(f"{value} AS {column}" for name, column, _kind, value in missing if name == table)
                     self._db.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {added} FROM main.{table}")  # noqa: S608
-                for table in _NEW_TABLES:
+                for table in ADDED_TABLES:
                     self._db.execute(f"CREATE TEMP TABLE {table}")
                 return
         if found != FORMAT_VERSION:
@@ -192,13 +192,13 @@ class CatalogDatabase:
             )
 
     def _missing(self) -> list[tuple[str, str, str, str]]:
-        """The rows of _ADDED that a catalog of an older format does not have."""
+        """The rows of ADDED_COLUMNS that a catalog of an older format does not have."""
         columns = {
             (table, row[1])
-            for table in dict.fromkeys(table for table, *_more in _ADDED)
+            for table in dict.fromkeys(table for table, *_more in ADDED_COLUMNS)
             for row in self._rows(f"PRAGMA main.table_info({table})")
         }
-        return [row for row in _ADDED if row[:2] not in columns]
+        return [row for row in ADDED_COLUMNS if row[:2] not in columns]
 
     def _format(self) -> Optional[str]:
         row = self._one("SELECT value FROM meta WHERE key = 'format_version'")

@@ -27,6 +27,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model i
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import REGULAR, HeaderMaker, pad
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session, show_path
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import Part
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.sqlite_file import ADDED_COLUMNS, ADDED_TABLES
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
@@ -252,9 +253,10 @@ def test_a_catalog_of_version_0_1_is_read_and_becomes_a_new_one(labelled: Librar
     path = old.state_dir / "catalog.sqlite"
     old.catalog.close()
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("ALTER TABLE members DROP COLUMN header_digest")
-        for table, column in (("volumes", "out_of_use"), ("parts", "archive_bytes"), ("parts", "lead_bytes")):
+        for table, column, *_kind in ADDED_COLUMNS:
             db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        for table in ADDED_TABLES:
+            db.execute(f"DROP TABLE {table.partition('(')[0]}")
         db.execute("UPDATE meta SET value = '1' WHERE key = 'format_version'")
         db.commit()
     for number, writable in enumerate((False, True, False)):
