@@ -67,3 +67,18 @@ class ModuleDocFragment:
 
     # For modules that need a drive in some of their states only.
     OPTIONAL: str = _DRIVE.format(required="false")
+
+    # For modules that ask the drive for its health.
+    CLEANING: str = r"""
+options:
+  auto_clean:
+    description:
+      - Have the library clean a drive that asks for it (TapeAlert 20 or 21) when the task is done with a volume. The
+        volume goes back to its slot, a cartridge whose barcode begins with V(CLN) is loaded, and goes back to its slot
+        when the drive has let go of it.
+      - Cartridges that are used up are not taken again. If no cartridge can be used, the task warns, and does not fail.
+      - Needs O(changer).
+    type: bool
+    default: false
+    version_added: 0.2.0
+"""

@@ -60,6 +60,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
+  - splitmirror.backup.drive.cleaning
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.keys
 attributes:
@@ -222,7 +223,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed im
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
+    CLEANING_SPEC,
+    DRIVE_RULES,
+    DRIVE_SPEC,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -246,7 +251,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         volume = needed_volume(job, catalog)
         who = f"tape_read of session {job.session}"
         told, options = reading_status(state, job.session, "restore"), DriveOptions.of(params)
-        noting = noting_uses(state, "restore", job.session, module.warn)
+        noting = noting_uses(state, "restore", job.session, module.warn, auto_clean=params["auto_clean"])
         with told as status, noting as left:
             queued = queue_for_drive(options, volume, who=who, tell=status.wait_for, left=left)
             with queued as lease:
@@ -265,6 +270,7 @@ def main() -> None:
             "numeric_owner": {"type": "bool", "default": False},
             **DRIVE_SPEC,
             **IDENTITY_SPEC,
+            **CLEANING_SPEC,
             **STATE_DIR_SPEC,
         },
         **DRIVE_RULES,

@@ -32,6 +32,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
+  - splitmirror.backup.drive.cleaning
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.keys
 attributes:
@@ -168,7 +169,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses impo
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import needed_volume, verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
+    CLEANING_SPEC,
+    DRIVE_RULES,
+    DRIVE_SPEC,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -178,6 +183,7 @@ SPEC: Spec = {
     "host": {"type": "str"},
     **DRIVE_SPEC,
     **IDENTITY_SPEC,
+    **CLEANING_SPEC,
     **STATE_DIR_SPEC,
 }
 
@@ -195,7 +201,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             with queue_for_drive(options, volume, who=who) as lease:
                 return {"changed": False, **verify_session(session, catalog, lease, report=False, keyring=keyring)}
         told = reading_status(state, session.id, "verify")
-        noting = noting_uses(state, "verify", session.id, module.warn)
+        noting = noting_uses(state, "verify", session.id, module.warn, auto_clean=params["auto_clean"])
         with told as status, noting as left:
             queued = queue_for_drive(options, volume, who=who, tell=status.wait_for, left=left)
             with queued as lease:

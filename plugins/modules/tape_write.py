@@ -89,6 +89,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.session
   - splitmirror.backup.drive
+  - splitmirror.backup.drive.cleaning
   - splitmirror.backup.write_mode
   - splitmirror.backup.keys.recipients
 attributes:
@@ -366,7 +367,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.write imp
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_SPEC, WRITE_RULES
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
+    CLEANING_SPEC,
+    DRIVE_SPEC,
+    WRITE_RULES,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -413,7 +418,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     status = StatusWriter(state_dir.status_file(job.session), "write", "bytes")
     tell = status.wait_for
     queue = functools.partial(queue_for_drive, options, wanted.volume or "", who=who, writable=True, tell=tell)
-    with noting_uses(state_dir, "write", job.session, module.warn) as left, queue(left=left) as lease:
+    noting = noting_uses(state_dir, "write", job.session, module.warn, auto_clean=params["auto_clean"])
+    with noting as left, queue(left=left) as lease:
         choice = wanted.choice(lease, timeout_s=options.timeout_s, tell=tell)
         return {"changed": True, **write_session(job, choice, status)}
 
@@ -437,6 +443,7 @@ def main() -> None:
             "evidence": {"type": "dict"},
             **SESSION_SPEC,
             **DRIVE_SPEC,
+            **CLEANING_SPEC,
         },
         for_session=True,
         **WRITE_RULES,

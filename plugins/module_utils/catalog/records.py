@@ -15,6 +15,8 @@ GOOD = "good"
 FAILED = "failed"
 #: It cannot be restored, but what is on the volume is kept as if it were good.
 DAMAGED = "damaged"
+#: A use of a cleaning cartridge.
+CLEAN = "clean"
 #: The largest integer in SQLite. Two large sparse files together can exceed it.
 MOST_BYTES = 2**63 - 1
 
@@ -89,7 +91,8 @@ class Session(NamedTuple):
 class VolumeUse(NamedTuple):
     """One use of a volume in a drive, and what the drive said at its end of itself and of the volume.
 
-    :param what: ``write``, ``verify`` or ``restore``. :param session: id of the session.
+    :param volume: its name; of a use as CLEAN, that of a cleaning cartridge.
+    :param what: ``write``, ``verify``, ``restore`` or CLEAN. :param session: id of the session.
     :param used_s: seconds since 1970.
     :param facts: as DriveFacts.told (tape/drive_facts.py).
     """

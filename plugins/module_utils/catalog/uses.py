@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from .records import VolumeUse
+from .records import CLEAN, VolumeUse
 from .rowcheck import use_of
 from .sqlite_file import CatalogDatabase
 
@@ -37,6 +37,12 @@ class UseTable(CatalogDatabase):
         """The uses of a volume, from old to new."""
         query = f"SELECT {_COLUMNS} FROM volume_uses WHERE volume = ? ORDER BY number"  # noqa: S608
         return [use_of(row) for row in self._rows(query, volume)]
+
+    def used_up(self) -> set[str]:
+        """Cleaning cartridges that a drive called used up (TapeAlert 22) or of a wrong type (23) at their last use."""
+        names = [str(name) for (name,) in self._rows("SELECT DISTINCT volume FROM volume_uses WHERE what = ?", CLEAN)]
+        last = [self.uses(name)[-1] for name in names]
+        return {use.volume for use in last if not {22, 23}.isdisjoint(use.facts.get("alerts", ()))}
 
     def last_uses(self, volume: str) -> list[VolumeUse]:
         """The last use of a volume in each drive, from old to new."""

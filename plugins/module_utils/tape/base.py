@@ -13,6 +13,7 @@ Facts are from st(4), mtio.h and Documentation/scsi/st.rst of the kernel.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Optional, Union
@@ -144,6 +145,19 @@ class TapeDrive(ABC):
         TapeAlert flags that are on are told once.
         """
         return DriveFacts()
+
+    def clean(self, avoid: Collection[str] = ()) -> str:
+        """Have the library clean the drive; nothing is in the drive afterwards.
+
+        :param avoid: cleaning cartridges that are used up.
+        :returns: the name of the cartridge that was used.
+        :raises TapeError: there is no library or no cartridge, or one of them failed.
+        """
+        raise TapeError(
+            f"changer: there is no library that could clean {self.device}; load a cleaning cartridge by hand.",
+            option="changer",
+            code="option_invalid",
+        )
 
     @abstractmethod
     def load(self, volume: str) -> None:

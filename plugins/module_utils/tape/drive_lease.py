@@ -83,6 +83,12 @@ class DriveOptions:
                 option="drives",
                 code="option_invalid",
             )
+        if params.get("auto_clean") and not changer:
+            raise TapeError(
+                "auto_clean: there is no library that could clean the drive; give changer, or leave auto_clean out.",
+                option="auto_clean",
+                code="option_invalid",
+            )
         state = StateDir(params["state_dir"])
         folder = state.drives_dir
         if not dry_run:

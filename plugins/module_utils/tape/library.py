@@ -15,7 +15,7 @@ import re
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Callable, Optional
@@ -244,11 +244,7 @@ class Bay:
             if held == volume:
                 return
             if held.startswith(_CLEANING):
-                raise TapeError(
-                    f"drive: drive {self.number} of the library is being cleaned ({held}); wait until that is done.",
-                    option="drive",
-                    code="drive_busy",
-                )
+                raise self._being_cleaned(contents)
             # Refused before anything moves.
             self._find(contents, volume)
             if self._state(contents).full:
@@ -269,6 +265,53 @@ class Bay:
             contents = self._library.look()
             if self._state(contents).full:
                 self._put_away(contents, eject)
+
+    def clean(self, eject: Callable[[], None], wait: Callable[[], None], avoid: Collection[str] = ()) -> str:
+        """Clean the drive: what is in it goes back to its slot, a cleaning cartridge comes, works, and goes back.
+
+        Other drives can be served meanwhile. The drive is empty at the end.
+
+        :param wait: returns when the drive has let go of the cartridge.
+        :param avoid: cartridges that are used up.
+        :returns: the barcode of the cartridge that was used.
+        :raises TapeError: there is none, or the library or the drive failed; the cartridge goes back if it can.
+        """
+        with self._library.alone():
+            contents = self._library.look()
+            if (self._state(contents).barcode or "").startswith(_CLEANING):
+                raise self._being_cleaned(contents)
+            cartridge = self._cleaning_cartridge(contents, avoid)
+            if self._state(contents).full:
+                self._put_away(contents, eject)
+            self._library.load(cartridge.number, self.number)
+        try:
+            wait()
+        finally:
+            with self._library.alone():
+                self._library.unload(cartridge.number, self.number)
+        return cartridge.barcode or ""
+
+    def _cleaning_cartridge(self, contents: Contents, avoid: Collection[str]) -> Slot:
+        """A cleaning cartridge in a storage slot. :raises TapeError: there is none that is not used up."""
+        known = [slot for slot in contents.slots if not slot.mail and (slot.barcode or "").startswith(_CLEANING)]
+        for slot in known:
+            if slot.barcode not in avoid:
+                return slot
+        found = f"those in it ({_some([slot.barcode or '' for slot in known])}) are used up" if known else "it has none"
+        raise TapeError(
+            f"changer: the library has no cleaning cartridge to use, {found}; put one whose barcode begins with "
+            f"{_CLEANING} into a storage slot.",
+            option="changer",
+            code="volume_missing",
+        )
+
+    def _being_cleaned(self, contents: Contents) -> TapeError:
+        return TapeError(
+            f"drive: drive {self.number} of the library is being cleaned ({self._state(contents).barcode}); wait until "
+            "that is done.",
+            option="drive",
+            code="drive_busy",
+        )
 
     def _state(self, contents: Contents) -> BayState:
         state = contents.bay(self.number)

@@ -35,6 +35,8 @@ OPTIONAL_DRIVE_SPEC: dict[str, dict[str, Any]] = {
     **DRIVE_SPEC,
     "drive_type": {**DRIVE_SPEC["drive_type"], "required": False},
 }
+#: Of modules that ask the drive for its health (documentation fragment splitmirror.backup.drive.cleaning).
+CLEANING_SPEC: dict[str, dict[str, Any]] = {"auto_clean": {"type": "bool", "default": False}}
 #: What a module that needs a drive gives to AnsibleModule besides.
 DRIVE_RULES: dict[str, Any] = {
     "required_one_of": [("drive", "drives")],

@@ -9,10 +9,12 @@ Facts are from linux/mtio.h, st(4), Documentation/scsi/st.rst and the SCSI strea
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import time
+from collections.abc import Collection
 from typing import Optional
 
 from .base import (
@@ -45,6 +47,10 @@ from .st_head import PASSING_BYTES, StHead
 
 #: A new LTO-9 cartridge is calibrated for up to two hours when it is first loaded.
 _READY_S = 3 * 3600
+#: Cleaning takes up to five minutes.
+_CLEANED_S = 900
+_TAKEN_S = 60
+_LOOK_S = 1
 
 
 class StTape(StHead):
@@ -90,6 +96,13 @@ class StTape(StHead):
 
     def facts(self) -> DriveFacts:
         return ask(lambda words, answer_bytes: send_command(self._fd, words, answer_bytes), tape_serial(self.device))
+
+    def clean(self, avoid: Collection[str] = ()) -> str:
+        if self._bay is None:
+            return super().clean(avoid)
+        self._lose()
+        self._volume = None
+        return self._bay.clean(self._eject, self._wait_until_cleaned, avoid)
 
     def volumes(self) -> Optional[list[str]]:
         return None if self._bay is None else self._bay.volumes()
@@ -267,4 +280,28 @@ class StTape(StHead):
                 )
             if time.monotonic() > end_s:
                 raise TapeError(f"drive: {self.device} did not become ready in {_READY_S} s.", option="drive")
-            time.sleep(1)
+            time.sleep(_LOOK_S)
+
+    def _wait_until_cleaned(self) -> None:
+        """Wait until the cleaning cartridge has been in the drive, and the drive has let go of it.
+
+        :raises TapeError: it takes too long; the drive was told to let go of it.
+        """
+        begun_s = time.monotonic()
+        taken = False
+        while True:
+            self.close()
+            self._open()
+            empty, passed_s = self._get().empty, time.monotonic() - begun_s
+            taken = taken or not empty
+            # One that is used up may be out again before it was seen.
+            if empty and (taken or passed_s > _TAKEN_S):
+                return
+            if passed_s > _CLEANED_S:
+                with contextlib.suppress(TapeError):
+                    self._eject()
+                raise TapeError(
+                    f"drive: {self.device} was not cleaned in {_CLEANED_S} s; look at the drive and the cartridge.",
+                    option="drive",
+                )
+            time.sleep(_LOOK_S)

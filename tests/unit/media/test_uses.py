@@ -10,13 +10,20 @@ import contextlib
 import json
 import re
 import sqlite3
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import VolumeUse
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
+from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_facts import DriveFacts
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_json import DriveSettings
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from ansible_collections.splitmirror.backup.plugins.modules import (
     catalog_info,
     catalog_session,
@@ -143,3 +150,61 @@ def test_a_catalog_that_cannot_be_written_is_a_warning(site: Site) -> None:
     told = apart(site, "tape_verify", session="s1")
     assert not told.get("failed")
     assert "no room" in json.dumps(told["warnings"])
+
+
+class CleanedTape(VirtualTape):
+    """A drive in a library that cleans it; ``cartridge`` does, or the word for why it cannot.
+
+    :param cleaned: what the drive says when it was cleaned.
+    """
+
+    def __init__(self, drive: str, cartridge: str, cleaned: DriveFacts) -> None:
+        super().__init__(drive)
+        self._cartridge = cartridge
+        self._cleaned: Optional[DriveFacts] = cleaned
+        self.avoided: set[str] = set()
+
+    def clean(self, avoid: Collection[str] = ()) -> str:
+        self.avoided = set(avoid)
+        if self._cartridge in avoid or not self._cartridge:
+            raise TapeError("changer: the library has no cleaning cartridge to use.", option="changer")
+        self._settings = DriveSettings(None, self._cleaned or DriveFacts())
+        return self._cartridge
+
+
+def left_after(site: Site, cartridge: str, cleaned: DriveFacts, *, auto_clean: bool = True) -> list[str]:
+    """The warnings when a task leaves a drive that asks to be cleaned."""
+    settings(site, facts=FACTS)
+    said: list[str] = []
+    noting = noting_uses(StateDir(str(site.state)), "verify", "s1", said.append, auto_clean=auto_clean)
+    with noting as left, CleanedTape(str(site.drive), cartridge, cleaned) as drive:
+        left(drive, "V1")
+    return said
+
+
+def test_a_drive_that_asks_for_it_is_cleaned_and_only_what_is_left_is_told(site: Site) -> None:
+    assert alerts_in({"warnings": left_after(site, "CLN001", DriveFacts(), auto_clean=False)}) == ["3", "21"]
+    assert alerts_in({"warnings": left_after(site, "CLN001", DriveFacts(alerts=()))}) == ["3"]
+    # The cartridge did not help, or is used up: that is told, and it is not taken again.
+    said = left_after(site, "CLN001", DriveFacts(alerts=(20, 22)))
+    assert alerts_in({"warnings": said}) == ["20", "22", "3"]
+    assert "CLN001" in said[0]
+    said = left_after(site, "CLN001", DriveFacts())
+    assert "was not" in said[0]
+    assert alerts_in({"warnings": said}) == ["3"]
+    with Catalog.open(str(site.state / "catalog.sqlite")) as catalog:
+        assert catalog.used_up() == {"CLN001"}
+        assert [(use.what, use.facts) for use in catalog.uses("CLN001")] == [
+            ("clean", {"alerts": []}),
+            ("clean", {"alerts": [20, 22]}),
+        ]
+        assert [use.what for use in catalog.uses("V1")] == ["verify"] * 4
+
+
+def test_a_library_is_needed_to_clean(site: Site) -> None:
+    judge(site, "s1", site.write("s1"))
+    refused = site.refused(tape_read, session="s1", target=str(site.root / "t"), auto_clean=True)
+    assert refused["option"] == "auto_clean"
+    with VirtualTape(str(site.drive)) as drive, pytest.raises(TapeError) as caught:
+        drive.clean()
+    assert caught.value.option == "changer"

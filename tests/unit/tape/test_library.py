@@ -224,3 +224,54 @@ def test_which_drive_stands_where_is_never_guessed() -> None:
     alone = Shelf()
     alone.contents = Contents(alone.contents.bays[:1], alone.contents.slots)
     assert find_bay(alone, "/dev/nst0", None).number == 0
+
+
+def test_a_drive_is_cleaned_by_a_cartridge_that_comes_and_goes_back() -> None:
+    shelf = Shelf()
+    used = Bay(shelf, 0).clean(lambda: ejected(shelf), lambda: shelf.moves.append(("wait", 0, 0)))
+    assert used == "CLN001L1"
+    assert shelf.moves == [("eject", 0, 0), ("unload", 1, 0), ("load", 5, 0), ("wait", 0, 0), ("unload", 5, 0)]
+    shelf.moves.clear()
+    Bay(shelf, 1).clean(lambda: ejected(shelf), lambda: None)
+    assert shelf.moves == [("load", 5, 1), ("unload", 5, 1)]
+
+
+def test_the_picker_is_free_while_a_drive_is_cleaned() -> None:
+    held: list[bool] = []
+
+    class Watched(Shelf):
+        @contextmanager
+        def alone(self) -> Iterator[None]:
+            held.append(True)
+            yield
+            held.pop()
+
+    Bay(Watched(), 1).clean(lambda: None, lambda: held.append(bool(held)))
+    assert held == [False]
+
+
+def test_a_cartridge_goes_back_from_a_drive_that_was_not_cleaned() -> None:
+    shelf = Shelf()
+
+    def wait() -> None:
+        raise TapeError("drive: it was not cleaned.", option="drive")
+
+    with pytest.raises(TapeError, match="not cleaned"):
+        Bay(shelf, 1).clean(lambda: ejected(shelf), wait)
+    assert shelf.moves == [("load", 5, 1), ("unload", 5, 1)]
+
+
+def test_without_a_cartridge_that_cleans_nothing_moves() -> None:
+    shelf = Shelf()
+    with pytest.raises(TapeError, match=r"CLN001L1\) are used up"):
+        Bay(shelf, 0).clean(lambda: ejected(shelf), lambda: None, {"CLN001L1"})
+    mailed = [
+        slot if slot.barcode != "CLN001L1" else Slot(5, True, "CLN001L1", mail=True) for slot in shelf.contents.slots
+    ]
+    shelf.contents = Contents(shelf.contents.bays, mailed)
+    with pytest.raises(TapeError, match="it has none"):
+        Bay(shelf, 0).clean(lambda: ejected(shelf), lambda: None)
+    shelf.contents = Contents([BayState(0, True, "CLN001L1")], shelf.contents.slots)
+    with pytest.raises(TapeError, match="being cleaned"):
+        Bay(shelf, 0).clean(lambda: ejected(shelf), lambda: None)
+    assert shelf.moves == []

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape import mtio as driver
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape import st as st_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Position, TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.st import StTape
 
@@ -89,3 +90,44 @@ def test_what_is_no_tape_device_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TapeError) as caught:
             StTape(name)
         assert caught.value.option == "drive"
+
+
+class Cleaned(StTape):
+    """A drive whose status is told before; a list of whether it is empty."""
+
+    def __init__(self, empty: list[bool]) -> None:
+        self.device = "/dev/nst0"
+        self.empty = empty
+        self.ejected = 0
+
+    def _open(self, *, protected: bool = False) -> None:
+        """There is no device."""
+
+    def close(self) -> None:
+        """There is no device."""
+
+    def _eject(self) -> None:
+        self.ejected += 1
+
+    def _get(self) -> driver.MtStatus:
+        return driver.MtStatus(False, False, False, False, self.empty.pop(0) if len(self.empty) > 1 else self.empty[0])
+
+
+def test_a_drive_is_clean_when_it_has_had_the_cartridge_and_let_go_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(st_module, "_LOOK_S", 0)
+    drive = Cleaned([True, True, False, False, True, False])
+    drive._wait_until_cleaned()
+    assert drive.empty == [False]
+    # A cartridge that is used up may be out again before it was seen.
+    monkeypatch.setattr(st_module, "_TAKEN_S", -1)
+    drive = Cleaned([True, False])
+    drive._wait_until_cleaned()
+    assert (drive.empty, drive.ejected) == ([False], 0)
+
+
+def test_a_drive_that_keeps_the_cartridge_is_told_to_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(st_module, "_CLEANED_S", -1)
+    drive = Cleaned([False])
+    with pytest.raises(TapeError, match="not cleaned"):
+        drive._wait_until_cleaned()
+    assert drive.ejected == 1
