@@ -9,7 +9,11 @@ from __future__ import annotations
 import statistics
 import time
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.age import CHUNK_BYTES, Chunks
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.age import (
+    CHUNK_BYTES,
+    SEALED_CHUNK_BYTES,
+    Chunks,
+)
 
 from .reading import large_mirror, small_mirror
 from .rig import MIB, Options, Result, in_turn, time_into_cat
@@ -67,7 +71,8 @@ def _ratio(found: tuple[list[float], list[float]]) -> float:
 def _cipher_mb_s() -> float:
     """Megabytes that one core encrypts in a second of its time."""
     chunks, plain = Chunks(bytes(16), bytes(16)), memoryview(bytearray(CHUNK_BYTES))
+    sealed = memoryview(bytearray(SEALED_CHUNK_BYTES))
     began = time.process_time()
     for number in range(_CIPHER_BYTES // CHUNK_BYTES):
-        chunks.seal(number, plain, last=False)
+        chunks.seal_into(number, plain, sealed, last=False)
     return _CIPHER_BYTES / 1e6 / (time.process_time() - began)

@@ -215,6 +215,10 @@ class Chunks:
         """Encrypt a chunk. Only the last one may be shorter than CHUNK_BYTES, and empty only if it is the first."""
         return self._cipher.seal(_number(number, last), plain)
 
+    def seal_into(self, number: int, plain: memoryview, sealed: memoryview, *, last: bool) -> None:
+        """The same, into memory of the right length."""
+        self._cipher.seal_into(_number(number, last), plain, sealed)
+
     def open(self, number: int, sealed: Buffer, *, last: Optional[bool] = None) -> tuple[bytes, bool]:
         """Decrypt a chunk, and say whether it is the last one.
 

@@ -73,6 +73,14 @@ class Aead:
         """Encrypt; the tag is at the end."""
         return self._cipher.encrypt(nonce, bytes(plain), None)
 
+    def seal_into(self, nonce: bytes, plain: memoryview, sealed: memoryview) -> None:
+        """Encrypt into memory of the right length: of what is given plus TAG_BYTES."""
+        if hasattr(self._cipher, "encrypt_into"):
+            # Without copies, which take nearly half as long as the cipher; not in old versions.
+            self._cipher.encrypt_into(nonce, plain, None, sealed)
+        else:
+            sealed[:] = self.seal(nonce, plain)
+
     def open(self, nonce: bytes, sealed: Buffer) -> bytes:
         """Decrypt. :raises ValueError: it was not encrypted so, or was changed."""
         try:

@@ -23,7 +23,7 @@ from typing import Optional, Protocol
 
 from ..host.forking import close_inherited, fork
 from .age import CHUNK_BYTES, NONCE_BYTES, Chunks, age_bytes
-from .primitives import CryptError
+from .primitives import TAG_BYTES, CryptError
 
 # To the process: what follows, number of the file, one number.
 _TOLD = struct.Struct("<BQQ")
@@ -241,9 +241,18 @@ class _File:
             length = min(upto - self.taken, CHUNK_BYTES)
             place = self.taken % len(self._plain)
             last = end and self.taken + length == upto
-            self._put(self._chunks.seal(self._number, self._plain[place : place + length], last=last))
+            self._seal(self._plain[place : place + length], last=last)
             self._number += 1
             self.taken += length
+
+    def _seal(self, plain: memoryview, *, last: bool) -> None:
+        place = self.sealed % len(self._ring)
+        length = len(plain) + TAG_BYTES
+        if place + length > len(self._ring):
+            self._put(self._chunks.seal(self._number, plain, last=last))
+            return
+        self._chunks.seal_into(self._number, plain, self._ring[place : place + length], last=last)
+        self.sealed += length
 
     def _put(self, data: bytes) -> None:
         place = self.sealed % len(self._ring)
