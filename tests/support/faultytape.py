@@ -11,7 +11,13 @@ import os
 from dataclasses import dataclass
 from typing import Optional
 
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, Position, TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import (
+    Buffer,
+    EarlyWarning,
+    EndOfMedium,
+    Position,
+    TapeError,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 
 
@@ -21,12 +27,16 @@ class Faults:
 
     :param write_error_at: this record (counted from 0 since the drive was opened) cannot be written.
     :param torn_last_record: half of the last record before each filemark never reaches the medium, unnoticed.
+    :param full_at: the medium ends before this record (counted likewise), whatever was reported.
+    :param full_at_filemark: it ends before this filemark (counted likewise).
     :param lost_filemark: this filemark (counted from 0 since the drive was opened) never reaches the medium, unnoticed.
     """
 
     write_error_at: Optional[int] = None
     torn_last_record: bool = False
     lost_filemark: Optional[int] = None
+    full_at: Optional[int] = None
+    full_at_filemark: Optional[int] = None
 
 
 class FaultyTape(VirtualTape):
@@ -45,6 +55,11 @@ class FaultyTape(VirtualTape):
         self._records_tried = 0
         self._filemarks_tried = 0
 
+    @property
+    def tried(self) -> tuple[int, int]:
+        """How many records and filemarks were tried since the drive was opened."""
+        return self._records_tried, self._filemarks_tried
+
     def tell_block(self) -> Optional[int]:
         block = super().tell_block()
         return block if self._tells else None
@@ -57,6 +72,10 @@ class FaultyTape(VirtualTape):
             self._records_tried += 1
             self._cut_here()
             raise TapeError(f"drive: a record cannot be written ({os.strerror(errno.EIO)}).", option="drive")
+        if self._records_tried == self._faults.full_at:
+            self._records_tried += 1
+            self._loaded().capacity_bytes = self._bytes_before()
+            raise EarlyWarning(f"volume: {self._volume} is nearly full.", option="volume")
         super().write_record(record)
         self._records_tried += 1
 
@@ -66,6 +85,9 @@ class FaultyTape(VirtualTape):
         for _dummy in range(count):
             number = self._filemarks_tried
             self._filemarks_tried += 1
+            if number == self._faults.full_at_filemark:
+                self._loaded().capacity_bytes = self._bytes_before()
+                raise EndOfMedium(f"volume: {self._volume} is full.", option="volume")
             if number == self._faults.lost_filemark:
                 self._cut_here()
                 super().write_filemarks(0)

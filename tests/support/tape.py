@@ -26,7 +26,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeRecordSink
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import VolumeChoice, one_volume
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import (
+    Drives,
+    VolumeChoice,
+    one_volume,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import (
     APPEND,
     OVERWRITE,
@@ -36,7 +40,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes i
     place_for,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeDrive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeDrive, TapeError
 from ansible_collections.splitmirror.backup.tests.support.faultytape import Faults, FaultyTape
 
 RECORD = 512
@@ -104,6 +108,38 @@ class Held:
 
     def exchange(self, _volume: str) -> TapeDrive:
         return self._drive
+
+
+class InTurn:
+    """A source of volumes that are taken one after another; a volume out of use is left out.
+
+    :ivar failed: volumes that were taken out of use.
+    """
+
+    goes_on = True
+
+    def __init__(self, catalog: Catalog, drives: Drives, names: Sequence[str], mode: str = APPEND) -> None:
+        self._catalog = catalog
+        self._drives = drives
+        self._left = list(names)
+        self._mode = mode
+        self.failed: dict[str, str] = {}
+
+    def first(self) -> tuple[TapeDrive, WritePosition]:
+        return self.next(0)
+
+    def next(self, needed_bytes: int) -> tuple[TapeDrive, WritePosition]:
+        while self._left:
+            name = self._left.pop(0)
+            volume = self._catalog.volume(name)
+            if volume is None or not volume.out_of_use:
+                drive = self._drives.exchange(name)
+                return drive, place_for(drive, self._catalog, name, self._mode, allow_last=True)
+        raise TapeError("volume: no volume of the pool is left; insert one.", option="volume", code="volume_missing")
+
+    def out_of_use(self, volume: str, reason: str) -> None:
+        self.failed[volume] = reason
+        self._catalog.take_out_of_use(volume, reason)
 
 
 class Library:

@@ -22,8 +22,8 @@ from ..errors import SplitMirrorError
 from ..extents.mapfile import MapFile
 from ..extents.maprows import SOURCE_DEVICE, ExtentRow, FileEntry, Measured, unpack_extent
 from .index import member_line
-from .members import MemberPlan, MemberPlanner
-from .model import BLOCK_BYTES, MemberRecord, Owners, header_digest
+from .members import MemberPlan, MemberPlanner, stored_bytes
+from .model import BLOCK_BYTES, Links, MemberRecord, Owners, header_digest
 from .pax import HeaderMaker, pad
 
 _SHORT_NAME = 100
@@ -54,7 +54,7 @@ def estimate(map_file: MapFile, record_bytes: int = 0, extras: Optional[str] = N
     measure = _Measure(HeaderMaker(Owners(map_file.users(), map_file.groups())))
     files, data_bytes, archive_bytes = map_file.add_up(measure.plain_bytes, measure.measure)
     try:
-        more = _extras_bytes(extras) if extras else 0
+        more = extras_bytes(extras) if extras else 0
     except (OSError, tarfile.TarError) as exc:
         raise SplitMirrorError(
             f"extras: {extras} cannot be read ({exc}); it holds the label files and logs of the session.",
@@ -85,14 +85,14 @@ class _Measure:
         if plan is None:
             return Measured(False, 0, 0)
         is_file = plan.kind == "f"
-        return Measured(is_file, plan.size if is_file else 0, _member_bytes(plan))
+        return Measured(is_file, plan.size if is_file else 0, member_bytes(plan))
 
     def plain_bytes(self, key: bytes, size: int, packed: bytes, *attributes: Any) -> int:
         """One file with one name and one extent. :param attributes: those of _Attributes."""
         logical, _lun, _physical, length, _flags = extent = unpack_extent(packed)
         if logical or not 0 < size <= length or len(key) > _SHORT_NAME or not key.isascii():
             path = b"/" + key.replace(b"\0", b"/")
-            return _member_bytes(self._plan(path, size, [ExtentRow._make(extent)], _Attributes(*attributes)))
+            return member_bytes(self._plan(path, size, [ExtentRow._make(extent)], _Attributes(*attributes)))
         # a zero between folders takes six letters here, a slash one
         name_bytes = len(encode_basestring_ascii(key.decode())) - 5 * key.count(b"\0")
         return self._header_bytes(*attributes) + size + -size % BLOCK_BYTES + _EMPTY_LINE_BYTES + name_bytes
@@ -109,15 +109,25 @@ class _Measure:
         return plan
 
 
-def _member_bytes(plan: MemberPlan) -> int:
+def room_for(entry: FileEntry, extents: Sequence[ExtentRow], headers: HeaderMaker, links: Links) -> int:
+    """What one entry takes in the archive at most, its line in the index included.
+
+    :param links: the first names of files with several names that were written before.
+    :raises ArchiveError: the map contradicts itself.
+    """
+    key = (entry.dev, entry.inode)
+    known: Links = {key: links[key]} if key in links else {}
+    plan = MemberPlanner(headers, lambda _entry: io.BytesIO(), known).plan(entry, extents)
+    return 0 if plan is None else member_bytes(plan)
+
+
+def member_bytes(plan: MemberPlan) -> int:
     """What a member takes: headers, map, data, and its line in the index."""
-    data = 0
-    if plan.kind == "f" and plan.size:
-        data = len(plan.lead) + (sum(piece.length for piece in plan.pieces) if plan.sparse else plan.size)
-    return len(plan.header) + data + pad(data) + _line_bytes(plan.name, plan.linkname)
+    data = stored_bytes(plan)
+    return len(plan.header) + data + pad(data) + line_bytes(plan.name, plan.linkname)
 
 
-def _line_bytes(name: bytes, linkname: Optional[bytes] = None) -> int:
+def line_bytes(name: bytes, linkname: Optional[bytes] = None) -> int:
     """What a member takes in the index at most."""
     longest = MemberRecord(
         path=name,
@@ -136,13 +146,13 @@ def _line_bytes(name: bytes, linkname: Optional[bytes] = None) -> int:
     return len(member_line(longest))
 
 
-_EMPTY_LINE_BYTES = _line_bytes(b"")
+_EMPTY_LINE_BYTES = line_bytes(b"")
 
 
-def _extras_bytes(path: str) -> int:
-    """What a tar takes that is copied behind the files."""
+def extras_bytes(path: str) -> int:
+    """What a tar takes that is copied behind the files. :raises OSError, tarfile.TarError: it cannot be read."""
     lines = 0
     with tarfile.open(path, "r:", errors="surrogateescape") as tar:
         for member in tar:
-            lines += _line_bytes(os.fsencode(member.name), os.fsencode(member.linkname))
+            lines += line_bytes(os.fsencode(member.name), os.fsencode(member.linkname))
     return os.path.getsize(path) + lines

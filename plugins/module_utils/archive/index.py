@@ -37,9 +37,9 @@ def looks_like_index(name: bytes) -> bool:
     return _INDEX_NAME.fullmatch(name) is not None
 
 
-def head_line(meta: Mapping[str, Any]) -> bytes:
-    """The first line of an index."""
-    return json.dumps({"format_version": FORMAT_VERSION, **meta}, sort_keys=True).encode() + b"\n"
+def head_line(meta: Mapping[str, Any], fill_bytes: int = 0) -> bytes:
+    """The first line of an index. :param fill_bytes: so many spaces stand at its end."""
+    return json.dumps({"format_version": FORMAT_VERSION, **meta}, sort_keys=True).encode() + b" " * fill_bytes + b"\n"
 
 
 def member_line(member: MemberRecord) -> bytes:

@@ -85,10 +85,45 @@ def member_name(path: bytes) -> bytes:
     return path.lstrip(b"/") or b"."
 
 
+def can_be_member(entry: FileEntry) -> bool:
+    """Whether a tar can hold it."""
+    return entry.source != SOURCE_SKIP and entry.kind in _TYPEFLAGS
+
+
+def first_link(links: Links, entry: FileEntry, name: bytes) -> Optional[bytes]:
+    """The name under which a file with several names is in the session already, or None when this is its first one.
+
+    :param links: what was written before; the name is noted in it.
+    """
+    key = (entry.dev, entry.inode)
+    known = links.pop(key, None)
+    if known is None:
+        links[key] = (name, entry.nlink - 1)
+        return None
+    first, to_come = known
+    if to_come > 1:
+        links[key] = (first, to_come - 1)
+    return first
+
+
+def pass_over(links: Links, entry: FileEntry) -> None:
+    """Note the name of an entry that was written already."""
+    if entry.nlink > 1 and entry.kind != "d" and can_be_member(entry):
+        first_link(links, entry, member_name(entry.path))
+
+
+def stored_bytes(plan: MemberPlan) -> int:
+    """The length of what stands behind the headers of a member, without the zeros that fill its last block."""
+    if plan.kind != "f":
+        return 0
+    return len(plan.lead) + (sum(piece.length for piece in plan.pieces) if plan.sparse else plan.size)
+
+
 class MemberPlanner:
     """Plans members one after another; it remembers the first names of files with several hard links.
 
     :ivar headers: makes the headers.
+    :ivar links: the first names that it remembers.
     :param fallback: opens files that are read through the mount; None when there is no mount.
     :param links: where the first names are remembered; None for a new place.
     """
@@ -96,23 +131,26 @@ class MemberPlanner:
     def __init__(self, headers: pax.HeaderMaker, fallback: Optional[Fallback], links: Optional[Links] = None) -> None:
         self.headers = headers
         self._fallback = fallback
-        self._links: Links = {} if links is None else links
+        self.links: Links = {} if links is None else links
 
-    def plan(self, entry: FileEntry, extents: Sequence[ExtentRow]) -> Optional[MemberPlan]:
+    def plan(
+        self, entry: FileEntry, extents: Sequence[ExtentRow], comment: Optional[bytes] = None
+    ) -> Optional[MemberPlan]:
         """Plan one member; None for what a tar cannot hold.
 
+        :param comment: goes into the headers of a file; tar does not look at it.
         :raises ArchiveError: the map contradicts itself, or a file needs the mount and there is none.
         """
-        if entry.source == SOURCE_SKIP or entry.kind not in _TYPEFLAGS:
+        if not can_be_member(entry):
             return None
         name = member_name(entry.path)
         if entry.nlink > 1 and entry.kind != "d":
-            first = self._first_link(entry, name)
+            first = first_link(self.links, entry, name)
             if first is not None:
                 header = self._header(entry, name, pax.HARD_LINK, 0, linkname=first)
                 return MemberPlan(name, HARD_LINK, 0, first, header)
         if entry.kind == "f":
-            return self._plan_file(entry, name, extents)
+            return self._plan_file(entry, name, extents, [] if comment is None else [(b"comment", comment)])
         target = entry.target or b""
         header = self._header(
             entry,
@@ -124,23 +162,30 @@ class MemberPlanner:
         )
         return MemberPlan(name, entry.kind, 0, target if entry.kind == "l" else None, header)
 
-    def _plan_file(self, entry: FileEntry, name: bytes, extents: Sequence[ExtentRow]) -> MemberPlan:
+    def _plan_file(
+        self, entry: FileEntry, name: bytes, extents: Sequence[ExtentRow], extra: list[pax.Record]
+    ) -> MemberPlan:
         if entry.source == SOURCE_CONTENT:
-            return self._plan_content(entry, name, _inline_pieces(entry), None)
+            return self._plan_content(entry, name, _inline_pieces(entry), None, extra)
         if entry.source != SOURCE_MOUNT:
-            return self._plan_content(entry, name, device_pieces(entry, extents), None)
+            return self._plan_content(entry, name, device_pieces(entry, extents), None, extra)
         stream = self._open(entry)
         try:
-            return self._plan_content(entry, name, _stream_pieces(entry, stream), stream)
+            return self._plan_content(entry, name, _stream_pieces(entry, stream), stream, extra)
         except BaseException:
             # a file left open would keep the mirror mounted
             stream.close()
             raise
 
     def _plan_content(
-        self, entry: FileEntry, name: bytes, pieces: Sequence[Piece], stream: Optional[BinaryIO]
+        self,
+        entry: FileEntry,
+        name: bytes,
+        pieces: Sequence[Piece],
+        stream: Optional[BinaryIO],
+        extra: list[pax.Record],
     ) -> MemberPlan:
-        attributes = self._attributes(entry)
+        attributes = [*self._attributes(entry), *extra]
         stored = sum([piece.length for piece in pieces])
         if stored < entry.size:
             lead = sparse_map(_ranges(pieces), entry.size)
@@ -179,18 +224,6 @@ class MemberPlanner:
             extra=extra,
             header_name=header_name,
         )
-
-    def _first_link(self, entry: FileEntry, name: bytes) -> Optional[bytes]:
-        """The name under which this file is in the archive already, or None when this is its first name."""
-        key = (entry.dev, entry.inode)
-        known = self._links.pop(key, None)
-        if known is None:
-            self._links[key] = (name, entry.nlink - 1)
-            return None
-        first, to_come = known
-        if to_come > 1:
-            self._links[key] = (first, to_come - 1)
-        return first
 
     def _open(self, entry: FileEntry) -> BinaryIO:
         if self._fallback is None:

@@ -23,8 +23,8 @@ _SIZE = slice(124, 136)
 _TYPEFLAG = slice(156, 157)
 _MAGIC = slice(257, 265)
 _KEYS = frozenset(
-    b"path linkpath size uid gid uname gname mtime hdrcharset GNU.sparse.major GNU.sparse.minor GNU.sparse.name "
-    b"GNU.sparse.realsize SCHILY.acl.access SCHILY.acl.default".split()
+    b"path linkpath size uid gid uname gname mtime hdrcharset comment GNU.sparse.major GNU.sparse.minor "
+    b"GNU.sparse.name GNU.sparse.realsize SCHILY.acl.access SCHILY.acl.default".split()
 )
 _XATTR = b"SCHILY.xattr."
 

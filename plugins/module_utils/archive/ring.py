@@ -106,6 +106,9 @@ class ArchiveStream:
         # Bytes that one read of the last turn brought, on average.
         self._read_bytes = 0
         self._total: Optional[int] = None
+        # Everything before this is to be written without waiting for more.
+        self._drain_to = 0
+        self._errand: Optional[Callable[[], object]] = None
         self._finished = False
         self._error: Optional[BaseException] = None
         self._stopped = False
@@ -211,9 +214,16 @@ class ArchiveStream:
         """Zeros up to the end of the block; they are not content."""
         self.put(_ZEROS[: -self.position % BLOCK_BYTES])
 
-    def finish(self) -> None:
-        """End the archive and wait until all of it is written and checksummed."""
-        self.put(_ZEROS[: 2 * BLOCK_BYTES])
+    def finish(self, *, marked: bool = True) -> None:
+        """End the archive and wait until all of it is written and checksummed.
+
+        :param marked: with blocks of zeros, which mark the end of an archive; without them it must end with a record,
+            and ``tar -M`` goes on with the next volume.
+        """
+        if marked:
+            self.put(_ZEROS[: 2 * BLOCK_BYTES])
+        elif self.position % self._record:
+            raise AssertionError("an archive without an end mark ends with a record")
         rest = -self.position % self._record
         while rest:
             part = min(rest, len(_ZEROS))
@@ -223,18 +233,53 @@ class ArchiveStream:
         with self._changed:
             self._total = self.position
             self._changed.notify_all()
-            while self._error is None and not (self._finished and self._written == self._total):
-                self._changed.wait()
-            self.feed.rest()
-        self._check()
+        self._wait_while(lambda: not (self._finished and self._written == self._total))
+        self.feed.rest()
 
     def flush(self) -> None:
         """Wait until everything laid out is read and checksummed: then all its digests are there."""
         self._send_turn(engine.FLUSH)
+        self._wait_while(lambda: self._hashed < self.position)
+
+    def drain(self) -> None:
+        """As flush, and wait until all records that are complete are written."""
+        self._send_turn(engine.FLUSH)
         with self._changed:
-            while self._error is None and self._hashed < self.position:
+            self._drain_to = self.position - self.position % self._record
+            self._changed.notify_all()
+        self._wait_while(lambda: self._hashed < self.position or self._written < self._drain_to)
+
+    def in_caller(self, errand: Callable[[], object]) -> None:
+        """For the sink, which is called in a thread: have the caller's thread do something, and wait until it is done.
+
+        The caller comes to it when it waits for the sink. What the errand raises ends the archive.
+        """
+        with self._changed:
+            self._errand = errand
+            self._changed.notify_all()
+            while self._errand is not None and not self._stopped and self._error is None:
                 self._changed.wait()
-        self._check()
+            if self._errand is not None:
+                raise self._error or ArchiveError("the archive was given up.")
+
+    def _wait_while(self, unready: Callable[[], bool]) -> None:
+        """Wait in the caller's thread, and do errands meanwhile. :raises BaseException: the archive has failed."""
+        while True:
+            with self._changed:
+                while self._error is None and self._errand is None and unready():
+                    self._changed.wait()
+                errand = self._errand
+            self._check()
+            if errand is None:
+                return
+            try:
+                errand()
+            except BaseException as exc:
+                self._fail(exc)
+                raise
+            with self._changed:
+                self._errand = None
+                self._changed.notify_all()
 
     def _lay(self, length: int) -> None:
         self._contents += (self.position, length, 0)
@@ -256,10 +301,7 @@ class ArchiveStream:
         # Short turns leave early; long ones are read in fewer sweeps where files lie scattered.
         if self._read_bytes < _SCATTERED_BYTES or self._turn_bytes < self._chunk * _CHUNKS_AT_LEAST // 2:
             self._turn_bytes = min(2 * self._turn_bytes, self._turn_most)
-        with self._changed:
-            while self._error is None and self._next_bound() - self.position < self._turn_bytes:
-                self._changed.wait()
-        self._check()
+        self._wait_while(lambda: self._next_bound() - self.position < self._turn_bytes)
         self._bound = self._next_bound()
         self._on_turn()
 
@@ -345,7 +387,7 @@ class ArchiveStream:
         done = 0
         while True:
             with self._changed:
-                while not self._is_over(done) and not self.feed.goes_on(self._ready - done, self._ready == self._total):
+                while not self._is_over(done) and not self._goes_on(done):
                     self._changed.wait()
                 if self._is_over(done):
                     return
@@ -356,8 +398,12 @@ class ArchiveStream:
                 done += self._record
                 with self._changed:
                     self._written = done
-                    if not done % self._chunk or done == self._total:
+                    if not done % self._chunk or done in (self._total, self._drain_to):
                         self._changed.notify_all()
+
+    def _goes_on(self, done: int) -> bool:
+        """Whether the sink gets the next record now."""
+        return self.feed.goes_on(self._ready - done, self._ready == self._total or done < self._drain_to)
 
     def _is_over(self, done: int) -> bool:
         return self._stopped or self._error is not None or done == self._total

@@ -33,6 +33,12 @@ _EXTENDED_MOST = 64 << 20
 _ZEROS = bytes(PIECE_BYTES)
 
 
+class ArchiveCut(ArchiveError):
+    """The stream ends inside the data of a member."""
+
+    code = "tape_damaged"
+
+
 class ByteStream(Protocol):
     """What an archive is read from."""
 
@@ -185,12 +191,13 @@ class Member:
         return data
 
 
-def iterate_members(stream: ByteStream) -> Iterator[Member]:
+def iterate_members(stream: ByteStream, offset_bytes: int = 0) -> Iterator[Member]:
     """Go through an archive up to its end (two blocks of zeros, or the end of the stream between two members).
 
+    :param offset_bytes: where the stream stands in the archive.
     :raises ArchiveError: it is not a tar archive, is damaged, or ends inside a member.
     """
-    source = _Stream(stream)
+    source = _Stream(stream, offset_bytes)
     defaults: dict[bytes, bytes] = {}
     while True:
         offset = source.position
@@ -210,9 +217,9 @@ def iterate_members(stream: ByteStream) -> Iterator[Member]:
 class _Stream:
     """Reads exactly, and knows where it is."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: ByteStream, position: int) -> None:
         self._stream = stream
-        self.position = 0
+        self.position = position
 
     def block(self) -> bytes:
         """The next block, or nothing at the end of the stream."""
@@ -233,7 +240,7 @@ class _Stream:
             while missing:
                 data = self._stream.read(missing)
                 if not data:
-                    raise ArchiveError(f"the archive ends inside {show(name)}; it is cut short.", code="tape_damaged")
+                    raise ArchiveCut(f"the archive ends inside {show(name)}; it is cut short.")
                 parts.append(data)
                 missing -= len(data)
             data = b"".join(parts)

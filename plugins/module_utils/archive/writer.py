@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Optional, cast
+from typing import Any, BinaryIO, Callable, Optional, cast
 
 from ..extents.maprows import (
     SOURCE_CONTENT,
@@ -25,6 +25,8 @@ from ..extents.maprows import (
     FileEntry,
     archive_fields,
 )
+from .crossing import Crossing, crossing
+from .estimate import line_bytes, room_for
 from .index import head_line, index_name, member_line
 from .members import (
     DevicePiece,
@@ -133,7 +135,10 @@ def _index_error(folder: str, reason: str) -> ArchiveError:
 
 
 class ArchiveWriter:
-    """An archive that is being written; see open_archive. Entries come first, then extras, then ``finish``."""
+    """An archive that is being written; see open_archive. Entries come first, then extras, then ``finish``.
+
+    :ivar stream: what the members are laid into. :ivar headers: makes their headers.
+    """
 
     def __init__(
         self,
@@ -146,12 +151,16 @@ class ArchiveWriter:
         spool: Spool,
     ) -> None:
         self._member = member
-        self._headers = planner.headers
+        self.headers = planner.headers
         self._planner = planner
         self._spool = spool
         self._record_bytes = options.record_bytes
         self._pending: deque[_Pending] = deque()
         self._members = self._files = self._bytes = self._fallbacks = self._inline = self._skipped = 0
+        # Of the index: how far it has grown, what its offsets are less than those in the archive, and whether it waits.
+        self._index_bytes = 0
+        self._base = 0
+        self._waits = False
         self.stream = ArchiveStream(devices, sink, options, on_turn=self.report, name_at=self._name_at)
 
     # -- members of the map ------------------------------------------------------------------------------------------
@@ -159,7 +168,7 @@ class ArchiveWriter:
     def put_entries(self, entries: Iterable[tuple[FileEntry, Sequence[ExtentRow]]]) -> None:
         """Lay out all files."""
         stream = self.stream
-        file_header, small_file = self._headers.file_header, stream.small_file
+        file_header, small_file = self.headers.file_header, stream.small_file
         pending = self._pending
         for entry, extents in entries:
             path, kind, nlink, mode, uid, gid, size, mtime_ns, xattrs, source = archive_fields(entry)
@@ -193,12 +202,47 @@ class ArchiveWriter:
                         continue
             self._put_planned(entry, extents)
 
+    def put_crossing(
+        self, entry: FileEntry, extents: Sequence[ExtentRow], comment: bytes, begin: Callable[[Crossing], None]
+    ) -> None:
+        """Lay out the first member, which may cross into other tape files, and wait until its records are written.
+
+        Its line comes into the index with the next members; see restart_index.
+
+        :param comment: goes into its headers. :param begin: is called before anything of it is laid out.
+        """
+        plan = self._planner.plan(entry, extents, comment)
+        if plan is None:
+            raise AssertionError(entry)
+        begin(crossing(entry, plan, self.stream.position))
+        self._waits = True
+        self._put_plan(entry, plan)
+        self.stream.drain()
+
+    def restart_index(self, base: int) -> None:
+        """What is reported from now on has its offsets in the index counted from ``base`` in the archive."""
+        self._base = base
+        self._waits = False
+        self.report()
+
+    def room_for(self, entry: FileEntry, extents: Sequence[ExtentRow]) -> int:
+        """What an entry takes in the archive at most, its line in the index included."""
+        return room_for(entry, extents, self.headers, self._planner.links)
+
+    def length_with_index(self) -> int:
+        """How long the archive is with the index of what was laid out so far, without the index's first line."""
+        pending = sum([line_bytes(found[0], found[9]) for found in self._pending])
+        return self.stream.position + self._index_bytes + pending
+
     def _put_planned(self, entry: FileEntry, extents: Sequence[ExtentRow]) -> None:
         """Lay out a member that is not of the plainest kind."""
         plan = self._planner.plan(entry, extents)
         if plan is None:
             self._skipped += 1
             return
+        self._put_plan(entry, plan)
+
+    def _put_plan(self, entry: FileEntry, plan: MemberPlan) -> None:
         has_content = plan.kind == "f" and plan.size > 0
         self._expect(plan, entry.mtime_ns, (entry.mode & 0o7777, entry.uid, entry.gid), has_content)
         try:
@@ -275,27 +319,32 @@ class ArchiveWriter:
                 f"extras: {path} cannot be read ({exc.strerror}); it holds the label files of the session."
             ) from exc
 
-    def finish(self, index_meta: Mapping[str, Any]) -> ArchiveResult:
+    def finish(self, index_meta: Mapping[str, Any], *, marked: bool = True) -> ArchiveResult:
         """Lay out the index, and hand the last record to the sink.
 
         :param index_meta: as for write_archive. ``part`` in it is the number of the part; without it the number is 0.
+        :param marked: end the archive with a mark; without it the index fills the last record.
         """
-        part = int(index_meta.get("part", 0))
-        self._put_index(
-            index_name(str(index_meta["session"]), part), head_line({"record_bytes": self._record_bytes, **index_meta})
-        )
-        self.stream.finish()
+        self.stream.flush()
+        self.report()
+        self._put_index({"record_bytes": self._record_bytes, **index_meta}, fills=not marked)
+        self.stream.finish(marked=marked)
         self.report()
         return self.result()
 
-    def _put_index(self, name: bytes, head: bytes) -> None:
-        """Lay out the index; every other member must be reported before."""
-        self.stream.flush()
-        self.report()
-        size, written_ns = self._spool.rewind()
-        size += len(head)
+    def _put_index(self, meta: Mapping[str, Any], *, fills: bool) -> None:
+        """Lay out the index; every other member must be reported before. :param fills: it ends with a record."""
+        name = index_name(str(meta["session"]), int(meta.get("part", 0)))
+        lines_bytes, written_ns = self._spool.rewind()
         ownership = (0o600, 0, 0)
-        header = self._headers.header(name, REGULAR, ownership, size, written_ns)
+        head = head_line(meta)
+        while True:
+            size = lines_bytes + len(head)
+            header = self.headers.header(name, REGULAR, ownership, size, written_ns)
+            end = self.stream.position + len(header) + size
+            if not fills or not end % self._record_bytes:
+                break
+            head = head_line(meta, len(head) - len(head_line(meta)) + -end % self._record_bytes)
         self._expect(MemberPlan(name, "f", size, None, header), written_ns, ownership, True)
         self.stream.put(header)
         self.stream.begin_content()
@@ -329,6 +378,8 @@ class ArchiveWriter:
 
     def report(self) -> None:
         """Report all members whose checksums have come, and put them into the index."""
+        if self._waits:
+            return
         pending, digests = self._pending, self.stream.digests
         lines = []
         while pending:
@@ -341,11 +392,13 @@ class ArchiveWriter:
                 sha256 = _EMPTY_SHA256 if kind == "f" else None
             pending.popleft()
             record = MemberRecord(path, kind, size, offset, header, sha256, mtime_ns, mode, uid, gid, link, digest)
-            lines.append(member_line(record))
+            lines.append(member_line(record._replace(offset_bytes=offset - self._base) if self._base else record))
             self._members += 1
             if self._member is not None:
                 self._member(record)
-        self._spool.write(b"".join(lines))
+        text = b"".join(lines)
+        self._index_bytes += len(text)
+        self._spool.write(text)
 
     def _name_at(self, offset: int) -> str:
         """The file whose data lie at a stream offset."""

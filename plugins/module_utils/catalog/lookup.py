@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 from ..archive.model import MemberRecord
 from .closing import failed_in
+from .parts import part_of_member
 from .records import DAMAGED, FAILED, GOOD, CatalogError, Part, Session, VolumeUse
 from .rowcheck import part_named
 from .store import Catalog
@@ -136,6 +137,8 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
                 "block": part.block,
                 "record_bytes": part.record_bytes,
                 "records": part.records,
+                "archive_bytes": part.archive_bytes,
+                "continues": part.lead_bytes > 0,
                 "keys": part.age_keys.split(),
                 "complete": part.complete,
             }
@@ -192,8 +195,8 @@ def member_facts(session: str, part: Part, member: MemberRecord) -> dict[str, An
         "target": None if member.linkname is None else member.linkname.decode("utf-8", "backslashreplace"),
         "volume": part.volume,
         "file_number": part.file_number,
-        "record": None if part.age_head else (member.offset_bytes - part.offset_bytes) // part.record_bytes,
-        "offset_bytes": member.offset_bytes - part.offset_bytes,
+        "record": None if part.age_head else part.place_of(member.offset_bytes) // part.record_bytes,
+        "offset_bytes": part.place_of(member.offset_bytes),
     }
 
 
@@ -203,4 +206,7 @@ def find_files(catalog: Catalog, session: Session, pattern: str) -> Iterator[dic
     parts = {part.part: part for part in catalog.parts(session.number)}
     for number, member in catalog.members(session.number):
         if wanted.match(b"/" + member.path):
-            yield member_facts(session.id, part_named(parts, number), member)
+            # A part that is not known yet, for its volume was not entered: the one that lists the member stands for it.
+            known = session.state == GOOD or member.offset_bytes >= part_named(parts, number).offset_bytes
+            part = part_of_member(parts, number, member.offset_bytes) if known else part_named(parts, number)
+            yield member_facts(session.id, part, member)

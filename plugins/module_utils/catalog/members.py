@@ -24,6 +24,8 @@ class MemberTable(CatalogDatabase):
     ) -> Iterator[tuple[int, MemberRecord]]:
         """(number of the part, member) of a session in the order of the archive; few are held in memory.
 
+        The part is the one whose index lists the member: the one in which it ends, if it crosses.
+
         :param part: only the members of this part; not together with ``wanted``.
         :param wanted: only these paths (names of members) and what is below them, and what their hard links point
             to. One selection at a time can be read from a catalog.
@@ -49,7 +51,7 @@ class MemberTable(CatalogDatabase):
         return self._one(query, number, path, *_below(path)) is not None
 
     def position(self, number: int, path: bytes) -> Optional[tuple[int, int]]:
-        """(number of the part, offset in the session) of a member; None if the session does not have it."""
+        """(part that lists it, offset in the session) of a member; None if the session does not have it."""
         query = "SELECT part, offset_bytes FROM members WHERE session = ? AND path = ? ORDER BY offset_bytes LIMIT 1"
         row = self._one(query, number, path)
         return None if row is None else (int(row[0]), int(row[1]))

@@ -7,14 +7,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from .records import Part
+from .rowcheck import part_named
 
 #: What must be proved of each part.
 PROVED = ("complete", "filemark", "checksums")
 _SHOWN = 5
 _COUNTED = ("members", "files", "bytes", "records", "fallback", "stops", "writing_s")
+
+
+def next_of(parts: Mapping[int, Part], part: Part) -> Optional[Part]:
+    """The part that goes on with the member with which this part ends; None for a part that ends with a whole member.
+
+    :param parts: of the session, by number.
+    """
+    found = parts.get(part.part + 1)
+    return found if found is not None and found.lead_bytes else None
+
+
+def crossed_from(parts: Mapping[int, Part], part: Part) -> list[Part]:
+    """The parts that go on with the only member of this one, in order; none if it does not cross."""
+    found = []
+    after = next_of(parts, part)
+    while after is not None:
+        found.append(after)
+        after = next_of(parts, after)
+    return found
+
+
+def part_of_member(parts: Mapping[int, Part], number: int, offset_bytes: int) -> Part:
+    """The part in which a member begins.
+
+    :param number: of the part whose index lists it. :param offset_bytes: where it begins in the session.
+    :raises CatalogError: there is no such part.
+    """
+    found = part_named(parts, number)
+    while offset_bytes < found.offset_bytes:
+        found = part_named(parts, found.part - 1)
+    return found
 
 
 def part_facts(part: Part, counts: Mapping[str, Any], *, last: bool, **proved: bool) -> dict[str, Any]:

@@ -140,5 +140,5 @@ class Part(NamedTuple):
         return self.offset_bytes + self.archive_bytes - self.lead_bytes
 
     def place_of(self, offset_bytes: int) -> int:
-        """Where in the archive of this part the place is that is counted from the beginning of the session."""
+        """Where in the tape file of this part the place is that is counted from the beginning of the session."""
         return offset_bytes - self.offset_bytes + self.lead_bytes

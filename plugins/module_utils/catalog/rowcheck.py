@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from ..archive.model import HEADER_DIGEST_BYTES, MemberRecord
@@ -60,7 +60,7 @@ def part_of(row: Sequence[Any]) -> Part:
     _check(row, _PART, "parts")
     found = Part._make(row)
     found = found._replace(complete=bool(found.complete))
-    if not found.record_bytes or row[8] not in (0, 1) or found.lead_bytes > found.archive_bytes:
+    if not found.record_bytes or row[8] not in (0, 1) or (found.complete and found.lead_bytes > found.archive_bytes):
         raise damaged("parts")
     return found
 
@@ -101,7 +101,7 @@ def member_row(session: int, part: int, member: MemberRecord) -> tuple[Any, ...]
     return session, offset, part, path, kind, size, header, digest, mtime, mode, uid, gid, linkname, header_digest
 
 
-def part_named(parts: dict[int, Part], number: int) -> Part:
+def part_named(parts: Mapping[int, Part], number: int) -> Part:
     """The part with this number, for a member in it. :raises CatalogError: there is no such part."""
     found = parts.get(number)
     if found is None:

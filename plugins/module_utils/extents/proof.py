@@ -91,6 +91,10 @@ class Proof:
     def __exit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the other process."""
         if self._worker is not None:
             self._worker.close()
 
@@ -129,7 +133,9 @@ class Proof:
                 yield make_entry(fields), [make_row(row) for row in rows]
         if self._changes:
             with MapFile.open(self._path) as map_file:
-                map_file.add_changes(LAYER, self._changes)
+                # They are there already when a part of a session is written again.
+                if not map_file.changes(LAYER):
+                    map_file.add_changes(LAYER, self._changes)
         self._complete = True
 
 

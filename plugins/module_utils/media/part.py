@@ -14,21 +14,31 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Optional
 
+from ..archive.crossing import Crossing, comment_of, lead_of
+from ..archive.estimate import extras_bytes
 from ..archive.model import ArchiveResult, Fallback, Links, MemberRecord, Owners, WriterOptions
-from ..archive.writer import open_archive
+from ..archive.ring import ArchiveStream
+from ..archive.writer import ArchiveWriter, open_archive
 from ..catalog.parts import join_facts, part_facts
 from ..catalog.records import Part, PartUnknown
 from ..catalog.store import Catalog
+from ..crypt.sealing import SealingSink
 from ..errors import SplitMirrorError
 from ..extents.maprows import Mapped
 from ..host.status import StatusWriter
-from ..tape.base import TapeDrive
-from .sealed import NO_KEYS, Keyring, PartStream, Sealing, open_sealed
+from ..tape.base import TapeDrive, TapeError
+from .sealed import NO_KEYS, Keyring, PartSeal, PartStream, Sealing, open_sealed
 from .selection import Selection
-from .tape_file import TapeRecordSink, TapeStream
-from .volumes import WritePosition, cut_back, load_known
+from .tape_file import DoesNotFit, PartFull, TapeRecordSink, TapeStream
+from .volume_source import VolumeSource
+from .volumes import WritePosition, begin_anew, cut_back, load_known
 
 _BATCH_MEMBERS = 5000
+# Headers of the index, and the end of the archive.
+_END_BYTES = 4096
+# What a file with a name of this length and no attributes takes, besides its content, at most.
+_SHORT_NAME = 200
+_PLAIN_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -54,14 +64,24 @@ class ArchiveSource:
 class PartWriter:
     """Writes one part behind what is on a volume.
 
+    If its first member is larger than the volume, more parts follow, each on the next volume, until the member has
+    ended: they are one archive in the pipeline, with a lead (crossing.py) in each of their tape files but the first.
+
     Use it as a context manager: entering reserves the tape file in the catalog. When it is left before ``finish``, the
-    part is cut off the volume again; what cannot be cut off stays in the catalog as unfinished.
+    part that was not finished is cut off its volume again; what cannot be cut off stays in the catalog as unfinished.
 
     :param session: number of the session in the catalog.
     :param place: where the head stands and the part begins.
     :param earlier: facts of the parts of this session that are finished, in order.
     :param sealing: encrypts it; None to write it in the clear.
     :param status: reports how far the writing has come, in bytes.
+    :param volumes: the source of further volumes; None for a part that takes whatever it is given.
+    :param began: the part in which the member began with which this part goes on, after a failure; None when the part
+        begins with a member.
+    :param may_cross: the first member crosses if it does not fit: the volume is a fresh one.
+    :ivar place: where the part is that is being written.
+    :ivar facts: of the parts of the session that are finished.
+    :ivar is_cut: what was not finished has been cut off.
     """
 
     def __init__(
@@ -74,33 +94,49 @@ class PartWriter:
         earlier: Sequence[Mapping[str, Any]] = (),
         sealing: Optional[Sealing] = None,
         status: Optional[StatusWriter] = None,
+        volumes: Optional[VolumeSource] = None,
+        began: Optional[Part] = None,
+        may_cross: bool = False,
     ) -> None:
         self._drive = drive
         self._catalog = catalog
-        self._place = place
-        self._earlier = earlier
+        self.place = place
+        self._status = status
+        self._volumes = volumes if volumes is not None and volumes.goes_on else None
+        self._may_cross = may_cross
+        self.facts = [dict(part) for part in earlier]
         finished = [part for part in catalog.parts(session) if part.complete]
-        seal = self._seal = None if sealing is None else sealing.part(len(earlier))
-        self._part = Part(
-            session=session,
-            part=len(earlier),
-            volume=place.label.volume,
-            file_number=place.file_number,
-            block=place.block,
-            record_bytes=place.label.record_bytes,
-            offset_bytes=finished[-1].end_bytes if finished else 0,
-            records=0,
-            complete=False,
-            age_head=b"" if seal is None else seal.head,
-            age_keys="" if seal is None else seal.keys,
-        )
+        self._sealing = sealing
+        self._record_bytes = place.label.record_bytes
+        self._seal: Optional[PartSeal] = None
+        self._part = self._new_part(session, finished[-1].end_bytes if finished else 0)
+        self._first = began or self._part
+        self._continues = began is not None
         self._sink = TapeRecordSink(drive, place, status)
+        self._sealed: Optional[SealingSink] = None
+        # Records of the archive that came from the pipeline; those that are on volumes already.
+        self._records = 0
+        self._skipped = (self._part.offset_bytes - self._first.offset_bytes) // self._record_bytes
+        self._crossing: Optional[Crossing] = None
+        self._archive: Optional[ArchiveWriter] = None
+        self._head: Mapping[str, Any] = {}
         self._batch: list[MemberRecord] = []
         self._members = 0
         self._done: Optional[ArchiveResult] = None
-        self._records = 0  # that the archive has on tape
-        self._last = False
         self._stays = False
+        self._touched = False
+        self.is_last = False
+        self.is_cut = False
+
+    @property
+    def began(self) -> Optional[Part]:
+        """The part in which the member began with which the part that is being written goes on; None if none did."""
+        return self._first if len(self.facts) > self._first.part else None
+
+    @property
+    def written_bytes(self) -> int:
+        """How much of the part that is being written is on its volume."""
+        return self._sink.records * self._record_bytes
 
     def __enter__(self) -> PartWriter:
         self._catalog.begin_part(self._part)
@@ -112,11 +148,15 @@ class PartWriter:
         if self._stays:
             return
         try:
-            cut_back(self._drive, self._place)
+            if self._touched:
+                cut_back(self._drive, self.place)
             self._catalog.drop_part(self._part)
+            self.is_cut = True
         except SplitMirrorError:
             # The error that led here is the one to report.
             return
+
+    # -- what is written ---------------------------------------------------------------------------------------------
 
     def write(
         self,
@@ -128,46 +168,267 @@ class PartWriter:
         """Write the archive: entries of the selection, the extras if no entry is left, and the index.
 
         :param head: what the first line of the index says of the session; ``session`` must be in it.
-        :param fits: as for Selection.entries.
-        :raises SplitMirrorError: something cannot be read, or the volume is full.
+        :param fits: as for Selection.entries; None takes what fits on the volume.
+        :raises DoesNotFit: the first member does not fit, and a fresh volume may hold it; nothing was written.
+        :raises PartFull: the volume is full. :raises VolumeFailed: it cannot be written.
+        :raises SplitMirrorError: something cannot be read.
         """
-        volumes = [*(part["volume"] for part in self._earlier), self._part.volume]
-        sealed = None if self._seal is None else self._seal.over(self._sink, self._part.record_bytes)
+        self._head = head
+        self._open_sink()
         with open_archive(
             source.devices,
-            sealed or self._sink,
-            replace(source.options, record_bytes=self._part.record_bytes, streams=self._drive.streams),
+            self,
+            replace(source.options, record_bytes=self._record_bytes, streams=self._drive.streams),
             member=self._add,
             owners=source.owners,
             fallback=source.fallback,
             spool_dir=source.spool_dir,
             links=source.links,
         ) as archive:
-            archive.put_entries(selection.entries(fits))
-            self._last = selection.exhausted
-            if self._last and selection.extras is not None:
-                archive.put_extras(selection.extras)
-            place = {"part": self._part.part, "offset_bytes": self._part.offset_bytes, "last": self._last}
-            self._done = archive.finish({**head, "volume": self._part.volume, "volumes": volumes, **place})
-        self._records = self._done.records
-        if sealed is not None:
-            sealed.finish()
-            self._records = sealed.records
+            self._archive = archive
+            if self._volumes is not None and self._crosses(selection, archive):
+                first = selection.take()
+                if first is None:
+                    raise AssertionError("an entry crosses")
+                comment = comment_of(self._meta(self._first, last=False))
+                archive.put_crossing(first[0], first[1], comment, self._begin_crossing)
+                self._end_crossing(archive)
+            archive.put_entries(selection.entries(fits or self._fitting(archive)))
+            extras = selection.extras
+            self.is_last = selection.exhausted and (
+                extras is None or self._volumes is None or self._left(archive, extras_bytes(extras)) >= 0
+            )
+            if self.is_last and extras is not None:
+                archive.put_extras(extras)
+            meta = self._meta(self._part, last=self.is_last)
+            self._done = archive.finish(meta, marked=self.is_last or self._volumes is None)
+        if self._sealed is not None:
+            self._sealed.finish()
         return self._done
+
+    def _meta(self, part: Part, *, last: bool) -> dict[str, Any]:
+        """The first line of the index of a part."""
+        volumes = [*(facts["volume"] for facts in self.facts[: part.part]), part.volume]
+        place = {"part": part.part, "offset_bytes": part.offset_bytes, "last": last}
+        more = {"lead_bytes": part.lead_bytes} if part.lead_bytes else {}
+        return {
+            "record_bytes": self._record_bytes,
+            **self._head,
+            "volume": part.volume,
+            "volumes": volumes,
+            **place,
+            **more,
+        }
+
+    # -- what fits ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _reserved_bytes(self) -> int:
+        """What is kept free at the end of a part: the first line of its index, its headers, and the last record."""
+        return len(comment_of(self._meta(self._part, last=False))) + _END_BYTES + 2 * self._record_bytes
+
+    def _room(self) -> Optional[int]:
+        """How long the archive of this part may become; None when nobody knows."""
+        room = self.place.remaining_bytes
+        return room if room is None or self._seal is None else self._seal.room_bytes(room - self._record_bytes)
+
+    def _plain_bytes(self) -> int:
+        """How much of the archive is in this part, its lead included."""
+        begin = self._part.offset_bytes - self._first.offset_bytes
+        return self._records * self._record_bytes - begin + self._part.lead_bytes
+
+    def _left(self, archive: ArchiveWriter, needed_bytes: int) -> int:
+        """How much of the room is left when so much is written behind what is laid out; less than 0 if it is not
+        there.
+        """
+        room = self._room()
+        if room is None:
+            return needed_bytes
+        begin = self._part.offset_bytes - self._first.offset_bytes - self._part.lead_bytes
+        return room - self._reserved_bytes - (archive.length_with_index() - begin) - needed_bytes
+
+    def _crosses(self, selection: Selection, archive: ArchiveWriter) -> bool:
+        """Whether the first member crosses into the next volume.
+
+        :raises DoesNotFit: it might fit on another volume.
+        """
+        if self._continues:
+            return True
+        first = selection.peek()
+        if first is not None:
+            needed = archive.room_for(*first)
+        elif selection.extras is not None:
+            needed = extras_bytes(selection.extras)
+        else:
+            return False
+        left = self._left(archive, needed)
+        if left >= 0:
+            return False
+        divides = first is not None and first[0].kind == "f" and left + needed >= self._reserved_bytes + _END_BYTES
+        capacity = self._drive.status().capacity_bytes
+        if divides and (self._may_cross or (capacity is not None and needed > capacity)):
+            return True
+        raise DoesNotFit(
+            f"volume: {self.place.label.volume} is too small for the next part of the session, which cannot be "
+            "divided; label larger volumes for the pool.",
+            needed,
+        )
+
+    def _fitting(self, archive: ArchiveWriter) -> Optional[Callable[[Mapped], bool]]:
+        """Says whether an entry fits behind what is laid out; None when everything is to be tried.
+
+        Planning each entry exactly would take too long. So as long as there is room enough, a bound is taken.
+        """
+        if self._volumes is None or self.place.remaining_bytes is None:
+            return None
+        left = 0
+
+        def fits(mapped: Mapped) -> bool:
+            nonlocal left
+            entry = mapped[0]
+            plain = entry.kind == "f" and entry.nlink == 1 and entry.xattrs is None and len(entry.path) <= _SHORT_NAME
+            needed = entry.size + _PLAIN_BYTES if plain else archive.room_for(*mapped)
+            left -= needed
+            if left < 0:
+                left = self._left(archive, archive.room_for(*mapped) if plain else needed)
+            return left >= 0
+
+        return fits
+
+    # -- records: in a thread of the pipeline ------------------------------------------------------------------------
+
+    def write_record(self, record: memoryview) -> None:
+        """Take a record of the archive, as RecordSink says."""
+        if self._records < self._skipped:
+            self._records += 1
+            return
+        if self._crossing is None:
+            self._put(record)
+        else:
+            self._put_crossing(record)
+        self._records += 1
+
+    def _open_sink(self) -> None:
+        """Where the records of the part go."""
+        self._sink = TapeRecordSink(self._drive, self.place, self._status)
+        self._sealed = None if self._seal is None else self._seal.over(self._sink, self._record_bytes)
+
+    def _put(self, record: memoryview) -> None:
+        self._touched = True
+        (self._sealed or self._sink).write_record(record)
+
+    def _put_crossing(self, record: memoryview) -> None:
+        stream = self._stream()
+        if self._continues:
+            self._continues = False
+            stream.in_caller(self._put_lead)
+        if self._at_limit():
+            stream.in_caller(self._go_on)
+        try:
+            self._put(record)
+        except PartFull:
+            if self._sealed is not None:
+                # An age file cannot end just anywhere, so the part is written again.
+                raise
+            stream.in_caller(self._go_on)
+            self._put(record)
+
+    def _at_limit(self) -> bool:
+        """Whether the room that the drive reported is used up, but for the index."""
+        room = self._room()
+        return room is not None and self._plain_bytes() + self._record_bytes > room - self._reserved_bytes
+
+    def _stream(self) -> ArchiveStream:
+        if self._archive is None:
+            raise AssertionError("records come from an archive")
+        return self._archive.stream
+
+    # -- a member that crosses ---------------------------------------------------------------------------------------
+
+    def _begin_crossing(self, member: Crossing) -> None:
+        self._crossing = member
+
+    def _end_crossing(self, archive: ArchiveWriter) -> None:
+        """All complete records of the member are written; what follows belongs to the last of its parts."""
+        if self._at_limit() and archive.stream.position > self._records * self._record_bytes:
+            self._go_on()
+        self._crossing = None
+        archive.restart_index(self._part.offset_bytes - self._first.offset_bytes - self._part.lead_bytes)
+
+    def _go_on(self) -> None:
+        """Finish this part inside the member, and begin the next one on the next volume."""
+        member, volumes = self._crossing, self._volumes
+        if member is None or volumes is None:
+            raise AssertionError("a member crosses")
+        place = self._records * self._record_bytes
+        if place <= member.begin + len(member.plan.lead):
+            raise PartFull(
+                f"volume: {self.place.label.volume} is full before the data of a file begin; name another volume.",
+                option="volume",
+            )
+        if self._sealed is not None:
+            self._sealed.finish()
+        self._sink.finish()
+        part = self._finished_part()
+        facts = part_facts(
+            part,
+            {"members": 0, "files": 0, "bytes": 0, "fallback": 0, **not_fed(self._drive)},
+            last=False,
+            complete=self._sink.records == self._tape_records(),
+            filemark=True,
+            checksums=True,
+        )
+        self._enter(part, join_facts([*self.facts, facts], {}))
+        before = self.place
+        self._drive, self.place = next_place(volumes, self._catalog, member.left_at(place))
+        self._touched = False
+        label = self.place.label
+        if label.record_bytes != self._record_bytes or self._same_place(before):
+            raise TapeError(
+                f"volume: {label.volume} cannot take the rest of a file that began on {before.label.volume} in records "
+                f"of {self._record_bytes} bytes; label the volumes of a pool with the same record_bytes.",
+                option="volume",
+                code="volume_wrong",
+            )
+        self._part = self._new_part(part.session, part.end_bytes)
+        self._catalog.begin_part(self._part)
+        self._stays = False
+        self._open_sink()
+        self._put_lead()
+
+    def _same_place(self, before: WritePosition) -> bool:
+        return (before.label.volume, before.file_number) == (self.place.label.volume, self.place.file_number)
+
+    def _put_lead(self) -> None:
+        """Write the headers with which the part goes on with the member."""
+        member, archive = self._crossing, self._archive
+        if member is None or archive is None:
+            raise AssertionError("a member crosses")
+        left = member.left_at(self._part.offset_bytes - self._first.offset_bytes)
+        lead = memoryview(
+            lead_of(member, left, self._meta(self._part, last=False), archive.headers, self._record_bytes)
+        )
+        self._part = self._part._replace(lead_bytes=len(lead))
+        self._catalog.begin_part(self._part)
+        for place in range(0, len(lead), self._record_bytes):
+            self._put(lead[place : place + self._record_bytes])
+
+    # -- the end -----------------------------------------------------------------------------------------------------
 
     def finish(self, common: Mapping[str, Any]) -> dict[str, Any]:
         """Write the filemark, prove that it is on the medium, and enter the part as complete.
 
         :param common: facts of the session as a whole.
         :returns: the facts of the session with this part, as the catalog has them now.
-        :raises SplitMirrorError: the filemark is not where it must be, or the catalog cannot be written.
+        :raises PartFull: the volume is full. :raises VolumeFailed: the filemark is not where it must be.
+        :raises SplitMirrorError: the catalog cannot be written.
         """
-        done, records = self._done, self._sink.records
+        done = self._done
         if done is None:
             raise AssertionError("a part is written before it is finished")
         self._sink.finish()
         self._flush()
-        part = self._part._replace(records=records, archive_bytes=done.bytes_archive)
+        part = self._finished_part()
         facts = part_facts(
             part,
             {
@@ -177,12 +438,25 @@ class PartWriter:
                 "fallback": done.fallback,
                 **fed(done),
             },
-            last=self._last,
-            complete=records == self._records,
+            last=self.is_last,
+            complete=self._records == done.records and self._sink.records == self._tape_records(),
             filemark=True,
             checksums=self._members == done.members,
         )
-        write = join_facts([*self._earlier, facts], common)
+        write = join_facts([*self.facts, facts], common)
+        self._enter(part, write)
+        return write
+
+    def _finished_part(self) -> Part:
+        """The part that is being written, with its final length."""
+        return self._part._replace(records=self._sink.records, archive_bytes=self._plain_bytes())
+
+    def _tape_records(self) -> int:
+        """How many records the part must have on its volume."""
+        return self._plain_bytes() // self._record_bytes if self._sealed is None else self._sealed.records
+
+    def _enter(self, part: Part, write: Mapping[str, Any]) -> None:
+        """Enter a part as complete."""
         # If the catalog fails now, it is not known whether it has the part as complete: do not cut the part off.
         self._stays = True
         try:
@@ -190,13 +464,29 @@ class PartWriter:
         except PartUnknown:
             self._stays = False
             raise
-        return write
+        self.facts = list(write["parts"])
+
+    def _new_part(self, session: int, offset_bytes: int) -> Part:
+        seal = self._seal = None if self._sealing is None else self._sealing.part(len(self.facts))
+        return Part(
+            session=session,
+            part=len(self.facts),
+            volume=self.place.label.volume,
+            file_number=self.place.file_number,
+            block=self.place.block,
+            record_bytes=self._record_bytes,
+            offset_bytes=offset_bytes,
+            records=0,
+            complete=False,
+            age_head=b"" if seal is None else seal.head,
+            age_keys="" if seal is None else seal.keys,
+        )
 
     def _add(self, member: MemberRecord) -> None:
         """Take a member from the pipeline; members are entered into the catalog in batches."""
         self._members += 1
-        if self._part.offset_bytes:
-            member = member._replace(offset_bytes=member.offset_bytes + self._part.offset_bytes)
+        if self._first.offset_bytes:
+            member = member._replace(offset_bytes=member.offset_bytes + self._first.offset_bytes)
         self._batch.append(member)
         if len(self._batch) >= _BATCH_MEMBERS:
             self._flush()
@@ -206,9 +496,29 @@ class PartWriter:
         self._batch = []
 
 
+def next_place(volumes: VolumeSource, catalog: Catalog, needed_bytes: int) -> tuple[TapeDrive, WritePosition]:
+    """The next volume, labelled anew if that must be.
+
+    A volume that is full at its label, or cannot be labelled, is taken out of use.
+
+    :raises SplitMirrorError: there is no other volume.
+    """
+    while True:
+        drive, place = volumes.next(needed_bytes)
+        try:
+            return drive, begin_anew(drive, catalog, place) if place.anew else place
+        except TapeError as exc:
+            volumes.out_of_use(place.label.volume, exc.message)
+
+
 def fed(done: ArchiveResult) -> dict[str, Any]:
     """How the drive was fed, as facts of a part: ``writing_s``, and ``stops`` of a drive that streams."""
     return {"writing_s": round(done.writing_s, 6), **({} if done.stops is None else {"stops": done.stops})}
+
+
+def not_fed(drive: TapeDrive) -> dict[str, Any]:
+    """The same for a part that ends inside a member; the last part of the member tells for all of them."""
+    return {"writing_s": 0.0, **({"stops": 0} if drive.streams else {})}
 
 
 def drive_use(facts: Mapping[str, Any], bytes_archive: int) -> dict[str, Any]:

@@ -107,6 +107,8 @@ class PoolVolumes:
     :ivar passed_over: volumes that should have been written and could not be, and why.
     """
 
+    goes_on = True
+
     def __init__(
         self,
         lease: DriveLease,

@@ -14,9 +14,10 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Optional, Protocol
+from typing import Any, Optional
 
-from ..archive.model import ArchiveError, MemberRecord
+from ..archive.crossing import read_lead
+from ..archive.model import BLOCK_BYTES, ArchiveError, MemberRecord
 from ..archive.own_headers import has_own_headers
 from ..archive.pax import pad
 from ..archive.tar_reader import (
@@ -26,6 +27,7 @@ from ..archive.tar_reader import (
     iterate_members,
 )
 from ..catalog.lookup import show_path
+from ..catalog.parts import crossed_from, next_of, part_of_member
 from ..catalog.records import Part
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
@@ -34,6 +36,7 @@ from ..tape.base import TapeDrive, TapeError
 from ..tape.tickets import DriveTimeout
 from .part import open_part
 from .sealed import NO_KEYS, Keyring, PartStream
+from .volume_source import Drives
 
 Located = tuple[Part, MemberRecord]
 
@@ -84,13 +87,6 @@ class FoundMember:
             self.reason = "its content is not what was written"
 
 
-class Drives(Protocol):
-    """What a task reads with: a lease of a drive (tape/drive_lease.py), in which the volume can be exchanged."""
-
-    def exchange(self, volume: str) -> TapeDrive:
-        """The drive, with this volume in it or ready to be loaded. :raises TapeError: it cannot be had."""
-
-
 @dataclass(frozen=True)
 class Unreached:
     """A part of which nothing could be read from a place on.
@@ -135,6 +131,9 @@ class SessionReader:
         self.unreached: dict[int, Unreached] = {}
         self.damaged = False
         self._no_drive: Optional[DriveTimeout] = None
+        # Of the session that is read: its parts by number, and the last one that was opened.
+        self._parts: dict[int, Part] = {}
+        self._part: Optional[Part] = None
         self._doubtful: set[bytes] = set()
 
     @property
@@ -149,6 +148,8 @@ class SessionReader:
         """
         for part, members in itertools.groupby(wanted, key=lambda located: located[0]):
             is_open = False
+            if not self._parts:
+                self._parts = {known.part: known for known in self._catalog.parts(part.session)}
             for _part, record in members:
                 try:
                     if not is_open:
@@ -188,6 +189,42 @@ class SessionReader:
         """The stream, right after the member that was read last; None before the first."""
         return self._stream
 
+    def follow(self, part: Part, record: MemberRecord) -> bool:
+        """Go on in the next part with a member that crosses; False when it has none.
+
+        :param part: the one that was read to its end.
+        :raises TapeError: that cannot be read. :raises ArchiveError: it does not go on with the member.
+        """
+        after = next_of(self._parts, self._part or part)
+        if after is None:
+            return False
+        try:
+            self._open(after)
+            if self._stream is None:
+                raise AssertionError("a part is open")
+            block = self._stream.read(BLOCK_BYTES)
+        except TapeError as exc:
+            self.unreached[after.part] = Unreached(after, after.offset_bytes, exc)
+            raise
+        told = read_lead(block, self._stream, after.record_bytes)
+        if told.name != record.path or told.lead_bytes != after.lead_bytes or told.head.get("part") != after.part:
+            raise ArchiveError(f"volume {after.volume} does not go on with it", code="tape_damaged")
+        return True
+
+    def read_on(self, size: int) -> bytes:
+        """Read from the part that is open; nothing comes at its end. :raises TapeError: it ends too early."""
+        stream, part = self._stream, self._part
+        if stream is None or part is None:
+            raise AssertionError("a part is open")
+        data = stream.read(size)
+        if not data and stream.archive_bytes() != part.archive_bytes:
+            raise TapeError(
+                f"volume: {part.volume} has {stream.archive_bytes()} bytes of the part and not {part.archive_bytes}.",
+                option="volume",
+                code="tape_damaged",
+            )
+        return data
+
     def _open(self, part: Part) -> None:
         if self._no_drive is not None:
             # Do not wait once more for the same drives.
@@ -198,6 +235,7 @@ class SessionReader:
             self._no_drive = exc
             raise
         self._take(open_part(self._drive, part, self._catalog, keyring=self._keyring, status=self._status))
+        self._part = part
         self._records_before += 1  # the label
 
     def _take(self, stream: PartStream) -> None:
@@ -216,7 +254,7 @@ class SessionReader:
             )
             lost.by_link = True
             return lost
-        start = record.offset_bytes - part.offset_bytes
+        start = part.place_of(record.offset_bytes)
         stream = self._stream
         if stream is None:
             raise AssertionError("a part is opened before its members are looked for")
@@ -227,7 +265,8 @@ class SessionReader:
             stream.seek(start)
         except TapeError as exc:
             return _without_headers(part, record, exc)
-        found = look_at(stream, part, record)
+        crosses = next_of(self._parts, part) is not None
+        found = look_at(_Following(self, part, record) if crosses else stream, part, record)
         if found.header is not None and record.kind == "h" and record.linkname in self._doubtful:
             found.reason = "it is a link to a file that is doubtful"
             found.by_link = True
@@ -237,14 +276,34 @@ class SessionReader:
         if name in self.lost:
             return True
         place = self._catalog.position(session, name) if self.unreached else None
-        return place is not None and self.is_unreached(*place)
+        if place is None:
+            return False
+        return self.is_unreached(part_of_member(self._parts, *place).part, place[1])
 
     def _note(self, found: FoundMember) -> None:
         if found.reason is not None:
             (self.lost if found.header is None else self._doubtful).add(found.record.path)
-            self.damaged = self.damaged or not found.by_link
-        if found.read_fault:
+            # What only a volume that was not reached would tell is not damage.
+            after = {part.part for part in crossed_from(self._parts, found.part)}
+            self.damaged = self.damaged or not (found.by_link or after & set(self.unreached))
+        if found.read_fault and self._part == found.part:
             self._renew(found.part)
+
+
+class _Following:
+    """The archive from a member on, over the ends of the parts that the member crosses."""
+
+    def __init__(self, reader: SessionReader, part: Part, record: MemberRecord) -> None:
+        self._reader = reader
+        self._part = part
+        self._record = record
+
+    def read(self, size: int, /) -> bytes:
+        """See ByteStream."""
+        while True:
+            data = self._reader.read_on(size)
+            if data or not self._reader.follow(self._part, self._record):
+                return data
 
 
 def look_at(stream: ByteStream, part: Part, record: MemberRecord) -> FoundMember:

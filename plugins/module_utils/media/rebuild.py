@@ -145,7 +145,7 @@ def _prove_whole(read: Scan) -> None:
     found = Differences()
     session = "" if read.head is None else str(read.head.get("session"))
     compare_index(read, session, found)
-    if found.count or read.head is None or read.end is None:
+    if found.count or read.head is None or (read.end is None and not read.is_cut):
         raise VerifyError(f"the tape file is not a whole archive ({'; '.join(found.shown)}).")
 
 
@@ -156,7 +156,7 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
     :raises SplitMirrorError: it does not fit the other parts, or its index is nonsense.
     """
     session = check_session_id("" if read.head is None else str(read.head.get("session")))
-    part = part._replace(part=read.part_number, offset_bytes=read.offset_bytes)
+    part = part._replace(part=read.part_number, offset_bytes=read.offset_bytes, lead_bytes=read.lead_bytes)
     known = catalog.session(session)
     if known is not None and any(_same_place(part, other) for other in catalog.parts(known.number)):
         result["known"].append({"session": session, "state": known.state, "file_number": part.file_number})
@@ -190,6 +190,10 @@ def _session_with(known: Optional[Session], session: str, part: Part, read: Scan
     head = read.head or {}
     proof, names, told = head.get("proof"), head.get("names"), head.get("evidence")
     counts = {"members": read.members, "files": read.files, "bytes": read.size_bytes}
+    if read.is_cut:
+        counts = dict.fromkeys(counts, 0)
+    elif read.crossed is not None:
+        counts = {"members": read.members + 1, "files": read.files + 1, "bytes": read.size_bytes + read.crossed.size}
     mine = part_facts(part, counts, last=read.is_last, complete=True, filemark=True, checksums=True)
     earlier = [] if known is None else known.write["parts"]
     common = {

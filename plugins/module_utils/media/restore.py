@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -25,16 +25,17 @@ from typing import Any, Optional
 from ..archive.index import index_name
 from ..archive.model import MemberRecord
 from ..catalog.lookup import complete_parts, find_good_session, member_facts, member_name
+from ..catalog.parts import crossed_from, part_of_member
 from ..catalog.records import GOOD, CatalogError, Part, Session
-from ..catalog.rowcheck import part_named
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..host.status import StatusWriter
 from .arrival import NotThere, what_differs
 from .extract import Said, TarExtractor
 from .losses import DOUBTFUL, MISSING, Losses
-from .reading import NOT_REACHED, Drives, Located, SessionReader, check_names
+from .reading import NOT_REACHED, Located, SessionReader, check_names
 from .sealed import NO_KEYS, Keyring
+from .volume_source import Drives
 
 #: What the headers of a member take on tape, for the total that is told: those of most, and a little more.
 _HEADER_BYTES = 2048
@@ -120,10 +121,10 @@ def dry_run(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
     :raises SplitMirrorError: the target, the session or a path is refused.
     """
     session = _checked(job, catalog)
-    tally = _Tally()
+    tally, parts = _Tally(), complete_parts(catalog, session)
     positions: list[dict[str, Any]] = []
     for part, member in _wanted(job, catalog, session):
-        _count(tally, part, member)
+        _count(tally, parts, part, member)
         if len(positions) < _SHOWN_FILES:
             positions.append(member_facts(session.id, part, member))
     return {**_result(job, session, tally), "positions": positions}
@@ -204,7 +205,7 @@ def _extract(run: _Run, drives: Drives, folder: str) -> _Extracted:
 
 def _take_stock(run: _Run, folder: str, done: _Extracted) -> None:
     """Compare the restored files with the catalog, count them, and note what is missing or differs."""
-    lost = done.reader.lost
+    lost, parts = done.reader.lost, complete_parts(run.catalog, run.session)
     where = os.fsencode(folder)
     for part, member in run.wanted():
         if member.path in lost:
@@ -220,7 +221,7 @@ def _take_stock(run: _Run, folder: str, done: _Extracted) -> None:
                 reason = str(exc) if done.end is None else f"{NOT_REACHED} ({done.end.message.rstrip('.')})"
             run.losses.add(MISSING, member.path, part.volume, reason)
             continue
-        _count(run.tally, part, member)
+        _count(run.tally, parts, part, member)
         reasons = [reason for reason in (differs, done.said.of(member.path)) if reason is not None]
         if reasons and member.path not in done.doubtful:
             run.losses.add(DOUBTFUL, member.path, part.volume, ": ".join(reasons))
@@ -325,7 +326,7 @@ def _wanted(job: RestoreJob, catalog: Catalog, session: Session) -> Generator[Lo
     indexes = {index_name(session.id, number) for number in parts}
     for number, member in catalog.members(session.number, names):
         if names is not None or member.path not in indexes:
-            yield part_named(parts, number), member
+            yield part_of_member(parts, number, member.offset_bytes), member
 
 
 def _is_lost_found(entry: os.DirEntry[str]) -> bool:
@@ -333,13 +334,14 @@ def _is_lost_found(entry: os.DirEntry[str]) -> bool:
     return entry.name == _LOST_FOUND and entry.is_dir(follow_symlinks=False) and not os.listdir(entry.path)
 
 
-def _count(tally: _Tally, part: Part, member: MemberRecord) -> None:
+def _count(tally: _Tally, parts: Mapping[int, Part], part: Part, member: MemberRecord) -> None:
     tally.members += 1
     if member.kind == "f":
         tally.files += 1
         tally.size_bytes += member.size
-    if part.volume not in tally.volumes:
-        tally.volumes.append(part.volume)
+    for one in (part, *crossed_from(parts, part)):
+        if one.volume not in tally.volumes:
+            tally.volumes.append(one.volume)
 
 
 def _result(job: RestoreJob, session: Session, tally: _Tally) -> dict[str, Any]:

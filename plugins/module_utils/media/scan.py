@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from ..archive.crossing import GLOBAL, Continued, read_lead
 from ..archive.index import (
     FORMAT_WITHOUT_HEADERS,
     index_name,
@@ -26,9 +27,10 @@ from ..archive.index import (
     read_head,
     read_member,
 )
-from ..archive.model import ArchiveError, MemberRecord
+from ..archive.model import BLOCK_BYTES, ArchiveError, MemberRecord
+from ..archive.pax import pad
 from ..archive.spool import Spool
-from ..archive.tar_reader import Member, iterate_members
+from ..archive.tar_reader import PIECE_BYTES, ArchiveCut, Member, iterate_members
 from ..catalog.lookup import show_path
 from ..catalog.records import Part
 from ..errors import SplitMirrorError
@@ -56,6 +58,10 @@ class Scan:
     :param head: the first line of the index; None when there is no index at the end.
     :param end: the index itself, as a member.
     :param sparse: there are sparse files in it.
+    :param continued: the lead of a part that goes on with a member.
+    :param is_cut: it ends inside a member, and the next part goes on.
+    :param crossed: the member that began in a part before and ends in this one, as the index lists it; its offset is
+        less than 0.
     :param headers_sha256: of all headers but that of the index; sessions of version 0.1 have no other proof of them.
     :param archive_bytes: length of the archive.
     :param age_head: header and nonce of the age file that it is in; empty when it is not encrypted. :param age_keys: as
@@ -75,6 +81,9 @@ class Scan:
     archive_bytes: int = 0
     age_head: bytes = b""
     age_keys: str = ""
+    continued: Optional[Continued] = None
+    is_cut: bool = False
+    crossed: Optional[MemberRecord] = None
 
     @property
     def part_number(self) -> int:
@@ -103,6 +112,11 @@ class Scan:
         return _count(self.head, "offset_bytes")
 
     @property
+    def lead_bytes(self) -> int:
+        """Length of the headers with which it goes on with a member."""
+        return 0 if self.continued is None else self.continued.lead_bytes
+
+    @property
     def is_last(self) -> bool:
         """No part of the session comes behind this one."""
         return self.head is not None and self.head.get("last", True) is True
@@ -124,16 +138,22 @@ class Scan:
         return (member._replace(header_digest=None) for member in members) if self.is_old else members
 
     def index_members(self) -> Iterator[MemberRecord]:
-        """What the index on the tape says, in order."""
-        return (read_member(line) for line in itertools.islice(self.index.lines(), 1, None))
+        """What the index on the tape says of the members that begin in this part, in order."""
+        begin = 1 if self.continued is None else 2
+        return (read_member(line) for line in itertools.islice(self.index.lines(), begin, None))
 
     def all_members(self) -> Iterator[MemberRecord]:
-        """What was found on the tape, and the index itself behind it, with their offsets in the session."""
-        offset_bytes = self.offset_bytes
+        """What the index lists, as it was found, and the index itself, with their offsets in the session."""
+        offset_bytes = self.offset_bytes - self.lead_bytes
         for member in self._found_members():
             yield member._replace(offset_bytes=member.offset_bytes + offset_bytes) if offset_bytes else member
 
     def _found_members(self) -> Iterator[MemberRecord]:
+        if self.is_cut:
+            # The index of the part in which it ends lists the member.
+            return
+        if self.crossed is not None:
+            yield self.crossed
         yield from self.observed_members()
         if self.end is not None:
             yield self.end._replace(header_digest=None) if self.is_old else self.end
@@ -173,25 +193,75 @@ def scan(drive: TapeDrive, part: Part, spool_dir: str, keyring: Keyring) -> Iter
     """
     with spool("observed", spool_dir, part) as observed, spool("index", spool_dir, part) as index:
         stream, sealed = open_found(tape_stream(drive, part), part, keyring)
-        read = _scan(stream, Scan(observed, index, age_head=sealed.age_head, age_keys=sealed.age_keys), logical=False)
+        found = Scan(observed, index, age_head=sealed.age_head, age_keys=sealed.age_keys)
+        read = _scan(stream, found, part.record_bytes, logical=False)
         if read.is_old and read.sparse:
             # What the checksums of its sparse files cover is known only now, behind them.
             for spooled in (observed, index):
                 spooled.truncate()
-            read = _scan(tape_stream(drive, part), Scan(observed, index), logical=True)
+            read = _scan(tape_stream(drive, part), Scan(observed, index), part.record_bytes, logical=True)
         yield read
 
 
-def _scan(stream: PartStream, read: Scan, *, logical: bool) -> Scan:
+def _scan(stream: PartStream, read: Scan, record_bytes: int, *, logical: bool) -> Scan:
     headers = hashlib.sha256()
-    for member in iterate_members(stream):
-        _take(read, member, logical=logical)
-        if read.end is None:
-            headers.update(member.header)
+    try:
+        for member in iterate_members(stream, _pass_rest(stream, read, record_bytes)):
+            _take(read, member, logical=logical)
+            if read.end is None:
+                headers.update(member.header)
+    except ArchiveCut:
+        if read.head is None or not read.is_cut:
+            raise
     read.headers_sha256 = headers.hexdigest()
     read.records = stream.skip_to_filemark()
     read.archive_bytes = stream.archive_bytes()
+    if read.continued is not None:
+        _take_crossed(read, read.continued)
     return read
+
+
+def _pass_rest(stream: PartStream, read: Scan, record_bytes: int) -> int:
+    """Read the rest of a member that began in a part before, if there is one; return where the first member begins.
+
+    :raises ArchiveCut: the member goes on in the next part.
+    """
+    first = stream.read(BLOCK_BYTES)
+    if first[156:157] != GLOBAL:
+        stream.seek(0)
+        return 0
+    told = read.continued = read_lead(first, stream, record_bytes)
+    left = told.left + pad(told.left)
+    while left:
+        piece = stream.read(min(left, PIECE_BYTES))
+        if not piece:
+            read.head, read.is_cut = told.head, True
+            raise ArchiveCut(f"{show_path(told.name)} goes on in the next part.")
+        left -= len(piece)
+    return told.lead_bytes + told.left + pad(told.left)
+
+
+def _take_crossed(read: Scan, told: Continued) -> None:
+    """Compare a lead with the index, and take what that says of the member which ends here.
+
+    :raises ArchiveError: they contradict each other.
+    """
+    if read.head is None:
+        return
+    said = ("session", "part", "offset_bytes", "volumes", "created_s")
+    agrees = all(read.head.get(key) == told.head.get(key) for key in said) and read.part_number > 0
+    if not read.is_cut:
+        crossed = read_member(next(itertools.islice(read.index.lines(), 1, None), b""))
+        agrees = agrees and crossed.path == told.name and crossed.size == told.offset + told.left
+        begin = crossed.offset_bytes + read.offset_bytes - read.lead_bytes
+        agrees = agrees and crossed.kind == "f" and 0 <= begin < read.offset_bytes
+        read.crossed = crossed
+    if not agrees:
+        raise ArchiveError(
+            f"the headers with which {show_path(told.name)} goes on contradict the index; this collection did not "
+            "write the archive.",
+            code="tape_damaged",
+        )
 
 
 def _take(read: Scan, member: Member, *, logical: bool) -> None:
@@ -217,8 +287,12 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
         read.end = member.record(content.hexdigest())
         return
     sha256 = None
+    if member.kind == "f" and not member.offset_bytes and b"comment" in member.pax:
+        # If the data are cut, this is all that is known of the part.
+        read.head, read.is_cut = read_head(member.pax[b"comment"]), True
     if member.kind == "f":
         sha256 = member.sha256(logical=logical)
+        read.head, read.is_cut = None, False
         read.sparse = read.sparse or member.sparse is not None
         read.files += 1
         read.size_bytes += member.real_size
@@ -226,6 +300,9 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
 
 
 def compare_index(read: Scan, session: str, found: Differences) -> None:
+    if read.is_cut:
+        # It has no index: the part in which the member ends lists it.
+        return
     if read.head is None:
         found.add("the index is missing")
         return

@@ -27,6 +27,7 @@ from ..crypt.age import (
     make_header,
     make_nonce,
     parse_header,
+    plain_room,
     read_header,
 )
 from ..crypt.keys import Identity, Recipient, parse_identities, read_identities
@@ -103,6 +104,10 @@ class PartSeal:
     key: bytes
     head: bytes
     keys: str
+
+    def room_bytes(self, tape_bytes: int) -> int:
+        """How long an archive may be that has this room on tape; negative when none has."""
+        return plain_room(len(self.head) - NONCE_BYTES, tape_bytes)
 
     def over(self, sink: RecordSink, record_bytes: int) -> SealingSink:
         """A sink that encrypts in front of the sink of the tape."""

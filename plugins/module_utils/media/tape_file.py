@@ -20,6 +20,24 @@ from ..tape.base import (
 from .volumes import WritePosition
 
 
+class PartFull(TapeError):
+    """The volume takes no more records of this part."""
+
+    code = "volume_full"
+
+
+class DoesNotFit(PartFull):
+    """Nothing of the part was written, because its first member does not fit. :ivar needed_bytes: what it needs."""
+
+    def __init__(self, message: str, needed_bytes: int) -> None:
+        super().__init__(message, option="volume")
+        self.needed_bytes = needed_bytes
+
+
+class VolumeFailed(TapeError):
+    """The volume, or the drive, failed while it was written: another volume may do."""
+
+
 class TapeRecordSink:
     """Writes the records of one archive as the tape file at ``place``, where the head is.
 
@@ -34,16 +52,13 @@ class TapeRecordSink:
         self.records = 0
 
     def write_record(self, record: memoryview) -> None:
-        """Write one record. :raises TapeError: the volume is full, or the drive failed."""
+        """Write one record. :raises PartFull: the volume is full. :raises VolumeFailed: it cannot be written."""
         try:
             self._drive.write_record(record)
         except (EarlyWarning, EndOfMedium) as exc:
-            raise TapeError(
-                f"volume: {self._place.label.volume} is full after {self.records} records of this session; name a "
-                "volume with more room.",
-                option="volume",
-                code="volume_full",
-            ) from exc
+            raise self._full() from exc
+        except TapeError as exc:
+            raise VolumeFailed(exc.message, option=exc.option, code=exc.code) from exc
         self.records += 1
         if self._status is not None:
             self._status.add(len(record))
@@ -51,8 +66,23 @@ class TapeRecordSink:
     def finish(self) -> None:
         """Write the filemark and prove that it is on the medium, with exactly our records before it.
 
-        :raises TapeError: it is not.
+        :raises PartFull: the volume is full. :raises VolumeFailed: it is not.
         """
+        try:
+            self._finish()
+        except (EarlyWarning, EndOfMedium) as exc:
+            raise self._full() from exc
+        except TapeError as exc:
+            raise VolumeFailed(exc.message, option=exc.option, code=exc.code) from exc
+
+    def _full(self) -> PartFull:
+        return PartFull(
+            f"volume: {self._place.label.volume} is full after {self.records} records of this session; name a volume "
+            "with more room, or let the session go on over the volumes of a pool (splitmirror_pool).",
+            option="volume",
+        )
+
+    def _finish(self) -> None:
         drive = self._drive
         drive.write_filemarks(1)
         expected = self._place.block + self.records + 1

@@ -9,23 +9,26 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from ..archive.index import index_name, read_head, read_member
-from ..archive.model import ArchiveError
+from ..archive.model import ArchiveError, MemberRecord
 from ..archive.spool import Spool
 from ..archive.tar_reader import iterate_members
 from ..catalog.lookup import complete_parts, show_path
+from ..catalog.parts import crossed_from, next_of
 from ..catalog.records import Part, Session
 from ..catalog.store import Catalog
 from ..host.status import StatusWriter
 from ..tape.base import TapeError
 from .losses import DOUBTFUL, MISSING, Losses
-from .reading import NOT_REACHED, Drives, FoundMember, SessionReader, Unreached
+from .reading import NOT_REACHED, FoundMember, SessionReader, Unreached
 from .scan import Differences, VerifyError, compare, spool
 from .sealed import NO_KEYS, Keyring, OpenedStream, PartStream
 from .verify_records import verify_records
+from .volume_source import Drives
 
 
 @dataclass
@@ -43,6 +46,7 @@ class _Run:
     """One verification while it is under way."""
 
     session: Session
+    parts: Mapping[int, Part]
     catalog: Catalog
     reader: SessionReader
     losses: Losses
@@ -86,7 +90,8 @@ def verify_session(
     losses = Losses(state_dir if report else None, f"{session.id}-tape_verify")
     if status is not None:
         status.set(0, parts[-1].end_bytes)
-    run = _Run(session, catalog, SessionReader(drives, catalog, status, keyring), losses, Differences(), _Read())
+    reader = SessionReader(drives, catalog, status, keyring)
+    run = _Run(session, complete_parts(catalog, session), catalog, reader, losses, Differences(), _Read())
     headers = hashlib.sha256()
     try:
         for part in parts:
@@ -137,10 +142,10 @@ def _verify_part(run: _Run, part: Part, kept: Spool, headers: hashlib._Hash) -> 
     :param kept: takes its index.
     :param headers: takes the headers of its members.
     """
-    index = index_name(run.session.id, part.part)
-    members, differences = run.catalog.members(run.session.number, part=part.part), run.differences
-    run.read.end = part.offset_bytes
-    for found in run.reader.read((part, member) for _part, member in members):
+    index, differences = index_name(run.session.id, part.part), run.differences
+    if not part.lead_bytes:
+        run.read.end = part.offset_bytes
+    for found in run.reader.read((part, member) for member in _members_of(run, part)):
         is_index = found.record.path == index
         if found.header is not None and not is_index:
             headers.update(found.header.header)
@@ -149,11 +154,27 @@ def _verify_part(run: _Run, part: Part, kept: Spool, headers: hashlib._Hash) -> 
     if unreached is not None:
         differences.add(str(unreached))
         _note_missing(run, unreached)
+        run.read.end = -1
+        return False
+    if next_of(run.parts, part) is not None:
+        # It ends inside a member, which was read to its end.
         return False
     stream = run.reader.rest()
     if stream is not None:
         _check_end(stream, run.read.end, part, differences)
     return True
+
+
+def _members_of(run: _Run, part: Part) -> Iterator[MemberRecord]:
+    """The members that begin in a part."""
+    after = crossed_from(run.parts, part)
+    lists = after[-1] if after and not part.lead_bytes else part
+    for _part, member in run.catalog.members(run.session.number, part=lists.part):
+        if lists is part and member.offset_bytes >= part.offset_bytes:
+            yield member
+        elif lists is not part and member.offset_bytes < lists.offset_bytes:
+            yield member
+            return
 
 
 def _take(found: FoundMember, read: _Read, losses: Losses, differences: Differences, index: Optional[Spool]) -> None:
@@ -184,7 +205,7 @@ def _check_end(stream: PartStream, end: int, part: Part, differences: Difference
         differences.add("the header of the age file is not the one in the catalog")
     try:
         if end >= 0:
-            stream.seek(end - part.offset_bytes)
+            stream.seek(part.place_of(end))
             if next(iterate_members(stream), None) is not None:
                 differences.add("something that is not in the catalog follows the index")
         records = stream.skip_to_filemark()
@@ -198,7 +219,7 @@ def _check_end(stream: PartStream, end: int, part: Part, differences: Difference
 def _note_missing(run: _Run, unreached: Unreached) -> None:
     """Note the members of a part that were not reached."""
     part = unreached.part
-    for _part, member in run.catalog.members(run.session.number, part=part.part):
+    for member in _members_of(run, part):
         if member.offset_bytes >= unreached.offset_bytes:
             run.losses.add(MISSING, member.path, part.volume, NOT_REACHED)
             run.differences.add(f"{show_path(member.path)}: {NOT_REACHED}")
@@ -217,7 +238,7 @@ def _compare_index(run: _Run, part: Part, kept: Spool) -> None:
         if told != run.session.id:
             differences.add(f"the index on volume {part.volume} is that of session {told}")
         expected = (
-            member._replace(offset_bytes=member.offset_bytes - part.offset_bytes)
+            member._replace(offset_bytes=part.place_of(member.offset_bytes))
             for _part, member in run.catalog.members(run.session.number, part=part.part)
             if member.path != index
         )

@@ -15,9 +15,9 @@ from ..catalog.store import Catalog
 from ..host.status import StatusWriter
 from ..tape.base import TapeError
 from .part import tape_stream
-from .reading import Drives
 from .scan import VerifyError
 from .sealed import prove_records
+from .volume_source import Drives
 from .volumes import load_known
 
 

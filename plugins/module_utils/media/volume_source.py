@@ -7,19 +7,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional, Protocol
+from typing import Protocol
 
 from ..catalog.store import Catalog
 from ..tape.base import TapeDrive, TapeError
-from .reading import Drives
 from .volumes import APPEND, WritePosition, place_for
+
+
+class Drives(Protocol):
+    """What a task works with: a lease of a drive (tape/drive_lease.py), in which the volume can be exchanged."""
+
+    def exchange(self, volume: str) -> TapeDrive:
+        """The drive, with this volume in it or ready to be loaded. :raises TapeError: it cannot be had."""
 
 
 class VolumeSource(Protocol):
     """Gives the volumes that a session is written to.
 
     A position may be marked ``anew``: the writer then labels the volume anew before it writes (begin_anew).
+
+    :ivar goes_on: there may be a next volume.
     """
+
+    goes_on: bool
 
     def first(self) -> tuple[TapeDrive, WritePosition]:
         """Load the first volume, prove that it may be written, and move to where its next part goes.
@@ -48,6 +58,8 @@ class OneVolume:
     :param mode: ``append`` or ``overwrite``, as for place_for; so is allow_last.
     """
 
+    goes_on = False
+
     def __init__(
         self, drives: Drives, catalog: Catalog, volume: str, mode: str = APPEND, *, allow_last: bool = False
     ) -> None:
@@ -56,7 +68,6 @@ class OneVolume:
         self._volume = volume
         self._mode = mode
         self._allow_last = allow_last
-        self._reason: Optional[str] = None
 
     def first(self) -> tuple[TapeDrive, WritePosition]:
         """See VolumeSource."""
@@ -65,8 +76,6 @@ class OneVolume:
 
     def next(self, needed_bytes: int) -> tuple[TapeDrive, WritePosition]:
         """See VolumeSource. :raises TapeError: always, for there is no other volume."""
-        if self._reason is not None:
-            raise TapeError(self._reason, option="volume", code="tape_damaged")
         raise TapeError(
             f"volume: {self._volume} is full before the session is on it; name a volume with more room, or let the "
             "session go on over the volumes of a pool (splitmirror_pool).",
@@ -75,9 +84,7 @@ class OneVolume:
         )
 
     def out_of_use(self, volume: str, reason: str) -> None:
-        """See VolumeSource."""
-        self._catalog.take_out_of_use(volume, reason)
-        self._reason = reason
+        """See VolumeSource. A person named the volume, so it stays in use."""
 
 
 def one_volume(drives: Drives, volume: str, mode: str = APPEND, *, allow_last: bool = False) -> VolumeChoice:

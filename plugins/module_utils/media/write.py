@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -26,17 +26,19 @@ from ..crypt.sealing import Sealer
 from ..errors import SplitMirrorError
 from ..extents.mapcheck import parse_names
 from ..extents.mapfile import MapFile
+from ..extents.maprows import Mapped
 from ..extents.proof import FULL, NONE, Proof
 from ..host.files import open_folder, try_lock
 from ..host.status import StatusWriter
 from ..session import StateDir
 from ..tape.base import TapeDrive
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
-from .part import ArchiveSource, PartWriter, drive_use
+from .part import ArchiveSource, drive_use
 from .sealed import Sealing, sealed_bytes
 from .selection import Selection
+from .span import SessionParts, write_parts
 from .volume_source import VolumeChoice, VolumeSource
-from .volumes import WritePosition, begin_anew, check_room
+from .volumes import WritePosition, check_room
 
 _DAY_S = 86400
 
@@ -77,6 +79,7 @@ class _Ready:
     host: str
     devices: dict[int, str]
     size: Estimate
+    volumes: VolumeSource
     drive: TapeDrive
     place: WritePosition
     options: WriterOptions
@@ -108,7 +111,7 @@ def dry_run(job: WriteJob, choose: VolumeChoice) -> dict[str, Any]:
 
 
 def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWriter] = None) -> dict[str, Any]:
-    """Write the session: prove, write the parts (today one), and return what the verdict needs.
+    """Write the session: prove, write the parts, and return what the verdict needs.
 
     :param choose: makes the source of the volumes.
     :param status: reports how far the writing has come, in bytes; made here unless it is given.
@@ -132,7 +135,8 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
                 ReadOnlyMounts(os.path.join(job.mounts_dir, job.session), map_file, ready.devices)
             )
         # The proof starts a process, so it begins before any thread.
-        proof = stack.enter_context(Proof(job.map_path, {} if mounts is None else mounts.folders, job.proof))
+        folders = {} if mounts is None else mounts.folders
+        proofs = stack.enter_context(_Proofs(lambda: Proof(job.map_path, folders, job.proof)))
         # So does the process that encrypts.
         sealing = None
         if job.recipients:
@@ -140,10 +144,7 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
         created_s = time.time()
         expires_s = None if job.retention_days is None else created_s + job.retention_days * _DAY_S
         number = catalog.begin_session(job.session, ready.host, created_s, expires_s)
-        drive, place = ready.drive, ready.place
-        if place.anew:
-            place = begin_anew(drive, catalog, place)
-        selection = Selection(proof.entries(), job.extras or None)
+        selection = Selection(proofs.entries(), job.extras or None, proofs.again)
         source = ArchiveSource(
             ready.devices,
             ready.options,
@@ -163,31 +164,71 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
         }
         status = status or StatusWriter(state.status_file(job.session), "write", "bytes")
         status.set(0, ready.size.archive_bytes)
-        with PartWriter(drive, catalog, number, place, sealing=sealing, status=status) as part:
-            done = part.write(source, selection, head)
+        parts = SessionParts(
+            catalog,
+            number,
+            source,
+            selection,
+            head,
+            common=lambda: {"proof": proofs.result(), "names": names},
             # If the mirror was written while it was read, this is not a backup.
-            check_seals(map_file, ready.devices)
-            facts = part.finish({"proof": proof.result(), "names": names})
+            before_end=lambda: check_seals(map_file, ready.devices),
+            expected_bytes=ready.size.archive_bytes,
+            sealing=sealing,
+            status=status,
+        )
+        done = write_parts(parts, ready.volumes, ready.drive, ready.place)
         status.finish()
     seconds = time.monotonic() - begun
+    facts = done.facts
+    bytes_archive = sum(result.bytes_archive for result in done.results)
     return {
-        **_where(place),
+        **_where(done.first),
         "host": ready.host,
-        "files": done.files,
-        "members": done.members,
-        "bytes": done.bytes_data,
-        "bytes_archive": done.bytes_archive,
+        "files": facts["files"],
+        "members": facts["members"],
+        "bytes": facts["bytes"],
+        "bytes_archive": bytes_archive,
         "records": facts["records"],
-        "fallback": done.fallback,
-        "inline": done.inline,
-        "sockets": done.skipped,
+        "fallback": facts["fallback"],
+        "inline": sum(result.inline for result in done.results),
+        "sockets": sum(result.skipped for result in done.results),
+        "volumes": list(dict.fromkeys(part["volume"] for part in facts["parts"])),
         "proof": facts["proof"],
         "seconds": round(seconds, 3),
-        "bytes_per_s": round(done.bytes_archive / seconds),
-        **drive_use(facts, done.bytes_archive),
-        "archive": drive.data_path(place.file_number),
+        "bytes_per_s": round(bytes_archive / seconds),
+        **drive_use(facts, bytes_archive),
+        "archive": done.drive.data_path(done.first.file_number) if len(facts["parts"]) == 1 else None,
         "evidence": facts,
     }
+
+
+class _Proofs:
+    """The proof of the map, begun once more when a part has to be written again. :param begin: starts its process."""
+
+    def __init__(self, begin: Callable[[], Proof]) -> None:
+        self._begin = begin
+        self._proof = begin()
+
+    def __enter__(self) -> _Proofs:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._proof.close()
+
+    def entries(self) -> Iterator[Mapped]:
+        """The entries of the map as the mirror is, in logical order."""
+        return self._proof.entries()
+
+    def again(self) -> Iterator[Mapped]:
+        """The same, from the first one on."""
+        self._proof.close()
+        self._proof = self._begin()
+        return self._proof.entries()
+
+    def result(self) -> dict[str, Any]:
+        """See Proof.result."""
+        return self._proof.result()
 
 
 def _prove_ready(job: WriteJob, volumes: VolumeSource, map_file: MapFile) -> _Ready:
@@ -203,8 +244,9 @@ def _prove_ready(job: WriteJob, volumes: VolumeSource, map_file: MapFile) -> _Re
     drive, place = volumes.first()
     options = _prove_options(job, place)
     size = estimate(map_file, place.label.record_bytes, job.extras or None)
-    check_room(place, sealed_bytes(size.archive_bytes, len(job.recipients)))
-    return _Ready(job.host or map_file.meta("host") or "", devices, size, drive, place, options)
+    if not volumes.goes_on:
+        check_room(place, sealed_bytes(size.archive_bytes, len(job.recipients)))
+    return _Ready(job.host or map_file.meta("host") or "", devices, size, volumes, drive, place, options)
 
 
 def _prove_options(job: WriteJob, place: WritePosition) -> WriterOptions:

@@ -1,0 +1,213 @@
+# Copyright: (c) 2026, splitmirror.backup contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The parts of a session, one after another, over as many volumes as it needs.
+
+A full volume and a volume that fails are normal answers: what was finished stays, and the rest goes on behind the last
+good end of a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Optional
+
+from ..archive.members import pass_over
+from ..archive.model import ArchiveResult
+from ..catalog.records import Part
+from ..catalog.store import Catalog
+from ..extents.maprows import FileEntry
+from ..host.status import StatusWriter
+from ..tape.base import TapeDrive, TapeError
+from .part import ArchiveSource, PartWriter, next_place
+from .sealed import Sealing
+from .selection import Selection
+from .tape_file import DoesNotFit, PartFull, VolumeFailed
+from .volume_source import VolumeSource
+from .volumes import WritePosition, begin_anew
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    :param facts: of the session, as the catalog has them.
+    :param first: where the first part is. :param drive: with the volume of the last one.
+    :param results: of the archives, one for each part but those that a member crosses.
+    """
+
+    facts: dict[str, Any]
+    first: WritePosition
+    drive: TapeDrive
+    results: list[ArchiveResult]
+
+
+@dataclass(frozen=True)
+class SessionParts:
+    """What all parts of a session are written with.
+
+    :param number: of the session in the catalog.
+    :param head: what the first line of each index says.
+    :param common: gives the facts of the session as a whole.
+    :param before_end: is called before the last part is finished; what it raises fails the session.
+    :param expected_bytes: how long the archive may become.
+    :param sealing: encrypts the parts; None to write them in the clear.
+    """
+
+    catalog: Catalog
+    number: int
+    source: ArchiveSource
+    selection: Selection
+    head: Mapping[str, Any]
+    common: Callable[[], Mapping[str, Any]]
+    before_end: Callable[[], None]
+    expected_bytes: int
+    sealing: Optional[Sealing] = None
+    status: Optional[StatusWriter] = None
+
+
+def write_parts(parts: SessionParts, volumes: VolumeSource, drive: TapeDrive, place: WritePosition) -> Written:
+    """Write all parts.
+
+    :param drive: with the first volume. :param place: where the head stands.
+    :raises SplitMirrorError: it failed; parts that were finished stay on their volumes and in the catalog.
+    """
+    span = _Span(parts, volumes, drive, place)
+    while not span.is_complete:
+        span.step()
+    return Written(span.write, span.first, span.drive, span.results)
+
+
+class _Span:
+    """How far a session has come."""
+
+    def __init__(self, parts: SessionParts, volumes: VolumeSource, drive: TapeDrive, place: WritePosition) -> None:
+        self._parts = parts
+        self._volumes = volumes
+        self.drive = drive
+        self._place = self.first = place
+        self.write: dict[str, Any] = {"parts": []}
+        self.results: list[ArchiveResult] = []
+        self.is_complete = False
+        self._facts: list[dict[str, Any]] = []
+        self._began: Optional[Part] = None
+        self._failed: Optional[VolumeFailed] = None
+        # Places where the room was counted by filling it.
+        self._counted: set[tuple[str, int]] = set()
+        # What a fresh volume held whose drive did not report its room.
+        self._fresh_bytes: Optional[int] = None
+
+    def step(self) -> None:
+        """Write one part, or find out that its place will not do and take the next one."""
+        selection, goes_on = self._parts.selection, self._volumes.goes_on
+        # Nothing is looked for ahead of a single volume: it takes whatever comes.
+        first = selection.peek() if goes_on else None
+        if not self._label():
+            return
+        if not self._facts:
+            self.first = self._place
+        part = self._writer()
+        try:
+            with part:
+                result = part.write(self._parts.source, selection, self._parts.head)
+                if part.is_last:
+                    self._parts.before_end()
+                self.write = part.finish(self._parts.common())
+        except DoesNotFit as exc:
+            if self._is_fresh():
+                raise
+            self._next(exc.needed_bytes)
+            return
+        except PartFull:
+            self._take_back(part)
+            if not goes_on:
+                raise
+            selection.rewind(first, self._pass_over)
+            self._count_room(part)
+            return
+        except VolumeFailed as exc:
+            self._take_back(part)
+            if not goes_on:
+                raise
+            self._volume_failed(exc, part.place.label.volume)
+            selection.rewind(first, self._pass_over)
+            self._next(0)
+            return
+        self.results.append(result)
+        self._take_back(part)
+        self._began, self._failed = None, None
+        self.is_complete = part.is_last
+        if not self.is_complete:
+            self._next(0)
+
+    def _writer(self) -> PartWriter:
+        return PartWriter(
+            self.drive,
+            self._parts.catalog,
+            self._parts.number,
+            self._place,
+            earlier=self._facts,
+            sealing=self._parts.sealing,
+            status=self._parts.status,
+            volumes=self._volumes,
+            began=self._began,
+            may_cross=self._is_fresh(),
+        )
+
+    def _is_fresh(self) -> bool:
+        """Nothing but its label is on the volume, and it has the room that such a volume has."""
+        return self._place.file_number == 1 and (self._place.label.volume, 1) not in self._counted
+
+    def _label(self) -> bool:
+        """Label the volume anew if that must be; False when it will not do, and the next one is there."""
+        if not self._place.anew:
+            return True
+        try:
+            self._place = begin_anew(self.drive, self._parts.catalog, self._place)
+        except TapeError as exc:
+            if not self._volumes.goes_on:
+                raise
+            self._volumes.out_of_use(self._place.label.volume, exc.message)
+            self._next(0)
+            return False
+        return True
+
+    def _take_back(self, part: PartWriter) -> None:
+        """Go on behind the parts that were finished."""
+        self._facts, self._began, self._place = part.facts, part.began, part.place
+
+    def _pass_over(self, entry: FileEntry) -> None:
+        pass_over(self._parts.source.links, entry)
+
+    def _count_room(self, part: PartWriter) -> None:
+        """The volume was full before the drive said so: the same place again with the room that it has, or the next."""
+        where = (part.place.label.volume, part.place.file_number)
+        if part.place.file_number == 1 and part.place.remaining_bytes is None:
+            self._fresh_bytes = part.written_bytes
+        if not part.is_cut or where in self._counted or not part.written_bytes:
+            self._next(0)
+            return
+        self._counted.add(where)
+        self._place = replace(part.place, remaining_bytes=part.written_bytes)
+
+    def _volume_failed(self, error: VolumeFailed, volume: str) -> None:
+        """Take the volume out of use. :raises TapeError: it is the second in a row, so the drive is at fault."""
+        if self._failed is not None:
+            raise TapeError(
+                f"drive: two volumes in a row cannot be written in {self.drive.device} (the last is {volume}: "
+                f"{error.message.rstrip('.')}); clean or replace the drive, then label the volumes anew.",
+                option="drive",
+            ) from error
+        self._failed = error
+        self._volumes.out_of_use(volume, error.message)
+
+    def _next(self, needed_bytes: int) -> None:
+        """Take the next volume. :param needed_bytes: at least; 0 for what is left of the session."""
+        written = sum(part["records"] for part in self._facts) * self._place.label.record_bytes
+        left = max(self._parts.expected_bytes - written, 0)
+        self.drive, place = next_place(self._volumes, self._parts.catalog, needed_bytes or left)
+        if place.remaining_bytes is None and place.file_number == 1 and self._fresh_bytes is not None:
+            place = replace(place, remaining_bytes=self._fresh_bytes)
+        self._place = place
