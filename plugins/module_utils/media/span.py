@@ -18,7 +18,7 @@ from ..archive.members import pass_over
 from ..archive.model import ArchiveResult
 from ..catalog.records import Part
 from ..catalog.store import Catalog
-from ..extents.maprows import FileEntry
+from ..extents.maprows import Mapped
 from ..host.status import StatusWriter
 from ..tape.base import TapeDrive, TapeError
 from .part import ArchiveSource, PartWriter, next_place
@@ -124,7 +124,7 @@ class _Span:
             self._take_back(part)
             if not goes_on:
                 raise
-            selection.rewind(first, self._pass_over)
+            self._rewind(first)
             self._count_room(part)
             return
         except VolumeFailed as exc:
@@ -132,7 +132,7 @@ class _Span:
             if not goes_on:
                 raise
             self._volume_failed(exc, part.place.label.volume)
-            selection.rewind(first, self._pass_over)
+            self._rewind(first)
             self._next(0)
             return
         self.results.append(result)
@@ -178,8 +178,11 @@ class _Span:
         """Go on behind the parts that were finished."""
         self._facts, self._began, self._place = part.facts, part.began, part.place
 
-    def _pass_over(self, entry: FileEntry) -> None:
-        pass_over(self._parts.source.links, entry)
+    def _rewind(self, first: Optional[Mapped]) -> None:
+        """Hand out once more what was handed out from an entry on."""
+        links = self._parts.source.links
+        links.clear()
+        self._parts.selection.rewind(first, lambda entry: pass_over(links, entry))
 
     def _count_room(self, part: PartWriter) -> None:
         """The volume was full before the drive said so: the same place again with the room that it has, or the next."""
