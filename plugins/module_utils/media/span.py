@@ -18,6 +18,7 @@ from ..archive.members import pass_over
 from ..archive.model import ArchiveResult
 from ..catalog.records import Part
 from ..catalog.store import Catalog
+from ..errors import SplitMirrorError
 from ..extents.maprows import Mapped
 from ..host.status import StatusWriter
 from ..tape.base import TapeDrive, TapeError
@@ -116,9 +117,12 @@ class _Span:
                     self._parts.before_end()
                 self.write = part.finish(self._parts.common())
         except DoesNotFit as exc:
-            if self._is_fresh():
-                raise
-            self._next(exc.needed_bytes)
+            was_fresh = self._is_fresh()
+            try:
+                self._next(exc.needed_bytes)
+            except SplitMirrorError as none:
+                # No other volume was larger.
+                raise exc if was_fresh else none from none
             return
         except PartFull:
             self._take_back(part)

@@ -24,6 +24,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model i
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_files, find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import GOOD, Part, Session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.keys import parse_identities, parse_recipients
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import (
     SOURCE_DEVICE,
@@ -33,12 +34,20 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.part import ArchiveSource
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import NO_KEYS, Keyring
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.selection import Selection
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.span import SessionParts, write_parts
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, DriveStatus, TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.medium import Medium
+from ansible_collections.splitmirror.backup.tests.support.agekeys import (
+    PUBLIC,
+    SECRET,
+    decrypt,
+    key_file,
+    needs_age,
+)
 from ansible_collections.splitmirror.backup.tests.support.faultytape import Faults, FaultyTape
 from ansible_collections.splitmirror.backup.tests.support.tape import (
     Held,
@@ -96,11 +105,12 @@ def back_up(
     faults: Optional[Faults] = None,
     names: Sequence[str] = VOLUMES,
     tree: Any = None,
+    recipients: Any = (),
     **options: Any,
 ) -> Any:
     """Write a session over the volumes, and judge it."""
     with library.drive(faults=faults) as drive:
-        job = library.job(session, TREE if tree is None else tree)
+        job = library.job(session, TREE if tree is None else tree, recipients=recipients)
         done = write_session(job, lambda catalog: InTurn(catalog, Held(drive), names, **options))
     judge(library, session, done)
     return done
@@ -134,14 +144,15 @@ def crossed(library: Library) -> list[Part]:
     return [part for part in parts if part.part == first or part.lead_bytes]
 
 
-def verify(library: Library, session: str = "s1") -> dict[str, Any]:
+def verify(library: Library, session: str = "s1", keyring: Keyring = NO_KEYS) -> dict[str, Any]:
     with library.drive(writable=False) as drive:
-        return verify_session(find_good_session(library.catalog, session, None), library.catalog, Held(drive))
+        known = find_good_session(library.catalog, session, None)
+        return verify_session(known, library.catalog, Held(drive), keyring=keyring)
 
 
-def enter(library: Library, volume: str, *, dry_run: bool = False) -> dict[str, Any]:
+def enter(library: Library, volume: str, *, dry_run: bool = False, keyring: Keyring = NO_KEYS) -> dict[str, Any]:
     with library.drive(writable=False) as drive:
-        return rebuild(volume, library.catalog, drive, dry_run=dry_run)
+        return rebuild(volume, library.catalog, drive, dry_run=dry_run, keyring=keyring)
 
 
 def lose_catalog(library: Library) -> None:
@@ -313,6 +324,38 @@ def test_a_sparse_file_crosses_as_well(pool: Library, tmp_path: Path) -> None:
         lose_catalog(pool) if volume == VOLUMES[4] else None
         enter(pool, volume)
     comes_back(pool, tmp_path / "t", files={name: wanted, "srv/z": b"z" * 100})
+
+
+@needs_age
+def test_an_encrypted_session_goes_over_volumes(library: Library, tmp_path: Path) -> None:
+    make_volumes(library, VOLUMES[:12], capacity_bytes=96 << 10)
+    keys = Keyring(parse_identities(SECRET))
+    for session, faults in (("s1", None), ("s2", Faults(full_at=40)), ("s3", Faults(write_error_at=50))):
+        back_up(
+            library, session, recipients=parse_recipients([PUBLIC], "recipients"), faults=faults, names=VOLUMES[:12]
+        )
+        verify(library, session, keys)
+        library.restore(session, tmp_path / session, keyring=keys)
+        assert contents(tmp_path / session) == FILES
+        if session != "s3":
+            library.catalog.expire_session(session, allow_last=True)
+            for volume in VOLUMES[:12]:
+                library.label(volume, session, record_bytes=RECORD_BYTES, allow_last=True)
+    assert len([part for part in parts_of(library, "s3") if part.lead_bytes]) >= 1
+    for part in parts_of(library, "s3"):
+        plain = decrypt(key_file(tmp_path), tape_file(library, part).read_bytes())
+        assert len(plain) == part.archive_bytes
+        (tmp_path / f"{part.part}.tar").write_bytes(plain)
+    names = itertools.chain.from_iterable(("-f", tmp_path / f"{part.part}.tar") for part in parts_of(library, "s3"))
+    (tmp_path / "by hand").mkdir()
+    command: list[Any] = ["tar", "-x", "-M", "-b", str(RECORD_BYTES // 512), *names, "-C", tmp_path / "by hand"]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    assert FILES.items() <= contents(tmp_path / "by hand").items()
+    volumes = [part.volume for part in parts_of(library, "s3")]
+    lose_catalog(library)
+    for volume in volumes:
+        enter(library, volume, keyring=keys)
+    verify(library, "s3", keys)
 
 
 # -- the catalog is lost -----------------------------------------------------------------------------------------------
