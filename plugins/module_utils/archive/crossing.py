@@ -47,6 +47,10 @@ class Crossing(NamedTuple):
     begin: int
     stored: int
 
+    def data_in(self, block: memoryview, offset: int) -> memoryview:
+        """What of the data is in a stretch of the archive. :param offset: where that begins."""
+        return block[max(self.begin - offset, 0) : max(self.left_at(offset), 0)]
+
     def left_at(self, offset: int) -> int:
         """How much of the data stands behind an offset in the archive; 0 or less when nothing does."""
         return self.begin + self.stored - offset

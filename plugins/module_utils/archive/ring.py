@@ -249,6 +249,12 @@ class ArchiveStream:
             self._changed.notify_all()
         self._wait_while(lambda: self._hashed < self.position or self._written < self._drain_to)
 
+    def tail(self) -> bytes:
+        """What is laid out behind the last complete record, after drain."""
+        length = self.position % self._record
+        place = (self.position - length) % self._ring_bytes
+        return bytes(self._ring[place : place + length])
+
     def in_caller(self, errand: Callable[[], object]) -> None:
         """For the sink, which is called in a thread: have the caller's thread do something, and wait until it is done.
 

@@ -34,9 +34,13 @@ _ZEROS = bytes(PIECE_BYTES)
 
 
 class ArchiveCut(ArchiveError):
-    """The stream ends inside the data of a member."""
+    """The stream ends inside the data of a member. :ivar data: what came of the piece that was read."""
 
     code = "tape_damaged"
+
+    def __init__(self, message: str, data: bytes = b"") -> None:
+        super().__init__(message)
+        self.data = data
 
 
 class ByteStream(Protocol):
@@ -240,7 +244,7 @@ class _Stream:
             while missing:
                 data = self._stream.read(missing)
                 if not data:
-                    raise ArchiveCut(f"the archive ends inside {show(name)}; it is cut short.")
+                    raise ArchiveCut(f"the archive ends inside {show(name)}; it is cut short.", b"".join(parts))
                 parts.append(data)
                 missing -= len(data)
             data = b"".join(parts)

@@ -14,6 +14,8 @@ from .rowcheck import part_named
 
 #: What must be proved of each part.
 PROVED = ("complete", "filemark", "checksums")
+#: Checksums of the data of a member that crosses: of what is in this part, and of what is in the part before.
+PIECE, BEFORE = "piece_sha256", "before_sha256"
 _SHOWN = 5
 _COUNTED = ("members", "files", "bytes", "records", "fallback", "stops", "writing_s")
 
@@ -70,6 +72,17 @@ def join_facts(parts: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) ->
     proved = {key: all(part.get(key) is True for part in parts) for key in PROVED}
     counted = {key: sum(part[key] for part in parts) for key in _COUNTED if all(key in part for part in parts)}
     return {**proved, **counted, "parts": [dict(part) for part in parts], **common}
+
+
+def broken_part(parts: Sequence[Mapping[str, Any]]) -> Optional[int]:
+    """The number of a part that does not go on with the data in the part before it; None if all do.
+
+    :param parts: facts of the parts that are there, by number.
+    """
+    for one, other in zip(parts, parts[1:]):
+        if one["part"] + 1 == other["part"] and BEFORE in other and one.get(PIECE) != other[BEFORE]:
+            return int(other["part"])
+    return None
 
 
 def missing_parts(parts: Sequence[Mapping[str, Any]], volumes: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ PartWriter reserves, writes, cuts back and finishes a part. open_part is the way
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -19,7 +20,7 @@ from ..archive.estimate import extras_bytes
 from ..archive.model import ArchiveResult, Fallback, Links, MemberRecord, Owners, WriterOptions
 from ..archive.ring import ArchiveStream
 from ..archive.writer import ArchiveWriter, open_archive
-from ..catalog.parts import join_facts, part_facts
+from ..catalog.parts import BEFORE, PIECE, join_facts, part_facts
 from ..catalog.records import Part, PartUnknown
 from ..catalog.store import Catalog
 from ..crypt.sealing import SealingSink
@@ -118,6 +119,9 @@ class PartWriter:
         self._records = 0
         self._skipped = (self._part.offset_bytes - self._first.offset_bytes) // self._record_bytes
         self._crossing: Optional[Crossing] = None
+        # Of the data of the member that crosses, as far as it is in the part that is being written.
+        self._piece = hashlib.sha256()
+        self._pieces: dict[str, str] = {}
         self._archive: Optional[ArchiveWriter] = None
         self._head: Mapping[str, Any] = {}
         self._batch: list[MemberRecord] = []
@@ -210,7 +214,7 @@ class PartWriter:
         """The first line of the index of a part."""
         volumes = [*(facts["volume"] for facts in self.facts[: part.part]), part.volume]
         place = {"part": part.part, "offset_bytes": part.offset_bytes, "last": last}
-        more = {"lead_bytes": part.lead_bytes} if part.lead_bytes else {}
+        more = self._pieces if part.part > self._first.part else {}
         return {
             "record_bytes": self._record_bytes,
             **self._head,
@@ -332,6 +336,8 @@ class PartWriter:
                 raise
             stream.in_caller(self._go_on)
             self._put(record)
+        if self._crossing is not None:
+            self._piece.update(self._crossing.data_in(record, self._records * self._record_bytes))
 
     def _at_limit(self) -> bool:
         """Whether the room that the drive reported is used up, but for the index."""
@@ -352,6 +358,10 @@ class PartWriter:
         """All complete records of the member are written; what follows belongs to the last of its parts."""
         if self._at_limit() and archive.stream.position > self._records * self._record_bytes:
             self._go_on()
+        if self._part.lead_bytes and self._crossing is not None:
+            tail = memoryview(archive.stream.tail())
+            self._piece.update(self._crossing.data_in(tail, self._records * self._record_bytes))
+            self._pieces[PIECE] = self._piece.hexdigest()
         self._crossing = None
         archive.restart_index(self._part.offset_bytes - self._first.offset_bytes - self._part.lead_bytes)
 
@@ -372,7 +382,15 @@ class PartWriter:
         part = self._finished_part()
         facts = part_facts(
             part,
-            {"members": 0, "files": 0, "bytes": 0, "fallback": 0, **not_fed(self._drive)},
+            {
+                "members": 0,
+                "files": 0,
+                "bytes": 0,
+                "fallback": 0,
+                **not_fed(self._drive),
+                **self._pieces,
+                PIECE: self._piece.hexdigest(),
+            },
             last=False,
             complete=self._sink.records == self._tape_records(),
             filemark=True,
@@ -405,6 +423,8 @@ class PartWriter:
         if member is None or archive is None:
             raise AssertionError("a member crosses")
         left = member.left_at(self._part.offset_bytes - self._first.offset_bytes)
+        self._piece = hashlib.sha256()
+        self._pieces = {BEFORE: self.facts[-1][PIECE]}
         lead = memoryview(
             lead_of(member, left, self._meta(self._part, last=False), archive.headers, self._record_bytes)
         )
@@ -437,6 +457,7 @@ class PartWriter:
                 "bytes": done.bytes_data,
                 "fallback": done.fallback,
                 **fed(done),
+                **self._pieces,
             },
             last=self.is_last,
             complete=self._records == done.records and self._sink.records == self._tape_records(),

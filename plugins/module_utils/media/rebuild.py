@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from ..catalog.parts import join_facts, missing_parts, part_facts
+from ..catalog.parts import BEFORE, PIECE, broken_part, join_facts, missing_parts, part_facts
 from ..catalog.records import DAMAGED, FAILED, GOOD, OPEN, Part, Session
 from ..catalog.store import Catalog, damaged_name, named_volumes
 from ..catalog.verdict import judge
@@ -190,11 +190,14 @@ def _session_with(known: Optional[Session], session: str, part: Part, read: Scan
     head = read.head or {}
     proof, names, told = head.get("proof"), head.get("names"), head.get("evidence")
     counts = {"members": read.members, "files": read.files, "bytes": read.size_bytes}
+    pieces = {} if read.piece_sha256 is None else {PIECE: read.piece_sha256}
+    if BEFORE in head:
+        pieces[BEFORE] = str(head[BEFORE])
     if read.is_cut:
         counts = dict.fromkeys(counts, 0)
     elif read.crossed is not None:
         counts = {"members": read.members + 1, "files": read.files + 1, "bytes": read.size_bytes + read.crossed.size}
-    mine = part_facts(part, counts, last=read.is_last, complete=True, filemark=True, checksums=True)
+    mine = part_facts(part, {**counts, **pieces}, last=read.is_last, complete=True, filemark=True, checksums=True)
     earlier = [] if known is None else known.write["parts"]
     common = {
         "names": names if isinstance(names, dict) else {},
@@ -204,6 +207,12 @@ def _session_with(known: Optional[Session], session: str, part: Part, read: Scan
     }
     write = join_facts(sorted([*earlier, mine], key=lambda facts: int(facts["part"])), common)
     evidence = {**(told if isinstance(told, Mapping) else {}), "session": session, "write": write}
+    broken = broken_part(write["parts"])
+    if broken is not None:
+        raise VerifyError(
+            f"part {broken + 1} of session {session} does not go on with the data in the part before it; one of them "
+            "is damaged."
+        )
     volumes = read.volumes if known is None else max(read.volumes, named_volumes(known), key=len)
     missing = missing_parts(write["parts"], volumes)
     if missing:

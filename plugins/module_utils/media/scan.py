@@ -32,6 +32,7 @@ from ..archive.pax import pad
 from ..archive.spool import Spool
 from ..archive.tar_reader import PIECE_BYTES, ArchiveCut, Member, iterate_members
 from ..catalog.lookup import show_path
+from ..catalog.parts import BEFORE, PIECE
 from ..catalog.records import Part
 from ..errors import SplitMirrorError
 from ..tape.base import TapeDrive
@@ -60,6 +61,7 @@ class Scan:
     :param sparse: there are sparse files in it.
     :param continued: the lead of a part that goes on with a member.
     :param is_cut: it ends inside a member, and the next part goes on.
+    :param piece_sha256: of the data of a member that crosses, as far as it is in this part; None without one.
     :param crossed: the member that began in a part before and ends in this one, as the index lists it; its offset is
         less than 0.
     :param headers_sha256: of all headers but that of the index; sessions of version 0.1 have no other proof of them.
@@ -84,6 +86,7 @@ class Scan:
     continued: Optional[Continued] = None
     is_cut: bool = False
     crossed: Optional[MemberRecord] = None
+    piece_sha256: Optional[str] = None
 
     @property
     def part_number(self) -> int:
@@ -232,12 +235,15 @@ def _pass_rest(stream: PartStream, read: Scan, record_bytes: int) -> int:
         return 0
     told = read.continued = read_lead(first, stream, record_bytes)
     left = told.left + pad(told.left)
+    data = hashlib.sha256()
     while left:
         piece = stream.read(min(left, PIECE_BYTES))
         if not piece:
-            read.head, read.is_cut = told.head, True
+            read.head, read.is_cut, read.piece_sha256 = told.head, True, data.hexdigest()
             raise ArchiveCut(f"{show_path(told.name)} goes on in the next part.")
+        data.update(piece[: max(left - pad(told.left), 0)])
         left -= len(piece)
+    read.piece_sha256 = data.hexdigest()
     return told.lead_bytes + told.left + pad(told.left)
 
 
@@ -248,9 +254,11 @@ def _take_crossed(read: Scan, told: Continued) -> None:
     """
     if read.head is None:
         return
-    said = ("session", "part", "offset_bytes", "volumes", "created_s")
+    said = ("session", "part", "offset_bytes", "volumes", "created_s", BEFORE)
     agrees = all(read.head.get(key) == told.head.get(key) for key in said) and read.part_number > 0
     if not read.is_cut:
+        if read.head.get(PIECE) != read.piece_sha256:
+            raise ArchiveError(f"{show_path(told.name)}: its data are not what was written.", code="tape_damaged")
         crossed = read_member(next(itertools.islice(read.index.lines(), 1, None), b""))
         agrees = agrees and crossed.path == told.name and crossed.size == told.offset + told.left
         begin = crossed.offset_bytes + read.offset_bytes - read.lead_bytes
@@ -291,12 +299,28 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
         # If the data are cut, this is all that is known of the part.
         read.head, read.is_cut = read_head(member.pax[b"comment"]), True
     if member.kind == "f":
-        sha256 = member.sha256(logical=logical)
-        read.head, read.is_cut = None, False
+        if read.is_cut:
+            sha256 = _first_piece(read, member)
+            read.head, read.is_cut = None, False
+        else:
+            sha256 = member.sha256(logical=logical)
         read.sparse = read.sparse or member.sparse is not None
         read.files += 1
         read.size_bytes += member.real_size
     read.observed.write(member_line(member.record(sha256)))
+
+
+def _first_piece(read: Scan, member: Member) -> str:
+    """The checksum of a member that may be cut. :raises ArchiveCut: it is; then that of the piece is taken."""
+    data = hashlib.sha256()
+    try:
+        for _piece in member.raw(data):
+            pass
+    except ArchiveCut as exc:
+        data.update(exc.data)
+        read.piece_sha256 = data.hexdigest()
+        raise
+    return data.hexdigest()
 
 
 def compare_index(read: Scan, session: str, found: Differences) -> None:

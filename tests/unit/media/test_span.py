@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -598,3 +599,77 @@ def crossed_volume(pool: Library) -> str:
     volume = crossed(look)[0].volume
     look.catalog.close()
     return volume
+
+
+# -- hostile volumes ---------------------------------------------------------------------------------------------------
+
+
+def records_of(library: Library, part: Part) -> list[bytes]:
+    data = tape_file(library, part).read_bytes()
+    return [data[place : place + RECORD_BYTES] for place in range(0, len(data), RECORD_BYTES)]
+
+
+def put_records(library: Library, part: Part, records: Sequence[bytes]) -> None:
+    """Leave these records in the tape file of a part, with a filemark."""
+    tape_file(library, part).write_bytes(b"".join(records))
+    medium = Medium.read(str(library.folder / part.volume))
+    medium.files[part.file_number].runs = [[RECORD_BYTES, len(records)]] if records else []
+    medium.save()
+
+
+def cut_short(chance: random.Random, library: Library, part: Part) -> None:
+    records = records_of(library, part)
+    put_records(library, part, records[: chance.randrange(len(records))])
+
+
+def swap(chance: random.Random, library: Library, part: Part) -> None:
+    records = records_of(library, part)
+    one, other = chance.sample(range(len(records)), 2)
+    records[one], records[other] = records[other], records[one]
+    put_records(library, part, records)
+
+
+def flip(chance: random.Random, library: Library, part: Part) -> None:
+    records = [bytearray(record) for record in records_of(library, part)]
+    chance.choice(records)[chance.randrange(RECORD_BYTES)] ^= 1 << chance.randrange(8)
+    put_records(library, part, [bytes(record) for record in records])
+
+
+def exchange(chance: random.Random, library: Library, part: Part) -> None:
+    """A part of the other session takes the place of one of this session."""
+    other = chance.choice(parts_of(library, "s2"))
+    put_records(library, part, records_of(library, other))
+
+
+def move(chance: random.Random, library: Library, part: Part) -> None:
+    """Another part of the session stands there as well."""
+    put_records(library, part, records_of(library, chance.choice(parts_of(library))))
+
+
+def try_all(library: Library, target: Path) -> None:
+    """Whatever is called good comes back as it was; all else is refused by a sentence."""
+    with contextlib.suppress(SplitMirrorError):
+        comes_back(library, target)
+    shutil.rmtree(target, ignore_errors=True)
+
+
+@pytest.mark.parametrize("harm", [cut_short, swap, flip, exchange, move])
+def test_nothing_that_is_called_good_is_not(spanned: Library, tmp_path: Path, harm: Any) -> None:
+    volumes = [part.volume for part in parts_of(spanned)]
+    back_up(spanned, "s2", tree=[*TREE[:5], inline("/srv/m", BIG[::-1])], names=VOLUMES[len(volumes) :])
+    spanned.catalog.close()
+    for seed in range(max(ROUNDS // 3, 1)):
+        chance = random.Random(seed)
+        library = fresh(tmp_path / "again", spanned.state_dir)
+        part = chance.choice(parts_of(library))
+        harm(chance, library, part)
+        try_all(library, tmp_path / "t")
+        lose_catalog(library)
+        for volume in chance.sample(volumes, len(volumes)):
+            enter(library, volume)
+        try_all(library, tmp_path / "t")
+        if harm is not move:
+            # It was seen that the volume is not what was written, unless what is there is the same.
+            known = library.catalog.session("s1")
+            assert known is None or known.state != GOOD
+        library.catalog.close()
