@@ -147,6 +147,14 @@ sessions:
           elements: str
           sample: [2c7f1ab2e38e5028]
           version_added: 0.2.0
+        archive_bytes:
+          description: Length of the archive in it.
+          type: int
+          version_added: 0.2.0
+        continues:
+          description: Whether it goes on with a file that began on the volume before, for which C(tar -M) is needed.
+          type: bool
+          version_added: 0.2.0
         complete:
           description: Whether the filemark behind it is proved to be on the volume.
           type: bool

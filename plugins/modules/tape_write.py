@@ -17,7 +17,9 @@ description:
   - Runs on a media server that sees the mirrors, and does not contact the database host.
   - Before it writes anything, it checks that the map was checked in the window of this session, that the devices are
     the mirrors of the map, and that the volume is the requested one, ends where the catalog has its end, and has room.
-  - If something fails later, the session fails, and what was written of it is cut off the volume.
+  - With O(pool), the session goes on over as many volumes as it needs. A file crosses volumes only if it is larger than
+    one. A volume that cannot be written is taken out of use, and the session goes on with the next.
+  - If something else fails later, the session fails, and the part that was being written is cut off its volume.
   - The session is V(open) in the catalog until M(splitmirror.backup.catalog_session) judges it. An open session cannot
     be restored.
 options:
@@ -176,10 +178,17 @@ EXAMPLES = r"""
 
 RETURN = r"""
 volume:
-  description: The volume.
+  description: The volume on which the session begins.
   returned: success
   type: str
   sample: SMB001
+volumes:
+  description: All volumes of the session, in order.
+  returned: success, not in check mode
+  type: list
+  elements: str
+  sample: [SMB001, SMB002]
+  version_added: 0.2.0
 file_number:
   description: The tape file that the archive is; the label is 0.
   returned: success
@@ -283,7 +292,9 @@ drive_bytes_per_s:
   type: int
   sample: 400000000
 archive:
-  description: The plain file that is the archive, which C(tar -tf) lists. None when the drive is a real one.
+  description:
+    - The plain file that is the archive, which C(tar -tf) lists. None when the drive is a real one, or the session has
+      several parts.
   returned: success, not in check mode
   type: str
   sample: /var/lib/splitmirror/library/SMB001/00001.tar
@@ -324,7 +335,7 @@ evidence:
       type: int
     parts:
       description:
-        - The parts of the session, today one. Each has the values above for itself, and these.
+        - The parts of the session, one for each volume. Each has the values above for itself, and these.
       type: list
       elements: dict
       contains:

@@ -111,6 +111,12 @@ def ask(command: Command, serial: Optional[str] = None) -> DriveFacts:
     )
 
 
+def ask_room(command: Command) -> tuple[Optional[int], Optional[int]]:
+    """Ask for the native capacity of the volume in bytes, and what is left behind its last record; None if not told."""
+    medium = _answered(command, read_attributes(_REMAINING), parse_attributes)
+    return _number(medium, _CAPACITY, _MIB), _number(medium, _REMAINING, _MIB)
+
+
 def log_sense(page: int) -> bytes:
     """The command for the cumulative values of a log page: ten bytes."""
     return bytes((_LOG_SENSE, 0, _CUMULATIVE | page, 0, 0, 0, 0)) + _ANSWER_BYTES.to_bytes(2, "big") + b"\0"

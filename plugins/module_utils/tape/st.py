@@ -27,7 +27,7 @@ from .base import (
     FilemarkHit,
     TapeError,
 )
-from .drive_facts import DriveFacts, ask
+from .drive_facts import DriveFacts, ask, ask_room
 from .library import Bay
 from .mtio import (
     MAJOR,
@@ -86,7 +86,18 @@ class StTape(StHead):
             raise self._failed("could not write what it had buffered", exc) from exc
 
     def status(self) -> DriveStatus:
-        return DriveStatus(self._volume, self._get().write_protected, None, None, self._worm)
+        capacity, remaining = ask_room(self._command)
+        place = self.position()
+        if (
+            remaining is not None
+            and capacity is not None
+            and place is not None
+            and place.file <= 1
+            and not place.record
+        ):
+            # What lies behind the head is written over.
+            remaining = capacity
+        return DriveStatus(self._volume, self._get().write_protected, capacity, remaining, self._worm)
 
     def present(self) -> bool:
         # The driver asks the drive only when it is opened.
@@ -95,7 +106,10 @@ class StTape(StHead):
         return self._get().online
 
     def facts(self) -> DriveFacts:
-        return ask(lambda words, answer_bytes: send_command(self._fd, words, answer_bytes), tape_serial(self.device))
+        return ask(self._command, tape_serial(self.device))
+
+    def _command(self, words: bytes, answer_bytes: int) -> bytes:
+        return send_command(self._fd, words, answer_bytes)
 
     def clean(self, avoid: Collection[str] = ()) -> str:
         if self._bay is None:

@@ -19,6 +19,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_fact
     DriveFacts,
     alerts_on,
     ask,
+    ask_room,
     log_sense,
     parse_attributes,
     parse_log_page,
@@ -83,6 +84,13 @@ def test_a_drive_that_tells_everything_is_understood() -> None:
     assert ask(drive, "SN1") == WHOLE
     assert drive.commands == [log_sense(0x2E), log_sense(2), log_sense(3), read_attributes(0)]
     assert parse_attributes(ATTRIBUTES)[0x0401] == b"SN1234"
+
+
+def test_the_room_on_a_volume_is_asked_for_alone() -> None:
+    drive = Answering(dict(ANSWERS))
+    assert ask_room(drive) == (0x1194000 << 20, 60000 << 20)
+    assert drive.commands == [read_attributes(0)]
+    assert ask_room(Answering({})) == (None, None)
 
 
 @pytest.mark.parametrize("missing", list(ANSWERS))
