@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
 
-from . import encrypting, mapping, plot, reading, rig, writing
+from . import encrypting, mapping, plot, reading, rig, spanning, writing
 from .rig import Options, Result
 
 BENCHES: dict[str, Callable[[Options], Result]] = {
@@ -29,6 +29,7 @@ BENCHES: dict[str, Callable[[Options], Result]] = {
     "proof": writing.proof,
     "memory": writing.memory,
     "crypt": encrypting.crypt,
+    "span": spanning.span,
 }
 
 

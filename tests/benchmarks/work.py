@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.estimate import estimate
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners, WriterOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.writer import write_archive
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
@@ -34,9 +35,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from ansible_collections.splitmirror.backup.tests.benchmarks.rig import LUN, SESSION
-from ansible_collections.splitmirror.backup.tests.support.tape import Held
+from ansible_collections.splitmirror.backup.tests.support.tape import Held, InTurn
 
-_VOLUME = "BENCH"
+_VOLUME, _VOLUMES = "BENCH", 16
+#: What of a volume no session can use: its end, behind the early warning, and the end of a part.
+_SPARE_BYTES = 24 << 20
 _RECORD_BYTES = WriterOptions().record_bytes
 
 
@@ -119,11 +122,16 @@ def do_tape(options: argparse.Namespace) -> None:
     state = Path(options.state)
     library = state / "library"
     library.mkdir(parents=True)
+    # Always as many, so that making them takes the same time.
+    names = [f"{_VOLUME}{number}" for number in range(_VOLUMES)]
+    with VirtualTape(str(library), writable=True) as drive, MapFile.open(options.map, foreign=True) as opened:
+        capacity_bytes = _capacity(opened, options.volumes)
+        for name in names:
+            drive.make_volume(name, capacity_bytes)
+            drive.load(name)
+            with Catalog.open(str(state / "catalog.sqlite"), writable=True) as catalog:
+                label_volume(drive, catalog, name, "bench", 1 << 20)
     with VirtualTape(str(library), writable=True) as drive:
-        drive.make_volume(_VOLUME, 1 << 40)
-        drive.load(_VOLUME)
-        with Catalog.open(str(state / "catalog.sqlite"), writable=True) as catalog:
-            label_volume(drive, catalog, _VOLUME, "bench", 1 << 20)
         write_session(
             WriteJob(
                 session=SESSION,
@@ -134,8 +142,17 @@ def do_tape(options: argparse.Namespace) -> None:
                 buffer_bytes=options.buffer,
                 recipients=_recipients() if options.encrypt else (),
             ),
-            one_volume(Held(drive), _VOLUME),
+            one_volume(Held(drive), names[0])
+            if options.volumes == 1
+            else lambda catalog: InTurn(catalog, Held(drive), names),
         )
+
+
+def _capacity(map_file: MapFile, volumes: int) -> int:
+    """Of each volume, so that the session fills them all."""
+    if volumes == 1:
+        return 1 << 40
+    return estimate(map_file, _RECORD_BYTES).archive_bytes // volumes + _SPARE_BYTES
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -150,6 +167,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--proof", default="none")
     parser.add_argument("--buffer", type=int, default=256 << 20)
     parser.add_argument("--limit", type=float)
+    parser.add_argument("--volumes", type=int, default=1)
     parser.add_argument("--encrypt", action="store_true")
     parser.add_argument("--door", type=int, help="descriptor: tell there when all is imported, and wait for the sign")
     options = parser.parse_args(arguments)

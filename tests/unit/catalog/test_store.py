@@ -243,10 +243,12 @@ def test_unexpired_data_protects_its_volume(catalog: Catalog) -> None:
     assert catalog.volume("V1") == volume(uuid="u2")
 
 
-#: What happens to the sessions of two hosts on three volumes.
+#: What happens to the sessions of two hosts on three volumes; each session goes over one or more of them.
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(["good", "failed", "open", "overwrite", "expire"]), st.integers(0, 2), st.sampled_from("ab")
+        st.sampled_from(["good", "failed", "open", "overwrite", "expire"]),
+        st.lists(st.integers(0, 2), min_size=1, max_size=4),
+        st.sampled_from("ab"),
     ),
     max_size=40,
 )
@@ -258,14 +260,20 @@ def test_a_host_that_has_a_backup_keeps_its_newest_one(
     tmp_path_factory: pytest.TempPathFactory, events: object
 ) -> None:
     newest: dict[str, str] = {}
+    written: dict[str, list[int]] = {}
     files = dict.fromkeys(range(3), 1)
     with Catalog.open(str(tmp_path_factory.mktemp("c") / "catalog.sqlite"), writable=True) as store:
         for place in files:
             store.replace_volume(volume(f"V{place}"))
-        for number, (event, place, host) in enumerate(events):  # type: ignore[var-annotated,arg-type]
-            name, session = f"V{place}", f"s{number}"
+        for number, (event, places, host) in enumerate(events):  # type: ignore[var-annotated,arg-type]
+            place, session = places[0], f"s{number}"
+            name = f"V{place}"
             if event == "overwrite":
-                lost = {found.id for found in store.sessions() if store.parts(found.number)[0].volume == name}
+                lost = {
+                    found.id
+                    for found in store.sessions()
+                    if name in {part.volume for part in store.parts(found.number)}
+                }
                 refused = bool(lost.intersection(newest.values())) or bool(store.unexpired(name))
                 try:
                     store.replace_volume(volume(name, f"u{number}"))
@@ -274,6 +282,7 @@ def test_a_host_that_has_a_backup_keeps_its_newest_one(
                 else:
                     assert not refused
                     files[place] = 1
+                    assert lost.isdisjoint(found.id for found in store.sessions())
             elif event == "expire":
                 for found in store.sessions(host=host):
                     if found.id == newest.get(host) and found.expires_s is None:
@@ -284,16 +293,21 @@ def test_a_host_that_has_a_backup_keeps_its_newest_one(
             else:
                 # every other one has expired already
                 begun = store.begin_session(session, host, float(number), 0.0 if number % 2 else None)
-                part = Part(begun, 0, name, files[place], 2, 512, 0, 0, False)
-                store.begin_part(part)
-                store.finish_part(part._replace(records=1), files=1, size_bytes=1, write={})
-                files[place] += 1
+                written[session] = places
+                for turn, where in enumerate(places):
+                    part = Part(begun, turn, f"V{where}", files[where], 2, 512, turn, 0, False)
+                    store.begin_part(part)
+                    store.finish_part(part._replace(records=1), files=1, size_bytes=1, write={})
+                    files[where] += 1
                 if event != "open":
                     store.close_session(session, Verdict(event == "good", ""), {})
                 if event == "good":
                     newest[host] = session
             kept = {found.id for found in store.sessions(state="good")}
             assert kept.issuperset(newest.values())
+            # A session has all of its parts, or is forgotten.
+            for found in store.sessions():
+                assert len(store.parts(found.number)) == len(written[found.id])
 
 
 def test_two_may_write_at_once_and_readers_see_what_is_done(catalog: Catalog) -> None:
