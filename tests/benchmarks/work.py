@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 import time
@@ -122,6 +123,8 @@ def do_tape(options: argparse.Namespace) -> None:
     state = Path(options.state)
     library = state / "library"
     library.mkdir(parents=True)
+    if options.limit:
+        (library / "drive.json").write_text(json.dumps({"format_version": 1, "bytes_per_s": round(options.limit)}))
     # Always as many, so that making them takes the same time.
     names = [f"{_VOLUME}{number}" for number in range(_VOLUMES)]
     with VirtualTape(str(library), writable=True) as drive, MapFile.open(options.map, foreign=True) as opened:

@@ -66,6 +66,7 @@ class ArchiveStream:
     :param sink: takes the records.
     :param on_turn: called after each turn, when digests may have come.
     :param name_at: names the file whose data lie at a stream offset, for a message (in another thread).
+    :param ring: memory of make_ring that outlives this archive, for what is written in several; None for its own.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class ArchiveStream:
         *,
         on_turn: Callable[[], None],
         name_at: NameAt,
+        ring: Optional[memoryview] = None,
     ) -> None:
         self._sink = sink
         self._devices = devices
@@ -83,7 +85,8 @@ class ArchiveStream:
         self._name_at = name_at
         self._record = options.record_bytes
         self._ring_bytes, self._chunk = shape = ring_shape(options)
-        self._ring = make_ring(options)
+        self._is_lent = ring is not None and len(ring) == self._ring_bytes
+        self._ring = ring if ring is not None and self._is_lent else make_ring(options)
         self._requests: list[int] = []
         self._contents: list[int] = []
         #: Stream offset of the next byte to be laid out.
@@ -433,7 +436,8 @@ class ArchiveStream:
             thread.join()
         self._link.close()
         sys.setswitchinterval(self._switch_interval)
-        self._ring.release()
+        if not self._is_lent:
+            self._ring.release()
 
 
 def _reply(replies: BinaryIO) -> Optional[tuple[int, int, bytes]]:

@@ -112,6 +112,7 @@ def open_archive(
     fallback: Optional[Fallback] = None,
     spool_dir: Optional[str] = None,
     links: Optional[Links] = None,
+    ring: Optional[memoryview] = None,
 ) -> Iterator[ArchiveWriter]:
     """Begin an archive step by step, for a caller that learns only while it writes what belongs to the archive.
 
@@ -119,10 +120,11 @@ def open_archive(
 
     :param links: the first names of files with several names, shared by all archives of one session; None for a
         session of one archive.
+    :param ring: as for ArchiveStream.
     """
     with Spool("index", spool_dir, _index_error) as spool:
         planner = MemberPlanner(HeaderMaker(owners), fallback, links)
-        writer = ArchiveWriter(devices, sink, options, member=member, planner=planner, spool=spool)
+        writer = ArchiveWriter(devices, sink, options, member=member, planner=planner, spool=spool, ring=ring)
         with writer.stream:
             yield writer
 
@@ -149,6 +151,7 @@ class ArchiveWriter:
         member: Optional[MemberSink],
         planner: MemberPlanner,
         spool: Spool,
+        ring: Optional[memoryview] = None,
     ) -> None:
         self._member = member
         self.headers = planner.headers
@@ -161,7 +164,7 @@ class ArchiveWriter:
         self._index_bytes = 0
         self._base = 0
         self._waits = False
-        self.stream = ArchiveStream(devices, sink, options, on_turn=self.report, name_at=self._name_at)
+        self.stream = ArchiveStream(devices, sink, options, on_turn=self.report, name_at=self._name_at, ring=ring)
 
     # -- members of the map ------------------------------------------------------------------------------------------
 

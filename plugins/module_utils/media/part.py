@@ -52,6 +52,7 @@ class ArchiveSource:
     :param fallback: opens files that are read through the mounted mirror; None when it is not mounted.
     :param spool_dir: folder on a disk where the index grows.
     :param links: the first names of files with several names that were written so far.
+    :param ring: memory that the archives share one after another; None when each has its own.
     """
 
     devices: Mapping[int, str]
@@ -60,6 +61,7 @@ class ArchiveSource:
     fallback: Optional[Fallback]
     spool_dir: str
     links: Links = field(default_factory=dict)
+    ring: Optional[memoryview] = None
 
 
 class PartWriter:
@@ -188,6 +190,7 @@ class PartWriter:
             fallback=source.fallback,
             spool_dir=source.spool_dir,
             links=source.links,
+            ring=source.ring,
         ) as archive:
             self._archive = archive
             if self._volumes is not None and self._crosses(selection, archive):
@@ -409,7 +412,6 @@ class PartWriter:
                 code="volume_wrong",
             )
         self._part = self._new_part(part.session, part.end_bytes)
-        self._catalog.begin_part(self._part)
         self._stays = False
         self._open_sink()
         self._put_lead()

@@ -152,6 +152,7 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
             mounts.open if mounts is not None else None,
             # The index grows with the files, and /tmp may lie in memory.
             spool_dir=os.path.dirname(job.map_path),
+            ring=make_ring(ready.options),
         )
         head = {
             "session": job.session,

@@ -43,6 +43,7 @@ from .medium import VOLUME_JSON, Medium, TapeFile
 VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 #: As on LTO, where the warning comes some way before the end; never more than a sixteenth of a small volume.
 _EARLY_WARNING_BYTES = 16 << 20
+_FLUSH_BYTES = 16 << 20
 
 
 class VirtualTape(TapeDrive):
@@ -442,6 +443,10 @@ class VirtualTape(TapeDrive):
         try:
             while done < len(view):
                 done += os.pwrite(handle, view[done:], offset + done)
+            if (offset + done) // _FLUSH_BYTES > offset // _FLUSH_BYTES:
+                # The disk begins with it now, or the filemark would wait for all of it (posix_fadvise(2), Notes).
+                begin = max((offset + done) // _FLUSH_BYTES - 2, 0) * _FLUSH_BYTES
+                os.posix_fadvise(handle, begin, offset + done - begin, os.POSIX_FADV_DONTNEED)
         except OSError as exc:
             raise TapeError(
                 f"drive: a record cannot be written to {self._folder} ({exc.strerror}); make room there.",
