@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -224,6 +225,41 @@ def test_a_changed_bit_costs_what_is_behind_it_in_its_file(sealed: Library, tmp_
     found = contents(tmp_path / "t")
     assert all(found[name] == FILES[name] for name in FILES if name != "srv/d")
     assert verify(sealed)["proved"] == "records"  # without a key it cannot be seen
+
+
+def damages(error: SplitMirrorError) -> dict[str, str]:
+    """What a restore or a verification says of each member."""
+    return {damage["path"]: kind for kind in ("missing", "doubtful") for damage in error.facts[kind]}
+
+
+@pytest.mark.parametrize("kind", ["flipped", "swapped", "repeated", "of another session"])
+def test_reading_and_verifying_agree_about_whatever_is_changed(sealed: Library, tmp_path: Path, kind: str) -> None:
+    draw = random.Random(kind)
+    sealed.back_up("s2", TREE, recipients=RECIPIENTS)
+    good, part = tape_file(sealed).read_bytes(), part_of(sealed)
+    other = (sealed.folder / "V1" / "00003.tar").read_bytes()
+    for number in range(4):
+        first, second = (draw.randrange(part.records - 1) * RECORD for _dummy in range(2))
+        data = bytearray(good)
+        if kind == "flipped":
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        else:
+            source = other if kind == "of another session" else good
+            data[first : first + RECORD] = source[second : second + RECORD]
+            if kind == "swapped":
+                data[second : second + RECORD] = good[first : first + RECORD]
+        tape_file(sealed).write_bytes(data)
+        target = tmp_path / str(number)
+        seen = refused(partial(verify, sealed, KEYS)) if bytes(data) != good else None
+        try:
+            read(sealed, target, KEYS)
+            told = {}
+        except SplitMirrorError as exc:
+            told = damages(exc)
+        # A restore reads neither the padding at the end nor the header on the tape.
+        assert seen is None or told == {path: what for path, what in damages(seen).items() if path[:8] != "/.splitm"}
+        found = contents(target)
+        assert all(found[name] == content for name, content in FILES.items() if f"/{name}" not in told)
 
 
 def test_a_changed_header_is_seen_with_and_without_a_key_and_costs_nothing(sealed: Library, tmp_path: Path) -> None:
