@@ -106,7 +106,7 @@ def test_age_and_plain_tar_join_the_parts(spanned: Library, tmp_path: Path) -> N
     plain = []
     for part in parts_of(spanned):
         plain.append(tmp_path / f"{part.part}.tar")
-        words = ["age", "--decrypt", "-i", key, "-o", plain[-1], tape_file(spanned, part)]
+        words: list[Any] = ["age", "--decrypt", "-i", key, "-o", plain[-1], tape_file(spanned, part)]
         subprocess.run(words, check=True)
         assert plain[-1].stat().st_size == part.archive_bytes
     names = itertools.chain.from_iterable(("-f", path) for path in plain)
