@@ -28,6 +28,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import short_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport import nbd
 from ansible_collections.splitmirror.backup.tests.support import toyoptions
+from ansible_collections.splitmirror.backup.tests.support.agekeys import PUBLIC, SECRET
 from ansible_collections.splitmirror.backup.tests.support.blockdev import loop_device, mounted
 from ansible_collections.splitmirror.backup.tests.support.demo import (
     Demo,
@@ -408,6 +409,7 @@ def test_a_database_host_that_is_lost_leaves_its_mirror_free(bench: Demo, phase:
 
 
 def test_a_database_that_only_freezes_is_whole_though_its_host_is_lost_at_the_end(bench: Demo) -> None:
+    """The session is encrypted, so roles and playbooks pass the keys on."""
     path = bench.files / "ledger.db"
     # Every transaction moves an amount from one account to the other, so the sum shows a torn copy.
     script = (
@@ -425,13 +427,17 @@ def test_a_database_that_only_freezes_is_whole_though_its_host_is_lost_at_the_en
             assert writer.stdout.readline() == b"ready\n"
             ledger = {"name": "ledger", "driver": "sqlite", "sqlite": {"path": str(path)}}
             # The rest of the session does without the host, once the mirror is presented.
-            code, report = lost(bench, "present", splitmirror_databases=[ledger], splitmirror_paths=[])
+            what = {"splitmirror_databases": [ledger], "splitmirror_paths": [], "splitmirror_recipients": [PUBLIC]}
+            code, report = lost(bench, "present", **what)
         finally:
             writer.kill()
     assert (code, report["state"], report["reason"]) == (0, "good", "")
     assert report["hot_backup"]["evidence"]["required"] is False
+    assert Path(report["write"]["archive"]).read_bytes().startswith(b"age-encryption.org/v1\n")
     restored = Path(f"{bench.folder}/restore{path}")
-    bench.must("restore")
+    assert SECRET not in bench.must("restore", "-vvv", splitmirror_identity=SECRET)
+    verified = bench.must("verify", "-v", splitmirror_verify_host="db1", splitmirror_identity=SECRET)
+    assert '"proved": "content"' in verified
     with contextlib.closing(sqlite3.connect(restored)) as copy:
         assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         (first, second) = copy.execute("SELECT v FROM a ORDER BY n").fetchall()
