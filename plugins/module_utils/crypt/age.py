@@ -33,6 +33,11 @@ _COLUMNS = 64
 _MOST_BYTES = 64 << 10
 _X25519 = "X25519"
 _X25519_INFO = b"age-encryption.org/v1/X25519"
+#: With content of a multiple of this length, an age file with our header has one too: what is left at the end of a tape
+#: file is then not so short that a drive refuses it.
+GRAIN_BYTES = 16
+# Fills the header up.
+_FILL = "-"
 #: The stanza that names session, part and keys; other programs pass over stanzas that they do not know.
 _OURS = "splitmirror.backup"
 
@@ -89,7 +94,8 @@ class Header:
         """What it says in the clear; None when it is of another program."""
         for stanza in self.stanzas:
             if stanza.words[0] == _OURS and len(stanza.words) > 3 and stanza.words[2].isdigit():
-                return Named(stanza.words[1], int(stanza.words[2]), stanza.words[3:])
+                keys = tuple(word for word in stanza.words[3:] if word.strip(_FILL))
+                return Named(stanza.words[1], int(stanza.words[2]), keys)
         return None
 
     def file_key(self, identities: Sequence[Identity]) -> Optional[bytes]:
@@ -115,13 +121,14 @@ class Header:
 def make_header(key: bytes, recipients: Sequence[Recipient], named: Optional[Named] = None) -> bytes:
     """The header of a file with this key.
 
-    :param named: what is said in the clear.
+    :param named: what is said in the clear. The header then has a multiple of GRAIN_BYTES.
     """
     stanzas = [_wrap(key, recipient) for recipient in recipients]
-    if named is not None:
-        stanzas.append(Stanza((_OURS, named.session, str(named.part), *named.keys)))
-    covered = _VERSION + b"".join(map(bytes, stanzas)) + b"---"
-    return covered + b" " + _encode(_mac(key, covered)) + b"\n"
+    if named is None:
+        return _header(key, stanzas)
+    words = (_OURS, named.session, str(named.part), *named.keys)
+    missing = -len(_header(key, [*stanzas, Stanza((*words, _FILL))])) % GRAIN_BYTES
+    return _header(key, [*stanzas, Stanza((*words, _FILL * (1 + missing)))])
 
 
 def make_file_key() -> bytes:
@@ -235,6 +242,11 @@ class Chunks:
 
 def _number(number: int, last: bool) -> bytes:
     return number.to_bytes(11, "big") + (b"\1" if last else b"\0")
+
+
+def _header(key: bytes, stanzas: Sequence[Stanza]) -> bytes:
+    covered = _VERSION + b"".join(map(bytes, stanzas)) + b"---"
+    return covered + b" " + _encode(_mac(key, covered)) + b"\n"
 
 
 def _mac(key: bytes, covered: bytes) -> bytes:

@@ -81,7 +81,7 @@ class Sealer:
 class SealingSink:
     """Takes the records of an archive, and gives those of the age file around it to another sink.
 
-    All but the last have the length of those that come in; the last is as long as what is left.
+    They have the length of those that come in, but for what is left at the end, see tail_of.
 
     :param sink: what it raises comes out of write_record or finish.
     :param key: of the file, which must be a new one.
@@ -112,7 +112,7 @@ class SealingSink:
     @property
     def records(self) -> int:
         """How many records that is."""
-        return -(-self.age_bytes // self._record)
+        return records_of(self.age_bytes, self._record)
 
     def write_record(self, record: memoryview) -> None:
         """Take one record; pass on what is encrypted. :raises CryptError: the process that encrypts is gone."""
@@ -135,9 +135,8 @@ class SealingSink:
         self._tell(_END, self.plain_bytes)
         while self._sealed < self.age_bytes:
             self._take(wait=True)
-        rest = self.age_bytes - self._given
-        if rest:
-            self._give(rest)
+        for length in tail_of(self.age_bytes, self._record):
+            self._give(length)
 
     def _lacks_room(self, end: int) -> bool:
         return (
@@ -180,6 +179,20 @@ class SealingSink:
         place = self._given % self._ring
         self._sink.write_record(self._sealer.sealed[place : place + length])
         self._given += length
+
+
+def tail_of(age_bytes: int, record_bytes: int) -> list[int]:
+    """Lengths of the records behind the full ones: what is left, in two if it is more than half a record.
+
+    Some drives damage a record that is read into a buffer between its length and twice its length.
+    """
+    rest, half = age_bytes % record_bytes, record_bytes // 2
+    return [rest] if 0 < rest <= half else [half, rest - half] if rest else []
+
+
+def records_of(age_bytes: int, record_bytes: int) -> int:
+    """How many records an age file has on tape."""
+    return age_bytes // record_bytes + len(tail_of(age_bytes, record_bytes))
 
 
 def _shape(record_bytes: int) -> tuple[int, int]:

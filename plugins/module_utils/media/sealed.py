@@ -4,7 +4,7 @@
 
 """Parts that are encrypted: the tape file is an age file with the archive in it.
 
-The last record of such a tape file is as long as what is left of the age file; all others have the length in the label.
+The last record or two of such a tape file are shorter than the others, see crypt/sealing.py.
 """
 
 from __future__ import annotations

@@ -116,7 +116,8 @@ class TapeStream:
     :param block: where it begins as the drive counts, None if not known.
     :param record_bytes: length of every record in it.
     :param status: how far the reading has come, in bytes.
-    :param short_end: the last record may be shorter, as that of an encrypted part.
+    :param short_end: the last record, or the last two, may be shorter, as in an encrypted part (crypt/sealing.py,
+        tail_of).
     :ivar records_read: how many records were read from the tape.
     """
 
@@ -134,31 +135,34 @@ class TapeStream:
         self._status = status
         self.file_number = file_number
         self.short_end = short_end
-        self._length = record_bytes  # of the record that was read last
         self._block = block
         self._record_bytes = record_bytes
         self._record = b""
         self._used = 0
         self._next = -1  # number of the record under the head; -1 before the first seek
+        self._end = 0  # where the record under the head begins, as a byte of the tape file
         self._ended = False  # the filemark was met
         self.records_read = 0
 
     def seek(self, offset_bytes: int) -> None:
         """Go to a byte of the tape file; a record that is in memory is not read again."""
-        number, self._used = divmod(offset_bytes, self._record_bytes)
-        if self._record and number == self._next - 1:
+        begin = self._end - len(self._record)
+        if self._record and begin <= offset_bytes < self._end:
+            self._used = offset_bytes - begin
             return
-        if number != self._next or self._ended:
+        number = offset_bytes // self._record_bytes
+        stands = self._next >= 0 and not self._ended and self._end <= offset_bytes
+        if not stands or number != self._end // self._record_bytes:
             block = None if self._block is None else self._block + number
             self._drive.locate(Position(self.file_number, number), block)
-            self._next = number
+            self._next, self._end = number, number * self._record_bytes
             self._ended = False
-            self._length = self._record_bytes
-        self._record = b""
-        if self._used:
-            used = self._used
-            self._fill()
-            self._used = used
+        self._record, self._used = b"", 0
+        if self._end < offset_bytes:
+            # A second time for the last of two short records.
+            while self._end <= offset_bytes and self._fill():
+                pass
+            self._used = offset_bytes - self._end + len(self._record)
 
     def approach(self, offset_bytes: int) -> None:
         """Move to the record of a byte without reading it, unless it is in memory."""
@@ -187,7 +191,7 @@ class TapeStream:
 
     def archive_bytes(self) -> int:
         """How long the tape file is, after skip_to_filemark."""
-        return self._next * self._record_bytes - (self._record_bytes - self._length)
+        return self._end
 
     def _fill(self) -> bool:
         if self._ended:
@@ -206,20 +210,23 @@ class TapeStream:
         if not self._record:
             self._ended = True
             return False
-        number, length = self._next, len(self._record)
-        if self._length != self._record_bytes:
-            # It was taken for the last one.
-            number, length = number - 1, self._length
-        if length != self._record_bytes and (number < self._next or not self.short_end):
+        if not self._may_follow(len(self._record)):
             raise TapeError(
-                f"volume: record {number} of tape file {self.file_number} has {length} bytes instead of "
+                f"volume: record {self._next} of tape file {self.file_number} has {len(self._record)} bytes instead of "
                 f"{self._record_bytes}, so it is damaged; try another drive or another session.",
                 option="volume",
                 code="tape_damaged",
             )
-        self._length = length
+        self._end += len(self._record)
         self._next += 1
         self.records_read += 1
         if self._status is not None:
             self._status.add(len(self._record))
         return True
+
+    def _may_follow(self, length: int) -> bool:
+        """Whether a record of this length may stand where the head was."""
+        half, before = self._record_bytes // 2, self._end % self._record_bytes
+        if self.short_end and length <= half:
+            return not before or (before == half and length < half)
+        return length == self._record_bytes and not before

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -19,10 +20,12 @@ from typing import Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.sealing import tail_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeStream
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import place_for
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
@@ -218,6 +221,31 @@ def plain_programs_read_the_volume(where: Path) -> None:
     assert contents(where / "c") == {"srv/c": files_of(tree())["srv/c"]}
 
 
+def short_records_at_the_end_of_a_tape_file_are_read(where: Path) -> None:
+    """Those of an encrypted part, by us and by dd. This drive damages one that is read into a buffer a bit longer."""
+    labelled(where)
+    for number, rest in enumerate((4080, 2064, 2048, 16), 1):
+        content = random.Random(rest).randbytes(3 * 4096 + rest)
+        lengths = [4096] * 3 + tail_of(len(content), 4096)
+        ends = list(itertools.accumulate(lengths))
+        with opened() as drive:
+            drive.load("LAB001")
+            drive.space_end_of_data()
+            for begin, end in zip([0, *ends], ends):
+                drive.write_record(content[begin:end])
+            drive.write_filemarks(1)
+            stream = TapeStream(drive, number, None, 4096, short_end=True)
+            for offset in (0, len(content) - 1, 3 * 4096, 3 * 4096 + rest // 2 + 1, 5):
+                stream.seek(offset)
+                piece = stream.read(9000)
+                assert piece == content[offset : offset + len(piece)] != b""
+            assert (stream.skip_to_filemark(), stream.archive_bytes()) == (len(lengths), len(content))
+        run("mt", "-f", DRIVES[0], "rewind")
+        run("mt", "-f", DRIVES[0], "fsf", str(number))
+        run("dd", f"if={DRIVES[0]}", f"of={where / 'read'}", "bs=4096", "status=none")
+        assert (where / "read").read_bytes() == content
+
+
 def the_end_of_the_medium_fails_the_session_and_loses_nothing(where: Path) -> None:
     library = labelled(where, "LAB002", record_bytes=1 << 18)
     library.back_up("s1", tree())
@@ -409,6 +437,7 @@ def a_record_size_that_the_adapter_refuses_labels_nothing(where: Path) -> None:
 CASES = [
     sessions_go_there_and_back,
     plain_programs_read_the_volume,
+    short_records_at_the_end_of_a_tape_file_are_read,
     the_end_of_the_medium_fails_the_session_and_loses_nothing,
     a_write_that_fails_is_cut_off,
     nothing_that_is_needed_is_overwritten,

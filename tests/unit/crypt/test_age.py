@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.age import (
     CHUNK_BYTES,
+    GRAIN_BYTES,
     NONCE_BYTES,
     SEALED_CHUNK_BYTES,
     AgeError,
@@ -228,6 +229,16 @@ def _with_body(body: bytes) -> bytes:
 def test_what_is_no_age_file(data: bytes) -> None:
     with pytest.raises(AgeError):
         read_header(io.BytesIO(data))
+
+
+def test_our_header_makes_no_odd_lengths() -> None:
+    recipients = parse_recipients([PUBLIC, PUBLIC_2], "recipients")
+    for length in range(40):
+        named = Named("s" * (length + 1), length, ("k" * 16,) * (length % 5 + 1))
+        header = parse_header(make_header(KEY, recipients, named))
+        assert header.named == named
+        assert age_bytes(len(header.text), 512) % GRAIN_BYTES == 0
+        assert header.file_key(OTHER) == KEY
 
 
 def test_room_is_used_to_the_last_byte() -> None:

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -20,14 +22,17 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.age import (
     CHUNK_BYTES,
+    GRAIN_BYTES,
     NONCE_BYTES,
     SEALED_CHUNK_BYTES,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.keys import parse_identities, parse_recipients
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.sealing import tail_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, dry_run, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import NO_KEYS, Keyring
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeStream
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Position, TapeError
@@ -154,7 +159,7 @@ def test_the_tape_gives_away_session_and_keys_alone(sealed: Library) -> None:
     data = tape_file(sealed).read_bytes()
     head, mark, _rest = data.partition(b"\n--- ")
     assert mark
-    assert b"-> splitmirror.backup s1 0 " + FINGERPRINT.encode() in head.splitlines()
+    assert re.search(rb"^-> splitmirror\.backup s1 0 %s -+$" % FINGERPRINT.encode(), head, re.MULTILINE)
     told = {line.split()[1] for line in head.splitlines() if line.startswith(b"-> ")}
     assert told == {b"X25519", b"splitmirror.backup"}
     for word in (b"srv", b"db1", b"index", b"ustar", b"secret words", b"/etc/passwd", PUBLIC.encode()):
@@ -171,8 +176,10 @@ def test_the_catalog_has_the_keys_and_the_lengths(sealed: Library) -> None:
     assert data.startswith(part.age_head)
     chunks = -(-part.archive_bytes // CHUNK_BYTES)
     assert len(data) == len(part.age_head) + part.archive_bytes + 16 * chunks
-    assert part.records == -(-len(data) // RECORD)
+    rest = len(data) % RECORD
+    assert part.records == len(data) // RECORD + (rest > 0) + (rest > RECORD // 2)
     assert part.archive_bytes % RECORD == 0
+    assert (len(data) % RECORD) % GRAIN_BYTES == 0
     assert part_of(sealed, "s0").age_head == b""
 
 
@@ -364,3 +371,47 @@ def test_modules_refuse_what_cannot_encrypt_or_decrypt(sealed: Library, tmp_path
     said = run_module_apart("tape_read", {**target, "identity": SECRET})
     assert said.get("files") == len(FILES), said
     assert SECRET not in str(said)
+
+
+@pytest.mark.parametrize("rest", [0, 1, 255, 256, 257, 511])
+def test_any_place_in_any_tail_is_found(library: Library, rest: int) -> None:
+    library.make()
+    library.label()
+    content = random.Random(rest).randbytes(5 * 512 + rest)
+    lengths = [512] * 5 + tail_of(len(content), 512)
+    ends = list(itertools.accumulate(lengths))
+    with library.drive() as drive:
+        drive.load("V1")
+        drive.space_files(1)
+        for begin, end in zip([0, *ends], ends):
+            drive.write_record(content[begin:end])
+        drive.write_filemarks(1)
+        stream = TapeStream(drive, 1, 2, 512, short_end=True)
+        draw = random.Random(rest)
+        for offset in [0, 512, len(content) - 1, *(draw.randrange(len(content)) for _dummy in range(60))]:
+            if draw.random() < 0.3:
+                stream.approach(offset)
+            stream.seek(offset)
+            size = draw.randrange(1, 700)
+            got = stream.read(size)
+            assert got == content[offset : offset + len(got)]
+            assert got
+            if draw.random() < 0.3:
+                assert stream.skip_to_filemark() == len(lengths)
+                assert stream.archive_bytes() == len(content)
+        stream.seek(0)
+        assert b"".join(iter(lambda: stream.read(100), b"")) == content
+
+
+@pytest.mark.parametrize("lengths", [[512, 300], [512, 100, 100], [512, 256, 256, 1], [256, 512], [512, 100, 512]])
+def test_other_lengths_of_records_are_damage(library: Library, lengths: list[int]) -> None:
+    library.make()
+    library.label()
+    with library.drive() as drive:
+        drive.load("V1")
+        drive.space_files(1)
+        for length in lengths:
+            drive.write_record(bytes(length))
+        drive.write_filemarks(1)
+        with pytest.raises(TapeError):
+            TapeStream(drive, 1, 2, 512, short_end=True).skip_to_filemark()
