@@ -222,6 +222,22 @@ volumes:
     blocks:
       description: Records and filemarks in these.
       type: int
+    out_of_use:
+      description: Why nothing is written to it any more; empty for a volume in use.
+      type: str
+      version_added: 0.2.0
+    capacity_bytes:
+      description: How much goes on it, as it was seen last; null when nobody knows.
+      type: int
+      version_added: 0.2.0
+    place:
+      description: Where people keep it; empty when it is where the drives are. See M(splitmirror.backup.library_mail).
+      type: str
+      version_added: 0.2.0
+    place_s:
+      description: Since when it is there, or is back, in seconds since 1970; null when it never was elsewhere.
+      type: float
+      version_added: 0.2.0
     unexpired:
       description: Sessions on it that must not be overwritten.
       type: list

@@ -52,6 +52,7 @@ def minimal(module: str, root: Path) -> dict[str, Any]:
         "extent_map": {**session, **pairs, "state": "mapped", "paths": ["/srv"]},
         "hot_backup": {**session, "state": "begun", "databases": []},
         "library_label": {"pattern": "V*", "state_dir": str(root / "state"), **drive},
+        "library_mail": {"state": "noted", "volumes": [], "place": "", "state_dir": str(root / "state")},
         "lun_info": pairs,
         "mirror_attach": {
             "session": "s1",
@@ -85,6 +86,7 @@ def minimal(module: str, root: Path) -> dict[str, Any]:
         "tape_read": {"session": "s1", "target": str(root / "t"), "state_dir": str(root / "state"), **drive},
         "tape_verify": {"session": "s1", "state_dir": str(root / "state"), **drive},
         "tape_write": {**session, **drive, "devices": {}, "volume": "V1"},
+        "volume_info": {"state_dir": str(root / "state")},
         "write_freeze": {**session, "state": "frozen", "mounts": ["/srv"]},
     }
     return options[module]

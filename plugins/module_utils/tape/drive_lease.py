@@ -174,6 +174,13 @@ class DriveLease(ABC):
                 return library.look().volumes()
         return drive_class(self._options.drive_type).shelf(self._options.choices[0].device)
 
+    def claim(self, _volume: str) -> bool:
+        """Keep other tasks from a volume without taking a drive, until another one is claimed or exchanged for.
+
+        :returns: False if another task has the volume or waits for it.
+        """
+        return True
+
     def release(self) -> None:
         """Give drive and volume back and want none, as while people look for one; the place in the queue is kept."""
         self.close()
@@ -266,6 +273,11 @@ class _QueuedLease(DriveLease):
         self._ticket = ticket
         self._writable = writable
         self._tell = tell
+
+    def claim(self, volume: str) -> bool:
+        """See DriveLease."""
+        self.close()
+        return self._ticket.claim(volume)
 
     def release(self) -> None:
         """See DriveLease."""

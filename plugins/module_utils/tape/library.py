@@ -27,6 +27,8 @@ from .scsi import drive_serials, tape_serial
 
 #: Barcodes of cleaning cartridges begin so, by the habit of all makers.
 _CLEANING = "CLN"
+#: Kinds of places in a library.
+SLOT, DRIVE, MAIL = "slot", "drive", "mail_slot"
 _MOVE_S = 900
 _LOOK_S = 0.2
 
@@ -77,6 +79,12 @@ class Contents:
         found = [slot.barcode for slot in self.slots if not slot.mail] + [bay.barcode for bay in self.bays]
         return sorted(barcode for barcode in found if barcode and not barcode.startswith(_CLEANING))
 
+    def places(self) -> dict[str, tuple[str, int]]:
+        """Where each barcode is, cleaning cartridges aside: kind of the place and its number."""
+        found = {slot.barcode: (MAIL if slot.mail else SLOT, slot.number) for slot in self.slots if slot.barcode}
+        found.update({bay.barcode: (DRIVE, bay.number) for bay in self.bays if bay.barcode})
+        return {barcode: place for barcode, place in found.items() if not barcode.startswith(_CLEANING)}
+
 
 class Library(ABC):
     """A library. Every method raises TapeError when it refuses or fails.
@@ -102,6 +110,10 @@ class Library(ABC):
     @abstractmethod
     def unload(self, slot: int, bay: int) -> None:
         """Move a volume from a bay into a slot."""
+
+    @abstractmethod
+    def transfer(self, slot: int, other: int) -> None:
+        """Move a volume from a slot into another one, which may be an import/export slot."""
 
     @abstractmethod
     def alone(self) -> AbstractContextManager[None]:
@@ -161,6 +173,9 @@ class MtxLibrary(Library):
 
     def unload(self, slot: int, bay: int) -> None:
         self._mtx("unload", str(slot), str(bay))
+
+    def transfer(self, slot: int, other: int) -> None:
+        self._mtx("transfer", str(slot), str(other))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -369,6 +384,29 @@ class Bay:
             )
         eject()
         self._library.unload(state.home if state.home in free else free[0], self.number)
+
+
+def carry(library: Library, volume: str, *, to_mail: bool) -> Optional[int]:
+    """Move a volume from its storage slot into a free import/export slot, or back.
+
+    :returns: the slot that it is in now; None if no slot of that kind is free, and it has not moved.
+    :raises TapeError: it is in no slot of the other kind, or the library failed.
+    """
+    with library.alone():
+        slots = library.look().slots
+        source = next((slot for slot in slots if slot.barcode == volume and slot.mail is not to_mail), None)
+        if source is None:
+            raise TapeError(
+                f"volume: {volume} is in no {'storage' if to_mail else 'import/export'} slot of the library any more; "
+                "see who moved it.",
+                option="volume",
+                code="volume_missing",
+            )
+        free = next((slot for slot in slots if not slot.full and slot.mail is to_mail), None)
+        if free is None:
+            return None
+        library.transfer(source.number, free.number)
+        return free.number
 
 
 def find_bay(library: Library, device: str, element: Optional[int]) -> Bay:

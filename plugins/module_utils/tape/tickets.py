@@ -192,6 +192,15 @@ class QueueTicket:
             self._write()
         return volume
 
+    def claim(self, volume: str) -> bool:
+        """As want, unless another process has the volume or waits for it; whether it is claimed."""
+        with self._alone():
+            if any(ticket.volume == volume for path, ticket in self._living() if path != self._path):
+                return False
+            self._ticket = replace(self._ticket, volume=volume, device=None, avoids=(), since_s=time.time())
+            self._write()
+        return True
+
     def avoid(self) -> None:
         """Give the drive back, which somebody without a ticket uses, and look for another one first."""
         with self._alone():

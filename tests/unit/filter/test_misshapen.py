@@ -75,6 +75,9 @@ READS = [
     ("mirrored_restore", "main", "tasks/refuse"),
     ("media_volumes", "labelled", "tasks/labelled"),
     ("media_volumes", "verified", "tasks/verified"),
+    ("media_volumes", "listed", "tasks/listed"),
+    ("media_volumes", "exported", "tasks/exported"),
+    ("media_volumes", "imported", "tasks/imported"),
 ]
 
 

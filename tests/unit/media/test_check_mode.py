@@ -33,10 +33,12 @@ MODULES: dict[str, dict[str, Any]] = {
     "catalog_retention": {"keep_last": 1},
     "catalog_session": {"session": "s2", "host": "db1", "state": "failed", "reason": "It failed.", "phase": "map"},
     "library_label": {"pattern": "V*"},
+    "library_mail": {"state": "noted", "volumes": ["V1"], "place": "safe"},
     "tape_label": {"volume": "V2"},
     "tape_read": {"session": "s1", "target": "/nonexistent/target"},
     "tape_verify": {"session": "s1"},
     "tape_write": {"session": "s2", "devices": {}, "volume": "V1"},
+    "volume_info": {},
 }
 WITHOUT_DRIVE = ("catalog_info", "catalog_retention", "catalog_session")
 

@@ -27,8 +27,14 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import APPEND, OVERWRITE
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape import registry
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import (
+    DriveLease,
+    DriveOptions,
+    queue_for_drive,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
+from ansible_collections.splitmirror.backup.tests.support.mtx import FakeChanger
+from ansible_collections.splitmirror.backup.tests.support.robot import robot_options
 from ansible_collections.splitmirror.backup.tests.support.tape import (
     RECORD,
     Library,
@@ -382,6 +388,29 @@ def test_capacities_are_learnt(site: Site) -> None:
     known = library.catalog.volume("V1")
     assert known is not None
     assert (known.pool, known.capacity_bytes) == ("q", capacity)
+
+
+def test_two_tasks_in_two_drives_of_a_library_write_to_two_volumes(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(library, "V1", "V2", "V3", "V4")
+    write(library, "V2", "s1", 9)
+    write(library, "V3", "s2", 5)
+    # V2 is in the drive that the first task does not ask first, and V4 is in a mail slot.
+    made = FakeChanger(tmp_path, ["V1", "V2"], ["", "", "V3", "V4"], mail=1)
+    options = robot_options(library, made, monkeypatch)
+
+    def source(lease: DriveLease) -> Any:
+        return Wanted(None, "p").choice(lease, timeout_s=0)(library.catalog)
+
+    first_lease = queue_for_drive(options, "", who="one", writable=True)
+    second_lease = queue_for_drive(options, "", who="two", writable=True)
+    with first_lease as one, second_lease as two:
+        first, second = source(one), source(two)
+        assert [first.first()[1].label.volume, second.first()[1].label.volume] == ["V2", "V3"]
+        assert made.held()[0] == ["V3", "V2"]
+        assert first.next(1)[1].label.volume == "V1"
+        assert second.next(1)[1].label.volume == "V2", "the first task is done with it"
 
 
 # -- a drive without a library -----------------------------------------------------------------------------------

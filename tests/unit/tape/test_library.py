@@ -155,6 +155,9 @@ class Shelf(Library):
     def unload(self, slot: int, bay: int) -> None:
         self.moves.append(("unload", slot, bay))
 
+    def transfer(self, slot: int, other: int) -> None:
+        self.moves.append(("transfer", slot, other))
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         yield
