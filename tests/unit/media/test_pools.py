@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import FAILED, GOOD, Session, Volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.standing import Standing, standing_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
@@ -24,7 +25,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.errors import S
 from ansible_collections.splitmirror.backup.plugins.module_utils.media import pools
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import PoolVolumes, Wanted, rank
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import APPEND, OVERWRITE
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape import registry
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import (
@@ -37,8 +40,10 @@ from ansible_collections.splitmirror.backup.tests.support.mtx import FakeChanger
 from ansible_collections.splitmirror.backup.tests.support.robot import robot_options
 from ansible_collections.splitmirror.backup.tests.support.tape import (
     RECORD,
+    Held,
     Library,
     inline,
+    judge,
     make_map,
     run_module_apart,
 )
@@ -388,6 +393,32 @@ def test_capacities_are_learnt(site: Site) -> None:
     known = library.catalog.volume("V1")
     assert known is not None
     assert (known.pool, known.capacity_bytes) == ("q", capacity)
+
+
+def test_a_session_is_written_over_the_volumes_of_its_pool(site: Site) -> None:
+    library = site.library
+    make(library, "V1", "V2", "V3", "V4")
+    write(library, "V2", "s1", 900, expires_s=5.0)
+    write(library, "V3", "s2", 1895, expires_s=7.0)
+    write(library, "V4", "s3", 1895)
+    library.catalog.take_out_of_use("V4", "torn.")
+    tree = [inline(f"/srv/{number}", bytes([number]) * 220_000) for number in range(9)]
+    options = DriveOptions.of(site.params)
+    with queue_for_drive(options, "", who="test", writable=True) as lease:
+        choice = Wanted(None, "p", allow_last=True).choice(lease, timeout_s=0)
+        done = write_session(library.job("s9", tree), choice)
+    judge(library, "s9", done)
+    assert done["volumes"] == ["V2", "V1", "V3"], "the fullest with room, the blank one, the expired one"
+    with library.drive(writable=False) as drive:
+        session = find_good_session(library.catalog, "s9", None)
+        assert verify_session(session, library.catalog, Held(drive))["files"] == 9
+    assert library.catalog.session("s2") is None, "its volume was used again"
+    with queue_for_drive(options, "", who="test", writable=True) as lease:
+        choice = Wanted(None, "p").choice(lease, timeout_s=0)
+        with pytest.raises(TapeError) as caught:
+            write_session(library.job("s10", tree), choice)
+    assert caught.value.code == "pool_exhausted"
+    assert [session.id for session in library.catalog.sessions(state="good")] == ["s1", "s3", "s9"]
 
 
 def test_two_tasks_in_two_drives_of_a_library_write_to_two_volumes(
