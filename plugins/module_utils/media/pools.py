@@ -294,6 +294,7 @@ class PoolVolumes:
         if wrong and drive.present():
             # Whoever comes to change it finds it outside.
             drive.unload()
+        self._wait(found, None, limit_s, wrong, keep=True)
         while not drive.present():
             self._wait(found, None, limit_s, wrong, keep=True)
         return None

@@ -16,13 +16,14 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.sealing import tail_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeStream
@@ -30,7 +31,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify im
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import place_for
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeDrive, TapeError
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import (
+    DriveOptions,
+    queue_for_drive,
+    use_drive,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label import new_label, write_label
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.library import Bay, MtxLibrary, find_bay
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.st import StTape
@@ -426,6 +431,42 @@ def take(where: Path, volume: str) -> None:
         pass
 
 
+def a_pool_chooses_and_people_are_waited_for(where: Path) -> None:
+    """A session by the library, then one in its first drive alone, into which people put the volumes."""
+    home()
+    for volume in ("LAB001", "LAB002"):
+        labelled(where, volume).catalog.close()
+    blank("LAB003")
+    library, wanted = RealLibrary(where), Wanted(None, "p")
+    with queue_for_drive(pool(where), "", who="one", writable=True) as one:
+        with queue_for_drive(pool(where), "", who="two") as two:
+            source = wanted.choice(two, timeout_s=0)(library.catalog)
+            assert source.first()[1].label.volume == "LAB001"
+            done = write_session(library.job("s1", tree()), wanted.choice(one, timeout_s=0))
+        judge(library, "s1", done)
+        assert done["volumes"] == ["LAB002"], "the other task has the first one"
+    home()
+    with opened() as drive:
+        drive.load("LAB003")
+    told: list[str] = []
+
+    def people(reason: Optional[str]) -> None:
+        if reason is not None:
+            told.append(reason)
+            slots = {slot.barcode: slot.number for slot in MtxLibrary(CHANGER).look().slots}
+            MtxLibrary(CHANGER).unload(next(number for barcode, number in slots.items() if barcode is None), 0)
+            MtxLibrary(CHANGER).load(slots["LAB002"], 0)
+
+    params = {"drive_type": "st", "drive": DRIVES[0], "drive_timeout_s": 60, "state_dir": str(where)}
+    with queue_for_drive(DriveOptions.of(params), "", who="by hand", writable=True) as lease:
+        done = write_session(library.job("s2", tree()), wanted.choice(lease, timeout_s=60, tell=people))
+    judge(library, "s2", done)
+    assert (done["volumes"], done["file_number"]) == (["LAB002"], 2)
+    assert ["insert volume LAB002 or LAB001 into the drive instead of a blank one" in one for one in told] == [True]
+    library.restore("s2", where / "t")
+    assert contents(where / "t") == files_of(tree())
+
+
 def a_record_size_that_the_adapter_refuses_labels_nothing(where: Path) -> None:
     home()
     blank("LAB001")
@@ -444,6 +485,7 @@ CASES = [
     the_library_brings_the_volume_and_takes_the_other_home,
     a_fleet_shares_two_drives,
     a_volume_is_found_in_whichever_drive_it_is,
+    a_pool_chooses_and_people_are_waited_for,
     a_record_size_that_the_adapter_refuses_labels_nothing,
 ]
 #: The contract of all drives.
