@@ -27,7 +27,9 @@ from ..tape.label import LABEL_RECORD_BYTES, read_label
 from .volume_source import VolumeChoice, one_volume
 from .volumes import APPEND, OVERWRITE, WritePosition, check_room, place_for, position_by_catalog
 
+#: How often people are looked for: at a drive, and in a library, which is asked each time.
 _LOOK_S = 2.0
+_LIBRARY_LOOK_S = 10.0
 _SHOWN = 4
 #: A volume with less room than this counts as full: so many records, or this part of what goes on it.
 _LEAST_RECORDS = 16
@@ -315,7 +317,8 @@ class PoolVolumes:
         if not keep:
             self._lease.release()
         self._tell(shortage.message)
-        time.sleep(min(_LOOK_S, max(0.0, limit_s - time.monotonic())))
+        look_s = _LOOK_S if reachable is None else _LIBRARY_LOOK_S
+        time.sleep(min(look_s, max(0.0, limit_s - time.monotonic())))
 
     def _shortage(self, found: Sequence[Candidate], reachable: Optional[Sequence[str]], wrong: str = "") -> TapeError:
         """One sentence that says what to insert, or why nothing can be.

@@ -22,6 +22,7 @@ from ..tape.base import (
     TapeError,
 )
 from ..tape.label import (
+    LABEL_RECORD_BYTES,
     Label,
     LabelReading,
     check_record_bytes,
@@ -383,3 +384,6 @@ def _nothing_behind(drive: TapeDrive) -> bool:
 def _write(drive: TapeDrive, catalog: Catalog, label: Label, allow_last: bool) -> None:
     write_label(drive, label)
     enter_label(catalog, label, allow_last=allow_last)
+    remaining_bytes = drive.status().remaining_bytes
+    if remaining_bytes is not None:
+        catalog.set_capacity(label.volume, LABEL_RECORD_BYTES + remaining_bytes)

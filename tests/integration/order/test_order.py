@@ -59,6 +59,8 @@ PHASES = [
     "cleanup",
     "catalog",
 ]
+#: The volume is chosen by its pool, and sessions are kept by a rule.
+BY_POOL = {"splitmirror_volume": "", "splitmirror_pool": "default", "splitmirror_retention": {"keep_last": 50}}
 WINDOW = ["freeze_acknowledged", "split_sent", "split_returned", "check_done", "thaw_sent", "thaw_acknowledged"]
 #: What a PostgreSQL backup leaves out (docs/databases.md), and what it adds.
 LEFT_OUT = (
@@ -183,7 +185,7 @@ def ways(bench: Demo) -> Iterator[Ways]:
 def night(bench: Demo, ways: Ways) -> tuple[dict[str, Any], str]:
     """A backup is taken by a user with sudo, and clones of its mirrors are kept; its report, and what was printed."""
     with ways.taken("sudo") as words:
-        printed = bench.must("backup", *words, splitmirror_after_phase_tasks=str(HOOKS / "keep_mirror.yml"))
+        printed = bench.must("backup", *words, splitmirror_after_phase_tasks=str(HOOKS / "keep_mirror.yml"), **BY_POOL)
     return bench.report(), printed
 
 
