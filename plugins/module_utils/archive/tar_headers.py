@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
-from .model import ArchiveError
+from .model import BLOCK_BYTES, ArchiveError
 
 _NS = 1_000_000_000
 # More than any number has that means something, and int() may refuse to convert some thousands.
@@ -120,9 +120,12 @@ def parse_old_pieces(data: bytes) -> list[tuple[int, int]]:
 
 
 def check_sum(block: bytes, offset: int) -> None:
-    """Compare the checksum of a header. :raises ArchiveError: the block at ``offset`` is not a header."""
+    """Compare the checksum of a header. :raises ArchiveError: the block at ``offset`` is not a header.
+
+    The block is shorter than a header where the data end.
+    """
     try:
-        stated = parse_number(block[148:156])
+        stated = parse_number(block[148:156]) if len(block) == BLOCK_BYTES else -1
     except ArchiveError:
         stated = -1
     total = sum(block) - sum(block[148:156]) + 8 * 32

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import ArchiveError
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.pax import pad, record, ustar_block
-from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_headers import parse_records
+from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_headers import check_sum, parse_records
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.tar_reader import (
     check_member_name,
     iterate_members,
@@ -189,3 +189,9 @@ def test_a_number_without_end_is_refused() -> None:
     block = ustar_block(b"p", b"x", len(records)) + records + bytes(pad(len(records))) + ustar_block(b"a", b"0")
     with pytest.raises(ArchiveError):
         list(iterate_members(io.BytesIO(block)))
+
+
+@pytest.mark.parametrize("length", [0, 100, 511])
+def test_what_is_shorter_than_a_header_is_none(length: int) -> None:
+    with pytest.raises(ArchiveError, match="no tar header"):
+        check_sum(bytes(length), 0)

@@ -9,6 +9,7 @@ Whatever is on the volumes, a session that verifies, or that a rebuild enters as
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -22,15 +23,14 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import GOOD
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
-from ansible_collections.splitmirror.backup.tests.support.tape import RECORD, Held, Library, folder, inline
-from ansible_collections.splitmirror.backup.tests.unit.media.test_parts import (
-    contents,
-    judge,
-    lose_catalog,
-    write_parts,
-)
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.medium import Medium
+from ansible_collections.splitmirror.backup.tests.support.tape import Held, InTurn, Library, folder, inline, judge
+from ansible_collections.splitmirror.backup.tests.unit.media.test_encryption import KEYS, RECIPIENTS
+from ansible_collections.splitmirror.backup.tests.unit.media.test_parts import contents, lose_catalog
 
 #: Damages to volumes that are tried, of each kind.
 ROUNDS = int(os.environ.get("SPLITMIRROR_ROUNDS", "1"))
@@ -42,32 +42,44 @@ def random_files(seed: int) -> dict[str, bytes]:
     return {f"srv/{number}": chance.randbytes(chance.randrange(200, 4000)) for number in range(4)}
 
 
-#: What was written, by session. s1 has two parts, on V1 and on V2.
-WRITTEN = {session: random_files(seed) for seed, session in enumerate(("before", "first", "s1", "last"))}
+RECORD = 2048
+VOLUMES = ("V1", "V2", "V3", "V4")
+#: What was written, by session. One member of s1 crosses V1, V2 and V3; secret is encrypted.
+WRITTEN = {session: random_files(seed) for seed, session in enumerate(("before", "s1", "secret", "last"))}
+WRITTEN["s1"]["srv/large"] = random.Random(9).randbytes(80_000)
 VALUES: list[Any] = [
     None, True, -1, 0, 1, 511, 512, 513, 1 << 31, (1 << 63) - 1, 1 << 63, 1 << 200, 1.5, "", "x", [], {}, [1], [[512]],
     [[512, 1]], [[512, 1 << 62]], [[1 << 62, 1]], [[0, 1]], [[512, 3], [1, 1]], [{}], {"a": 1},
 ]  # fmt: skip
 
 
+def back_up(library: Library, session: str, tree: list[FileEntry], *volumes: str, **options: Any) -> dict[str, Any]:
+    """Write a session over these volumes, and judge it."""
+    with library.drive() as drive:
+        done = write_session(
+            library.job(session, tree, **options), lambda catalog: InTurn(catalog, Held(drive), volumes)
+        )
+    judge(library, session, done)
+    return done
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library of two volumes with four good sessions. Nobody writes to it."""
+    """A library of four small volumes with four good sessions. Nobody writes to it."""
     library = Library(tmp_path_factory.mktemp("sound"))
     trees = {
-        session: [folder("/srv"), *(inline(f"/{name}", content) for name, content in files.items())]
+        session: [folder("/srv"), *(inline(f"/{name}", files[name]) for name in sorted(files))]
         for session, files in WRITTEN.items()
     }
-    for name in ("V1", "V2"):
-        library.make(name)
-        library.label(name)
-    library.volume = "V2"
-    library.back_up("before", trees["before"])
-    library.volume = "V1"
-    library.back_up("first", trees["first"])
-    write_parts(library, tree=trees["s1"], cut=b"/srv/2")
-    judge(library)
-    library.back_up("last", trees["last"])
+    for name in VOLUMES:
+        (library.folder / name).mkdir(mode=0o700)
+        Medium(str(library.folder / name), 72 << 10, 4096, False, []).save()
+        library.label(name, record_bytes=RECORD)
+    back_up(library, "before", trees["before"], "V1")
+    parts = back_up(library, "s1", trees["s1"], *VOLUMES)["evidence"]["parts"]
+    assert [part["volume"] for part in parts] == ["V1", "V2", "V3"]
+    back_up(library, "secret", trees["secret"], "V4", recipients=RECIPIENTS)
+    back_up(library, "last", trees["last"], "V4")
     library.catalog.close()
     return library.state_dir
 
@@ -116,19 +128,17 @@ class Damaged:
     def check_all(self) -> None:
         """Let all tasks meet the volumes; with the catalog, without it, and with what is left at the end."""
         readable = self.check_reading()
-        for volume in ("V1", "V2"):
+        for volume in VOLUMES:
             self.asked(self.rebuilding(volume, dry_run=True))
-            self.asked(lambda volume=volume: self.library.label(volume, record_bytes=RECORD))  # type: ignore[misc]
-        assert self.check_reading() == readable
-        for volume in ("V1", "V2"):
-            self.library.volume = volume
+            self.asked(functools.partial(self.library.label, volume, record_bytes=RECORD))
+        for volume in ("V1", "V3", "V4"):
             fresh = f"fresh-{volume}"
-            if self.asked(lambda fresh=fresh: self.library.back_up(fresh, [inline("/srv/new", b"new")])):  # type: ignore[misc]
+            if self.asked(functools.partial(back_up, self.library, fresh, [inline("/srv/new", b"new")], volume)):
                 self.check_good(fresh, {"srv/new": b"new"})
         # What was added cost no session that could be read before.
         assert self.check_reading() == readable
         lose_catalog(self.library)
-        for volume in ("V1", "V2", "V1"):
+        for volume in (*VOLUMES, "V1"):
             self.asked(self.rebuilding(volume))
         self.check_reading()
 
@@ -166,14 +176,15 @@ class Damaged:
         def verify() -> object:
             catalog = self.library.catalog
             with self.library.drive(writable=False) as drive:
-                return verify_session(find_good_session(catalog, session, None), catalog, Held(drive))
+                known = find_good_session(catalog, session, None)
+                return verify_session(known, catalog, Held(drive), keyring=KEYS)
 
         return verify
 
     def rebuilding(self, volume: str, *, dry_run: bool = False) -> Callable[[], object]:
         def enter() -> object:
             with self.library.drive(writable=False) as drive:
-                return rebuild(volume, self.library.catalog, drive, dry_run=dry_run)
+                return rebuild(volume, self.library.catalog, drive, dry_run=dry_run, keyring=KEYS)
 
         return enter
 
@@ -181,7 +192,7 @@ class Damaged:
         """The files of a session; None when a restore says that they are not as they should be."""
         self._targets += 1
         target = self._where / f"t{self._targets}"
-        if not self.asked(lambda: self.library.restore(session, target)):
+        if not self.asked(lambda: self.library.restore(session, target, keyring=KEYS)):
             return None
         return contents(target)
 
@@ -202,7 +213,7 @@ def flip(it: Damaged, chance: random.Random) -> None:
 
 def lie(it: Damaged, chance: random.Random) -> None:
     """Something else in any place of volume.json."""
-    volume = chance.choice(("V1", "V2"))
+    volume = chance.choice(VOLUMES)
     told = it.told(volume)
     places: list[tuple[Any, Any]] = [(told, key) for key in told]
     places += [(told["files"], chance.randrange(len(told["files"])))]
@@ -215,7 +226,7 @@ def lie(it: Damaged, chance: random.Random) -> None:
 
 def forget(it: Damaged, chance: random.Random) -> None:
     """A key of volume.json, or a file of the volume, is missing, or is a folder."""
-    volume = chance.choice(("V1", "V2"))
+    volume = chance.choice(VOLUMES)
     told = it.told(volume)
     what = chance.randrange(4)
     if what == 0:
@@ -245,7 +256,7 @@ def swap_records(it: Damaged, chance: random.Random) -> None:
 
 def lose_a_record(it: Damaged, chance: random.Random) -> None:
     """A record is missing, or is there twice; the rest moves up or down."""
-    volume = chance.choice(("V1", "V2"))
+    volume = chance.choice(VOLUMES)
     files = it.files(volume)
     number = chance.randrange(1, len(files))
     data = files[number][0]
@@ -257,9 +268,9 @@ def lose_a_record(it: Damaged, chance: random.Random) -> None:
 
 def move_files(it: Damaged, chance: random.Random) -> None:
     """A tape file of this or of the other volume stands in between, is there twice, is missing, or changes places."""
-    volume = chance.choice(("V1", "V2"))
+    volume = chance.choice(VOLUMES)
     files = it.files(volume)
-    foreign = chance.choice(it.files(chance.choice(("V1", "V2"))))
+    foreign = chance.choice(it.files(chance.choice(VOLUMES)))
     place = chance.randrange(len(files))
     what = chance.randrange(4)
     if what == 0:
@@ -275,7 +286,7 @@ def move_files(it: Damaged, chance: random.Random) -> None:
 
 def open_files(it: Damaged, chance: random.Random) -> None:
     """Filemarks are missing, or there are more of them, or the records have another length."""
-    volume = chance.choice(("V1", "V2"))
+    volume = chance.choice(VOLUMES)
     told = it.told(volume)
     what = chance.randrange(3)
     place = chance.randrange(len(told["files"]))
@@ -293,14 +304,15 @@ def open_files(it: Damaged, chance: random.Random) -> None:
 def share_a_name(it: Damaged, chance: random.Random) -> None:
     """Another volume stands in the place of one: of another name, or of the same name and of another site."""
     if chance.randrange(2):
-        shutil.rmtree(it.volume("V1"))
-        shutil.copytree(it.volume("V2"), it.volume("V1"))
+        one, two = chance.sample(VOLUMES, 2)
+        shutil.rmtree(it.volume(one))
+        shutil.copytree(it.volume(two), it.volume(one))
         return
     other = Damaged(it.library.state_dir, it.library.state_dir.parent / "other")
     lose_catalog(other.library)
     shutil.rmtree(other.volume("V1"))
     other.library.make("V1")
-    other.library.label("V1")
+    other.library.label("V1", record_bytes=RECORD)
     if chance.randrange(2):
         other.put([*other.files("V1"), *it.files("V1")[1:]])
     shutil.rmtree(it.volume("V1"))
@@ -344,20 +356,26 @@ def test_damaged_volumes_are_sentences_and_nothing_is_called_good_that_is_not(
         it.check_all()
 
 
-def test_a_volume_that_ends_at_any_record_keeps_what_is_before(damaged: Callable[[], Damaged], sound: Path) -> None:
+def test_a_volume_that_ends_at_any_record_keeps_what_is_before(damaged: Callable[[], Damaged]) -> None:
     """As behind a crease: the records are on the volume, and are not read; or as a tape that was cut there."""
-    it = Damaged(sound, sound.parent / "look")
-    files = it.files()
-    it.close()
-    ends = [(number, record) for number in range(1, len(files)) for record in range(len(files[number][0]) // RECORD)]
+    it = damaged()
+    whole = {volume: it.files(volume) for volume in VOLUMES}
+    #: Sessions whose last tape file on a volume is before each tape file of it.
+    before = {"V1": ["", "", "before"], "V2": ["", ""], "V3": ["", ""], "V4": ["", "", "secret"]}
+    ends = [
+        (volume, number, record)
+        for volume, files in whole.items()
+        for number in range(1, len(files))
+        for record in range(len(files[number][0]) // RECORD)
+    ]
     chance = random.Random(5)
-    for number, record in ends if ROUNDS > 1 else chance.sample(ends, 2):
+    for volume, number, record in ends if ROUNDS > 1 else chance.sample(ends, 2):
         it = damaged()
-        data = files[number][0][: record * RECORD + chance.choice((0, 0, 100))]
+        data = whole[volume][number][0][: record * RECORD + chance.choice((0, 0, 100))]
         if chance.randrange(2):
-            it.put([*files[:number], (data, bool(chance.randrange(2)))])
+            it.put([*whole[volume][:number], (data, bool(chance.randrange(2)))], volume)
         else:
-            (it.volume() / f"{number:05}.tar").write_bytes(data)
-        sessions = ["first", "s1", "last"]
-        assert it.check_reading()[1:][: number - 1] == sessions[: number - 1]
+            (it.volume(volume) / f"{number:05}.tar").write_bytes(data)
+        kept = before[volume][number]
+        assert not kept or kept in it.check_reading()
         it.check_all()
