@@ -36,6 +36,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "catalog_session": {"state": "failed", "reason": "r", "host": "db1"},
     "extent_map": {},
     "library_label": {"pattern": "*", "pool": "p"},
+    "library_mail": {"state": "noted", "place": "a safe", "volumes": ["V1"]},
     "mirror_attach": {"state": "checked", "transport": "static"},
     "hot_backup": {"state": "recovered"},
     "mirror_info": {},
@@ -48,6 +49,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "tape_read": {},
     "tape_verify": {},
     "tape_write": {"devices": {}},
+    "volume_info": {},
     "write_freeze": {"state": "frozen"},
 }
 
