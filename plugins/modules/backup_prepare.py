@@ -164,6 +164,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         expected_bytes=params["expected_bytes"],
         recipients=params["recipients"],
         tell=silent if status is None else status.wait_for,
+        warn=module.warn,
     )
     if status is not None:
         status.finish()

@@ -431,7 +431,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     queue = functools.partial(queue_for_drive, options, wanted.volume or "", who=who, writable=True, tell=tell)
     noting = noting_uses(state_dir, "write", job.session, module.warn, auto_clean=params["auto_clean"])
     with noting as left, queue(left=left) as lease:
-        choice = wanted.choice(lease, timeout_s=options.timeout_s, tell=tell)
+        choice = wanted.choice(lease, timeout_s=options.timeout_s, tell=tell, warn=module.warn)
         return {"changed": True, **write_session(job, choice, status)}
 
 

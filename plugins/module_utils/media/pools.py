@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from ..catalog.lookup import format_time
 from ..catalog.records import OPEN
@@ -46,6 +46,13 @@ OF_THE_VOLUME = frozenset(
         "volume_wrong",
     }
 )
+
+
+Warn = Callable[[str], None]
+
+
+def unheard(_sentence: str) -> None:
+    """Warn nobody."""
 
 
 class Candidate(NamedTuple):
@@ -106,6 +113,7 @@ class PoolVolumes:
     :param allow_last: use a volume again even if the last good session of a host is on it.
     :param timeout_s: how long to wait for people to insert a volume.
     :param tell: gets the reason for waiting whenever it changes, and None when the waiting is over.
+    :param warn: gets a sentence for each volume that is passed over.
     :ivar passed_over: volumes that should have been written and could not be, and why.
     """
 
@@ -122,6 +130,7 @@ class PoolVolumes:
         allow_last: bool,
         timeout_s: float,
         tell: Tell,
+        warn: Warn,
     ) -> None:
         self._lease = lease
         self._catalog = catalog
@@ -131,6 +140,7 @@ class PoolVolumes:
         self._allow_last = allow_last
         self._timeout_s = timeout_s
         self._tell = tell
+        self._warn = warn
         self._given: list[WritePosition] = []
         self.passed_over: dict[str, str] = {}
 
@@ -223,7 +233,7 @@ class PoolVolumes:
         except TapeError as exc:
             if exc.code != "volume_missing":
                 raise
-            self.passed_over[volume] = exc.message
+            self._pass_over(volume, exc.message)
             return None
         return self._prove(volume, begins=begins)
 
@@ -239,13 +249,17 @@ class PoolVolumes:
         except SplitMirrorError as exc:
             if exc.code not in OF_THE_VOLUME:
                 raise
-            self.passed_over[volume] = exc.message
+            self._pass_over(volume, exc.message)
             return None
         self._note(place)
         if dict(self._candidates(begins=begins)).get(volume) != mode:
             # There is less room than was known.
             return None
         return drive, self._taken(place)
+
+    def _pass_over(self, volume: str, reason: str) -> None:
+        self.passed_over[volume] = reason
+        self._warn(f"pool: {volume} should have been written and was passed over ({reason.rstrip('.')}).")
 
     def _taken(self, place: WritePosition) -> WritePosition:
         self._given.append(place)
@@ -376,8 +390,8 @@ class Wanted:
         """The option that says with which volume to begin."""
         return "volume" if self.volume else "pool"
 
-    def choice(self, lease: DriveLease, *, timeout_s: float, tell: Tell = silent) -> VolumeChoice:
-        """What makes the source of these volumes. :param timeout_s: as for PoolVolumes; so is tell."""
+    def choice(self, lease: DriveLease, *, timeout_s: float, tell: Tell = silent, warn: Warn = unheard) -> VolumeChoice:
+        """What makes the source of these volumes. :param timeout_s: as for PoolVolumes; so are tell and warn."""
         if self.pool is None:
             return one_volume(lease, self.volume or "", self.mode, allow_last=self.allow_last)
         pool = self.pool
@@ -390,6 +404,7 @@ class Wanted:
             allow_last=self.allow_last,
             timeout_s=timeout_s,
             tell=tell,
+            warn=warn,
         )
 
     def by_catalog(self, catalog: Catalog, lease: DriveLease) -> WritePosition:

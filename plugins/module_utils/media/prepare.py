@@ -15,7 +15,7 @@ from ..catalog.store import Catalog
 from ..crypt.keys import parse_recipients
 from ..session import StateDir, check_session_id
 from ..tape.drive_lease import DriveOptions, Tell, VolumeNotAtHand, queue_for_drive, silent
-from .pools import Wanted
+from .pools import Wanted, Warn, unheard
 from .sealed import sealed_bytes
 from .volumes import APPEND, OVERWRITE, WritePosition
 
@@ -32,6 +32,7 @@ def prepare(
     expected_bytes: int = 0,
     recipients: Sequence[str] = (),
     tell: Tell = silent,
+    warn: Warn = unheard,
 ) -> dict[str, Any]:
     """Load the volume, read its label, find the position of the new session, and return the plan. Write nothing.
 
@@ -46,6 +47,7 @@ def prepare(
     :param expected_bytes: how much the session will hold, as far as it is known; 0 when it is not.
     :param recipients: whom it is encrypted to, as text.
     :param tell: gets the reason for waiting whenever it changes, and None when the waiting is over.
+    :param warn: gets a sentence for each volume of a pool that is passed over.
     :returns: ``session``, ``drive_type``, ``drive``, ``volume``, ``pool``, ``record_bytes``, ``mode``,
         ``file_number``, ``block``, ``remaining_bytes`` (None when the drive does not tell) and ``expected_bytes``.
     :raises SplitMirrorError: the volume or the drive cannot take the session, or it cannot be encrypted so.
@@ -62,7 +64,7 @@ def prepare(
         queued = queue_for_drive(drives, wanted.volume or "", who=who, tell=tell)
         with opened as catalog, queued as lease:
             try:
-                drive, place = wanted.choice(lease, timeout_s=drives.timeout_s, tell=tell)(catalog).first()
+                drive, place = wanted.choice(lease, timeout_s=drives.timeout_s, tell=tell, warn=warn)(catalog).first()
                 device: Optional[str] = drive.device
             except VolumeNotAtHand:
                 device, place = None, wanted.by_catalog(catalog, lease)

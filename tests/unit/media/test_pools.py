@@ -158,6 +158,7 @@ class Site:
             "drive_timeout_s": timeout_s,
         }
         self.told: list[str] = []
+        self.warned: list[str] = []
         self.people: Callable[[str], None] = lambda _reason: None
 
     def tell(self, reason: Optional[str]) -> None:
@@ -169,8 +170,10 @@ class Site:
     def source(self, pool: str = "p", *, dry_run: bool = False, **wanted: Any) -> Iterator[PoolVolumes]:
         options = DriveOptions.of(self.params, dry_run=dry_run)
         with queue_for_drive(options, "", who="test", writable=True, tell=self.tell) as lease:
-            choice = Wanted(wanted.pop("volume", None), pool, **wanted)
-            source = choice.choice(lease, timeout_s=options.timeout_s, tell=self.tell)(self.library.catalog)
+            choice = Wanted(wanted.pop("volume", None), pool, **wanted).choice(
+                lease, timeout_s=options.timeout_s, tell=self.tell, warn=self.warned.append
+            )
+            source = choice(self.library.catalog)
             assert isinstance(source, PoolVolumes)
             yield source
 
@@ -275,6 +278,7 @@ def test_a_volume_that_cannot_be_written_is_passed_over(site: Site, harm: Callab
     with site.source() as source:
         assert source.first()[1].label.volume == "V2"
         assert said in source.passed_over["V1"]
+    assert [sentence.startswith("pool: V1 should have been written") for sentence in site.warned] == [True]
 
 
 def test_swapped_volumes_are_both_passed_over(site: Site) -> None:
