@@ -23,7 +23,7 @@ from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..tape.base import TapeDrive, TapeError
 from ..tape.drive_lease import DriveLease, Tell, VolumeNotAtHand, silent
-from ..tape.label import LABEL_RECORD_BYTES, read_label
+from ..tape.label import read_label
 from .volume_source import VolumeChoice, one_volume
 from .volumes import APPEND, OVERWRITE, WritePosition, check_room, place_for, position_by_catalog
 
@@ -273,9 +273,9 @@ class PoolVolumes:
             return
         if known.place:
             self._catalog.set_place(volume, "")
-        if place.remaining_bytes is not None:
-            before = LABEL_RECORD_BYTES if place.anew else standing_of(self._catalog, known).used_bytes
-            self._catalog.set_capacity(volume, before + place.remaining_bytes)
+        # That of a volume that is labelled anew is noted when that is done.
+        if place.remaining_bytes is not None and not place.anew:
+            self._catalog.set_capacity(volume, standing_of(self._catalog, known).used_bytes + place.remaining_bytes)
 
     def _by_hand(
         self, found: Sequence[Candidate], limit_s: float, *, begins: bool

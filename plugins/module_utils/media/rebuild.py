@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 from ..catalog.parts import BEFORE, PIECE, broken_part, join_facts, missing_parts, part_facts
 from ..catalog.records import DAMAGED, FAILED, GOOD, OPEN, Part, Session
+from ..catalog.standing import standing_of
 from ..catalog.store import Catalog, damaged_name, named_volumes
 from ..catalog.verdict import judge
 from ..crypt.primitives import CryptError
@@ -65,6 +66,7 @@ def rebuild(
             enter_label(catalog, label, allow_last=allow_last)
     file_number, block = 1, 2
     unfinished = False
+    remaining_bytes: Optional[int] = None
     while _goes_on(drive, Position(file_number, 0), block):
         part = Part(0, 0, volume, file_number, block, label.record_bytes, 0, 0, True)
         whole = False
@@ -117,6 +119,9 @@ def rebuild(
                     )
         block += part.records + 1
         file_number += 1
+    else:
+        # The head is at the end of data.
+        remaining_bytes = drive.status().remaining_bytes
     end = (label.uuid, file_number, block)
     entered = catalog.volume(volume)
     if (
@@ -127,6 +132,9 @@ def rebuild(
         changed = True
     if changed and not dry_run:
         catalog.set_volume_end(volume, file_number, block, unfinished=unfinished)
+        ended = catalog.volume(volume)
+        if ended is not None and remaining_bytes is not None:
+            catalog.set_capacity(volume, standing_of(catalog, ended).used_bytes + remaining_bytes)
     return {**result, "changed": changed}
 
 
