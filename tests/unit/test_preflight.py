@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,13 +76,16 @@ def library(tmp_path: Path) -> Library:
         ({}, {"room"}),
         ({"host": "db9"}, set()),
         ({"volume": "V9"}, {"volume"}),
+        ({"volume": None, "pool": "none"}, {"volume"}),
+        ({"volume": None, "pool": "p"}, {"room"}),
+        ({"volume": None, "pool": "p", "host": "db9"}, set()),
         ({"drive_type": "wax"}, {"volume"}),
         ({"drive": "/nowhere"}, {"volume"}),
         ({"mode": "overwrite"}, {"volume"}),
     ],
 )
 def test_a_media_server_tells_what_is_wrong_with_the_volume(
-    library: Library, params: dict[str, str], found: set[str]
+    library: Library, params: dict[str, Any], found: set[str]
 ) -> None:
     assert wrong_on_media_server(library, **params) == found
 

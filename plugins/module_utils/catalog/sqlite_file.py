@@ -70,6 +70,8 @@ ADDED_TABLES = (
     "volume_uses(number INTEGER PRIMARY KEY, volume TEXT NOT NULL, drive TEXT NOT NULL, what TEXT, session TEXT, "
     "used_s REAL, facts TEXT)",
 )
+#: Indexes that format 3 added; they make nothing possible, but the choice of a volume among hundreds quick.
+_ADDED_INDEXES = ("parts_volume ON parts(volume)", "sessions_newest ON sessions(host, state, created_s)")
 
 _Self = TypeVar("_Self", bound="CatalogDatabase")
 
@@ -160,6 +162,7 @@ class CatalogDatabase:
             if not self._has_meta():
                 for statement in (*_SCHEMA.split(";\n"), *(f"CREATE TABLE {table}" for table in ADDED_TABLES)):
                     self._db.execute(statement)
+                self._add_indexes()
                 self._db.execute("INSERT INTO meta VALUES('format_version', ?)", (FORMAT_VERSION,))
             elif self._format() in _OLD_FORMATS:
                 for table, column, kind, value in self._missing():
@@ -167,7 +170,12 @@ class CatalogDatabase:
                     self._db.execute(f"UPDATE {table} SET {column} = {value}")  # noqa: S608
                 for table in ADDED_TABLES:
                     self._db.execute(f"CREATE TABLE {table}")
+                self._add_indexes()
                 self._db.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,))
+
+    def _add_indexes(self) -> None:
+        for index in _ADDED_INDEXES:
+            self._db.execute(f"CREATE INDEX IF NOT EXISTS {index}")
 
     def _check(self) -> None:
         """:raises CatalogError: it is not a catalog, or has another format."""
