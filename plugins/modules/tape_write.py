@@ -139,8 +139,8 @@ EXAMPLES = r"""
     drive: /var/lib/splitmirror/library
     volume: SMB001
     recipients:
-      - age1w3tyke4gev25vaxxsvcgqu4484rf6ejpmavs57p6yz6lhy2sfs5swrvwyn
-      - age1f0qgmed3gvk9qeympvraqur2lhw3f67cayjyqfnd8hn40zzs75fqf3z6xn
+      - age1w3tyke4gev25vaxxsvcgqu4484rf6ejpmavs57p6yz6lhy2sfs5example
+      - age1f0qgmed3gvk9qeympvraqur2lhw3f67cayjyqfnd8hn40zzs75fexample
 
 - name: Trust the map and use an expired volume again
   splitmirror.backup.tape_write:

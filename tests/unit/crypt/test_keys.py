@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,8 @@ from ansible_collections.splitmirror.backup.tests.support.agekeys import (
     SECRET_2,
     key_file,
 )
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def refused(call: Callable[[], object]) -> CryptError:
@@ -126,3 +130,12 @@ def test_a_host_without_the_package_is_told_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(primitives, "_IS_THERE", False)
     assert refused(lambda: parse_recipients([PUBLIC], "recipients")).code == "host_program"
     assert refused(lambda: parse_identities(SECRET)).code == "host_program"
+
+
+def test_nobody_encrypts_to_a_key_of_the_documentation() -> None:
+    pages = [path for folder in ("docs", "plugins", "roles") for path in (ROOT / folder).rglob("*.*")]
+    texts = [path.read_text("utf-8") for path in pages if path.suffix in (".md", ".py", ".yml")]
+    shown = {key for text in texts for key in re.findall(r"age1[a-z0-9]{50,}", text)}
+    assert shown
+    for key in shown:
+        assert refused(partial(parse_recipients, [key], "recipients")).code == "option_invalid"
