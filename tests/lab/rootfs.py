@@ -21,8 +21,8 @@ from .description import LabError
 
 SUITE = "bookworm"
 PACKAGES = (
-    "acl,attr,drbd-utils,e2fsprogs,iproute2,kmod,lsscsi,lvm2,mdadm,mount,mt-st,mtx,multipath-tools,open-iscsi,"
-    "openssh-server,postgresql,procps,python3,python3-psycopg2,sg3-utils,sudo,tgt,thin-provisioning-tools,tini,udev,xfsprogs"
+    "acl,age,attr,drbd-utils,e2fsprogs,iproute2,kmod,lsscsi,lvm2,mdadm,mount,mt-st,mtx,multipath-tools,open-iscsi,"
+    "openssh-server,postgresql,procps,python3,python3-cryptography,python3-psycopg2,sg3-utils,sudo,tgt,thin-provisioning-tools,tini,udev,xfsprogs"
 )
 #: What a client of Ceph needs, and the daemons of a whole cluster.
 CEPH_PACKAGES = "ceph-common,ceph-mon,ceph-osd,fio,nbd-client,python3-rbd,rbd-nbd"

@@ -20,12 +20,16 @@ from typing import Any, Optional
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt import bech32
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.keys import Identity, Recipient
+from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.primitives import make_secret, public_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.sealing import tail_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import NO_KEYS, Keyring
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeStream
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import place_for
@@ -249,6 +253,32 @@ def short_records_at_the_end_of_a_tape_file_are_read(where: Path) -> None:
         run("mt", "-f", DRIVES[0], "fsf", str(number))
         run("dd", f"if={DRIVES[0]}", f"of={where / 'read'}", "bs=4096", "status=none")
         assert (where / "read").read_bytes() == content
+
+
+def an_encrypted_session_is_read_by_us_and_by_age(where: Path) -> None:
+    """As docs/tape.md says."""
+    secret = make_secret()
+    identity = Identity(secret, Recipient(public_of(secret)))
+    key, keyring = where / "backup.key", Keyring([identity])
+    key.write_text(bech32.encode("age-secret-key-", secret).upper(), encoding="ascii")
+    library = labelled(where, record_bytes=1 << 18)
+    library.back_up("s1", tree())
+    library.back_up("s2", tree(3_000_000), recipients=[identity.recipient])
+    library.restore("s2", where / "all", keyring=keyring)
+    assert contents(where / "all") == files_of(tree(3_000_000))
+    one = library.restore("s2", where / "one", "/srv/c", keyring=keyring)
+    assert one["records_read"] <= 2 + 2
+    with library.drive(writable=False) as drive:
+        session = find_good_session(library.catalog, "s2", None)
+        for keys, proved in ((keyring, "content"), (NO_KEYS, "records")):
+            assert verify_session(session, library.catalog, Held(drive), keyring=keys)["proved"] == proved
+    run("mt", "-f", DRIVES[0], "rewind")
+    run("mt", "-f", DRIVES[0], "fsf", "2")
+    (where / "hand").mkdir()
+    script = 'dd if="$1" bs=256k status=none | age --decrypt -i "$2" | tar -x -C "$3" srv'
+    # tar ends before the zeros at the end, and age with it.
+    run("bash", "-c", script, "bash", DRIVES[0], str(key), str(where / "hand"))
+    assert contents(where / "hand") == files_of(tree(3_000_000))
 
 
 def the_end_of_the_medium_fails_the_session_and_loses_nothing(where: Path) -> None:
@@ -479,6 +509,7 @@ CASES = [
     sessions_go_there_and_back,
     plain_programs_read_the_volume,
     short_records_at_the_end_of_a_tape_file_are_read,
+    an_encrypted_session_is_read_by_us_and_by_age,
     the_end_of_the_medium_fails_the_session_and_loses_nothing,
     a_write_that_fails_is_cut_off,
     nothing_that_is_needed_is_overwritten,
