@@ -99,6 +99,8 @@ damaged:
   description:
     - Tape files that are not a whole archive. They cannot be restored with this collection, but most of their files may
       still be read with C(tar), so they are kept like sessions that never expire.
+    - An encrypted tape file that no key opens is among them. Read the volume once more with the key (O(identity_file)),
+      and the session takes its place.
     - Let them expire with M(splitmirror.backup.catalog_session) when nobody needs them. The rest of an archive whose
       writer died is not kept.
   returned: success
