@@ -80,6 +80,12 @@ def enter(library: Library, volume: str, keyring: Keyring) -> dict[str, Any]:
         return rebuild(volume, library.catalog, drive, keyring=keyring)
 
 
+def all_known(library: Library) -> tuple[Any, ...]:
+    """What the catalog has, but for how much goes on a volume, in which short records count as full ones."""
+    *session, volumes = everything(library)
+    return (*session, [volume._replace(capacity_bytes=None) for volume in volumes])
+
+
 def comes_back(library: Library, target: Path) -> None:
     verify(library, KEYS)
     library.restore("s1", target, keyring=KEYS)
@@ -116,7 +122,7 @@ def test_age_and_plain_tar_join_the_parts(spanned: Library, tmp_path: Path) -> N
 
 
 def test_it_is_rebuilt_from_its_volumes_and_kept_for_the_key_until_then(spanned: Library, tmp_path: Path) -> None:
-    expected, parts = everything(spanned), parts_of(spanned)
+    expected, parts = all_known(spanned), parts_of(spanned)
     lose_catalog(spanned)
     for part in parts:
         (damage,) = enter(spanned, part.volume, NO_KEYS)["damaged"]
@@ -124,7 +130,7 @@ def test_it_is_rebuilt_from_its_volumes_and_kept_for_the_key_until_then(spanned:
     for part in reversed(parts):
         (entered,) = enter(spanned, part.volume, KEYS)["entered"]
         assert entered["state"] == ("good" if part is parts[0] else "damaged")
-    assert everything(spanned) == expected
+    assert all_known(spanned) == expected
     assert [session.id for session in spanned.catalog.sessions()] == ["s1"]
     comes_back(spanned, tmp_path / "t")
 
