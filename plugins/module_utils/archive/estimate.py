@@ -95,7 +95,7 @@ class _Measure:
             return member_bytes(self._plan(path, size, [ExtentRow._make(extent)], _Attributes(*attributes)))
         # a zero between folders takes six letters here, a slash one
         name_bytes = len(encode_basestring_ascii(key.decode())) - 5 * key.count(b"\0")
-        return self._header_bytes(*attributes) + size + -size % BLOCK_BYTES + _EMPTY_LINE_BYTES + name_bytes
+        return self._header_bytes(*attributes) + size + -size % BLOCK_BYTES + EMPTY_LINE_BYTES + name_bytes
 
     def _plan_header(self, *attributes: Any) -> int:
         """Length of the headers of all files that have these and a short name."""
@@ -146,7 +146,8 @@ def line_bytes(name: bytes, linkname: Optional[bytes] = None) -> int:
     return len(member_line(longest))
 
 
-_EMPTY_LINE_BYTES = line_bytes(b"")
+#: What a member without a name takes in the index at most.
+EMPTY_LINE_BYTES = line_bytes(b"")
 
 
 def extras_bytes(path: str) -> int:

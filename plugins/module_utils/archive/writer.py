@@ -26,7 +26,7 @@ from ..extents.maprows import (
     archive_fields,
 )
 from .crossing import Crossing, crossing
-from .estimate import line_bytes, room_for
+from .estimate import EMPTY_LINE_BYTES, room_for
 from .index import head_line, index_name, member_line
 from .members import (
     DevicePiece,
@@ -162,6 +162,8 @@ class ArchiveWriter:
         self._members = self._files = self._bytes = self._fallbacks = self._inline = self._skipped = 0
         # Of the index: how far it has grown, what its offsets are less than those in the archive, and whether it waits.
         self._index_bytes = 0
+        # What the names of pending members take in it, about: few have characters that are written otherwise.
+        self._pending_bytes = 0
         self._base = 0
         self._waits = False
         self.stream = ArchiveStream(devices, sink, options, on_turn=self.report, name_at=self._name_at, ring=ring)
@@ -200,6 +202,7 @@ class ArchiveWriter:
                                 True,
                             )
                         )
+                        self._pending_bytes += len(name)
                         self._files += 1
                         self._bytes += size
                         continue
@@ -234,8 +237,8 @@ class ArchiveWriter:
 
     def length_with_index(self) -> int:
         """How long the archive is with the index of what was laid out so far, without the index's first line."""
-        pending = sum([line_bytes(found[0], found[9]) for found in self._pending])
-        return self.stream.position + self._index_bytes + pending
+        lines_bytes = self._index_bytes + len(self._pending) * EMPTY_LINE_BYTES + self._pending_bytes
+        return self.stream.position + lines_bytes
 
     def _put_planned(self, entry: FileEntry, extents: Sequence[ExtentRow]) -> None:
         """Lay out a member that is not of the plainest kind."""
@@ -364,6 +367,7 @@ class ArchiveWriter:
         :raises ArchiveError: it does not begin or its header does not end with a block.
         """
         self.stream.check_place(len(plan.header))
+        self._pending_bytes += len(plan.name) + len(plan.linkname or b"")
         self._pending.append(
             (
                 plan.name,
@@ -394,6 +398,7 @@ class ArchiveWriter:
             else:
                 sha256 = _EMPTY_SHA256 if kind == "f" else None
             pending.popleft()
+            self._pending_bytes -= len(path) + len(link or b"")
             record = MemberRecord(path, kind, size, offset, header, sha256, mtime_ns, mode, uid, gid, link, digest)
             lines.append(member_line(record._replace(offset_bytes=offset - self._base) if self._base else record))
             self._members += 1

@@ -82,7 +82,7 @@ class PartWriter:
     :param began: the part in which the member began with which this part goes on, after a failure; None when the part
         begins with a member.
     :param may_cross: the first member crosses if it does not fit: the volume is a fresh one.
-    :ivar place: where the part is that is being written.
+    :ivar drive: has the volume of the part that is being written. :ivar place: where that part is.
     :ivar facts: of the parts of the session that are finished.
     :ivar is_cut: what was not finished has been cut off.
     """
@@ -101,7 +101,7 @@ class PartWriter:
         began: Optional[Part] = None,
         may_cross: bool = False,
     ) -> None:
-        self._drive = drive
+        self.drive = drive
         self._catalog = catalog
         self.place = place
         self._status = status
@@ -155,7 +155,7 @@ class PartWriter:
             return
         try:
             if self._touched:
-                cut_back(self._drive, self.place)
+                cut_back(self.drive, self.place)
             self._catalog.drop_part(self._part)
             self.is_cut = True
         except SplitMirrorError:
@@ -184,7 +184,7 @@ class PartWriter:
         with open_archive(
             source.devices,
             self,
-            replace(source.options, record_bytes=self._record_bytes, streams=self._drive.streams),
+            replace(source.options, record_bytes=self._record_bytes, streams=self.drive.streams),
             member=self._add,
             owners=source.owners,
             fallback=source.fallback,
@@ -272,7 +272,7 @@ class PartWriter:
         if left >= 0:
             return False
         divides = first is not None and first[0].kind == "f" and left + needed >= self._reserved_bytes + _END_BYTES
-        capacity = self._drive.status().capacity_bytes
+        capacity = self.drive.status().capacity_bytes
         if divides and (self._may_cross or (capacity is not None and needed > capacity)):
             return True
         raise DoesNotFit(
@@ -317,7 +317,7 @@ class PartWriter:
 
     def _open_sink(self) -> None:
         """Where the records of the part go."""
-        self._sink = TapeRecordSink(self._drive, self.place, self._status)
+        self._sink = TapeRecordSink(self.drive, self.place, self._status)
         self._sealed = None if self._seal is None else self._seal.over(self._sink, self._record_bytes)
 
     def _put(self, record: memoryview) -> None:
@@ -390,7 +390,7 @@ class PartWriter:
                 "files": 0,
                 "bytes": 0,
                 "fallback": 0,
-                **not_fed(self._drive),
+                **not_fed(self.drive),
                 **self._pieces,
                 PIECE: self._piece.hexdigest(),
             },
@@ -401,7 +401,7 @@ class PartWriter:
         )
         self._enter(part, join_facts([*self.facts, facts], {}))
         before = self.place
-        self._drive, self.place = next_place(volumes, self._catalog, member.left_at(place))
+        self.drive, self.place = next_place(volumes, self._catalog, member.left_at(place))
         self._touched = False
         label = self.place.label
         if label.record_bytes != self._record_bytes or self._same_place(before):

@@ -180,7 +180,9 @@ class _Span:
 
     def _take_back(self, part: PartWriter) -> None:
         """Go on behind the parts that were finished."""
-        self._facts, self._began, self._place = part.facts, part.began, part.place
+        self._facts, self._began = part.facts, part.began
+        # A member that crosses may have taken other volumes, in other drives.
+        self.drive, self._place = part.drive, part.place
 
     def _rewind(self, first: Optional[Mapped]) -> None:
         """Hand out once more what was handed out from an entry on."""

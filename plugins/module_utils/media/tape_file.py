@@ -34,6 +34,10 @@ class DoesNotFit(PartFull):
         self.needed_bytes = needed_bytes
 
 
+#: Codes of errors of the volume or of the drive.
+_FAILED = ("drive_failed", "tape_damaged")
+
+
 class VolumeFailed(TapeError):
     """The volume, or the drive, failed while it was written: another volume may do."""
 
@@ -58,7 +62,9 @@ class TapeRecordSink:
         except (EarlyWarning, EndOfMedium) as exc:
             raise self._full() from exc
         except TapeError as exc:
-            raise VolumeFailed(exc.message, option=exc.option, code=exc.code) from exc
+            if exc.code in _FAILED:
+                raise VolumeFailed(exc.message, option=exc.option, code=exc.code) from exc
+            raise
         self.records += 1
         if self._status is not None:
             self._status.add(len(record))
@@ -73,7 +79,9 @@ class TapeRecordSink:
         except (EarlyWarning, EndOfMedium) as exc:
             raise self._full() from exc
         except TapeError as exc:
-            raise VolumeFailed(exc.message, option=exc.option, code=exc.code) from exc
+            if exc.code in _FAILED:
+                raise VolumeFailed(exc.message, option=exc.option, code=exc.code) from exc
+            raise
 
     def _full(self) -> PartFull:
         return PartFull(

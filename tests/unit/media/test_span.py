@@ -40,7 +40,12 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.selection
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.span import SessionParts, write_parts
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, DriveStatus, TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import (
+    Buffer,
+    DriveStatus,
+    TapeDrive,
+    TapeError,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.medium import Medium
 from ansible_collections.splitmirror.backup.tests.support.agekeys import (
     PUBLIC,
@@ -538,6 +543,37 @@ def test_two_volumes_in_a_row_that_fail_are_the_fault_of_the_drive(pool: Library
         )
     assert (error.option, "two volumes in a row" in error.message) == ("drive", True)
     assert len([volume for volume in pool.catalog.volumes() if volume.out_of_use]) == 1
+
+
+class Exchanged:
+    """A lease that gives another drive for each volume, as a library with several may, and closes the one before.
+
+    :param faults: of the drive that is given in this turn, from 0.
+    """
+
+    def __init__(self, library: Library, faults: dict[int, Faults]) -> None:
+        self._library = library
+        self._faults = faults
+        self._turn = 0
+        self.drive: Optional[TapeDrive] = None
+
+    def exchange(self, _volume: str) -> TapeDrive:
+        if self.drive is not None:
+            self.drive.close()
+        self.drive = self._library.drive(faults=self._faults.get(self._turn))
+        self._turn += 1
+        return self.drive
+
+
+@pytest.mark.parametrize("turn", [0, 4])
+@pytest.mark.parametrize("faults", [Faults(full_at=9), Faults(write_error_at=9)])
+def test_each_volume_may_be_in_another_drive(pool: Library, tmp_path: Path, turn: int, faults: Faults) -> None:
+    drives = Exchanged(pool, {turn: faults})
+    done = write_session(pool.job("s1", TREE), lambda catalog: InTurn(catalog, drives, VOLUMES))
+    assert drives.drive is not None
+    drives.drive.close()
+    judge(pool, "s1", done)
+    comes_back(pool, tmp_path / "t")
 
 
 class SilentTape(FaultyTape):
