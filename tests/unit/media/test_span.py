@@ -34,6 +34,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
     Mapped,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.part import ArchiveSource
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import NO_KEYS, Keyring
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.selection import Selection
@@ -46,6 +47,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base impor
     TapeDrive,
     TapeError,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.medium import Medium
 from ansible_collections.splitmirror.backup.tests.support.agekeys import (
     PUBLIC,
@@ -190,7 +192,8 @@ def everything(library: Library) -> tuple[Any, ...]:
     evidence = {key: value for key, value in session.evidence.items() if key != "write"}
     unknown = ("fallback", "stops", "writing_s")
     counts = [{key: value for key, value in part.items() if key not in unknown} for part in session.write["parts"]]
-    volumes = [volume for volume in library.catalog.volumes() if volume.files > 1]
+    # How much goes on a volume is learned when it is written.
+    volumes = [volume._replace(capacity_bytes=None) for volume in library.catalog.volumes() if volume.files > 1]
     return (
         session._replace(number=0, closed_s=None, write={}, evidence=evidence),
         counts,
@@ -595,6 +598,18 @@ def test_a_volume_that_is_full_at_its_label_is_left_out(pool: Library, tmp_path:
     done = back_up(pool, faults=Faults(full_at=1), mode="overwrite")
     assert "V1" not in done["volumes"]
     comes_back(pool, tmp_path / "t")
+
+
+def test_it_goes_over_the_volumes_of_a_pool(pool: Library, tmp_path: Path) -> None:
+    told = {"drive_type": "virtual", "drive": str(pool.folder), "drive_timeout_s": 5, "state_dir": str(pool.state_dir)}
+    with queue_for_drive(DriveOptions.of(told), "", who="a test", writable=True) as lease:
+        done = write_session(pool.job("s1", TREE), Wanted(None, "p").choice(lease, timeout_s=5))
+    judge(pool, "s1", done)
+    assert len(set(done["volumes"])) == len(parts_of(pool)) >= 6
+    comes_back(pool, tmp_path / "t")
+    # All of it is needed, and nothing of it is written over.
+    for volume in done["volumes"]:
+        assert "unexpired" in refused(functools.partial(pool.label, volume, "other")).message
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
