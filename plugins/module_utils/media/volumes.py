@@ -150,8 +150,8 @@ def check_room(place: WritePosition, needed_bytes: int) -> None:
     if place.remaining_bytes is not None and needed_bytes > place.remaining_bytes:
         raise TapeError(
             f"volume: {place.label.volume} is too small: the session needs about {needed_bytes} bytes, and "
-            f"{place.remaining_bytes} are left; name a volume with more room, or let the session go on over the volumes "
-            "of a pool (splitmirror_pool).",
+            f"{place.remaining_bytes} are left; name a volume with more room, or a pool (splitmirror_pool), over whose "
+            "volumes the session goes on.",
             option="volume",
             code="volume_full",
         )

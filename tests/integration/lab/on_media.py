@@ -497,6 +497,50 @@ def a_pool_chooses_and_people_are_waited_for(where: Path) -> None:
     assert contents(where / "t") == files_of(tree())
 
 
+def a_session_goes_over_volumes_of_which_nobody_knows_the_room(where: Path) -> None:
+    """The first file is larger than a volume, so it crosses; a second drive reads what the first one wrote."""
+    home()
+    for volume in ("LAB001", "LAB002", "LAB003"):
+        labelled(where, volume, record_bytes=1 << 18).catalog.close()
+    library, wanted = RealLibrary(where), Wanted(None, "p")
+    large = [inline("/large", random.Random(1).randbytes(80 << 20))]
+    entries = [*large, *(inline(f"/x{number}", random.Random(number).randbytes(8 << 20)) for number in range(5))]
+    with queue_for_drive(pool(where), "", who="span", writable=True) as lease:
+        done = write_session(library.job("s1", entries), wanted.choice(lease, timeout_s=0))
+    judge(library, "s1", done)
+    known = library.catalog.session("s1")
+    assert known is not None
+    parts = library.catalog.parts(known.number)
+    assert len(done["volumes"]) == len(parts) >= 2, done["volumes"]
+    assert [part.lead_bytes > 0 for part in parts][:2] == [False, True]
+    with queue_for_drive(pool(where), parts[0].volume, who="verify") as lease:
+        verify_session(known, library.catalog, lease)
+        restore(RestoreJob("s1", str(where / "t")), library.catalog, lease)
+    assert contents(where / "t") == files_of(entries)
+    library.catalog.close()
+    for path in where.glob("catalog.sqlite*"):
+        path.unlink()
+    library = RealLibrary(where)
+    for part in reversed(parts):
+        with use_drive(pool(where), part.volume, who="rebuild") as lease:
+            rebuild(part.volume, library.catalog, lease.drive)
+    found = library.catalog.session("s1")
+    assert found is not None
+    assert found.state == "good", found.reason
+    # By hand: each tape file to a file, and tar joins them.
+    words = []
+    for part in parts:
+        with use_drive(pool(where), part.volume, who="by hand") as lease:
+            device = lease.drive.device
+        run("mt", "-f", device, "rewind")
+        run("mt", "-f", device, "fsf", str(part.file_number))
+        run("dd", f"if={device}", f"of={where}/{part.part}.tar", "bs=256k")
+        words += ["-f", f"{where}/{part.part}.tar"]
+    (where / "h").mkdir()
+    run("tar", "-x", "-M", "-b", "512", *words, "-C", str(where / "h"))
+    assert contents(where / "h").items() >= files_of(entries).items()
+
+
 def a_record_size_that_the_adapter_refuses_labels_nothing(where: Path) -> None:
     home()
     blank("LAB001")
@@ -517,6 +561,7 @@ CASES = [
     a_fleet_shares_two_drives,
     a_volume_is_found_in_whichever_drive_it_is,
     a_pool_chooses_and_people_are_waited_for,
+    a_session_goes_over_volumes_of_which_nobody_knows_the_room,
     a_record_size_that_the_adapter_refuses_labels_nothing,
 ]
 #: The contract of all drives.
