@@ -131,10 +131,11 @@ def rebuild(
     ):
         changed = True
     if changed and not dry_run:
+        if entered is not None and remaining_bytes is not None:
+            ended = standing_of(catalog, entered._replace(files=file_number, blocks=block))
+            catalog.set_capacity(volume, ended.used_bytes + remaining_bytes)
+        # Comes last: without it the volume is not written, because it does not end where the catalog has its end.
         catalog.set_volume_end(volume, file_number, block, unfinished=unfinished)
-        ended = catalog.volume(volume)
-        if ended is not None and remaining_bytes is not None:
-            catalog.set_capacity(volume, standing_of(catalog, ended).used_bytes + remaining_bytes)
     return {**result, "changed": changed}
 
 

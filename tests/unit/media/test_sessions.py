@@ -962,7 +962,8 @@ def test_a_rebuild_that_dies_anywhere_gives_nothing_away(labelled: Library) -> N
         assert ended in (0, -signal.SIGXFSZ)
         labelled.catalog = Catalog.open(labelled.catalog.path, writable=True)
         dead.append((bool(ended), [(found.id, found.state) for found in labelled.catalog.sessions()]))
-        if ended:
+        # It may also end when all is entered.
+        if ended and len(dead[-1][1]) < 2:
             refused(lambda: labelled.back_up("s3", TREE), "volume")
         assert labelled.content() == before
     assert dead == sorted(dead, key=lambda one: (not one[0], len(one[1])))
