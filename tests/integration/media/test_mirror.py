@@ -37,7 +37,7 @@ from ansible_collections.splitmirror.backup.tests.support.fsload import (
     split,
 )
 from ansible_collections.splitmirror.backup.tests.support.restoring import tree
-from ansible_collections.splitmirror.backup.tests.support.tape import Library, window_evidence
+from ansible_collections.splitmirror.backup.tests.support.tape import Held, InTurn, Library, window_evidence
 
 pytestmark = pytest.mark.root
 
@@ -67,6 +67,17 @@ class Case:
     def write(self, device: str, *, faults: Faults | None = None, **options: Any) -> dict[str, Any]:
         with self.library.drive(faults=faults) as drive:
             return write_session(self.job(device, **options), self.library.on(drive))
+
+    def span(self, device: str, faults: Faults) -> dict[str, Any]:
+        """Write over several small volumes."""
+        names = [f"S{number}" for number in range(8)]
+        for name in names:
+            self.library.make(name, 3 << 20)
+            self.library.label(name, record_bytes=16 << 10)
+        with self.library.drive(faults=faults) as drive:
+            done = write_session(self.job(device), lambda catalog: InTurn(catalog, Held(drive), names))
+        assert len(done["volumes"]) > 1
+        return done
 
     def close(self, done: dict[str, Any]) -> None:
         evidence = {**window_evidence(), "session": SESSION, "write": done["evidence"]}
@@ -119,8 +130,12 @@ def test_a_restore_is_the_mirror(case: Case, tmp_path: Path) -> None:
         same_as_mirror(case, mount, tmp_path / "t")
 
 
-def test_what_the_map_got_wrong_is_corrected_and_counted(case: Case, tmp_path: Path) -> None:
-    """The map is older than the mirror and says that it was checked: the proof must not believe it."""
+@pytest.mark.parametrize("full_at", [None, 7])
+def test_what_the_map_got_wrong_is_corrected_and_counted(case: Case, tmp_path: Path, full_at: int | None) -> None:
+    """The map is older than the mirror and says that it was checked: the proof must not believe it.
+
+    :param full_at: at this record the first of several volumes is full, so that a part is proved and written again.
+    """
     (case.data / "size-70000").write_bytes(b"rewritten" * 9000)
     (case.data / "size-1").unlink()
     (case.data / "appeared").write_bytes(b"new" * 5000)
@@ -128,8 +143,13 @@ def test_what_the_map_got_wrong_is_corrected_and_counted(case: Case, tmp_path: P
     with frozen(case.data.parent):
         split(case.folder, case.kind)
     with loop_device(case.folder / "mirror.img", read_only=True) as device:
-        done = case.write(device)
+        done = case.write(device) if full_at is None else case.span(device, Faults(full_at=full_at))
     proof = done["proof"]
+    with MapFile.open(str(case.map_path), read_only=True) as map_file:
+        changed = map_file.changes("proof")
+    assert (
+        len(changed) == len(set(changed)) == sum(proof[key] for key in ("added", "removed", "remapped", "attributes"))
+    )
     assert (proof["added"], proof["removed"]) == (1, 1)
     assert proof["remapped"] >= 1
     assert proof["attributes"] >= 1
