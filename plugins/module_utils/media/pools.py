@@ -12,12 +12,12 @@ drive without a library people put volumes, so whichever of them is in the drive
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Optional
 
 from ..catalog.lookup import format_time
-from ..catalog.records import OPEN
+from ..catalog.records import OPEN, Volume
 from ..catalog.standing import Standing, standing_of, standings
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
@@ -25,7 +25,15 @@ from ..tape.base import TapeDrive, TapeError
 from ..tape.drive_lease import DriveLease, Tell, VolumeNotAtHand, silent
 from ..tape.label import read_label
 from .volume_source import VolumeChoice, one_volume
-from .volumes import APPEND, OVERWRITE, WritePosition, check_room, place_for, position_by_catalog
+from .volumes import (
+    APPEND,
+    OVERWRITE,
+    WritePosition,
+    check_room,
+    note_capacity,
+    place_for,
+    position_by_catalog,
+)
 
 #: How often people are looked for: at a drive, and in a library, which is asked each time.
 _LOOK_S = 2.0
@@ -65,18 +73,28 @@ class Candidate(NamedTuple):
 def has_room(standing: Standing) -> bool:
     """Whether it is worth while to append to a volume, as far as anybody knows."""
     room = standing.room_bytes
-    least = max(_LEAST_RECORDS * standing.volume.record_bytes, (standing.volume.capacity_bytes or 0) // _LEAST_PART)
-    return room is None or room >= least
+    return room is None or room >= _least_bytes(standing.volume)
 
 
-def rank(pool: Sequence[Standing], *, mode: str = APPEND, allow_last: bool = False) -> list[Candidate]:
+def _least_bytes(volume: Volume) -> int:
+    return max(_LEAST_RECORDS * volume.record_bytes, (volume.capacity_bytes or 0) // _LEAST_PART)
+
+
+def rank(
+    pool: Sequence[Standing], *, mode: str = APPEND, allow_last: bool = False, full: Collection[str] = ()
+) -> list[Candidate]:
     """The volumes of a pool that may be written, the best first.
 
     :param mode: ``overwrite`` appends to no volume with sessions on it.
     :param allow_last: use a volume again even if the last good session of a host is on it.
+    :param full: names of volumes that were found to have no room, whatever the catalog has.
     """
     found = [standing for standing in pool if not standing.volume.out_of_use]
-    append = [standing for standing in found if not standing.blank and has_room(standing) and mode == APPEND]
+    append = [
+        standing
+        for standing in found
+        if not standing.blank and has_room(standing) and standing.volume.name not in full and mode == APPEND
+    ]
     again = [
         standing
         for standing in found
@@ -142,6 +160,7 @@ class PoolVolumes:
         self._tell = tell
         self._warn = warn
         self._given: list[WritePosition] = []
+        self._full: set[str] = set()
         self.passed_over: dict[str, str] = {}
 
     def first(self) -> tuple[TapeDrive, WritePosition]:
@@ -200,7 +219,8 @@ class PoolVolumes:
 
     def _candidates(self, *, begins: bool) -> list[Candidate]:
         """The volumes that may be written now, the best first."""
-        found = rank(self._standings(), mode=self._mode if begins else APPEND, allow_last=self._allow_last)
+        pool = self._standings()
+        found = rank(pool, mode=self._mode if begins else APPEND, allow_last=self._allow_last, full=self._full)
         given = {place.label.volume for place in self._given}
         return [item for item in found if item.name not in given and item.name not in self.passed_over]
 
@@ -252,8 +272,10 @@ class PoolVolumes:
             self._pass_over(volume, exc.message)
             return None
         self._note(place)
-        if dict(self._candidates(begins=begins)).get(volume) != mode:
-            # There is less room than was known.
+        known, room = self._catalog.volume(volume), place.remaining_bytes
+        if place.file_number > 1 and room is not None and known is not None and room < _least_bytes(known):
+            # There is less room than was known, now at least.
+            self._full.add(volume)
             return None
         return drive, self._taken(place)
 
@@ -274,8 +296,8 @@ class PoolVolumes:
         if known.place:
             self._catalog.set_place(volume, "")
         # That of a volume that is labelled anew is noted when that is done.
-        if place.remaining_bytes is not None and not place.anew:
-            self._catalog.set_capacity(volume, standing_of(self._catalog, known).used_bytes + place.remaining_bytes)
+        if not place.anew:
+            note_capacity(self._lease.drive, self._catalog, volume, standing_of(self._catalog, known).used_bytes)
 
     def _by_hand(
         self, found: Sequence[Candidate], limit_s: float, *, begins: bool

@@ -29,7 +29,7 @@ from ..tape.base import (
 )
 from .scan import Differences, Scan, VerifyError, compare_index, scan
 from .sealed import NO_KEYS, Keyring, NoKey
-from .volumes import enter_label, load_labelled
+from .volumes import enter_label, load_labelled, note_capacity
 
 
 def rebuild(
@@ -66,7 +66,7 @@ def rebuild(
             enter_label(catalog, label, allow_last=allow_last)
     file_number, block = 1, 2
     unfinished = False
-    remaining_bytes: Optional[int] = None
+    at_end = False
     while _goes_on(drive, Position(file_number, 0), block):
         part = Part(0, 0, volume, file_number, block, label.record_bytes, 0, 0, True)
         whole = False
@@ -120,8 +120,7 @@ def rebuild(
         block += part.records + 1
         file_number += 1
     else:
-        # The head is at the end of data.
-        remaining_bytes = drive.status().remaining_bytes
+        at_end = True
     end = (label.uuid, file_number, block)
     entered = catalog.volume(volume)
     if (
@@ -131,10 +130,11 @@ def rebuild(
     ):
         changed = True
     if changed and not dry_run:
-        if entered is not None and remaining_bytes is not None:
-            ended = standing_of(catalog, entered._replace(files=file_number, blocks=block))
-            catalog.set_capacity(volume, ended.used_bytes + remaining_bytes)
-        # Comes last: without it the volume is not written, because it does not end where the catalog has its end.
+        known_now = catalog.volume(volume)
+        if known_now is not None and at_end:
+            ended = standing_of(catalog, known_now._replace(files=file_number, blocks=block))
+            note_capacity(drive, catalog, volume, ended.used_bytes)
+        # Last: until then the volume is not as the catalog has it, and nothing is written to it.
         catalog.set_volume_end(volume, file_number, block, unfinished=unfinished)
     return {**result, "changed": changed}
 

@@ -168,6 +168,20 @@ def begin_anew(drive: TapeDrive, catalog: Catalog, place: WritePosition) -> Writ
     return WritePosition(label, 1, 2, drive.status().remaining_bytes)
 
 
+def note_capacity(drive: TapeDrive, catalog: Catalog, volume: str, used_bytes: int) -> None:
+    """Enter how much goes on the volume in the drive, if the drive reports it.
+
+    :param used_bytes: how much is on it; the head stands behind that.
+    """
+    status = drive.status()
+    capacity = None if status.remaining_bytes is None else used_bytes + status.remaining_bytes
+    if drive.makes_volumes and status.capacity_bytes is not None:
+        # Its disk may have less room at this moment, which others take and give back.
+        capacity = status.capacity_bytes
+    if capacity is not None:
+        catalog.set_capacity(volume, capacity)
+
+
 def cut_back(drive: TapeDrive, place: WritePosition) -> None:
     """Make the volume end at a position again, after the writing there has failed.
 
@@ -385,6 +399,4 @@ def _nothing_behind(drive: TapeDrive) -> bool:
 def _write(drive: TapeDrive, catalog: Catalog, label: Label, allow_last: bool) -> None:
     write_label(drive, label)
     enter_label(catalog, label, allow_last=allow_last)
-    remaining_bytes = drive.status().remaining_bytes
-    if remaining_bytes is not None:
-        catalog.set_capacity(label.volume, LABEL_RECORD_BYTES + remaining_bytes)
+    note_capacity(drive, catalog, label.volume, LABEL_RECORD_BYTES)
