@@ -49,6 +49,7 @@ def minimal(module: str, root: Path) -> dict[str, Any]:
         "catalog_rebuild": {"volume": "V1", "state_dir": str(root / "state"), **drive},
         "catalog_retention": {"keep_last": 1, "state_dir": str(root / "state")},
         "catalog_session": {**session, "state": "begun", "host": "db1"},
+        "catalog_volume": {"volume": "V1", "state": "in_use", "state_dir": str(root / "state")},
         "extent_map": {**session, **pairs, "state": "mapped", "paths": ["/srv"]},
         "hot_backup": {**session, "state": "begun", "databases": []},
         "library_label": {"pattern": "V*", "state_dir": str(root / "state"), **drive},

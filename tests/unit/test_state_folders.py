@@ -33,6 +33,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "catalog_info": {},
     "catalog_rebuild": {},
     "catalog_retention": {"keep_last": 1},
+    "catalog_volume": {"volume": "V1", "state": "in_use"},
     "catalog_session": {"state": "failed", "reason": "r", "host": "db1"},
     "extent_map": {},
     "library_label": {"pattern": "*", "pool": "p"},

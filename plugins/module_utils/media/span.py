@@ -206,7 +206,8 @@ class _Span:
         if self._failed is not None:
             raise TapeError(
                 f"drive: two volumes in a row cannot be written in {self.drive.device} (the last is {volume}: "
-                f"{error.message.rstrip('.')}); clean or replace the drive, then label the volumes anew.",
+                f"{error.message.rstrip('.')}); clean or replace the drive, then take them into use again with "
+                "catalog_volume.",
                 option="drive",
             ) from error
         self._failed = error

@@ -288,7 +288,7 @@ def _refuse_out_of_use(known: Volume) -> None:
     if known.out_of_use:
         raise TapeError(
             f"volume: {known.name} is out of use ({known.out_of_use.rstrip('.')}); name another volume. If the volume "
-            "was not at fault, label it anew for another pool when its sessions have expired.",
+            "was not at fault, take it into use again with catalog_volume.",
             option="volume",
             code="volume_wrong",
         )

@@ -32,6 +32,7 @@ MODULES: dict[str, dict[str, Any]] = {
     "catalog_rebuild": {"volume": "V1"},
     "catalog_retention": {"keep_last": 1},
     "catalog_session": {"session": "s2", "host": "db1", "state": "failed", "reason": "It failed.", "phase": "map"},
+    "catalog_volume": {"volume": "V1", "state": "out_of_use", "reason": "torn"},
     "library_label": {"pattern": "V*"},
     "library_mail": {"state": "noted", "volumes": ["V1"], "place": "safe"},
     "tape_label": {"volume": "V2"},
@@ -40,7 +41,7 @@ MODULES: dict[str, dict[str, Any]] = {
     "tape_write": {"session": "s2", "devices": {}, "volume": "V1"},
     "volume_info": {},
 }
-WITHOUT_DRIVE = ("catalog_info", "catalog_retention", "catalog_session")
+WITHOUT_DRIVE = ("catalog_info", "catalog_retention", "catalog_session", "catalog_volume")
 
 
 def fingerprint(folder: Path) -> dict[str, tuple[Any, ...]]:

@@ -15,10 +15,11 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import VolumeUse
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mail import export
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import queue_for_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.library import MtxLibrary
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.tickets import QueueTicket
-from ansible_collections.splitmirror.backup.plugins.modules import library_mail, volume_info
+from ansible_collections.splitmirror.backup.plugins.modules import catalog_volume, library_mail, volume_info
 from ansible_collections.splitmirror.backup.tests.support.mirrors import run_module
 from ansible_collections.splitmirror.backup.tests.support.mtx import FakeChanger
 from ansible_collections.splitmirror.backup.tests.support.robot import robot_options
@@ -103,6 +104,22 @@ def test_a_library_says_where_they_are(pool: Library, changer: FakeChanger) -> N
     assert [(item["volume"], item["place"]["number"]) for item in found["unknown"]] == [("NEW1", 5)]
     virtual = ask(pool, drive_type="virtual", drive=str(pool.folder))["by_name"]
     assert {item["place"]["kind"] for item in virtual.values()} == {"folder"}
+
+
+def test_a_volume_goes_out_of_use_and_comes_back(pool: Library) -> None:
+    def turn(state: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
+        told = {"volume": "V1", "state": state, "state_dir": str(pool.state_dir), **options}
+        return run_module(catalog_volume.main, told, check=check)
+
+    for check, changed in ((True, True), (False, True), (False, False)):
+        told = turn("out_of_use", check=check, reason="It is old.")
+        assert (told["changed"], told["out_of_use"]) == (changed, "It is old.")
+    assert told["diff"]["before"] == {"out_of_use": "It is old."}
+    with pytest.raises(TapeError, match=r"V1 is out of use \(It is old\)"):
+        pool.place(volume="V1")
+    assert turn("in_use")["changed"]
+    pool.place(volume="V1")
+    assert (turn("out_of_use", reason=" ")["option"], turn("in_use", volume="V9")["option"]) == ("reason", "volume")
 
 
 def mail(
