@@ -21,6 +21,8 @@ _TIMEOUT_MS = 120_000
 _ELEMENT_DRIVES = 4
 _ANSWER_BYTES = 0xFFFF
 _MEDIUM_CONFIGURATION = 0x1D
+#: Vendor and product of drives that report any medium as WORM: the virtual tape of tgt.
+_SAY_WORM = frozenset({("IET", "VIRTUAL-TAPE")})
 _T10_IDENTIFIER = 1
 _T10_VENDOR_AND_PRODUCT_BYTES = 24
 
@@ -131,8 +133,13 @@ def _serial(descriptor: bytes) -> Optional[str]:
     return identifier.decode("ascii", "replace").strip(" \0") or None
 
 
-def medium_is_worm(handle: int) -> Optional[bool]:
-    """Whether the medium in an open tape drive can be written once only; None when the drive does not report it."""
+def medium_is_worm(handle: int, device: str) -> Optional[bool]:
+    """Whether the medium in an open tape drive can be written once only; None when the drive does not report it.
+
+    :param device: path of the drive.
+    """
+    if _product(device) in _SAY_WORM:
+        return None
     try:
         # MODE SENSE(6) without block descriptors
         return parse_worm(send_command(handle, bytes((0x1A, 0x08, _MEDIUM_CONFIGURATION, 0, 0xFF, 0)), 0xFF))
@@ -146,6 +153,16 @@ def parse_worm(answer: bytes) -> Optional[bool]:
     if not page or len(answer) < page + 3 or answer[page] & 0x3F != _MEDIUM_CONFIGURATION:
         return None
     return bool(answer[page + 2] & 0x01)
+
+
+def _product(device: str) -> Optional[tuple[str, str]]:
+    """Vendor and product of a tape drive as the kernel read them (INQUIRY); None when it has not."""
+    folder = f"/sys/class/scsi_tape/{os.path.basename(os.path.realpath(device))}/device"
+    try:
+        with open(f"{folder}/vendor", encoding="ascii") as vendor, open(f"{folder}/model", encoding="ascii") as model:
+            return vendor.read().strip(), model.read().strip()
+    except (OSError, ValueError):
+        return None
 
 
 def tape_serial(device: str) -> Optional[str]:

@@ -138,7 +138,7 @@ class StTape(StHead):
         self._operate("does not take its options", MTSETDRVBUFFER, MT_ST_SETBOOLEANS | MT_ST_SCSI2LOGICAL)
         self._operate("does not take its options", MTSETDRVBUFFER, MT_ST_CLEARBOOLEANS | MT_ST_OFF)
         self._tells = self._told() == 0
-        self._worm = medium_is_worm(self._fd)
+        self._worm = medium_is_worm(self._fd, self.device)
 
     def unload(self) -> None:
         self._lose()

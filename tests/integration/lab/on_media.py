@@ -483,7 +483,7 @@ def a_pool_chooses_and_people_are_waited_for(where: Path) -> None:
     def people(reason: Optional[str]) -> None:
         if reason is not None:
             told.append(reason)
-            slots = {slot.barcode: slot.number for slot in MtxLibrary(CHANGER).look().slots}
+            slots = {slot.barcode: slot.number for slot in MtxLibrary(CHANGER).look().slots if not slot.mail}
             MtxLibrary(CHANGER).unload(next(number for barcode, number in slots.items() if barcode is None), 0)
             MtxLibrary(CHANGER).load(slots["LAB002"], 0)
 

@@ -111,7 +111,7 @@ def write_parts(
     source = ArchiveSource({}, WriterOptions(buffer_bytes=4 << 20), Owners(), None, str(library.state_dir))
     number = library.catalog.begin_session(session, "db1", CREATED_S, expires_s)
     head = head_of(session, expires_s)
-    selection = Selection((entry, []) for entry in tree)
+    selection = Selection((entry, []) for entry in (TREE if tree is None else tree))
     facts: list[Any] = []
     for volume, fits in (("V1", before_the_cut), ("V2", None)):
         with library.drive() as drive:
