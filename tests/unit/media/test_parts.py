@@ -97,7 +97,7 @@ def write_parts(
     *,
     last: bool = True,
     expires_s: float | None = None,
-    tree: Sequence[FileEntry] = TREE,
+    tree: Sequence[FileEntry] | None = None,
     cut: bytes = CUT,
 ) -> None:
     """Write a session of two parts, as a writer that goes from volume to volume does.
