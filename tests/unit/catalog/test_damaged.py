@@ -14,6 +14,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import (
     complete_parts,
     find_files,
@@ -62,6 +64,7 @@ def test_a_whole_catalog_is_read(tmp_path: Path) -> None:
     assert len(ask_all(made(tmp_path))) == 9
 
 
+@pytest.mark.slow
 def test_a_wrong_value_in_any_column_is_a_sentence_or_harmless(tmp_path: Path) -> None:
     path = made(tmp_path)
     whole = path.read_bytes()

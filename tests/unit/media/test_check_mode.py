@@ -25,6 +25,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_leas
 )
 from ansible_collections.splitmirror.backup.tests.support.tape import Library, inline, run_module_apart
 
+pytestmark = pytest.mark.slow
+
 #: Each module that works on the media server, with what makes it go as far as it goes.
 MODULES: dict[str, dict[str, Any]] = {
     "backup_prepare": {"session": "s2", "volume": "V1"},

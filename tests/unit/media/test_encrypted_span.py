@@ -42,6 +42,8 @@ from ansible_collections.splitmirror.backup.tests.unit.media.test_span import (
     tape_file,
 )
 
+pytestmark = pytest.mark.slow
+
 KEYS = Keyring(parse_identities(SECRET))
 RECIPIENTS = parse_recipients([PUBLIC], "recipients")
 

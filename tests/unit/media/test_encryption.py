@@ -351,6 +351,7 @@ def test_nothing_is_encrypted_twice_by_one_key(sealed: Library) -> None:
     assert len(keys) == 2
 
 
+@pytest.mark.slow
 def test_modules_refuse_what_cannot_encrypt_or_decrypt(sealed: Library, tmp_path: Path) -> None:
     drive = {"drive_type": "virtual", "drive": str(sealed.folder), "state_dir": str(sealed.state_dir)}
     wrong = {"recipients": [PUBLIC, "age1x"]}

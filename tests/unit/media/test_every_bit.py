@@ -39,6 +39,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.tests.support.tape import RECORD, Held, Library, folder, inline, link
 
+pytestmark = pytest.mark.slow
+
 #: Flips in the whole way there and back; without it, one bit of each byte is tried on the members alone.
 ROUNDS = int(os.environ.get("SPLITMIRROR_ROUNDS", "0"))
 SPARSE_BYTES = 40_000_000

@@ -32,6 +32,8 @@ from ansible_collections.splitmirror.backup.tests.support.tape import Held, InTu
 from ansible_collections.splitmirror.backup.tests.unit.media.test_encryption import KEYS, RECIPIENTS
 from ansible_collections.splitmirror.backup.tests.unit.media.test_parts import contents, lose_catalog
 
+pytestmark = pytest.mark.slow
+
 #: Damages to volumes that are tried, of each kind.
 ROUNDS = int(os.environ.get("SPLITMIRROR_ROUNDS", "1"))
 

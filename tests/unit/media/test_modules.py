@@ -30,6 +30,8 @@ from ansible_collections.splitmirror.backup.tests.support.tape import (
     window_evidence,
 )
 
+pytestmark = pytest.mark.slow
+
 TREE = [folder("/srv"), inline("/srv/a", b"a" * 3000), inline("/srv/b\udcff", b"b")]
 
 

@@ -572,6 +572,7 @@ def test_check_mode_tells_of_a_drive_without_a_library_by_the_catalog(by_hand: S
     assert (by_hand.library.folder / "inserted").exists(), "it stays"
 
 
+@pytest.mark.slow
 def test_modules_take_a_volume_a_pool_or_both(site: Site, tmp_path: Path) -> None:
     make(site.library, "V1", "V2")
     write(site.library, "V2", "s1", 5)

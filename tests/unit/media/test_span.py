@@ -68,6 +68,8 @@ from ansible_collections.splitmirror.backup.tests.support.tape import (
     window_evidence,
 )
 
+pytestmark = pytest.mark.slow
+
 RECORD_BYTES = 2048
 #: Of a volume, label included; so a part has about 40 KiB.
 CAPACITY_BYTES = 64 << 10

@@ -33,6 +33,8 @@ from ansible_collections.splitmirror.backup.plugins.modules import (
 from ansible_collections.splitmirror.backup.tests.support.tape import run_module_apart, window_evidence
 from ansible_collections.splitmirror.backup.tests.unit.media.test_modules import Site
 
+pytestmark = pytest.mark.slow
+
 FACTS = {"serial": "SN1", "alerts": [3, 10, 21], "write_corrected": 12, "loads": 4}
 
 

@@ -147,6 +147,7 @@ def test_an_answer_is_read_however_it_ends(tmp_path: Path, server: Server, said:
     assert server.asked == ["GET /arm", "GET /split", "DELETE /undo"]
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_not_whole_or_not_in_time_is_none(tmp_path: Path, server: Server) -> None:
     """The split would have been done, by the status alone; and a socket's timeout begins anew with each byte."""
     right = b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"id'
