@@ -179,17 +179,15 @@ class Running:
         """
         for path in paths:
             pid = int(path[len("/proc/") :])
+            pidfd = _pidfd(pid)
             with contextlib.suppress(OSError):
-                try:
-                    pidfd = os.pidfd_open(pid)
-                except AttributeError:  # a Python built on a kernel before 5.3
-                    os.kill(pid, number)
-                    continue
-                try:
-                    if self._is_marked(path):
+                if self._is_marked(path):
+                    if pidfd is None:
+                        os.kill(pid, number)
+                    else:
                         signal.pidfd_send_signal(pidfd, number)
-                finally:
-                    os.close(pidfd)
+            if pidfd is not None:
+                os.close(pidfd)
 
     def _is_dead(self) -> bool:
         if self._process.returncode is not None:
@@ -204,7 +202,8 @@ class Running:
 
         :raises Silent: neither is so in time, it takes no data, or its output is too long.
         """
-        ending = _pidfd(self._process)
+        # One that was waited for may have given its number to another.
+        ending = None if self._process.returncode is not None else _pidfd(self._process.pid)
         try:
             while not until():
                 left_s = max(0.0, deadline - time.monotonic())
@@ -248,12 +247,12 @@ class Running:
                 raise Silent(f"its answer is longer than {OUTPUT_BYTES} bytes")
 
 
-def _pidfd(process: subprocess.Popen[bytes]) -> Optional[int]:
-    """A descriptor that can be read when it has ended; None on kernels before 5.3, and if it was waited for."""
-    # Its number may be another's by now.
-    if process.returncode is not None:
-        return None
+def _pidfd(pid: int) -> Optional[int]:
+    """A descriptor of the process that has this number, readable when it has ended.
+
+    None on kernels before 5.3, and if there is no such process.
+    """
     try:
-        return os.pidfd_open(process.pid)
+        return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return None

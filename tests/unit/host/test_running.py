@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -47,6 +48,19 @@ def test_a_number_that_is_another_processs_by_now_gets_no_signal() -> None:
         assert other.returncode == 0
     finally:
         other.kill()
+        program.close()
+
+
+def test_an_old_kernel_has_no_descriptors_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_pid: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+    program = Running(["sh", "-c", "read line"], takes_lines=True)
+    try:
+        program._send({f"/proc/{program._process.pid}"}, signal.SIGKILL)
+        assert program.result(time.monotonic() + 60) == -signal.SIGKILL
+    finally:
         program.close()
 
 
