@@ -105,17 +105,16 @@ class Machine:
 
     def processes(self) -> list[int]:
         """All processes of the kernel: it has one for each address space, which outlive it when it is killed."""
-        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_own(entry)]
+        leader, entries = self._leader(), Path("/proc").iterdir()
+        return [int(entry.name) for entry in entries if entry.name.isdigit() and self._is_own(entry, leader)]
 
-    def _is_own(self, process: Path) -> bool:
-        """Whether a process is one of the kernel's. :param process: its folder in /proc."""
+    def _is_own(self, process: Path, leader: int) -> bool:
+        """Whether a process is one of the kernel's. :param process: its folder in /proc. :param leader: see _leader."""
         try:
             words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             return False
-        return all(mark in words for mark in self._marks) or (
-            words == [""] and _is_dying_kernel(process, self._leader())
-        )
+        return all(mark in words for mark in self._marks) or (words == [""] and _is_dying_kernel(process, leader))
 
     def kill(self) -> None:
         """End the kernel as a power cut would, and wait until it is gone."""
@@ -135,7 +134,7 @@ class Machine:
         try:
             # Most die with the kernel's first process, and their numbers may be those of another kernel's by now. Which
             # process the handle is for does not change from here on.
-            if not self._is_own(Path("/proc", str(pid))):
+            if not self._is_own(Path("/proc", str(pid)), self._leader()):
                 return
             signal.pidfd_send_signal(handle, signal.SIGKILL)
             poll = select.poll()

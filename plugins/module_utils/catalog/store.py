@@ -72,7 +72,7 @@ class Catalog(MemberTable, UseTable):
             known = self.volume(volume.name)
             if known is not None:
                 volume = volume._replace(capacity_bytes=known.capacity_bytes)
-            for session in self._sessions("number IN (SELECT session FROM parts WHERE volume = ?)", (volume.name,)):
+            for session in self.sessions_on(volume.name):
                 self._forget(session.number)
             self._db.execute("DELETE FROM parts WHERE volume = ?", (volume.name,))
             self._db.execute(f"INSERT OR REPLACE INTO volumes({_VOLUME}) VALUES({_places(_VOLUME)})", volume)

@@ -155,9 +155,14 @@ def parse_worm(answer: bytes) -> Optional[bool]:
     return bool(answer[page + 2] & 0x01)
 
 
+def _folder_of(device: str) -> str:
+    """Where the kernel shows what it has read from a tape drive."""
+    return f"/sys/class/scsi_tape/{os.path.basename(os.path.realpath(device))}/device"
+
+
 def _product(device: str) -> Optional[tuple[str, str]]:
     """Vendor and product of a tape drive as the kernel read them (INQUIRY); None when it has not."""
-    folder = f"/sys/class/scsi_tape/{os.path.basename(os.path.realpath(device))}/device"
+    folder = _folder_of(device)
     try:
         with open(f"{folder}/vendor", encoding="ascii") as vendor, open(f"{folder}/model", encoding="ascii") as model:
             return vendor.read().strip(), model.read().strip()
@@ -168,8 +173,7 @@ def _product(device: str) -> Optional[tuple[str, str]]:
 def tape_serial(device: str) -> Optional[str]:
     """The unit serial number of a tape drive as the kernel read it; None when it has none."""
     try:
-        name = os.path.basename(os.path.realpath(device))
-        with open(f"/sys/class/scsi_tape/{name}/device/vpd_pg80", "rb") as stream:
+        with open(f"{_folder_of(device)}/vpd_pg80", "rb") as stream:
             return stream.read()[4:].decode("ascii", "replace").strip(" \0") or None
     except OSError:
         return None
