@@ -38,6 +38,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes i
     begin_anew,
     label_volume,
     place_for,
+    position_by_catalog,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import WriteJob, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeDrive, TapeError
@@ -127,6 +128,9 @@ class InTurn:
 
     def first(self) -> tuple[TapeDrive, WritePosition]:
         return self.next(0)
+
+    def by_catalog(self) -> WritePosition:
+        return position_by_catalog(self._catalog, self._left[0], self._mode, allow_last=True)
 
     def next(self, needed_bytes: int) -> tuple[TapeDrive, WritePosition]:
         while self._left:

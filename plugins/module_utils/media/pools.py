@@ -189,7 +189,7 @@ class PoolVolumes:
         self.passed_over[volume] = reason
 
     def by_catalog(self) -> WritePosition:
-        """What first would give by the catalog alone, for check mode, which loads nothing."""
+        """See VolumeSource."""
         self._refuse_empty()
         name, mode = self._volume, self._mode
         if name is None:
@@ -428,13 +428,6 @@ class Wanted:
             tell=tell,
             warn=warn,
         )
-
-    def by_catalog(self, catalog: Catalog, lease: DriveLease) -> WritePosition:
-        """Where the session would go by the catalog alone, for check mode, which loads nothing."""
-        source = self.choice(lease, timeout_s=0)(catalog)
-        if isinstance(source, PoolVolumes):
-            return source.by_catalog()
-        return position_by_catalog(catalog, self.volume or "", self.mode, allow_last=self.allow_last)
 
     def room_bytes(self, catalog: Catalog) -> Optional[int]:
         """How much goes on the volumes of the pool that may be written; None when that is not known of one of them."""

@@ -67,7 +67,7 @@ def prepare(
                 drive, place = wanted.choice(lease, timeout_s=drives.timeout_s, tell=tell, warn=warn)(catalog).first()
                 device: Optional[str] = drive.device
             except VolumeNotAtHand:
-                device, place = None, wanted.by_catalog(catalog, lease)
+                device, place = None, wanted.choice(lease, timeout_s=0)(catalog).by_catalog()
             needed_bytes = sealed_bytes(expected_bytes, len(sealed_to)) + place.label.record_bytes
             wanted.check_room(catalog, place, needed_bytes if expected_bytes else 0)
         return device, place

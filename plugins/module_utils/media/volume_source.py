@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ..catalog.store import Catalog
 from ..tape.base import TapeDrive, TapeError
-from .volumes import APPEND, WritePosition, place_for
+from .volumes import APPEND, WritePosition, place_for, position_by_catalog
 
 
 class Drives(Protocol):
@@ -35,6 +35,12 @@ class VolumeSource(Protocol):
         """Load the first volume, prove that it may be written, and move to where its next part goes.
 
         Nothing is written. :raises SplitMirrorError: no volume may be written.
+        """
+
+    def by_catalog(self) -> WritePosition:
+        """What first would give by the catalog alone, for check mode, which loads nothing.
+
+        :raises SplitMirrorError: no volume may be written.
         """
 
     def next(self, needed_bytes: int) -> tuple[TapeDrive, WritePosition]:
@@ -73,6 +79,10 @@ class OneVolume:
         """See VolumeSource."""
         drive = self._drives.exchange(self._volume)
         return drive, place_for(drive, self._catalog, self._volume, self._mode, allow_last=self._allow_last)
+
+    def by_catalog(self) -> WritePosition:
+        """See VolumeSource."""
+        return position_by_catalog(self._catalog, self._volume, self._mode, allow_last=self._allow_last)
 
     def next(self, needed_bytes: int) -> tuple[TapeDrive, WritePosition]:
         """See VolumeSource. :raises TapeError: always, for there is no other volume."""
