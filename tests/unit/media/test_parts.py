@@ -371,6 +371,7 @@ def test_the_same_drives_are_waited_for_once(written: Library) -> None:
 
 
 @pytest.mark.parametrize("volume", ["V1", "V2"])
+@pytest.mark.slow
 def test_the_modules_go_on_without_a_volume(written: Library, tmp_path: Path, volume: str) -> None:
     written.catalog.close()
     hide(written, volume)
@@ -515,6 +516,7 @@ def test_a_part_that_failed_is_written_again_on_another_volume(repeated: Library
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["V1", "V2", "V4"])))
+@pytest.mark.slow
 def test_a_part_that_was_written_again_never_makes_a_session_good(repeated: Library, order: tuple[str, ...]) -> None:
     lose_catalog(repeated)
     for volume in order:
@@ -646,6 +648,7 @@ def rebuilt_with(library: Library, wrong: dict[str, Any]) -> tuple[dict[str, Any
         {"host": "db2"},
     ],
 )
+@pytest.mark.slow
 def test_a_part_that_says_nonsense_of_itself_joins_no_session(two: Library, wrong: dict[str, Any]) -> None:
     found, session = rebuilt_with(two, wrong)
     assert [damage["file_number"] for damage in found["damaged"]] == [2]

@@ -426,6 +426,7 @@ def test_a_session_is_written_over_the_volumes_of_its_pool(site: Site) -> None:
     assert [session.id for session in library.catalog.sessions(state="good")] == ["s1", "s3", "s9"]
 
 
+@pytest.mark.slow
 def test_two_tasks_in_two_drives_of_a_library_write_to_two_volumes(
     library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

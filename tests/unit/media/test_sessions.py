@@ -1204,6 +1204,7 @@ def test_a_volume_of_the_same_name_with_unexpired_data_is_not_replaced(labelled:
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "x", [], {"a": 1}])
 @pytest.mark.parametrize("key", ["created_s", "expires_s"])
+@pytest.mark.slow
 def test_a_time_in_an_index_that_is_none_costs_its_session_only(
     labelled: Library, monkeypatch: pytest.MonkeyPatch, key: str, value: object
 ) -> None:
