@@ -13,7 +13,8 @@ from ..archive.model import MemberRecord
 from .rowcheck import member_of, member_row
 from .sqlite_file import CatalogDatabase
 
-_COLUMNS = "path, kind, size, offset_bytes, header_bytes, sha256, mtime_ns, mode, uid, gid, linkname, header_digest"
+#: The columns of members that member_of takes, behind the number of the part.
+COLUMNS = "path, kind, size, offset_bytes, header_bytes, sha256, mtime_ns, mode, uid, gid, linkname, header_digest"
 
 
 class MemberTable(CatalogDatabase):
@@ -31,7 +32,7 @@ class MemberTable(CatalogDatabase):
             to. One selection at a time can be read from a catalog.
         :raises CatalogError: the catalog cannot be read (any more).
         """
-        columns = "m." + _COLUMNS.replace(", ", ", m.")
+        columns = "m." + COLUMNS.replace(", ", ", m.")
         if wanted is None:
             query = f"SELECT m.part, {columns} FROM members m WHERE session = ?1 AND (?2 IS NULL OR part = ?2) "  # noqa: S608
             rows = self._rows(f"{query}ORDER BY offset_bytes", number, part)
@@ -48,7 +49,7 @@ class MemberTable(CatalogDatabase):
     def has_path(self, number: int, path: bytes) -> bool:
         """The session holds this member, or members below it."""
         query = "SELECT 1 FROM members WHERE session = ? AND (path = ? OR (path >= ? AND path < ?)) LIMIT 1"
-        return self._one(query, number, path, *_below(path)) is not None
+        return self._one(query, number, path, *below(path)) is not None
 
     def position(self, number: int, path: bytes) -> Optional[tuple[int, int]]:
         """(part that lists it, offset in the session) of a member; None if the session does not have it."""
@@ -63,7 +64,7 @@ class MemberTable(CatalogDatabase):
             self._db.execute(
                 "INSERT OR IGNORE INTO temp.wanted SELECT offset_bytes FROM members "
                 "WHERE session = ? AND (path = ? OR (path >= ? AND path < ?))",
-                (number, path, *_below(path)),
+                (number, path, *below(path)),
             )
         self._db.execute(
             "INSERT OR IGNORE INTO temp.wanted SELECT target.offset_bytes FROM temp.wanted w "
@@ -88,6 +89,6 @@ class MemberTable(CatalogDatabase):
         self._db.executemany("INSERT INTO members VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
-def _below(path: bytes) -> tuple[bytes, bytes]:
+def below(path: bytes) -> tuple[bytes, bytes]:
     """Bounds of the names of members below a folder; all names for the root."""
     return (path + b"/", path + b"0") if path else (b"", b"\xff" * 4096)

@@ -17,6 +17,11 @@ FAILED = "failed"
 DAMAGED = "damaged"
 #: A use of a cleaning cartridge.
 CLEAN = "clean"
+#: Levels of a session: a whole one; what changed since the session before; what changed since the last full one.
+FULL = "full"
+INCREMENTAL = "incremental"
+DIFFERENTIAL = "differential"
+LEVELS = (FULL, INCREMENTAL, DIFFERENTIAL)
 #: The largest integer in SQLite. Two large sparse files together can exceed it.
 MOST_BYTES = 2**63 - 1
 
@@ -71,6 +76,8 @@ class Session(NamedTuple):
     :param bytes: the length of the contents of files, up to MOST_BYTES.
     :param write: what tape_write found proved.
     :param evidence: what it was judged by.
+    :param level: FULL, INCREMENTAL or DIFFERENTIAL.
+    :param base: id of the session that it builds on, of which it has only what changed since; empty for a full one.
     """
 
     number: int
@@ -86,6 +93,8 @@ class Session(NamedTuple):
     members: int
     write: dict[str, Any]
     evidence: dict[str, Any]
+    level: str = FULL
+    base: str = ""
 
 
 class VolumeUse(NamedTuple):

@@ -15,12 +15,24 @@ from typing import Any, Optional
 from ..archive.model import HEADER_DIGEST_BYTES, MemberRecord
 from ..extents.maprows import stored_time, time_of
 from ..host.strict_json import parse_own_json, whole
-from .records import DAMAGED, FAILED, GOOD, OPEN, CatalogError, Part, Session, Volume, VolumeUse
+from .records import (
+    DAMAGED,
+    FAILED,
+    FULL,
+    GOOD,
+    LEVELS,
+    OPEN,
+    CatalogError,
+    Part,
+    Session,
+    Volume,
+    VolumeUse,
+)
 
 _TEXT, _BYTES, _COUNT, _TIME = "text", "bytes", "count", "time"
 _MAYBE_TIME, _MAYBE_COUNT = "maybe a time", "maybe a count"
 _VOLUME = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _COUNT, _COUNT, _TEXT, _MAYBE_COUNT, _TEXT, _MAYBE_TIME)
-_SESSION = (_COUNT, _TEXT, _TEXT, _TEXT, _TEXT, _TIME, _MAYBE_TIME, _MAYBE_TIME, _COUNT, _COUNT, _COUNT, _TEXT, _TEXT)
+_SESSION = (_COUNT, _TEXT, _TEXT, _TEXT, _TEXT, _TIME, _MAYBE_TIME, _MAYBE_TIME, _COUNT, _COUNT, _COUNT, *(_TEXT,) * 4)
 _PART = (_COUNT, _COUNT, _TEXT, *(_COUNT,) * 8, _BYTES, _TEXT)
 _USE = (_TEXT, _TEXT, _TEXT, _TEXT, _TIME, _TEXT)
 _STATES = (OPEN, GOOD, FAILED, DAMAGED)
@@ -46,11 +58,13 @@ def session_of(row: Sequence[Any]) -> Session:
     """A row of sessions. :raises CatalogError: it is damaged."""
     _check(row, _SESSION, "sessions")
     try:
-        write, evidence = (json.loads(text) for text in row[-2:])
+        write, evidence = (json.loads(text) for text in row[-4:-2])
     except (ValueError, RecursionError) as exc:
         raise damaged("sessions") from exc
-    found = Session._make((*row[:-2], write, evidence))
+    found = Session._make((*row[:-4], write, evidence, *row[-2:]))
     if found.state not in _STATES or not isinstance(write, dict) or not isinstance(evidence, dict):
+        raise damaged("sessions")
+    if found.level not in LEVELS or (found.level == FULL) != (not found.base):
         raise damaged("sessions")
     return found
 

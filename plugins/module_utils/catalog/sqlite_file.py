@@ -18,9 +18,10 @@ from typing import Any, Optional, TypeVar
 from ..errors import SplitMirrorError
 from .records import CatalogChanged, CatalogError
 
-FORMAT_VERSION = "3"
-#: Older formats. 1: without digests of headers. 2: what was added for sessions over several volumes is missing.
-_OLD_FORMATS = ("1", "2")
+FORMAT_VERSION = "4"
+#: Older formats. 1: without digests of headers. 2: what was added for sessions over several volumes is missing. 3:
+#: without what was added for incremental sessions.
+_OLD_FORMATS = ("1", "2", "3")
 #: What the next writer makes of an older format: table, column, its type, and its value in old rows.
 ADDED_COLUMNS = (
     ("members", "header_digest", "BLOB", "NULL"),
@@ -32,6 +33,8 @@ ADDED_COLUMNS = (
     ("parts", "lead_bytes", "INTEGER NOT NULL DEFAULT 0", "0"),
     ("parts", "age_head", "BLOB NOT NULL DEFAULT x''", "x''"),
     ("parts", "age_keys", "TEXT NOT NULL DEFAULT ''", "''"),
+    ("sessions", "level", "TEXT NOT NULL DEFAULT 'full'", "'full'"),
+    ("sessions", "base", "TEXT NOT NULL DEFAULT ''", "''"),
 )
 
 #: The catalog is written by several sessions at once; what takes longest is to forget a volume with millions of files,
@@ -55,7 +58,7 @@ CREATE TABLE volumes(name TEXT PRIMARY KEY, uuid TEXT NOT NULL, pool TEXT, recor
   place TEXT NOT NULL DEFAULT '', place_s REAL);
 CREATE TABLE sessions(number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, host TEXT, state TEXT, reason TEXT,
   created_s REAL, closed_s REAL, expires_s REAL, files INTEGER, bytes INTEGER, members INTEGER, write TEXT,
-  evidence TEXT);
+  evidence TEXT, level TEXT NOT NULL DEFAULT 'full', base TEXT NOT NULL DEFAULT '');
 CREATE TABLE parts(session INTEGER, part INTEGER, volume TEXT, file_number INTEGER, block INTEGER,
   record_bytes INTEGER, offset_bytes INTEGER, records INTEGER, complete INTEGER,
   archive_bytes INTEGER NOT NULL DEFAULT 0, lead_bytes INTEGER NOT NULL DEFAULT 0,
@@ -65,13 +68,18 @@ CREATE TABLE members(session INTEGER, offset_bytes INTEGER, part INTEGER, path B
   header_digest BLOB, PRIMARY KEY(session, offset_bytes)) WITHOUT ROWID;
 CREATE INDEX members_path ON members(session, path);
 """
-#: Tables that format 3 added.
+#: Tables that formats 3 and 4 added.
 ADDED_TABLES = (
     "volume_uses(number INTEGER PRIMARY KEY, volume TEXT NOT NULL, drive TEXT NOT NULL, what TEXT, session TEXT, "
     "used_s REAL, facts TEXT)",
+    "removed(session INTEGER, path BLOB, PRIMARY KEY(session, path)) WITHOUT ROWID",
 )
-#: Indexes that format 3 added; they make nothing possible, but the choice of a volume among hundreds quick.
-_ADDED_INDEXES = ("parts_volume ON parts(volume)", "sessions_newest ON sessions(host, state, created_s)")
+#: Indexes that formats 3 and 4 added; they make nothing possible, but the choice of a volume among hundreds quick.
+_ADDED_INDEXES = (
+    "parts_volume ON parts(volume)",
+    "sessions_newest ON sessions(host, state, created_s)",
+    "sessions_base ON sessions(base) WHERE base != ''",
+)
 
 _Self = TypeVar("_Self", bound="CatalogDatabase")
 
@@ -168,7 +176,7 @@ class CatalogDatabase:
                 for table, column, kind, value in self._missing():
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
                     self._db.execute(f"UPDATE {table} SET {column} = {value}")  # noqa: S608
-                for table in ADDED_TABLES:
+                for table in self._missing_tables():
                     self._db.execute(f"CREATE TABLE {table}")
                 self._add_indexes()
                 self._db.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,))
@@ -189,7 +197,7 @@ class CatalogDatabase:
                 for table in dict.fromkeys(table for table, *_more in missing):
                     added = ", ".join(f"{value} AS {column}" for name, column, _kind, value in missing if name == table)
                     self._db.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {added} FROM main.{table}")  # noqa: S608
-                for table in ADDED_TABLES:
+                for table in self._missing_tables():
                     self._db.execute(f"CREATE TEMP TABLE {table}")
                 return
         if found != FORMAT_VERSION:
@@ -207,6 +215,11 @@ class CatalogDatabase:
             for row in self._rows(f"PRAGMA main.table_info({table})")
         }
         return [row for row in ADDED_COLUMNS if row[:2] not in columns]
+
+    def _missing_tables(self) -> list[str]:
+        """The rows of ADDED_TABLES that a catalog of an older format does not have."""
+        there = {row[0] for row in self._rows("SELECT name FROM main.sqlite_master WHERE type = 'table'")}
+        return [table for table in ADDED_TABLES if table.partition("(")[0] not in there]
 
     def _format(self) -> Optional[str]:
         row = self._one("SELECT value FROM meta WHERE key = 'format_version'")

@@ -23,13 +23,15 @@ class Standing:
 
     :param sessions: that have a part on it, from old to new, whatever became of them.
     :param unexpired: those of them that must not be overwritten.
-    :param last_good: those of them that are the newest backup of their host.
+    :param last_good: those of them that are the newest backup of their host, or a base of it.
+    :param builders: unexpired sessions, wherever they are, that build on sessions of it.
     """
 
     volume: Volume
     sessions: tuple[Session, ...]
     unexpired: tuple[Session, ...]
     last_good: tuple[Session, ...]
+    builders: tuple[Session, ...] = ()
 
     @property
     def blank(self) -> bool:
@@ -49,8 +51,10 @@ class Standing:
 
     @property
     def expires_s(self) -> Optional[float]:
-        """When the last of its sessions expires, or has expired; None for never. 0 when there is none."""
-        times = [_end_of(session) for session in self.sessions]
+        """When the last of its sessions expires, or has expired, or the last one that builds on one of them; None for
+        never. 0 when there is none.
+        """
+        times = [_end_of(session) for session in (*self.sessions, *self.builders)]
         return None if None in times else max((found for found in times if found is not None), default=0.0)
 
     @property
@@ -77,6 +81,7 @@ def standing_of(catalog: Catalog, volume: Volume, now_s: Optional[float] = None)
         tuple(catalog.sessions_on(volume.name)),
         tuple(catalog.unexpired(volume.name, now_s)),
         tuple(catalog.last_good(volume.name)),
+        tuple(catalog.builders_on(volume.name, now_s)),
     )
 
 

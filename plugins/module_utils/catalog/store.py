@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from ..archive.model import MemberRecord
-from .members import MemberTable
+from .chains import ChainTable
 from .records import (
     DAMAGED,
     FAILED,
+    FULL,
     GOOD,
     MOST_BYTES,
     OPEN,
@@ -42,9 +43,21 @@ _NEWEST_GOOD = (
     "state = 'good' AND NOT EXISTS (SELECT 1 FROM sessions newer WHERE newer.host = sessions.host "
     "AND newer.state = 'good' AND (newer.created_s, newer.number) > (sessions.created_s, sessions.number))"
 )
+#: May not be lost; the value is the time.
+_UNEXPIRED = "state != 'failed' AND (state = 'open' OR expires_s IS NULL OR expires_s > ?)"
 
 
-class Catalog(MemberTable, UseTable):
+def _is_base(of: str) -> str:
+    """A condition: a session on which one builds, itself or through others. :param of: the condition for that one."""
+    return (
+        "id IN (WITH RECURSIVE bases(id) AS ("  # noqa: S608
+        f"SELECT base FROM sessions WHERE base != '' AND {of} "
+        "UNION SELECT found.base FROM sessions found JOIN bases ON found.id = bases.id WHERE found.base != '') "
+        "SELECT id FROM bases)"
+    )
+
+
+class Catalog(ChainTable, UseTable):
     """The open catalog."""
 
     # -- volumes -------------------------------------------------------------------------------------------------
@@ -113,24 +126,33 @@ class Catalog(MemberTable, UseTable):
             return bool(self._db.execute(query, (place, now_s, volume, place)).rowcount)
 
     def unexpired(self, volume: str, now_s: Optional[float] = None) -> list[Session]:
-        """Sessions on a volume that may not be overwritten: open ones, and good or damaged ones that have not expired.
+        """Sessions on a volume that may not be overwritten: open ones, good or damaged ones that have not expired, and
+        those on which such a one builds.
 
         An open session does not expire: its writer may be on another volume.
         """
         now_s = time.time() if now_s is None else now_s
         return self._sessions(
-            "number IN (SELECT session FROM parts WHERE volume = ?) AND state != ? "
-            "AND (state = ? OR expires_s IS NULL OR expires_s > ?)",
-            (volume, FAILED, OPEN, now_s),
+            f"number IN (SELECT session FROM parts WHERE volume = ?) AND ({_UNEXPIRED} OR {_is_base(_UNEXPIRED)})",  # noqa: S608
+            (volume, now_s, now_s),
         )
+
+    def builders_on(self, volume: str, now_s: Optional[float] = None) -> list[Session]:
+        """Unexpired sessions, wherever they are, that build on sessions of a volume."""
+        return self._builders("number IN (SELECT session FROM parts WHERE volume = ?)", volume, now_s)
+
+    def builders(self, session: str, now_s: Optional[float] = None) -> list[Session]:
+        """Unexpired sessions that build on one, themselves or through others, from old to new."""
+        return self._builders("id = ?", session, now_s)
 
     def sessions_on(self, volume: str) -> list[Session]:
         """Sessions with a part on a volume, from old to new."""
         return self._sessions("number IN (SELECT session FROM parts WHERE volume = ?)", (volume,))
 
     def last_good(self, volume: str) -> list[Session]:
-        """Sessions on a volume that are the newest backup which their host has, expired or not."""
-        return self._sessions(f"number IN (SELECT session FROM parts WHERE volume = ?) AND {_NEWEST_GOOD}", (volume,))  # noqa: S608
+        """Sessions on a volume that are the newest backup which their host has, expired or not, or its bases."""
+        newest = f"({_NEWEST_GOOD} OR {_is_base(_NEWEST_GOOD)})"
+        return self._sessions(f"number IN (SELECT session FROM parts WHERE volume = ?) AND {newest}", (volume,))  # noqa: S608
 
     def is_last_good(self, session: str) -> bool:
         """Whether a session is the newest backup that its host has."""
@@ -147,6 +169,9 @@ class Catalog(MemberTable, UseTable):
             way_out = "wait until they expire"
             if kept[0].state == OPEN:
                 way_out = f"close session {kept[0].id} as failed with catalog_session, if its run has ended"
+            builders = self.builders(kept[0].id)
+            if builders and kept[0].expires_s is not None and kept[0].expires_s <= time.time():
+                way_out = f"wait until {builders[-1].id} expires, which builds on it"
             raise CatalogError(
                 f"volume: {volume} holds unexpired data (session {kept[0].id} and {len(kept) - 1} more); name another "
                 f"volume, or {way_out}.",
@@ -155,10 +180,12 @@ class Catalog(MemberTable, UseTable):
             )
         last = [] if allow_last else self.last_good(volume)
         if last:
+            is_newest = self.is_last_good(last[0].id)
+            what = "the last good session" if is_newest else "a base of the last good session"
             others = [found.name for found in self.volumes() if found.name != volume and self._is_free(found.name)]
             instead = f"another volume, {others[0]} for instance" if others else "another volume"
             raise CatalogError(
-                f"volume: {volume} holds {last[0].id}, the last good session of {last[0].host}, which would have no "
+                f"volume: {volume} holds {last[0].id}, {what} of {last[0].host}, which would have no "
                 f"backup until the next one is good; name {instead}, or set allow_last: true "
                 "(splitmirror_allow_last in the role).",
                 option="allow_last",
@@ -191,18 +218,57 @@ class Catalog(MemberTable, UseTable):
         return found[0] if found else None
 
     def begin_session(
-        self, session: str, host: str, created_s: Optional[float] = None, expires_s: Optional[float] = None
+        self,
+        session: str,
+        host: str,
+        created_s: Optional[float] = None,
+        expires_s: Optional[float] = None,
+        *,
+        level: str = FULL,
+        base: str = "",
     ) -> int:
         """Open a session and return its number. What a dead run of the same session left is forgotten.
 
-        :raises CatalogError: the session's archive is on a volume already.
+        :param base: the session that it builds on, which is kept from now on as long as this one is.
+        :raises CatalogError: the session's archive is on a volume already, or its base cannot be restored any more.
         """
         created_s = time.time() if created_s is None else created_s
         with self._transaction():
             self._forget_dead(session)
+            known = self.session(base) if base else None
+            if base and (known is None or known.state != GOOD or self.missing_base(known) is not None):
+                raise CatalogError(
+                    f"level: session {base}, which {session} was to build on, cannot be restored any more; begin a new "
+                    "session.",
+                    option="level",
+                    code="session_not_good",
+                )
             return self._insert_session(
-                Session(0, session, host, OPEN, "", created_s, None, expires_s, 0, 0, 0, {}, {})
+                Session(0, session, host, OPEN, "", created_s, None, expires_s, 0, 0, 0, {}, {}, level, base)
             )
+
+    def bases(self, session: Session) -> list[Session]:
+        """The sessions on which one builds, the nearest first, as far as the catalog has them.
+
+        The last of them, or the session itself if there are none, is a full one, unless missing_base names another.
+        """
+        found: list[Session] = []
+        while session.base:
+            known = self.session(session.base)
+            # The catalog may be damaged.
+            if known is None or known.id in [other.id for other in found]:
+                break
+            found.append(known)
+            session = known
+        return found
+
+    def missing_base(self, session: Session) -> Optional[str]:
+        """The id of the nearest session that is missing or not good and on which one builds; None if none is."""
+        for base in (session, *self.bases(session)):
+            if base.state != GOOD and base is not session:
+                return base.id
+            session = base
+        return session.base or None
 
     def joined_by(
         self, session: str, part: Part, volumes: Sequence[str] = (), *, writer_lives: bool = False
@@ -247,6 +313,7 @@ class Catalog(MemberTable, UseTable):
         volumes: Sequence[str] = (),
         *,
         writer_lives: bool = False,
+        removed: Optional[Iterable[bytes]] = None,
     ) -> None:
         """Enter a part that was found on a volume, and its session; the volume ends behind it, if not later.
 
@@ -260,6 +327,7 @@ class Catalog(MemberTable, UseTable):
         :param members: all that lie in this part, by their offsets in the session; few are held in memory.
         :param make: gets what joined_by returns, and returns the session as it is with this part, judged already.
         :param volumes: as for joined_by; so is writer_lives.
+        :param removed: names of members that the session removed, if that list is in this part.
         :raises CatalogError: as joined_by.
         """
         with self._transaction():
@@ -276,6 +344,8 @@ class Catalog(MemberTable, UseTable):
                 self._update_session(entered._replace(number=number))
             self._insert_part(part._replace(session=number))
             self._insert_members(number, part.part, members)
+            if removed is not None:
+                self._replace_removed(number, removed)
             volume = self.volume(part.volume)
             if volume is not None and volume.files <= part.file_number:
                 self._move_end_behind(part)
@@ -324,6 +394,14 @@ class Catalog(MemberTable, UseTable):
                 f"session: {session} is the last good session of {old.host} and is kept until a newer one is good; "
                 "wait for that, or set allow_last: true.",
                 option="allow_last",
+                code="volume_not_expired",
+            )
+        builders = self.builders(session, now_s)
+        if builders:
+            raise CatalogError(
+                f"session: {session} is a base of {builders[-1].id}, which cannot be restored without it and has not "
+                f"expired; let {builders[-1].id} expire first.",
+                option="session",
                 code="volume_not_expired",
             )
         return True
@@ -425,6 +503,15 @@ class Catalog(MemberTable, UseTable):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _builders(self, condition: str, value: str, now_s: Optional[float]) -> list[Session]:
+        now_s = time.time() if now_s is None else now_s
+        return self._sessions(
+            f"base != '' AND {_UNEXPIRED} AND base IN (WITH RECURSIVE found(id) AS ("  # noqa: S608
+            f"SELECT id FROM sessions WHERE {condition} UNION SELECT next.id FROM sessions next JOIN found "
+            "ON next.base = found.id WHERE next.base != '') SELECT id FROM found)",
+            (now_s, value),
+        )
+
     def _sessions(self, condition: str, values: Sequence[object]) -> list[Session]:
         rows = self._rows(
             f"SELECT {_SESSION} FROM sessions WHERE {condition} ORDER BY created_s, number",  # noqa: S608
@@ -453,7 +540,12 @@ class Catalog(MemberTable, UseTable):
     def _forget(self, number: int) -> None:
         """Forget a session with all its parts, but not where on a volume an unfinished one stands."""
         parts = self.parts(number)
-        for table, column in (("members", "session"), ("parts", "session"), ("sessions", "number")):
+        for table, column in (
+            ("members", "session"),
+            ("removed", "session"),
+            ("parts", "session"),
+            ("sessions", "number"),
+        ):
             self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (number,))  # noqa: S608
         for part in parts:
             if not part.complete:

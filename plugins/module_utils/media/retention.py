@@ -99,7 +99,11 @@ _PERIODS: dict[str, Callable[[Session], object]] = {
 
 @dataclass(frozen=True)
 class Kept:
-    """What becomes of one session. :param kept_by: names of options, or LAST_GOOD; empty when it expires."""
+    """What becomes of one session.
+
+    :param kept_by: names of options, LAST_GOOD, or ``base of`` and the id of the newest kept session that builds on it;
+        empty when it expires.
+    """
 
     session: Session
     kept_by: tuple[str, ...]
@@ -117,8 +121,8 @@ class Kept:
 def judge(catalog: Catalog, rule: Rule, host: Optional[str], now_s: float) -> list[Kept]:
     """What becomes of each good session that has not expired, from old to new; the hosts by name.
 
-    The last good session of a host is kept whatever the rule says. Sessions that have expired already, and those that
-    are open, failed or damaged, are left as they are.
+    The last good session of a host is kept whatever the rule says, and so are the bases of what is kept. Sessions that
+    have expired already, and those that are open, failed or damaged, are left as they are.
 
     :param host: of this host alone.
     """
@@ -130,7 +134,16 @@ def judge(catalog: Catalog, rule: Rule, host: Optional[str], now_s: float) -> li
         kept = rule.keeps(valid, now_s)
         for session in valid:
             always = [LAST_GOOD] if session is of_host[-1] else []
-            found.append(Kept(session, (*always, *kept[session.number])))
+            kept[session.number] = [*always, *kept[session.number]]
+        builders: dict[int, str] = {}
+        for session in valid:
+            for base in catalog.bases(session) if kept[session.number] else ():
+                builders[base.number] = session.id
+        for session in valid:
+            why = kept[session.number]
+            if not why and session.number in builders:
+                why = [f"base of {builders[session.number]}"]
+            found.append(Kept(session, tuple(why)))
     return found
 
 

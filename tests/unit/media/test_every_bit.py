@@ -255,6 +255,7 @@ def test_a_catalog_of_version_0_1_is_read_and_becomes_a_new_one(labelled: Librar
     path = old.state_dir / "catalog.sqlite"
     old.catalog.close()
     with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DROP INDEX sessions_base")
         for table, column, *_kind in ADDED_COLUMNS:
             db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         for table in ADDED_TABLES:
