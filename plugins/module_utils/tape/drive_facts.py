@@ -4,15 +4,16 @@
 
 """What a drive says of its own health and of the volume in it.
 
-Facts are from SPC-4 (LOG SENSE, READ ATTRIBUTE, the error counter pages, the medium auxiliary memory) and SSC-3 (the
-TapeAlert page). A drive may know none of it, a part of it, or answer with nonsense: what cannot be read is not told.
+Facts are from SPC-4 (LOG SENSE, READ ATTRIBUTE, the error counter pages, the medium auxiliary memory), SSC-3 (the
+TapeAlert page) and SSC-4 (the Volume Statistics page). Page 31h, Tape Capacity, belongs to the vendors; HP and IBM
+have the same one. A drive may know none of it, a part of it, or answer with nonsense: what cannot be read is not told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from ..host.strict_json import MOST, whole
 
@@ -23,14 +24,27 @@ _ANSWER_BYTES = 0x1000
 
 WRITE_ERRORS_PAGE = 0x02
 READ_ERRORS_PAGE = 0x03
+VOLUME_STATISTICS_PAGE = 0x17
 TAPE_ALERT_PAGE = 0x2E
+TAPE_CAPACITY_PAGE = 0x31
 _CORRECTED = 0x0003
 _UNCORRECTED = 0x0006
 _REMAINING = 0x0000
 _CAPACITY = 0x0001
 _LOADS = 0x0003
+# Of the Volume Statistics page: whether it is valid, how often the volume was loaded, and per partition its native
+# capacity and what is left of it before the early warning.
+_PAGE_VALID = 0x0000
+_MOUNTS = 0x0001
+_PARTITION_CAPACITY = 0x0202
+_PARTITION_REMAINING = 0x0204
+# Of the Tape Capacity page, for the first partition.
+_MAIN_REMAINING = 0x0001
+_MAIN_CAPACITY = 0x0003
 _MIB = 1 << 20
+_MB = 1_000_000
 _MOST_ALERTS = 64
+_UNKNOWN_BYTES = 4
 
 #: Sends a command that only reads: the command, and how long the answer may be. Raises OSError when it is refused.
 Command = Callable[[bytes, int], bytes]
@@ -97,7 +111,7 @@ def ask(command: Command, serial: Optional[str] = None) -> DriveFacts:
         return _answered(command, log_sense(code), lambda answer: parse_log_page(answer, code))
 
     alerts, written, read = page(TAPE_ALERT_PAGE), page(WRITE_ERRORS_PAGE), page(READ_ERRORS_PAGE)
-    medium = _answered(command, read_attributes(_REMAINING), parse_attributes)
+    medium = _ask_medium(command)
     return DriveFacts(
         serial,
         tuple(alerts_on(alerts)) if alerts else None,
@@ -105,16 +119,60 @@ def ask(command: Command, serial: Optional[str] = None) -> DriveFacts:
         _number(written, _UNCORRECTED),
         _number(read, _CORRECTED),
         _number(read, _UNCORRECTED),
-        _number(medium, _LOADS),
-        _number(medium, _CAPACITY, _MIB),
-        _number(medium, _REMAINING, _MIB),
+        medium.loads,
+        medium.capacity_bytes,
+        medium.remaining_bytes,
     )
 
 
 def ask_room(command: Command) -> tuple[Optional[int], Optional[int]]:
     """Ask for the native capacity of the volume in bytes, and what is left behind its last record; None if not told."""
-    medium = _answered(command, read_attributes(_REMAINING), parse_attributes)
-    return _number(medium, _CAPACITY, _MIB), _number(medium, _REMAINING, _MIB)
+    medium = _ask_medium(command)
+    return medium.capacity_bytes, medium.remaining_bytes
+
+
+class _Medium(NamedTuple):
+    """What is told of the volume, as DriveFacts has it."""
+
+    loads: Optional[int]
+    capacity_bytes: Optional[int]
+    remaining_bytes: Optional[int]
+
+    def or_else(self, other: _Medium) -> _Medium:
+        """What the other says fills the gaps."""
+        return _Medium(*(mine if mine is not None else its for mine, its in zip(self, other)))
+
+
+def _ask_medium(command: Command) -> _Medium:
+    """Ask in turn for all that knows the volume, until its room is known."""
+    told = _Medium(None, None, None)
+    for ask_one in (_ask_attributes, _ask_statistics, _ask_capacity):
+        told = told.or_else(ask_one(command))
+        if told.capacity_bytes is not None and told.remaining_bytes is not None:
+            break
+    return told
+
+
+def _ask_attributes(command: Command) -> _Medium:
+    found = _answered(command, read_attributes(_REMAINING), parse_attributes)
+    return _Medium(_number(found, _LOADS), _number(found, _CAPACITY, _MIB), _number(found, _REMAINING, _MIB))
+
+
+def _ask_statistics(command: Command) -> _Medium:
+    page = VOLUME_STATISTICS_PAGE
+    found = _answered(command, log_sense(page), lambda answer: parse_log_page(answer, page))
+    valid = found.get(_PAGE_VALID)
+    if valid is not None and not valid[-1:] > b"\0":
+        return _Medium(None, None, None)
+    first = {code: first_partition(found.get(code, b"")) for code in (_PARTITION_CAPACITY, _PARTITION_REMAINING)}
+    room = (_number(first, code, _MB) for code in (_PARTITION_CAPACITY, _PARTITION_REMAINING))
+    return _Medium(_number(found, _MOUNTS), *room)
+
+
+def _ask_capacity(command: Command) -> _Medium:
+    page = TAPE_CAPACITY_PAGE
+    found = _answered(command, log_sense(page), lambda answer: parse_log_page(answer, page))
+    return _Medium(None, _number(found, _MAIN_CAPACITY, _MIB), _number(found, _MAIN_REMAINING, _MIB))
 
 
 def log_sense(page: int) -> bytes:
@@ -160,6 +218,22 @@ def alerts_on(values: Mapping[int, bytes]) -> Iterator[int]:
             yield number
 
 
+def first_partition(value: bytes) -> bytes:
+    """The counter of partition 0 in a parameter of the Volume Statistics page that has one for each partition.
+
+    A record is the length of what follows in it, a reserved byte, the number of the partition and the counter.
+
+    :returns: nothing if there is no such record, or it is cut short.
+    """
+    place = 0
+    while place + 4 < len(value) and value[place] > 3:
+        end = place + 1 + value[place]
+        if not int.from_bytes(value[place + 2 : place + 4], "big"):
+            return value[place + 4 : end] if end <= len(value) else b""
+        place = end
+    return b""
+
+
 def _items(data: bytes, *, head: int, length_at: int) -> Iterator[tuple[int, bytes]]:
     """Numbers and values that stand behind each other. :param head: bytes before a value; its length ends them."""
     place = 0
@@ -180,6 +254,8 @@ def _answered(command: Command, words: bytes, parse: Callable[[bytes], dict[int,
 
 
 def _number(values: Mapping[int, bytes], code: int, unit: int = 1) -> Optional[int]:
-    """A number, None when it is not told. 64 bits that are all set mean that the drive does not know it."""
-    number = int.from_bytes(values.get(code, b""), "big") * unit
-    return number if values.get(code) and number <= MOST else None
+    """A number, None when it is not told. Four bytes or more that are all set mean that the drive does not know it."""
+    value = values.get(code, b"")
+    number = int.from_bytes(value, "big") * unit
+    unknown = not value or (len(value) >= _UNKNOWN_BYTES and not value.strip(b"\xff"))
+    return None if unknown or number > MOST else number

@@ -15,11 +15,14 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_facts import (
     READ_ERRORS_PAGE,
     TAPE_ALERT_PAGE,
+    TAPE_CAPACITY_PAGE,
+    VOLUME_STATISTICS_PAGE,
     WRITE_ERRORS_PAGE,
     DriveFacts,
     alerts_on,
     ask,
     ask_room,
+    first_partition,
     log_sense,
     parse_attributes,
     parse_log_page,
@@ -52,6 +55,19 @@ ATTRIBUTES = bytes.fromhex(
     "0401 81 0006 534e31323334"
     "0408 80 0001 00"
 )
+# SSC-4: page code 17h; the page is valid, 17 mounts, and for each of two partitions a record with its capacity, what
+# of it is used and what is left of it, in 10^6 bytes.
+STATISTICS = bytes.fromhex(
+    "1700004d"
+    "0000 03 01 01"
+    "0001 03 04 00000011"
+    "0202 03 10 07 00 0000 0016e360 07 00 0001 00000c80"
+    "0203 03 10 07 00 0000 00000fa0 07 00 0001 00000000"
+    "0204 03 10 07 00 0000 0016d3c0 07 00 0001 00000c80"
+    "0300 03 00"
+)
+# Page code 31h: what is left of the first and the second partition, and how large they are, in MiB.
+CAPACITY = bytes.fromhex("31000020 0001 40 04 0000ea60 0002 40 04 00000000 0003 40 04 01194000 0004 40 04 00000000")
 ANSWERS = {TAPE_ALERT_PAGE: ALERTS, WRITE_ERRORS_PAGE: WRITE_ERRORS, READ_ERRORS_PAGE: READ_ERRORS, None: ATTRIBUTES}
 WHOLE = DriveFacts("SN1", (20, 64), 42, 3, 16, 0, 17, 0x1194000 << 20, 60000 << 20)
 
@@ -75,6 +91,8 @@ def test_the_commands_are_those_of_the_standard() -> None:
     assert log_sense(TAPE_ALERT_PAGE) == bytes.fromhex("4d 00 6e 00 00 00 00 1000 00")
     assert log_sense(WRITE_ERRORS_PAGE) == bytes.fromhex("4d 00 42 00 00 00 00 1000 00")
     assert log_sense(READ_ERRORS_PAGE) == bytes.fromhex("4d 00 43 00 00 00 00 1000 00")
+    assert log_sense(VOLUME_STATISTICS_PAGE) == bytes.fromhex("4d 00 57 00 00 00 00 1000 00")
+    assert log_sense(TAPE_CAPACITY_PAGE) == bytes.fromhex("4d 00 71 00 00 00 00 1000 00")
     assert read_attributes(0) == bytes.fromhex("8c 00 000000 00 00 00 0000 00001000 00 00")
     assert read_attributes(0x0401)[8:10] == bytes.fromhex("0401")
 
@@ -91,6 +109,47 @@ def test_the_room_on_a_volume_is_asked_for_alone() -> None:
     assert ask_room(drive) == (0x1194000 << 20, 60000 << 20)
     assert drive.commands == [read_attributes(0)]
     assert ask_room(Answering({})) == (None, None)
+
+
+def test_the_room_comes_from_the_log_pages_where_the_attributes_do_not_tell_it() -> None:
+    drive = Answering({VOLUME_STATISTICS_PAGE: STATISTICS, TAPE_CAPACITY_PAGE: CAPACITY})
+    assert ask_room(drive) == (1_500_000_000_000, 1_496_000_000_000)
+    assert drive.commands == [read_attributes(0), log_sense(0x17)]
+    assert ask(drive).loads == 17
+    drive = Answering({TAPE_CAPACITY_PAGE: CAPACITY})
+    assert ask_room(drive) == (0x1194000 << 20, 60000 << 20)
+    assert drive.commands == [read_attributes(0), log_sense(0x17), log_sense(0x31)]
+
+
+def test_each_source_tells_only_what_those_before_it_did_not() -> None:
+    capacity_alone = bytes.fromhex("0000000d 0001 80 0008 0000000000000064")
+    told: dict[Optional[int], Optional[bytes]] = {
+        None: capacity_alone,
+        VOLUME_STATISTICS_PAGE: STATISTICS,
+        TAPE_CAPACITY_PAGE: CAPACITY,
+    }
+    assert ask_room(Answering(told)) == (100 << 20, 1_496_000_000_000)
+    # A page that says itself that it is not valid, and counters that nobody has counted.
+    told[VOLUME_STATISTICS_PAGE] = STATISTICS.replace(bytes.fromhex("0000030101"), bytes.fromhex("0000030100"))
+    assert ask_room(Answering(told)) == (100 << 20, 60000 << 20)
+    told[VOLUME_STATISTICS_PAGE] = STATISTICS.replace(bytes.fromhex("0016d3c0"), bytes.fromhex("ffffffff"))
+    assert ask_room(Answering(told)) == (100 << 20, 60000 << 20)
+
+
+@pytest.mark.parametrize(
+    ("value", "counter"),
+    [
+        ("07 00 0000 00000001 07 00 0001 00000002", "00000001"),
+        ("07 00 0001 00000002 07 00 0000 00000001", "00000001"),
+        ("0b 00 0000 0000000100000000", "0000000100000000"),
+        ("07 00 0001 00000002", ""),
+        ("07 00 0000 000000", ""),
+        ("00 00 0000 00000001", ""),
+        ("", ""),
+    ],
+)
+def test_of_the_counters_of_all_partitions_the_first_one_is_taken(value: str, counter: str) -> None:
+    assert first_partition(bytes.fromhex(value)) == bytes.fromhex(counter)
 
 
 @pytest.mark.parametrize("missing", list(ANSWERS))
@@ -134,16 +193,17 @@ def test_numbers_that_no_counter_can_have_are_not_told() -> None:
 
 
 def test_an_answer_that_is_cut_anywhere_tells_what_is_whole_in_it() -> None:
-    for code, answer in ANSWERS.items():
+    for code, answer in {**ANSWERS, VOLUME_STATISTICS_PAGE: STATISTICS, TAPE_CAPACITY_PAGE: CAPACITY}.items():
+        whole = ask(Answering({code: answer}), "SN1").told()
         for length in range(len(answer)):
             found = ask(Answering({code: answer[:length]}), "SN1").told()
-            assert found.items() <= {**WHOLE.told(), "alerts": found.get("alerts")}.items()
+            assert found.items() <= {**whole, "alerts": found.get("alerts")}.items()
             assert set(found.get("alerts") or ()) <= {20, 64}
 
 
 def test_an_answer_with_flipped_bits_never_fails_and_can_be_kept() -> None:
     chance = random.Random(1)
-    for code, answer in ANSWERS.items():
+    for code, answer in {**ANSWERS, VOLUME_STATISTICS_PAGE: STATISTICS, TAPE_CAPACITY_PAGE: CAPACITY}.items():
         for _dummy in range(300):
             damaged = bytearray(answer)
             for _flip in range(chance.randrange(1, 6)):
