@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import shorten
+from ..host.files import read_private
 from . import bech32
 from .primitives import KEY_BYTES, CryptError, need_cryptography, public_of
 
@@ -93,17 +92,13 @@ def read_identities(path: str, option: str = "identity_file") -> list[Identity]:
     """
     where = f"{option}: {path}"
     try:
-        # Nobody may ever write into a FIFO.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as stream:
-            status = os.fstat(fd)
-            data = stream.read(_MOST_BYTES) if stat.S_ISREG(status.st_mode) else b""
+        data = read_private(path, _MOST_BYTES)
     except OSError as exc:
         raise CryptError(
             f"{where} cannot be read ({exc.strerror}); name the file of age-keygen on the media server.",
             option=option,
         ) from exc
-    if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077 or status.st_uid not in (0, os.geteuid()):
+    if data is None:
         raise CryptError(
             f"{where} is open to others; it must be a file that belongs to root or to the user who runs the module, "
             "with mode 0600.",

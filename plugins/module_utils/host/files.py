@@ -10,9 +10,10 @@ import contextlib
 import fcntl
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Optional
 
 #: The name of a partial file; version 0.1 had no number in it.
 _PARTIAL = re.compile(r"(.+?)(?:\.[0-9]+)?\.new", re.DOTALL)
@@ -72,6 +73,20 @@ def replace_file(path: str, text: str, *, durable: bool = False, alone: bool = F
     """Write a text file in one step, see replacing."""
     with replacing(path, durable=durable, alone=alone) as stream:
         stream.write(text.encode())
+
+
+def read_private(path: str, most_bytes: int) -> Optional[bytes]:
+    """The content of a file with a secret in it; None if others may read it, or it is not a file of root or ourselves.
+
+    :param most_bytes: of more than that, the beginning. :raises OSError: it cannot be read.
+    """
+    # Nobody may ever write into a FIFO.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as stream:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077 or status.st_uid not in (0, os.geteuid()):
+            return None
+        return stream.read(most_bytes)
 
 
 def sync_folder(folder: str) -> None:

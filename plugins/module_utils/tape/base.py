@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Optional, Union
 
 from ..errors import SplitMirrorError
 from .drive_facts import DriveFacts
+from .drive_key import DriveKey
 
 if TYPE_CHECKING:
     from .library import Bay
@@ -111,11 +112,15 @@ class TapeDrive(ABC):
     uses_changer: ClassVar[bool] = False
     #: make_volume works: volumes are made by the collection and not bought.
     makes_volumes: ClassVar[bool] = False
+    #: It can encrypt by itself, if its model can: set_key works.
+    encrypts: ClassVar[bool] = False
     #: Bounds of one record.
     min_record_bytes: ClassVar[int] = 512
     max_record_bytes: ClassVar[int] = 16 << 20
     #: It is written to at full speed or rests: between two records that come late it would stop and wind back.
     streams: bool = False
+    #: With this key the parts of sessions are encrypted that are written in it; None to write them as they are.
+    key: Optional[DriveKey] = None
 
     @abstractmethod
     def __init__(self, drive: str, *, writable: bool = False, bay: Optional[Bay] = None) -> None: ...
@@ -158,6 +163,36 @@ class TapeDrive(ABC):
             option="changer",
             code="option_invalid",
         )
+
+    def prove_encrypts(self) -> None:
+        """Prove that the drive can encrypt the volume in it by itself. :raises TapeError: it cannot."""
+        raise TapeError(
+            f"drive_key_file: a drive of type {self.name} does not encrypt; leave drive_key_file and drive_key out, or "
+            "encrypt in software (recipients).",
+            option="drive_key_file",
+            code="option_invalid",
+        )
+
+    def set_key(self, key: Optional[DriveKey]) -> None:
+        """Have the drive decrypt what is read from now on, and encrypt what is written if it is open for writing.
+
+        What is in the clear can be read all the same.
+
+        :param key: None takes out the key that was set; so do fetch, load, unload and close.
+        :raises TapeError: the drive cannot do that; or the key may still be in it.
+        """
+        if key is not None:
+            self.prove_encrypts()
+
+    def prove_key(self) -> None:  # noqa: B027 - nothing is to be proved of a drive that takes no key
+        """Prove that the key was in force since set_key. :raises TapeError: it was not."""
+
+    def next_key(self) -> Optional[str]:
+        """The fingerprint of the key that the record under the head is encrypted with by the drive.
+
+        :returns: empty if it is encrypted with a key that is not known; None if it is not, as far as the drive says.
+        """
+        return None
 
     @abstractmethod
     def load(self, volume: str) -> None:

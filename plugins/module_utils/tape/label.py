@@ -161,13 +161,14 @@ def read_label(drive: TapeDrive) -> LabelReading:
 
 
 def write_label(drive: TapeDrive, label: Label) -> None:
-    """Write a label at the beginning and read it back; everything else on the volume is gone.
+    """Write a label at the beginning, in the clear, and read it back; everything else on the volume is gone.
 
     The head then stands behind the label's filemark. Whether that may be is the caller's to know. A record of the size
     that the label promises is tried first, for some adapters take less than others.
 
     :raises TapeError: the drive does not take such records, and nothing was written; or the volume is bad.
     """
+    drive.set_key(None)
     drive.rewind()
     if not drive.status().worm:
         drive.write_record(bytes(label.record_bytes))

@@ -4,8 +4,8 @@
 
 """SCSI commands sent by hand (SG_IO): which drive stands in which element of a library, and what medium is in a drive.
 
-Facts are from scsi/sg.h; from SMC-3: READ ELEMENT STATUS with DVCID, and its data transfer element descriptors; and
-from SSC-3: the Medium Configuration mode page.
+Facts are from scsi/sg.h; from SPC-4: sense data; from SMC-3: READ ELEMENT STATUS with DVCID, and its data transfer
+element descriptors; and from SSC-3: the Medium Configuration mode page.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 from typing import Optional
 
 _SG_IO = 0x2285
+_TO_DEVICE = -2
 _FROM_DEVICE = -3
 _TIMEOUT_MS = 120_000
 _ELEMENT_DRIVES = 4
@@ -23,6 +24,8 @@ _ANSWER_BYTES = 0xFFFF
 _MEDIUM_CONFIGURATION = 0x1D
 #: Vendor and product of drives that report any medium as WORM: the virtual tape of tgt.
 _SAY_WORM = frozenset({("IET", "VIRTUAL-TAPE")})
+_FIXED_SENSE = (0x70, 0x71)
+_DESCRIPTOR_SENSE = (0x72, 0x73)
 _T10_IDENTIFIER = 1
 _T10_VENDOR_AND_PRODUCT_BYTES = 24
 
@@ -56,6 +59,18 @@ class _SgHeader(ctypes.Structure):
     )
 
 
+class CommandRefused(OSError):
+    """A device refused a command.
+
+    :ivar sense: sense key, additional sense code and its qualifier (SPC-4); None when it sent none.
+    """
+
+    def __init__(self, status: int, sense: Optional[tuple[int, int, int]]) -> None:
+        said = "" if sense is None else " and sense {:02x}/{:02x}/{:02x}".format(*sense)
+        super().__init__(f"the command was refused with status {status}{said}")
+        self.sense = sense
+
+
 def read_command(device: str, command: bytes, answer_bytes: int) -> bytes:
     """Open a device and send a command that only reads.
 
@@ -73,26 +88,55 @@ def send_command(handle: int, command: bytes, answer_bytes: int) -> bytes:
     """Send a command that only reads to an open device; needs CAP_SYS_RAWIO on a tape drive.
 
     :param answer_bytes: how long the answer may be.
-    :raises OSError: the device refused the command.
+    :raises OSError: the device refused the command (CommandRefused), or cannot be reached.
     """
     answer = ctypes.create_string_buffer(answer_bytes)
+    left = _send(handle, command, answer, _FROM_DEVICE)
+    return answer.raw[: answer_bytes - max(left, 0)]
+
+
+def send_data(handle: int, command: bytes, data: bytes) -> None:
+    """Send a command with data to an open device, as send_command does. The copy of the data is wiped.
+
+    :raises OSError: as send_command.
+    """
+    sent = ctypes.create_string_buffer(data, len(data))
+    try:
+        _send(handle, command, sent, _TO_DEVICE)
+    finally:
+        ctypes.memset(sent, 0, len(sent))
+
+
+def _send(handle: int, command: bytes, data: ctypes.Array[ctypes.c_char], direction: int) -> int:
+    """Send a command, and return how many bytes of the data were not transferred."""
     sense = ctypes.create_string_buffer(64)
     cdb = ctypes.create_string_buffer(command, len(command))
     header = _SgHeader(
         interface_id=ord("S"),
-        dxfer_direction=_FROM_DEVICE,
+        dxfer_direction=direction,
         cmd_len=len(command),
         mx_sb_len=len(sense),
-        dxfer_len=answer_bytes,
-        dxferp=ctypes.addressof(answer),
+        dxfer_len=len(data),
+        dxferp=ctypes.addressof(data),
         cmdp=ctypes.addressof(cdb),
         sbp=ctypes.addressof(sense),
         timeout=_TIMEOUT_MS,
     )
     fcntl.ioctl(handle, _SG_IO, header)
     if header.status or header.host_status or header.driver_status & 0x0F:
-        raise OSError(f"the command was refused with status {header.status}")
-    return answer.raw[: answer_bytes - max(header.resid, 0)]
+        raise CommandRefused(header.status, parse_sense(sense.raw[: header.sb_len_wr]))
+    return int(header.resid)
+
+
+def parse_sense(sense: bytes) -> Optional[tuple[int, int, int]]:
+    """Sense key, additional sense code and its qualifier in sense data of either format; None if it has none."""
+    kind = sense[0] & 0x7F if sense else 0
+    if kind in _FIXED_SENSE and len(sense) > 2:
+        code, qualifier = sense[12:14] if len(sense) > 13 else b"\0\0"
+        return sense[2] & 0x0F, code, qualifier
+    if kind in _DESCRIPTOR_SENSE and len(sense) > 3:
+        return sense[1] & 0x0F, sense[2], sense[3]
+    return None
 
 
 def drive_serials(changer: str) -> list[Optional[str]]:

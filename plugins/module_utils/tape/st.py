@@ -13,10 +13,12 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 import time
 from collections.abc import Collection
 from typing import Optional
 
+from ..errors import SplitMirrorError
 from .base import (
     Buffer,
     DriveBusy,
@@ -27,7 +29,9 @@ from .base import (
     FilemarkHit,
     TapeError,
 )
+from .data_encryption import DriveEncryption
 from .drive_facts import DriveFacts, ask, ask_room
+from .drive_key import DriveKey
 from .library import Bay
 from .mtio import (
     MAJOR,
@@ -42,7 +46,7 @@ from .mtio import (
     MTWEOF,
     NO_REWIND,
 )
-from .scsi import medium_is_worm, send_command, tape_serial
+from .scsi import medium_is_worm, send_command, send_data, tape_serial
 from .st_head import PASSING_BYTES, StHead
 
 #: A new LTO-9 cartridge is calibrated for up to two hours when it is first loaded.
@@ -62,6 +66,7 @@ class StTape(StHead):
 
     name = "st"
     uses_changer = True
+    encrypts = True
     streams = True
 
     def __init__(self, drive: str, *, writable: bool = False, bay: Optional[Bay] = None) -> None:
@@ -71,6 +76,8 @@ class StTape(StHead):
         self._flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         self._volume: Optional[str] = None
         self._worm: Optional[bool] = None
+        self._writable = writable
+        self._encryption = DriveEncryption(drive, self._command, lambda words, data: send_data(self._fd, words, data))
         # A write-protected volume may be about to make room for another one; load opens the drive anew.
         self._open(protected=True)
 
@@ -79,6 +86,18 @@ class StTape(StHead):
     def close(self) -> None:
         if self._fd < 0:
             return
+        failed = sys.exc_info()[1]
+        try:
+            self.set_key(None)
+        except TapeError as exc:
+            if not isinstance(failed, SplitMirrorError):
+                raise
+            # Most likely the cause of both is the same.
+            failed.message += f" {exc.message}"
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         handle, self._fd = self._fd, -1
         try:
             os.close(handle)
@@ -111,9 +130,31 @@ class StTape(StHead):
     def _command(self, words: bytes, answer_bytes: int) -> bytes:
         return send_command(self._fd, words, answer_bytes)
 
+    def prove_encrypts(self) -> None:
+        self._encryption.prove()
+
+    def set_key(self, key: Optional[DriveKey]) -> None:
+        if key is None:
+            self._encryption.clear()
+        else:
+            self._encryption.set(key, encrypt=self._writable)
+
+    def prove_key(self) -> None:
+        self._encryption.prove_in_force()
+
+    def next_key(self) -> Optional[str]:
+        found = self._encryption.next_block()
+        if found.encrypted is None:
+            # A drive that has not read the record yet does not know; one that does not encrypt says nothing at all.
+            with contextlib.suppress(TapeError):
+                self.pass_record()
+            found = self._encryption.next_block()
+        return found.fingerprint if found.encrypted else None
+
     def clean(self, avoid: Collection[str] = ()) -> str:
         if self._bay is None:
             return super().clean(avoid)
+        self.set_key(None)
         self._lose()
         self._volume = None
         return self._bay.clean(self._eject, self._wait_until_cleaned, avoid)
@@ -122,6 +163,7 @@ class StTape(StHead):
         return None if self._bay is None else self._bay.volumes()
 
     def fetch(self, volume: str) -> None:
+        self.set_key(None)
         self._lose()
         self._worm = None
         self._volume = None
@@ -139,8 +181,10 @@ class StTape(StHead):
         self._operate("does not take its options", MTSETDRVBUFFER, MT_ST_CLEARBOOLEANS | MT_ST_OFF)
         self._tells = self._told() == 0
         self._worm = medium_is_worm(self._fd, self.device)
+        self._encryption.clear_left(writable=self._writable)
 
     def unload(self) -> None:
+        self.set_key(None)
         self._lose()
         self._volume = None
         if self._bay is None:
