@@ -27,6 +27,28 @@ options:
     version_added: 0.2.0
 """
 
+    # For modules that write, and for those that read.
+    DRIVE = r"""
+options:
+  drive_key_file:
+    description:
+      - A file on the media server with the key with which the drive itself encrypts and decrypts (LTO-4 and newer), 64
+        hexadecimal digits. It must belong to root or to the user who runs the module, with mode 0600.
+      - A module that writes takes one key. A module that reads takes several, one a line, and gives the drive the one
+        that a session needs.
+      - It needs O(drive_type=st), and cannot be combined with encryption in software.
+      - The key is taken out of the drive at the end.
+    type: path
+    version_added: 0.2.0
+  drive_key:
+    description:
+      - The key as text, instead of O(drive_key_file). Take it from a vault.
+      - It is in no result and in no log. Without pipelining, Ansible keeps it with the other options in a file of its
+        own on the media server while the task runs.
+    type: str
+    version_added: 0.2.0
+"""
+
     # For modules that write.
     RECIPIENTS = r"""
 options:

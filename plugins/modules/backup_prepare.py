@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive
   - splitmirror.backup.write_mode
   - splitmirror.backup.keys.recipients
+  - splitmirror.backup.keys.drive
 options:
   expected_bytes:
     description:
@@ -133,6 +134,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.host.status imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import DRIVE_KEY_SPEC, writing_key_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, silent
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_SPEC, WRITE_RULES
 
@@ -144,6 +146,7 @@ SPEC: Spec = {
     **DRIVE_SPEC,
     **WRITE_MODE_SPEC,
     **RECIPIENTS_SPEC,
+    **DRIVE_KEY_SPEC,
     "expected_bytes": {"type": "int", "default": 0},
 }
 
@@ -159,7 +162,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     plan = prepare(
         state.root,
         params["session"],
-        drives=DriveOptions.of(params, dry_run=module.check_mode),
+        drives=DriveOptions.of(params, dry_run=module.check_mode, key=writing_key_of(params)),
         wanted=Wanted.of(params),
         expected_bytes=params["expected_bytes"],
         recipients=params["recipients"],

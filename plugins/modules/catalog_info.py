@@ -147,6 +147,11 @@ sessions:
           elements: str
           sample: [2c7f1ab2e38e5028]
           version_added: 0.2.0
+        drive_key:
+          description: The fingerprint of the key with which the drive encrypted it. None if it did not.
+          type: str
+          sample: cca0e26b70b7ed5a
+          version_added: 0.2.0
         archive_bytes:
           description: Length of the archive in it.
           type: int

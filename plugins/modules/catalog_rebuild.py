@@ -36,6 +36,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.keys
+  - splitmirror.backup.keys.drive
 attributes:
   check_mode:
     support: full
@@ -131,6 +132,10 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import keyring_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import (
+    DRIVE_KEY_SPEC,
+    clearing_on_signals,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, use_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
 
@@ -142,6 +147,7 @@ SPEC: Spec = {
     "allow_last": {"type": "bool", "default": False},
     **DRIVE_SPEC,
     **IDENTITY_SPEC,
+    **DRIVE_KEY_SPEC,
     **STATE_DIR_SPEC,
 }
 
@@ -155,7 +161,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     options, volume = DriveOptions.of(params, dry_run=dry_run), params["volume"]
     who = f"catalog_rebuild of volume {volume}"
     known = Catalog.open_for(state_dir.catalog_file, writable=not dry_run, no_trace=dry_run)
-    with known as catalog, use_drive(options, volume, who=who) as lease:
+    clearing = clearing_on_signals(keyring.has_drive_keys)
+    with clearing, known as catalog, use_drive(options, volume, who=who) as lease:
         allow_last = params["allow_last"]
         return rebuild(volume, catalog, lease.drive, allow_last=allow_last, dry_run=dry_run, keyring=keyring)
 

@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive.optional
   - splitmirror.backup.write_mode
   - splitmirror.backup.keys.recipients
+  - splitmirror.backup.keys.drive
   - splitmirror.backup.mirror.optional_provider
   - splitmirror.backup.mirror.optional_pairs
 options:
@@ -126,6 +127,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.prefligh
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC
 from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Preflight, folder_ready
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import DRIVE_KEY_SPEC
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, OPTIONAL_DRIVE_SPEC
 
 if TYPE_CHECKING:
@@ -193,6 +195,7 @@ def main() -> None:
             **OPTIONAL_DRIVE_SPEC,
             **WRITE_MODE_SPEC,
             **RECIPIENTS_SPEC,
+            **DRIVE_KEY_SPEC,
             **STATE_DIR_SPEC,
         },
         required_if=[

@@ -63,6 +63,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive.cleaning
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.keys
+  - splitmirror.backup.keys.drive
 attributes:
   check_mode:
     support: full
@@ -102,6 +103,15 @@ EXAMPLES = r"""
     identity_file: /run/backup.key
     drive_type: virtual
     drive: /var/lib/splitmirror/library
+
+- name: Restore a backup that the drive encrypted
+  splitmirror.backup.tape_read:
+    session: latest
+    host: db1
+    target: /restore/db1
+    drive_key_file: /run/drive.key
+    drive_type: st
+    drive: /dev/tape/by-id/scsi-DRIVE001-nst
 
 - name: Restore from a library that does not report the serial number of its drive
   splitmirror.backup.tape_read:
@@ -222,6 +232,10 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import keyring_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import (
+    DRIVE_KEY_SPEC,
+    clearing_on_signals,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
     CLEANING_SPEC,
@@ -252,7 +266,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         who = f"tape_read of session {job.session}"
         told, options = reading_status(state, job.session, "restore"), DriveOptions.of(params)
         noting = noting_uses(state, "restore", job.session, module.warn, auto_clean=params["auto_clean"])
-        with told as status, noting as left:
+        with clearing_on_signals(job.keyring.has_drive_keys), told as status, noting as left:
             queued = queue_for_drive(options, volume, who=who, tell=status.wait_for, left=left)
             with queued as lease:
                 return {"changed": True, **restore(job, catalog, lease, status)}
@@ -270,6 +284,7 @@ def main() -> None:
             "numeric_owner": {"type": "bool", "default": False},
             **DRIVE_SPEC,
             **IDENTITY_SPEC,
+            **DRIVE_KEY_SPEC,
             **CLEANING_SPEC,
             **STATE_DIR_SPEC,
         },

@@ -35,6 +35,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive.cleaning
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.keys
+  - splitmirror.backup.keys.drive
 attributes:
   check_mode:
     support: full
@@ -168,6 +169,10 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed im
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import needed_volume, verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import (
+    DRIVE_KEY_SPEC,
+    clearing_on_signals,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
     CLEANING_SPEC,
@@ -183,6 +188,7 @@ SPEC: Spec = {
     "host": {"type": "str"},
     **DRIVE_SPEC,
     **IDENTITY_SPEC,
+    **DRIVE_KEY_SPEC,
     **CLEANING_SPEC,
     **STATE_DIR_SPEC,
 }
@@ -198,11 +204,12 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         volume = needed_volume(session, catalog)
         who = f"tape_verify of session {session.id}"
         if module.check_mode:
-            with queue_for_drive(options, volume, who=who) as lease:
+            looking = queue_for_drive(options, volume, who=who)
+            with clearing_on_signals(keyring.has_drive_keys), looking as lease:
                 return {"changed": False, **verify_session(session, catalog, lease, report=False, keyring=keyring)}
         told = reading_status(state, session.id, "verify")
         noting = noting_uses(state, "verify", session.id, module.warn, auto_clean=params["auto_clean"])
-        with told as status, noting as left:
+        with clearing_on_signals(keyring.has_drive_keys), told as status, noting as left:
             queued = queue_for_drive(options, volume, who=who, tell=status.wait_for, left=left)
             with queued as lease:
                 return {"changed": False, **verify_session(session, catalog, lease, status=status, keyring=keyring)}

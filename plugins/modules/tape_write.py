@@ -94,6 +94,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive.cleaning
   - splitmirror.backup.write_mode
   - splitmirror.backup.keys.recipients
+  - splitmirror.backup.keys.drive
 attributes:
   check_mode:
     support: full
@@ -141,6 +142,15 @@ EXAMPLES = r"""
     recipients:
       - age1w3tyke4gev25vaxxsvcgqu4484rf6ejpmavs57p6yz6lhy2sfs5example
       - age1f0qgmed3gvk9qeympvraqur2lhw3f67cayjyqfnd8hn40zzs75fexample
+
+- name: Let the drive encrypt the session
+  splitmirror.backup.tape_write:
+    session: "{{ session }}"
+    devices: "{{ mirror.devices }}"
+    drive_type: st
+    drive: /dev/tape/by-id/scsi-DRIVE001-nst
+    volume: WEEK01L9
+    drive_key_file: /etc/splitmirror/drive.key
 
 - name: Trust the map and use an expired volume again
   splitmirror.backup.tape_write:
@@ -291,6 +301,12 @@ drive_bytes_per_s:
   returned: success, not in check mode
   type: int
   sample: 400000000
+drive_key:
+  description: The fingerprint of the key with which the drive encrypted the session. None if it did not.
+  returned: success, not in check mode
+  type: str
+  sample: cca0e26b70b7ed5a
+  version_added: 0.2.0
 archive:
   description:
     - The plain file that is the archive, which C(tar -tf) lists. None when the drive is a real one, or the session has
@@ -377,6 +393,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.write imp
     write_session,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import (
+    DRIVE_KEY_SPEC,
+    clearing_on_signals,
+    writing_key_of,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
     CLEANING_SPEC,
@@ -402,6 +423,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             option="retention_days",
             code="option_invalid",
         )
+    key = writing_key_of(params)
     state_dir = StateDir(params["state_dir"])
     job = WriteJob(
         session=params["session"],
@@ -419,7 +441,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         recipients=parse_recipients(params["recipients"], "recipients"),
     )
     wanted = Wanted.of(params)
-    options = DriveOptions.of(params, dry_run=module.check_mode)
+    options = DriveOptions.of(params, dry_run=module.check_mode, key=key)
     who = f"tape_write of session {job.session}"
     if module.check_mode:
         with queue_for_drive(options, wanted.volume or "", who=f"{who} in check mode") as lease:
@@ -430,7 +452,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     tell = status.wait_for
     queue = functools.partial(queue_for_drive, options, wanted.volume or "", who=who, writable=True, tell=tell)
     noting = noting_uses(state_dir, "write", job.session, module.warn, auto_clean=params["auto_clean"])
-    with noting as left, queue(left=left) as lease:
+    with clearing_on_signals(key is not None), noting as left, queue(left=left) as lease:
         choice = wanted.choice(lease, timeout_s=options.timeout_s, tell=tell, warn=module.warn)
         return {"changed": True, **write_session(job, choice, status)}
 
@@ -447,6 +469,7 @@ def main() -> None:
             "extras": {"type": "path"},
             **WRITE_MODE_SPEC,
             **RECIPIENTS_SPEC,
+            **DRIVE_KEY_SPEC,
             "proof": {"type": "str", "choices": ["full", "changed", "none"], "default": "full"},
             "retention_days": {"type": "float"},
             "queue_depth": {"type": "int", "default": 64},

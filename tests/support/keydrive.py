@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 from pathlib import Path
 from typing import Any, Optional
@@ -196,11 +195,6 @@ class KeyTape(VirtualTape):
         data = super().read_record(max_bytes)
         return data if noted is None or not data else _mixed(data, now["key"], place)
 
-    def encrypted(self, volume: str) -> list[tuple[int, int]]:
-        """Tape file and number of each record of a volume that is encrypted."""
-        names = json.loads((Path(self.device) / volume / "keys.json").read_text())
-        return sorted((int(file), int(record)) for file, record in (name.split("/") for name in names))
-
     def _next_kad(self) -> Optional[bytes]:
         noted = self._noted().get(_name((self._file, self._record)))
         return None if noted is None else bytes.fromhex(noted[1])
@@ -230,6 +224,12 @@ class KeyLibrary(Library):
         super().__init__(folder)
         self.target = Target(folder / "drive-state.json")
 
+    def encrypted(self, volume: str) -> list[tuple[int, int]]:
+        """Tape file and number of each record of a volume that is encrypted."""
+        path = self.folder / volume / "keys.json"
+        names = json.loads(path.read_text()) if path.exists() else {}
+        return sorted((int(file), int(record)) for file, record in (name.split("/") for name in names))
+
     def drive(self, *, writable: bool = True, **_faults: Any) -> TapeDrive:
         drive = KeyTape(str(self.folder), self.target, writable=writable)
         drive.key = self.key
@@ -247,4 +247,4 @@ def _check(key: str) -> str:
 def _mixed(data: bytes, key: str, place: tuple[int, int]) -> bytes:
     """A toy of a cipher, but one that needs the key and the place."""
     pad = hashlib.shake_128(f"{key} {place}".encode()).digest(len(data))
-    return bytes(one ^ two for one, two in itertools.zip_longest(data, pad, fillvalue=0))
+    return (int.from_bytes(data, "big") ^ int.from_bytes(pad, "big")).to_bytes(len(data), "big")

@@ -132,6 +132,8 @@ def wrong_on_media_server(library: Library, **params: object) -> set[str]:
         "mode": "append",
         "allow_last": False,
         "recipients": [],
+        "drive_key_file": None,
+        "drive_key": None,
         "host": "db1",
         **params,
     }

@@ -140,6 +140,7 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
                 "archive_bytes": part.archive_bytes,
                 "continues": part.lead_bytes > 0,
                 "keys": part.age_keys.split(),
+                "drive_key": part.drive_key or None,
                 "complete": part.complete,
             }
             for part in catalog.parts(session.number)

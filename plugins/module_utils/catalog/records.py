@@ -127,6 +127,7 @@ class Part(NamedTuple):
         ``tar -M`` needs them; they belong to no member. 0 for a part that begins with a member of its own.
     :param age_head: header and nonce of the age file that the archive is in; empty when it is not encrypted.
     :param age_keys: fingerprints of the keys that it is encrypted to, with spaces between them.
+    :param drive_key: fingerprint of the key with which the drive encrypted it; empty when it did not.
     """
 
     session: int
@@ -142,6 +143,7 @@ class Part(NamedTuple):
     lead_bytes: int = 0
     age_head: bytes = b""
     age_keys: str = ""
+    drive_key: str = ""
 
     @property
     def end_bytes(self) -> int:

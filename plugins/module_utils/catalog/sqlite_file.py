@@ -20,7 +20,7 @@ from .records import CatalogChanged, CatalogError
 
 FORMAT_VERSION = "4"
 #: Older formats. 1: without digests of headers. 2: what was added for sessions over several volumes is missing. 3:
-#: without what was added for incremental sessions.
+#: without what was added for incremental sessions and for keys of drives.
 _OLD_FORMATS = ("1", "2", "3")
 #: What the next writer makes of an older format: table, column, its type, and its value in old rows.
 ADDED_COLUMNS = (
@@ -35,6 +35,7 @@ ADDED_COLUMNS = (
     ("parts", "age_keys", "TEXT NOT NULL DEFAULT ''", "''"),
     ("sessions", "level", "TEXT NOT NULL DEFAULT 'full'", "'full'"),
     ("sessions", "base", "TEXT NOT NULL DEFAULT ''", "''"),
+    ("parts", "drive_key", "TEXT NOT NULL DEFAULT ''", "''"),
 )
 
 #: The catalog is written by several sessions at once; what takes longest is to forget a volume with millions of files,
@@ -62,7 +63,8 @@ CREATE TABLE sessions(number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, host 
 CREATE TABLE parts(session INTEGER, part INTEGER, volume TEXT, file_number INTEGER, block INTEGER,
   record_bytes INTEGER, offset_bytes INTEGER, records INTEGER, complete INTEGER,
   archive_bytes INTEGER NOT NULL DEFAULT 0, lead_bytes INTEGER NOT NULL DEFAULT 0,
-  age_head BLOB NOT NULL DEFAULT x'', age_keys TEXT NOT NULL DEFAULT '', PRIMARY KEY(session, part));
+  age_head BLOB NOT NULL DEFAULT x'', age_keys TEXT NOT NULL DEFAULT '',
+  drive_key TEXT NOT NULL DEFAULT '', PRIMARY KEY(session, part));
 CREATE TABLE members(session INTEGER, offset_bytes INTEGER, part INTEGER, path BLOB, kind TEXT, size INTEGER,
   header_bytes INTEGER, sha256 BLOB, mtime_ns INTEGER, mode INTEGER, uid INTEGER, gid INTEGER, linkname BLOB,
   header_digest BLOB, PRIMARY KEY(session, offset_bytes)) WITHOUT ROWID;

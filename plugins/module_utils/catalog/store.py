@@ -607,7 +607,8 @@ class Catalog(ChainTable, UseTable):
         """Remember an unfinished tape file that belongs to no session (any more), as a part of session 0."""
         self._db.execute(
             f"INSERT INTO parts({_PART}) SELECT 0, coalesce(max(part), -1) + 1, ?, ?, ?, "  # noqa: S608
-            "(SELECT record_bytes FROM volumes WHERE name = ?), 0, 0, 0, 0, 0, x'', '' FROM parts WHERE session = 0",
+            "(SELECT record_bytes FROM volumes WHERE name = ?), 0, 0, 0, 0, 0, x'', '', '' "
+            "FROM parts WHERE session = 0",
             (volume, file_number, block, volume),
         )
 

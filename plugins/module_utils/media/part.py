@@ -503,6 +503,7 @@ class PartWriter:
             complete=False,
             age_head=b"" if seal is None else seal.head,
             age_keys="" if seal is None else seal.keys,
+            drive_key="" if self.drive.key is None else self.drive.key.fingerprint,
         )
 
     def _add(self, member: MemberRecord) -> None:
@@ -571,9 +572,11 @@ def open_part(
     :param keyring: the keys for parts that are encrypted.
     :param status: reports how far the reading has come, in bytes.
     :raises TapeError: it is another volume. :raises CryptError: it is encrypted, and no key opens it.
+    :raises DriveKeyError: the drive encrypted it, and the key is not there.
     """
     if catalog is not None:
         load_known(drive, catalog, part.volume)
+    drive.set_key(keyring.drive_key_of_part(part))
     tape = tape_stream(drive, part, status)
     return open_sealed(tape, part, keyring) if part.age_head else tape
 

@@ -15,6 +15,7 @@ from ..crypt.keys import parse_recipients
 from ..preflight import Preflight, folder_ready
 from ..session import StateDir
 from ..tape.base import TapeError
+from ..tape.drive_key import DriveKey, writing_key_of
 from ..tape.drive_lease import DriveOptions
 from .pools import Wanted
 from .prepare import prepare
@@ -25,11 +26,21 @@ _SESSION = "preflight"
 def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str, Any]) -> None:
     """Ask for the state folder, the catalog, the drive with its volume, and the room on it.
 
-    :param params: those of the module: the drive's, ``volume``, ``pool``, ``mode``, ``allow_last``, ``recipients`` and
-        ``host``.
+    :param params: those of the module: the drive's, ``volume``, ``pool``, ``mode``, ``allow_last``, ``recipients``,
+        ``drive_key_file``, ``drive_key`` and ``host``.
     """
+    key: Optional[DriveKey] = None
+
+    def drive_key() -> str:
+        nonlocal key
+        key = writing_key_of(params)
+        named = "" if key is None else key.fingerprint
+        return f"The drive will encrypt the session with the key {named}; without it, it cannot be restored."
+
     if params["recipients"]:
         preflight.ask("encryption", lambda: _encryption(params["recipients"]))
+    if params["drive_key_file"] or params["drive_key"]:
+        preflight.ask("encryption by the drive", drive_key)
     preflight.ask("state folder", lambda: folder_ready(state.root, "state_dir"))
     path = state.catalog_file
     last_bytes: Optional[int] = None
@@ -54,7 +65,8 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
                 option=wanted.option,
                 code="volume_wrong",
             )
-        plan.update(prepare(state.root, _SESSION, drives=DriveOptions.of(params, dry_run=True), wanted=wanted))
+        drives = DriveOptions.of(params, dry_run=True, key=key)
+        plan.update(prepare(state.root, _SESSION, drives=drives, wanted=wanted))
         seen = f"in {plan['drive']}" if plan["drive"] else "by the catalog; it is in no drive that is free now"
         return f"{plan['volume']} is labelled, and tape file {plan['file_number']} comes next ({seen})."
 

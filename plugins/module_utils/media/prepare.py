@@ -17,6 +17,7 @@ from ..session import StateDir, check_session_id
 from ..tape.drive_lease import DriveOptions, Tell, VolumeNotAtHand, queue_for_drive, silent
 from .pools import Wanted, Warn, unheard
 from .sealed import sealed_bytes
+from .volume_source import first_place
 from .volumes import APPEND, OVERWRITE, WritePosition
 
 _T = TypeVar("_T")
@@ -64,7 +65,8 @@ def prepare(
         queued = queue_for_drive(drives, wanted.volume or "", who=who, tell=tell)
         with opened as catalog, queued as lease:
             try:
-                drive, place = wanted.choice(lease, timeout_s=drives.timeout_s, tell=tell, warn=warn)(catalog).first()
+                volumes = wanted.choice(lease, timeout_s=drives.timeout_s, tell=tell, warn=warn)(catalog)
+                drive, place = first_place(volumes)
                 device: Optional[str] = drive.device
             except VolumeNotAtHand:
                 device, place = None, wanted.choice(lease, timeout_s=0)(catalog).by_catalog()

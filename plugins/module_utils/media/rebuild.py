@@ -77,6 +77,7 @@ def rebuild(
                     archive_bytes=read.archive_bytes,
                     age_head=read.age_head,
                     age_keys=read.age_keys,
+                    drive_key=read.drive_key,
                 )
                 _prove_whole(read)
                 whole = True
@@ -86,7 +87,9 @@ def rebuild(
             if exc.option == "state_dir":
                 raise
             if isinstance(exc, NoKey):
-                part = part._replace(age_head=exc.part.age_head, age_keys=exc.part.age_keys)
+                part = part._replace(
+                    age_head=exc.part.age_head, age_keys=exc.part.age_keys, drive_key=exc.part.drive_key
+                )
                 same = _same_part(catalog, part)
                 if same is not None:
                     session, length = same
@@ -144,7 +147,8 @@ def _same_part(catalog: Catalog, part: Part) -> Optional[tuple[Session, int]]:
     session = catalog.session_in(part.volume, part.file_number)
     if session is not None:
         for known in catalog.parts(session.number):
-            if _same_place(part, known) and known.age_head == part.age_head:
+            mine, its = (part.age_head, part.drive_key), (known.age_head, known.drive_key)
+            if _same_place(part, known) and mine == its:
                 return session, known.records
     return None
 

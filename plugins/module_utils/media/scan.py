@@ -37,7 +37,7 @@ from ..catalog.records import Part
 from ..errors import SplitMirrorError
 from ..tape.base import TapeDrive
 from .part import tape_stream
-from .sealed import Keyring, PartStream, open_found
+from .sealed import Keyring, PartStream, open_found, unlock
 
 _SHOWN = 5
 # Offsets in a session, and what is added to them, stay in the range of SQLite's integers.
@@ -67,7 +67,7 @@ class Scan:
     :param headers_sha256: of all headers but that of the index; sessions of version 0.1 have no other proof of them.
     :param archive_bytes: length of the archive.
     :param age_head: header and nonce of the age file that it is in; empty when it is not encrypted. :param age_keys: as
-        in Part.
+        in Part; :param drive_key: as in Part.
     """
 
     observed: Spool
@@ -83,6 +83,7 @@ class Scan:
     archive_bytes: int = 0
     age_head: bytes = b""
     age_keys: str = ""
+    drive_key: str = ""
     continued: Optional[Continued] = None
     is_cut: bool = False
     crossed: Optional[MemberRecord] = None
@@ -195,8 +196,9 @@ def scan(drive: TapeDrive, part: Part, spool_dir: str, keyring: Keyring) -> Iter
         have no room.
     """
     with spool("observed", spool_dir, part) as observed, spool("index", spool_dir, part) as index:
+        part = unlock(drive, part, keyring)
         stream, sealed = open_found(tape_stream(drive, part), part, keyring)
-        found = Scan(observed, index, age_head=sealed.age_head, age_keys=sealed.age_keys)
+        found = Scan(observed, index, age_head=sealed.age_head, age_keys=sealed.age_keys, drive_key=sealed.drive_key)
         read = _scan(stream, found, part.record_bytes, logical=False)
         if read.is_old and read.sparse:
             # What the checksums of its sparse files cover is known only now, behind them.

@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Parts that are encrypted: the tape file is an age file with the archive in it.
+"""Parts that are encrypted: in software, where the tape file is an age file with the archive in it, or by the drive.
 
-The last record or two of such a tape file are shorter than the others, see crypt/sealing.py.
+The last record or two of an age file on tape are shorter than the others, see crypt/sealing.py. What the drive encrypts
+is the same as in the clear, when the drive has the key.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from ..crypt.keys import Identity, Recipient, parse_identities, read_identities
 from ..crypt.opening import OpenedFile
 from ..crypt.primitives import CryptError
 from ..crypt.sealing import Sealer, SealingSink
-from ..tape.base import TapeError
+from ..errors import SplitMirrorError
+from ..tape.base import Position, TapeDrive, TapeError
+from ..tape.drive_key import DriveKey, DriveKeyError, drive_keys_of
 from .tape_file import TapeStream
 
 # So much of a tape file shows whether it is an age file; a record is not shorter.
@@ -118,20 +121,71 @@ class Keyring:
     """The secret keys that a task was given.
 
     :param option: where they were given.
+    :param drive_keys: for what a drive encrypted. :param drive_option: where they were given.
     """
 
-    def __init__(self, identities: Sequence[Identity] = (), option: str = "identity_file") -> None:
+    def __init__(
+        self,
+        identities: Sequence[Identity] = (),
+        option: str = "identity_file",
+        drive_keys: Sequence[DriveKey] = (),
+        drive_option: str = "drive_key_file",
+    ) -> None:
         self._identities = identities
         self._option = option
+        self._drive_keys = drive_keys
+        self._drive_option = drive_option
 
-    def __bool__(self) -> bool:
+    @property
+    def has_identities(self) -> bool:
+        """There is a key for what was encrypted in software."""
         return bool(self._identities)
 
+    @property
+    def has_drive_keys(self) -> bool:
+        """There is a key for what a drive encrypted."""
+        return bool(self._drive_keys)
+
     def require(self, parts: Sequence[Part], session: str) -> None:
-        """Prove that these parts can be read. :raises CryptError: a key is missing, or none opens one of them."""
+        """Prove that these parts can be read.
+
+        :raises CryptError: a key is missing, or none opens one of them. :raises DriveKeyError: likewise.
+        """
+        self.require_drive_keys(parts, session)
         for part in parts:
             if part.age_head:
                 self.key_of_part(part, f"session {session}")
+
+    def require_drive_keys(self, parts: Sequence[Part], session: str) -> None:
+        """As require, for what a drive encrypted; nothing of that can be read without a key."""
+        for part in parts:
+            if part.drive_key:
+                self.drive_key(part.drive_key, f"session {session}")
+
+    def drive_key_of_part(self, part: Part) -> Optional[DriveKey]:
+        """The key with which the drive encrypted a part; None if it did not. :raises DriveKeyError: it is not here."""
+        if not part.drive_key:
+            return None
+        return self.drive_key(part.drive_key, f"tape file {part.file_number} of volume {part.volume}")
+
+    def drive_key(self, fingerprint: str, what: str) -> DriveKey:
+        """A key by its fingerprint; if that is empty, the only key there is. :raises DriveKeyError: it is not here."""
+        for key in self._drive_keys:
+            if key.fingerprint == fingerprint or (not fingerprint and len(self._drive_keys) == 1):
+                return key
+        named = f"the key {fingerprint}" if fingerprint else "a key that is not known"
+        if not self._drive_keys:
+            raise DriveKeyError(
+                f"drive_key_file: {what} was encrypted by the drive with {named}, and no key was given; give the file "
+                "of that key on the media server, or the key itself as drive_key.",
+                option="drive_key_file",
+            )
+        mine = ", ".join(key.fingerprint for key in self._drive_keys)
+        raise DriveKeyError(
+            f"{self._drive_option}: {what} was encrypted by the drive with {named}, and what was given is {mine}; give "
+            f"{'that key' if fingerprint else 'one key alone, to try it'}.",
+            option=self._drive_option,
+        )
 
     def key_of_part(self, part: Part, what: str) -> bytes:
         """The key of an encrypted part that the catalog knows. :param what: it is. :raises CryptError: as key_of."""
@@ -175,21 +229,25 @@ NO_KEYS = Keyring()
 
 
 def keyring_of(params: Mapping[str, Any]) -> Keyring:
-    """The keys in the options of a module (IDENTITY_SPEC). :raises CryptError: they cannot be used."""
+    """The keys in the options of a module (IDENTITY_SPEC, DRIVE_KEY_SPEC).
+
+    :raises CryptError: they cannot be used. :raises DriveKeyError: likewise.
+    """
+    drive_keys, drive_option = drive_keys_of(params)
     path, text = params["identity_file"], params["identity"]
     if path and text:
         raise CryptError(
             "identity: identity_file is given as well; give one of them.", option="identity", code="option_invalid"
         )
     if path:
-        return Keyring(read_identities(path), "identity_file")
-    return Keyring(parse_identities(text), "identity") if text else NO_KEYS
+        return Keyring(read_identities(path), "identity_file", drive_keys, drive_option)
+    return Keyring(parse_identities(text) if text else (), "identity", drive_keys, drive_option)
 
 
 class NoKey(CryptError):
-    """No key opens a part. :ivar part: with what its header says in the clear."""
+    """No key opens a part. :ivar part: with what its header, or the drive, says of its keys."""
 
-    def __init__(self, error: CryptError, part: Part) -> None:
+    def __init__(self, error: SplitMirrorError, part: Part) -> None:
         super().__init__(error.message, error.option)
         self.part = part
 
@@ -285,6 +343,24 @@ def open_found(tape: TapeStream, part: Part, keyring: Keyring) -> tuple[PartStre
     except CryptError as exc:
         raise NoKey(exc, part) from exc
     return OpenedStream(tape, part.age_head, key), part
+
+
+def unlock(drive: TapeDrive, part: Part, keyring: Keyring) -> Part:
+    """Give the drive the key of a tape file of which it is not known whether a drive encrypted it.
+
+    :returns: the part, with the key as it turns out. :raises NoKey: it is encrypted, and the key is not there.
+    """
+    drive.set_key(None)
+    drive.locate(Position(part.file_number, 0), part.block)
+    told = drive.next_key()
+    if told is None:
+        return part
+    try:
+        key = keyring.drive_key(told, f"tape file {part.file_number} of volume {part.volume}")
+    except DriveKeyError as exc:
+        raise NoKey(exc, part._replace(drive_key=told)) from exc
+    drive.set_key(key)
+    return part._replace(drive_key=key.fingerprint)
 
 
 def prove_records(tape: TapeStream, part: Part) -> Optional[str]:

@@ -57,6 +57,8 @@ class TapeRecordSink:
 
     def write_record(self, record: memoryview) -> None:
         """Write one record. :raises PartFull: the volume is full. :raises VolumeFailed: it cannot be written."""
+        if not self.records:
+            self._drive.set_key(self._drive.key)
         try:
             self._drive.write_record(record)
         except (EarlyWarning, EndOfMedium) as exc:
@@ -72,7 +74,9 @@ class TapeRecordSink:
     def finish(self) -> None:
         """Write the filemark and prove that it is on the medium, with exactly our records before it.
 
-        :raises PartFull: the volume is full. :raises VolumeFailed: it is not.
+        If the drive encrypts, it must have done so from the first record on; then the key is taken out.
+
+        :raises PartFull: the volume is full. :raises VolumeFailed: it is not. :raises TapeError: the key was lost.
         """
         try:
             self._finish()
@@ -82,6 +86,8 @@ class TapeRecordSink:
             if exc.code in _FAILED:
                 raise VolumeFailed(exc.message, option=exc.option, code=exc.code) from exc
             raise
+        self._drive.prove_key()
+        self._drive.set_key(None)
 
     def _full(self) -> PartFull:
         return PartFull(

@@ -83,7 +83,8 @@ def verify_session(
     """
     begun = time.monotonic()
     parts = list(complete_parts(catalog, session).values())
-    if not keyring and any(part.age_head for part in parts):
+    keyring.require_drive_keys(parts, session.id)
+    if not keyring.has_identities and any(part.age_head for part in parts):
         return verify_records(session, catalog, drives, parts, status)
     keyring.require(parts, session.id)
     state_dir = os.path.dirname(catalog.path)

@@ -54,6 +54,17 @@ class VolumeSource(Protocol):
         """A volume failed while it was written: never choose it again. :param reason: a sentence."""
 
 
+def first_place(volumes: VolumeSource) -> tuple[TapeDrive, WritePosition]:
+    """What VolumeSource.first gives; if the drive is to encrypt, it is proved that it can.
+
+    :raises SplitMirrorError: no volume may be written, or the drive cannot encrypt.
+    """
+    drive, place = volumes.first()
+    if drive.key is not None:
+        drive.prove_encrypts()
+    return drive, place
+
+
 #: Makes the source when the catalog is open.
 VolumeChoice = Callable[[Catalog], VolumeSource]
 

@@ -37,7 +37,7 @@ from .part import ArchiveSource, drive_use
 from .sealed import Sealing, sealed_bytes
 from .selection import Selection
 from .span import SessionParts, write_parts
-from .volume_source import VolumeChoice, VolumeSource
+from .volume_source import VolumeChoice, VolumeSource, first_place
 from .volumes import WritePosition, check_room
 
 _DAY_S = 86400
@@ -96,7 +96,7 @@ def dry_run(job: WriteJob, choose: VolumeChoice) -> dict[str, Any]:
     with Catalog.open_for(state.catalog_file, writable=False, no_trace=True) as catalog:
         volumes = choose(catalog)
         if not os.path.exists(job.map_path):
-            _drive, place = volumes.first()
+            _drive, place = first_place(volumes)
             _prove_options(job, place)
             return _where(place)
         with MapFile.open(job.map_path, job.session, read_only=True, foreign=True) as map_file:
@@ -199,6 +199,7 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
         "seconds": round(seconds, 3),
         "bytes_per_s": round(bytes_archive / seconds),
         **drive_use(facts, bytes_archive),
+        "drive_key": None if done.drive.key is None else done.drive.key.fingerprint,
         "archive": done.drive.data_path(done.first.file_number) if len(facts["parts"]) == 1 else None,
         "evidence": facts,
     }
@@ -242,7 +243,7 @@ def _prove_ready(job: WriteJob, volumes: VolumeSource, map_file: MapFile) -> _Re
             code="map_outdated",
         )
     devices = check_devices(map_file, job.devices)
-    drive, place = volumes.first()
+    drive, place = first_place(volumes)
     options = _prove_options(job, place)
     size = estimate(map_file, place.label.record_bytes, job.extras or None)
     if not volumes.goes_on:

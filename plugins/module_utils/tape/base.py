@@ -166,12 +166,7 @@ class TapeDrive(ABC):
 
     def prove_encrypts(self) -> None:
         """Prove that the drive can encrypt the volume in it by itself. :raises TapeError: it cannot."""
-        raise TapeError(
-            f"drive_key_file: a drive of type {self.name} does not encrypt; leave drive_key_file and drive_key out, or "
-            "encrypt in software (recipients).",
-            option="drive_key_file",
-            code="option_invalid",
-        )
+        raise cannot_encrypt(self.name)
 
     def set_key(self, key: Optional[DriveKey]) -> None:
         """Have the drive decrypt what is read from now on, and encrypt what is written if it is open for writing.
@@ -316,3 +311,13 @@ class TapeDrive(ABC):
         :param block: the same place as tell_block counts, if known; a drive that can seek (MTSEEK) uses it.
         :raises EndOfData: the volume ends before it.
         """
+
+
+def cannot_encrypt(drive_type: str) -> TapeError:
+    """The error for a key that is given to a drive of a type that does not encrypt."""
+    return TapeError(
+        f"drive_key_file: a drive of type {drive_type} does not encrypt; leave drive_key_file and drive_key out, or "
+        "encrypt in software (recipients).",
+        option="drive_key_file",
+        code="option_invalid",
+    )

@@ -129,13 +129,17 @@ def _parse(text: str, where: str, option: str) -> list[DriveKey]:
 
 
 @contextlib.contextmanager
-def clearing_on_signals() -> Iterator[None]:
-    """Let a process that is told to end (SIGTERM, SIGHUP) clean up first, so that the drive does not keep a key."""
+def clearing_on_signals(has_key: bool) -> Iterator[None]:
+    """Let a process that is told to end (SIGTERM, SIGHUP) clean up first, so that the drive does not keep a key.
+
+    :param has_key: there may be one in the drive; else nothing is changed.
+    """
 
     def leave(number: int, _frame: object) -> NoReturn:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGTERM, signal.SIGHUP) if has_key else ()
+    before = {number: signal.signal(number, leave) for number in numbers}
     try:
         yield
     finally:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from ..session import StateDir
-from .base import DriveBusy, TapeDrive, TapeError
+from .base import DriveBusy, TapeDrive, TapeError, cannot_encrypt
+from .drive_key import DriveKey
 from .library import Bay, MtxLibrary, VolumeElsewhere, find_bay
 from .registry import drive_class, open_drive
 from .tickets import DriveTimeout, QueueTicket
@@ -49,6 +50,7 @@ class DriveOptions:
     """The options of the documentation fragment splitmirror.backup.drive, checked.
 
     :param folder: the folder of the queue.
+    :param key: the drive is to encrypt with it what is written (TapeDrive.key); None if it is not.
     :param dry_run: nothing is changed: no place in the queue is taken, and no volume is loaded.
     """
 
@@ -58,14 +60,18 @@ class DriveOptions:
     timeout_s: float
     folder: str
     dry_run: bool = False
+    key: Optional[DriveKey] = None
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], *, dry_run: bool = False) -> DriveOptions:
+    def of(cls, params: Mapping[str, Any], *, dry_run: bool = False, key: Optional[DriveKey] = None) -> DriveOptions:
         """Take the parameters of a module.
 
         :param dry_run: make no state folder, and change nothing later.
+        :param key: as above, of a module that writes.
         :raises TapeError: they contradict each other.
         """
+        if key is not None and not drive_class(params["drive_type"]).encrypts:
+            raise cannot_encrypt(params["drive_type"])
         drives = params.get("drives") or [{"device": params["drive"], "element": params.get("drive_element")}]
         choices = tuple(Choice(drive["device"], drive.get("element")) for drive in drives)
         changer = params.get("changer")
@@ -93,7 +99,7 @@ class DriveOptions:
         folder = state.drives_dir
         if not dry_run:
             state.make_private_dir(folder)
-        return cls(params["drive_type"], choices, changer, params["drive_timeout_s"], folder, dry_run)
+        return cls(params["drive_type"], choices, changer, params["drive_timeout_s"], folder, dry_run, key)
 
     def devices(self) -> dict[str, Choice]:
         """The drives by the paths that all their other names lead to."""
@@ -351,7 +357,9 @@ class _QueuedLease(DriveLease):
 
 
 def _open(options: DriveOptions, choice: Choice, writable: bool) -> TapeDrive:
-    return open_drive(options.drive_type, choice.device, writable=writable, bay=_bay(options, choice))
+    drive = open_drive(options.drive_type, choice.device, writable=writable, bay=_bay(options, choice))
+    drive.key = options.key
+    return drive
 
 
 def _at_hand(options: DriveOptions, volume: str) -> TapeDrive:
@@ -361,7 +369,9 @@ def _at_hand(options: DriveOptions, volume: str) -> TapeDrive:
         if bay is None or bay.holds(volume):
             try:
                 # without its library it loads nothing
-                return open_drive(options.drive_type, choice.device, writable=False, bay=None)
+                drive = open_drive(options.drive_type, choice.device, writable=False, bay=None)
+                drive.key = options.key
+                return drive
             except DriveBusy as exc:
                 raise VolumeNotAtHand(exc.message, option="drive") from exc
     raise VolumeNotAtHand(

@@ -341,7 +341,7 @@ def test_a_process_that_is_told_to_end_cleans_up_first(tmp_path: Path) -> None:
     target = Target(tmp_path / "state")
 
     def work(number: int) -> None:
-        with clearing_on_signals(), Deviceless(target) as one:
+        with clearing_on_signals(True), Deviceless(target) as one:
             one.set_key(KEY)
             os.kill(os.getpid(), number)
             signal.pause()
@@ -353,6 +353,8 @@ def test_a_process_that_is_told_to_end_cleans_up_first(tmp_path: Path) -> None:
         assert left.value.code == 128 + number
         assert target.state["key"] == ""
         assert signal.getsignal(number) == before
+        with clearing_on_signals(False):
+            assert signal.getsignal(number) == before
 
 
 def test_a_virtual_drive_refuses_by_name(tmp_path: Path) -> None:
