@@ -141,7 +141,7 @@ sessions:
         records:
           description: How many these are.
           type: int
-        keys:
+        age_keys:
           description: Fingerprints of the keys that it is encrypted to; empty when it is not encrypted.
           type: list
           elements: str

@@ -29,8 +29,8 @@ PASSWORD = "of alice, with a ' and a \" and $HOME"
 ROOT_PASSWORD = "of root on this host"
 #: What the user's shell says whenever it starts. (Ansible's own modules survive all but lines that begin like JSON.)
 GREETING = "Welcome to this host!\n\nPassword changes are due: today\n"
-#: An example of a shell that reads other quotes than sh.
-CSH = "/bin/tcsh"
+#: An example of a shell that reads other quotes than sh. The name matters: ssh lets in only what /etc/shells lists.
+CSH = "/usr/bin/tcsh"
 TOOLS = ("dropbear", "dropbearkey", "sudo", "ssh", "unshare", "perl")
 
 

@@ -150,6 +150,20 @@ def test_no_module_returns_a_key_of_ansible(module: str) -> None:
     assert RESERVED.isdisjoint(yaml.safe_load(told) or {})
 
 
+def keys_of(returned: Any) -> Iterator[str]:
+    """All keys of a documented return value, at any depth."""
+    for key, told in (returned or {}).items():
+        yield key
+        yield from keys_of(told.get("contains"))
+
+
+@pytest.mark.parametrize("module", MODULES + ACTIONS)
+def test_every_key_can_be_had_with_a_dot(module: str) -> None:
+    """``facts.keys`` in a template is the method of a dict."""
+    told = importlib.import_module(f"{PACKAGE}.modules.{module}").RETURN
+    assert set(keys_of(yaml.safe_load(told))).isdisjoint(dir(dict))
+
+
 @pytest.mark.parametrize("key", sorted(RESERVED))
 def test_such_a_key_does_not_leave_a_module(key: str) -> None:
     with pytest.raises(AssertionError, match=key):

@@ -139,7 +139,7 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
                 "records": part.records,
                 "archive_bytes": part.archive_bytes,
                 "continues": part.lead_bytes > 0,
-                "keys": part.age_keys.split(),
+                "age_keys": part.age_keys.split(),
                 "drive_key": part.drive_key or None,
                 "complete": part.complete,
             }

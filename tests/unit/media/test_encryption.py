@@ -167,7 +167,7 @@ def test_the_tape_gives_away_session_and_keys_alone(sealed: Library) -> None:
 def test_the_catalog_has_the_keys_and_the_lengths(sealed: Library) -> None:
     part, session = part_of(sealed), sealed.catalog.session("s1")
     assert session is not None
-    assert session_facts(sealed.catalog, session)["parts"][0]["keys"] == [FINGERPRINT]
+    assert session_facts(sealed.catalog, session)["parts"][0]["age_keys"] == [FINGERPRINT]
     assert part.age_keys == FINGERPRINT
     data = tape_file(sealed).read_bytes()
     assert data.startswith(part.age_head)
@@ -314,7 +314,7 @@ def test_a_lost_catalog_is_rebuilt_with_the_key_and_kept_for_it_without(sealed: 
     aside = sealed.catalog.session("damaged-V1-2")
     assert aside is not None
     assert aside.expires_s is None
-    assert session_facts(sealed.catalog, aside)["parts"][0]["keys"] == [FINGERPRINT]
+    assert session_facts(sealed.catalog, aside)["parts"][0]["age_keys"] == [FINGERPRINT]
     assert [known["session"] for known in enter(sealed)["known"]] == ["s0", "damaged-V1-2"]
     assert [entered["state"] for entered in enter(sealed, KEYS)["entered"]] == ["good"]
     assert sealed.catalog.session("damaged-V1-2") is None
