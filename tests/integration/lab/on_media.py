@@ -39,6 +39,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify im
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import place_for
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeDrive, TapeError
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import DriveKey
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import (
     DriveOptions,
     queue_for_drive,
@@ -324,6 +325,20 @@ def a_write_that_fails_is_cut_off(where: Path) -> None:
     library.restore("s1", where / "t")
     assert contents(where / "t") == files_of(tree())
     assert library.back_up("s2", tree())["file_number"] == 2
+
+
+def a_key_is_refused_by_a_drive_that_does_not_encrypt(where: Path) -> None:
+    library, key = labelled(where), DriveKey(bytes(range(32)))
+    with opened() as drive:
+        drive.load(library.volume)
+        assert drive.next_key() is None
+        # INVALID COMMAND OPERATION CODE, or INVALID FIELD IN CDB
+        refused(lambda: drive.set_key(key), "does not encrypt (the command was refused with status 2 and sense 05/2")
+    with opened() as drive:
+        drive.key = key
+        refused(lambda: write_session(library.job("s1", tree()), library.on(drive)), "does not encrypt")
+    assert library.catalog.session("s1") is None
+    library.back_up("s2", tree())
 
 
 def nothing_that_is_needed_is_overwritten(where: Path) -> None:
@@ -616,6 +631,7 @@ CASES = [
     an_encrypted_session_is_read_by_us_and_by_age,
     the_end_of_the_medium_fails_the_session_and_loses_nothing,
     a_write_that_fails_is_cut_off,
+    a_key_is_refused_by_a_drive_that_does_not_encrypt,
     nothing_that_is_needed_is_overwritten,
     the_library_brings_the_volume_and_takes_the_other_home,
     a_fleet_shares_two_drives,

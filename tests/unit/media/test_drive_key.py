@@ -28,7 +28,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_so
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import OVERWRITE
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import dry_run, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeError
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import DriveKey
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import DriveKey, clearing_on_signals
 from ansible_collections.splitmirror.backup.tests.support.keydrive import KeyLibrary, KeyTape, Target
 from ansible_collections.splitmirror.backup.tests.support.tape import (
     Held,
@@ -196,6 +196,42 @@ def test_a_failure_leaves_no_key_either(library: KeyLibrary) -> None:
         drive.key = KEY
         assert "cannot write" in refused(lambda: write_session(job, library.on(drive))).message
     assert library.target.state["key"] == ""
+
+
+def test_a_task_that_is_told_to_end_leaves_no_key_and_no_part(library: KeyLibrary) -> None:
+    arrived, go_on = os.pipe(), os.pipe()
+
+    class Waiting(KeyTape):
+        left = 2
+
+        def write_record(self, record: Buffer) -> None:
+            self.left -= 1
+            super().write_record(record)
+            if not self.left:
+                os.write(arrived[1], b"x")
+                os.read(go_on[0], 1)
+
+    job = library.job("s2", TREE)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            with clearing_on_signals(True), Waiting(str(library.folder), library.target, writable=True) as drive:
+                drive.key = KEY
+                write_session(job, library.on(drive))
+        except SystemExit as exc:
+            code = int(str(exc.code))
+        finally:
+            os._exit(code)
+    assert os.read(arrived[0], 1) == b"x"
+    assert library.target.state["key"] == KEY.secret.hex()
+    os.kill(child, signal.SIGTERM)
+    os.write(go_on[1], b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+    for end in (*arrived, *go_on):
+        os.close(end)
+    assert library.target.state["key"] == ""
+    assert not parts_of(library, "s2")
 
 
 def test_a_key_that_was_lost_while_it_was_written_is_no_backup(library: KeyLibrary) -> None:
