@@ -103,6 +103,8 @@ def check_map(
     :raises MapError: when something of the scopes cannot be mapped any more, something else is mounted there, or the
         budget is spent.
     """
+    # Whatever is written after the thaw has a later time of change, but for the granularity of the clock.
+    checked_ns = time.time_ns()
     check = _Check(map_file, LAYER, unclosed, budget_s=budget_s, pace_s=tracker.pace_s)
     changes = tracker.collect()
     if changes.kind == "some":
@@ -112,6 +114,7 @@ def check_map(
         changes.inodes.update(tracker.held)
     check.follow(changes)
     map_file.set_meta("tracker", tracker.kind)
+    map_file.set_meta("checked_ns", str(checked_ns))
     map_file.set_state("checked")
     map_file.commit()
     return check.counts(changes.kind)

@@ -54,7 +54,7 @@ _STEPS_A_BYTE, _STEPS_AT_LEAST, _STEPS_AT_ONCE = 16, 1 << 20, 1 << 16
 # sort_key, kind; fs to rdev_minor; target, xattrs; source; content, reason, extents
 _MAYBE: tuple[type, ...] = (bytes, type(None))
 _TYPES = frozenset(
-    (bytes, str, *[int] * 11, target, xattrs, str, content, reason, extents)
+    (bytes, str, *[int] * 12, target, xattrs, str, content, reason, extents)
     for target, xattrs, content, reason, extents in itertools.product(_MAYBE, _MAYBE, _MAYBE, (str, type(None)), _MAYBE)
 )
 # Kind, source, and whether there are a target and a content. What is left out may be of any kind.
@@ -85,7 +85,7 @@ class RowCheck:
         if tuple(map(type, row)) not in _TYPES:
             raise wrong("a row of files has values of wrong types")
         (
-            key, kind, fs, inode, dev, nlink, mode, uid, gid, size, _mtime, major, minor, target, xattrs, source,
+            key, kind, fs, inode, dev, nlink, mode, uid, gid, size, _mtime, _ctime, major, minor, target, xattrs, source,
             content, _reason, extents,
         ) = row  # fmt: skip
         # The first three are quick, and only names that begin with a dot go on from there.

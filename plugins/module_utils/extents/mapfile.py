@@ -40,7 +40,7 @@ from .maprows import (
     sort_key,
     table_row,
 )
-from .mapsqlite import INODE_INDEX, SCHEMA, SELECT, UPDATE, MapSqlite
+from .mapsqlite import INODE_INDEX, SCHEMA, SCHEMA_WITHOUT_CTIME, UPDATE, MapSqlite
 
 _INSIDE = "sort_key >= ? AND sort_key < ?"
 _BATCH_ROWS = 4000
@@ -66,7 +66,7 @@ class MapFile(MapSqlite):
         """:raises MapError: the map is not what an honest host makes."""
         self._db.execute("PRAGMA trusted_schema=OFF")
         self._db.execute("PRAGMA cell_size_check=ON")
-        check_schema(self._db, SCHEMA + INODE_INDEX)
+        check_schema(self._db, (SCHEMA_WITHOUT_CTIME if self._old else SCHEMA) + INODE_INDEX)
         with self._reading():
             filesystems = self.filesystems()
             numbers = [row[0] for row in self._db.execute("SELECT DISTINCT fs FROM segments")]
@@ -201,7 +201,7 @@ class MapFile(MapSqlite):
         """A file and its extents, None when the path is not in the map."""
         self._flush()
         with self._reading():
-            row = self._db.execute(f"{SELECT} WHERE sort_key = ?", (sort_key(path),)).fetchone()
+            row = self._db.execute(f"{self._select} WHERE sort_key = ?", (sort_key(path),)).fetchone()
             return None if row is None else _mapped(self._take(row))
 
     def paths_of_inodes(self, dev: int, inodes: Iterable[int]) -> list[bytes]:
@@ -229,7 +229,7 @@ class MapFile(MapSqlite):
         take = self._take
         before = None
         with self._reading():
-            for row in self._db.execute(f"{SELECT} WHERE {_INSIDE} ORDER BY sort_key", _tree_bounds(below)):
+            for row in self._db.execute(f"{self._select} WHERE {_INSIDE} ORDER BY sort_key", _tree_bounds(below)):
                 key = row[0]
                 # A damaged tree of pages may lead round and round.
                 if before is not None and key <= before:
@@ -280,7 +280,7 @@ class MapFile(MapSqlite):
             if failed:
                 raise failed[0]
             files, data_bytes, archive_bytes = map(int, found)
-            for row in self._db.execute(f"{SELECT} WHERE NOT ({_PLAIN}) ORDER BY sort_key"):
+            for row in self._db.execute(f"{self._select} WHERE NOT ({_PLAIN}) ORDER BY sort_key"):
                 fields, extents = self._take(row)
                 is_file, length, taken = measure(
                     FileEntry._make(fields), [ExtentRow._make(extent) for extent in extents]

@@ -40,10 +40,11 @@ class FileEntry(NamedTuple):
 
     ``path`` is absolute on the database host. ``kind`` is f, d, l, c, b, p or s (file, folder, symbolic link,
     character device, block device, fifo, socket). ``dev`` is the device number on the database host, ``mode`` holds
-    the permission bits (0o7777), ``size`` is in bytes, and 0 for all but regular files. ``xattrs`` is None or what
-    pack_xattrs made. ``source`` says where the data come from: ``none`` (there are none), ``device`` (the extents;
-    what has none reads as zeros), ``content`` (inline data, in ``content``), ``mount`` (only readable through the
-    mounted mirror, ``reason`` says why), ``skip`` (not in the archive).
+    the permission bits (0o7777), ``size`` is in bytes, and 0 for all but regular files. ``mtime_ns`` is when the
+    content changed, ``ctime_ns`` when anything of the inode did, by the clock of the database host; 0 if that is not
+    known. ``xattrs`` is None or what pack_xattrs made. ``source`` says where the data come from: ``none`` (there are
+    none), ``device`` (the extents; what has none reads as zeros), ``content`` (inline data, in ``content``), ``mount``
+    (only readable through the mounted mirror, ``reason`` says why), ``skip`` (not in the archive).
     """
 
     path: bytes
@@ -57,6 +58,7 @@ class FileEntry(NamedTuple):
     gid: int = 0
     size: int = 0
     mtime_ns: int = 0
+    ctime_ns: int = 0
     rdev_major: int = 0
     rdev_minor: int = 0
     target: Optional[bytes] = None
@@ -72,6 +74,8 @@ _FOR_ARCHIVE = ("path", "kind", "nlink", "mode", "uid", "gid", "size", "mtime_ns
 archive_fields = itemgetter(*map(FileEntry._fields.index, _FOR_ARCHIVE))
 
 _MTIME = FileEntry._fields.index("mtime_ns")
+_CTIME = FileEntry._fields.index("ctime_ns")
+_TIMES = slice(_MTIME, _CTIME + 1)
 _TOO_LARGE = 1 << 63
 _MOST_SHOWN = 200
 _ALL_64_BITS = 1 << 64
@@ -181,8 +185,8 @@ def time_of(stored: int) -> int:
 
 def table_row(fields: Sequence[Any], extents: Sequence[Sequence[int]]) -> TableRow:
     """A file and its extents as a row of the table."""
-    if fields[_MTIME] >= _TOO_LARGE:
-        fields = (*fields[:_MTIME], stored_time(fields[_MTIME]), *fields[_MTIME + 1 :])
+    if fields[_MTIME] >= _TOO_LARGE or fields[_CTIME] >= _TOO_LARGE:
+        fields = (*fields[:_MTIME], *map(stored_time, fields[_TIMES]), *fields[_CTIME + 1 :])
     if len(extents) == 1:
         packed: Optional[bytes] = _EXTENT.pack(*extents[0])
     else:
@@ -192,8 +196,8 @@ def table_row(fields: Sequence[Any], extents: Sequence[Sequence[int]]) -> TableR
 
 def mapped_fields(row: TableRow) -> MappedFields:
     """The inverse of table_row."""
-    if row[_MTIME] < _FIRST_NS:
-        row = (*row[:_MTIME], time_of(row[_MTIME]), *row[_MTIME + 1 :])
+    if row[_MTIME] < _FIRST_NS or row[_CTIME] < _FIRST_NS:
+        row = (*row[:_MTIME], *map(time_of, row[_TIMES]), *row[_CTIME + 1 :])
     packed = row[-1]
     extents = [] if packed is None else list(_EXTENT.iter_unpack(packed))
     return (b"/" + row[0].replace(b"\0", b"/"), *row[1:-1]), extents

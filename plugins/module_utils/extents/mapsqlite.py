@@ -17,7 +17,9 @@ from typing import Any, Callable, Optional, TypeVar
 from .mapcheck import DAMAGED, bound_work, wrong
 from .maprows import MapError, MappedFields, TableRow, mapped_fields
 
-FORMAT_VERSION = "4"
+FORMAT_VERSION = "5"
+#: Without ctime_ns; it is read as 0.
+_WITHOUT_CTIME = "4"
 
 SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);
@@ -27,24 +29,27 @@ CREATE TABLE filesystems(id INTEGER PRIMARY KEY, mount_point BLOB, fs_type TEXT,
 CREATE TABLE segments(fs INTEGER, device_offset INTEGER, lun INTEGER, lun_offset INTEGER, length INTEGER,
   PRIMARY KEY(fs, device_offset)) WITHOUT ROWID;
 CREATE TABLE files(sort_key BLOB PRIMARY KEY, kind TEXT, fs INTEGER, inode INTEGER, dev INTEGER, nlink INTEGER,
-  mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER, mtime_ns INTEGER, rdev_major INTEGER, rdev_minor INTEGER,
-  target BLOB, xattrs BLOB, source TEXT, content BLOB, reason TEXT, extents BLOB) WITHOUT ROWID;
+  mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, rdev_major INTEGER,
+  rdev_minor INTEGER, target BLOB, xattrs BLOB, source TEXT, content BLOB, reason TEXT, extents BLOB) WITHOUT ROWID;
 CREATE TABLE users(id INTEGER PRIMARY KEY, name BLOB);
 CREATE TABLE groups(id INTEGER PRIMARY KEY, name BLOB);
 CREATE TABLE changes(path BLOB, layer TEXT, what TEXT);
 CREATE TABLE left_out(path BLOB PRIMARY KEY, why TEXT) WITHOUT ROWID;
 """
+_CTIME_COLUMN = "ctime_ns INTEGER, rdev_major INTEGER,\n  rdev_minor INTEGER, target"
+#: That of format 4.
+SCHEMA_WITHOUT_CTIME = SCHEMA.replace(_CTIME_COLUMN, "rdev_major INTEGER, rdev_minor INTEGER,\n  target")
 INODE_INDEX = "CREATE INDEX files_inode ON files(inode)"
 
 # The fields of FileEntry, with the sort key in place of the path, and the packed extents.
 _COLUMNS = (
-    "sort_key, kind, fs, inode, dev, nlink, mode, uid, gid, size, mtime_ns, rdev_major, rdev_minor, target, xattrs, "
-    "source, content, reason, extents"
+    "sort_key, kind, fs, inode, dev, nlink, mode, uid, gid, size, mtime_ns, ctime_ns, rdev_major, rdev_minor, target, "
+    "xattrs, source, content, reason, extents"
 )
-_INSERT = f"INSERT INTO files({_COLUMNS}) VALUES({', '.join('?' * 19)})"
+_INSERT = f"INSERT INTO files({_COLUMNS}) VALUES({', '.join('?' * 20)})"
 _UPDATED = [name for name in _COLUMNS.split(", ") if name not in ("sort_key", "inode")]  # these two have indexes
 UPDATE = f"UPDATE files SET {', '.join(f'{name} = ?' for name in _UPDATED)} WHERE sort_key = ?"  # noqa: S608
-SELECT = f"SELECT {_COLUMNS} FROM files"  # noqa: S608
+_SELECT = f"SELECT {_COLUMNS} FROM files"  # noqa: S608
 #: More LUNs, file systems, pieces of them, or paths that were left out, than any host has.
 _MOST_HEAD_ROWS = 1 << 20
 _Self = TypeVar("_Self", bound="MapSqlite")
@@ -65,6 +70,9 @@ class MapSqlite:
         self._new = False
         self._pending: list[TableRow] = []
         self._take: Callable[[TableRow], MappedFields] = mapped_fields
+        # It has the format before this one.
+        self._old = False
+        self._select = _SELECT
 
     @classmethod
     def create(cls: type[_Self], path: str, session: str, host: str) -> _Self:
@@ -139,7 +147,10 @@ class MapSqlite:
             db.execute("PRAGMA journal_mode=MEMORY")
             db.execute("PRAGMA synchronous=OFF")
         meta = dict(db.execute("SELECT key, value FROM meta"))
-        if meta.get("format_version") != FORMAT_VERSION:
+        self._old = meta.get("format_version") == _WITHOUT_CTIME and read_only
+        if self._old:
+            self._select = _SELECT.replace("ctime_ns", "0 AS ctime_ns")
+        elif meta.get("format_version") != FORMAT_VERSION:
             raise MapError(
                 f"map: {self.path} has format {meta.get('format_version')}, this version reads {FORMAT_VERSION}; "
                 "map again.",

@@ -23,14 +23,14 @@ from .filemap import FileMapper, Translation
 from .maprows import SOURCE_DEVICE, SOURCE_NONE, ExtentFields, MappedFields, pack_xattrs
 from .walk import PlacedFs, Run
 
-# mode, uid, size; mtime; gid, links; flags; head of the extents: magic, entries, depth; the first of them: block,
+# mode, uid, size; ctime, mtime; gid, links; flags; head of the extents: magic, entries, depth; the first of them: block,
 # length, high and low part of the start; of the inode again: low part of file_acl, high part of the size; high parts
-# of file_acl, uid, gid; behind the old inode extra_isize, what mtime has beyond 32 bits of seconds, and what may be the
-# magic number of attributes
-_INODE = struct.Struct("<HHI 8x i 4x HH 4x I 4x HH2xH4x IHHI 36x 4x II 6x HHH 4x H 6x I 20x 4s")
+# of file_acl, uid, gid; behind the old inode extra_isize, what ctime and mtime have beyond 32 bits of seconds, and what
+# may be the magic number of attributes
+_INODE = struct.Struct("<HHI 4x ii 4x HH 4x I 4x HH2xH4x IHHI 36x 4x II 6x HHH 4x H 2x II 20x 4s")
 _INODE_BYTES = 128
 _USUAL_EXTRA_BYTES = 32
-_MTIME_EXTRA_ENDS = 12
+_CTIME_EXTRA_ENDS, _MTIME_EXTRA_ENDS = 8, 12
 _BLOCK_AT, _BLOCK_BYTES = 40, 60
 _EXTENTS_HEAD = struct.Struct("<HH 2x H")
 _EXTENT = struct.Struct("<IHHI")
@@ -122,8 +122,8 @@ class Scanner:
     def _row(self, path: bytes, number: int, piece: bytes, place: int) -> Optional[MappedFields]:
         """One inode; None when it is not understood."""
         (
-            mode, uid, size, mtime, gid, links, flags, magic, count, depth, block, length, start_high, start,
-            acl, size_high, acl_high, uid_high, gid_high, extra_bytes, mtime_extra, xattr_magic,
+            mode, uid, size, ctime, mtime, gid, links, flags, magic, count, depth, block, length, start_high, start,
+            acl, size_high, acl_high, uid_high, gid_high, extra_bytes, ctime_extra, mtime_extra, xattr_magic,
         ) = _INODE.unpack_from(piece, place)  # fmt: skip
         if flags & ~_PLAIN_FLAGS or acl or acl_high or not links or not extra_bytes:
             return None
@@ -133,12 +133,15 @@ class Scanner:
             xattr_magic = piece[area : area + len(_XATTR_MAGIC)]
             if extra_bytes < _MTIME_EXTRA_ENDS:
                 mtime_extra = 0
+            if extra_bytes < _CTIME_EXTRA_ENDS:
+                ctime_extra = 0
         if xattr_magic == _XATTR_MAGIC:
             known = self._attributes(piece[place + _INODE_BYTES + extra_bytes : place + self._inode_bytes])
             if known is None:
                 return None
             xattrs = known[0]
         mtime_ns = (mtime + ((mtime_extra & 3) << 32)) * 1_000_000_000 + (mtime_extra >> 2)
+        ctime_ns = (ctime + ((ctime_extra & 3) << 32)) * 1_000_000_000 + (ctime_extra >> 2)
         kind = mode & 0o170000
         target = None
         source = SOURCE_NONE
@@ -167,7 +170,7 @@ class Scanner:
         # fmt: off
         return (
             path, word, self._fs, number, self._dev, links, mode & 0o7777, uid | uid_high << 16, gid | gid_high << 16,
-            size, mtime_ns, 0, 0, target, xattrs, source, None, None,
+            size, mtime_ns, ctime_ns, 0, 0, target, xattrs, source, None, None,
         ), extents
         # fmt: on
 

@@ -170,3 +170,40 @@ def test_logical_order_needs_no_sorting_in_memory(tmp_path: Path) -> None:
         "EXPLAIN QUERY PLAN SELECT * FROM files WHERE sort_key >= x'00' AND sort_key < x'01' ORDER BY sort_key"
     )
     assert not [row for row in plan if "TEMP B-TREE" in row[3]]
+
+
+def test_a_map_of_the_format_before_is_read_and_knows_no_time_of_change(tmp_path: Path) -> None:
+    entry = FileEntry(b"/srv/a", "f", fs=1, size=4096, mtime_ns=7, ctime_ns=9, source="device")
+    extents = [ExtentRow(0, 1, 1 << 20, 4096)]
+    path = tmp_path / "map.sqlite"
+    with MapFile.create(str(path), "s1", "db1") as made:
+        made.add_lun("data", 1 << 30)
+        made.add_filesystem(
+            mount_point=b"/srv",
+            fs_type="ext4",
+            fs_uuid="u",
+            block_bytes=4096,
+            dev=7,
+            segments=[SegmentRow(0, 1, 0, 1 << 30)],
+        )
+        made.add_new(entry, extents)
+    with sqlite3.connect(path) as db:
+        db.executescript(
+            """
+            CREATE TABLE kept AS SELECT * FROM files;
+            DROP TABLE files;
+            CREATE TABLE files(sort_key BLOB PRIMARY KEY, kind TEXT, fs INTEGER, inode INTEGER, dev INTEGER, nlink INTEGER,
+  mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER, mtime_ns INTEGER, rdev_major INTEGER, rdev_minor INTEGER,
+  target BLOB, xattrs BLOB, source TEXT, content BLOB, reason TEXT, extents BLOB) WITHOUT ROWID;
+            INSERT INTO files SELECT sort_key, kind, fs, inode, dev, nlink, mode, uid, gid, size, mtime_ns, rdev_major,
+              rdev_minor, target, xattrs, source, content, reason, extents FROM kept;
+            DROP TABLE kept;
+            UPDATE meta SET value = '4' WHERE key = 'format_version';
+            """
+        )
+    db.close()
+    with MapFile.open(str(path), "s1", read_only=True, foreign=True) as opened:
+        assert list(opened.entries()) == [(entry._replace(ctime_ns=0), extents)]
+        assert opened.counts().entries == 1
+    with pytest.raises(MapError, match="format 4"):
+        MapFile.open(str(path), "s1")
