@@ -157,6 +157,9 @@ class KeyTape(VirtualTape):
     def prove_encrypts(self) -> None:
         self.encryption.prove()
 
+    def prove_clear(self) -> None:
+        self.encryption.clear_left(writes=True)
+
     def set_key(self, key: Optional[DriveKey]) -> None:
         if key is None:
             self.encryption.clear()
@@ -172,7 +175,7 @@ class KeyTape(VirtualTape):
 
     def load(self, volume: str) -> None:
         super().load(volume)
-        self.encryption.clear_left(writable=self._writable)
+        self.encryption.clear_left(writes=self._writable, has_key=self.key is not None)
 
     def unload(self) -> None:
         if self._medium is not None:

@@ -55,12 +55,14 @@ class VolumeSource(Protocol):
 
 
 def first_place(volumes: VolumeSource) -> tuple[TapeDrive, WritePosition]:
-    """What VolumeSource.first gives; if the drive is to encrypt, it is proved that it can.
+    """What VolumeSource.first gives, and the proof that the drive encrypts if it has to, and only then.
 
-    :raises SplitMirrorError: no volume may be written, or the drive cannot encrypt.
+    :raises SplitMirrorError: no volume may be written, or the drive cannot encrypt, or has a key of another program.
     """
     drive, place = volumes.first()
-    if drive.key is not None:
+    if drive.key is None:
+        drive.prove_clear()
+    else:
         drive.prove_encrypts()
     return drive, place
 

@@ -307,19 +307,21 @@ class DriveEncryption:
             self._switch_off(self._scope, None if found is None else found.algorithm)
         self._key = self._set = None
 
-    def clear_left(self, *, writable: bool) -> None:
+    def clear_left(self, *, writes: bool, has_key: bool = False) -> None:
         """Before a use: take out the key that a task of ours left which was killed.
 
-        A key that another program has set stays; nothing is written with it, for the catalog would not know it.
+        A key that another program has set stays, unless the task has one of its own; nothing is written with it, for
+        the catalog would not know it.
 
+        :param writes: something is to be written. :param has_key: with a key of the task.
         :raises TapeError: the key is still in the drive; or it is a foreign one, and something is to be written.
         """
         self._key = self._set = None
         found = self._status()
         if found is None or found.elsewhere or not (found.encrypts or found.decrypts):
             return
-        if found.encrypts and found.fingerprint is None:
-            if writable:
+        if found.encrypts and found.fingerprint is None and not has_key:
+            if writes:
                 raise self._error(
                     "encrypts with a key that another program has set, so nobody would know which key the session "
                     "needs; take it out there, or give the key as drive_key_file"

@@ -133,6 +133,9 @@ class StTape(StHead):
     def prove_encrypts(self) -> None:
         self._encryption.prove()
 
+    def prove_clear(self) -> None:
+        self._encryption.clear_left(writes=True)
+
     def set_key(self, key: Optional[DriveKey]) -> None:
         if key is None:
             self._encryption.clear()
@@ -181,7 +184,7 @@ class StTape(StHead):
         self._operate("does not take its options", MTSETDRVBUFFER, MT_ST_CLEARBOOLEANS | MT_ST_OFF)
         self._tells = self._told() == 0
         self._worm = medium_is_worm(self._fd, self.device)
-        self._encryption.clear_left(writable=self._writable)
+        self._encryption.clear_left(writes=self._writable, has_key=self.key is not None)
 
     def unload(self) -> None:
         self.set_key(None)
@@ -213,6 +216,15 @@ class StTape(StHead):
                     f"drive: {self.device} or its adapter does not read records of {max_bytes} bytes; use one that "
                     "does.",
                     option="drive",
+                ) from exc
+            block = self._encryption.next_block()
+            if block.encrypted:
+                raise TapeError(
+                    f"drive: {self.device} cannot read a record, because a drive encrypted it with "
+                    f"{f'the key {block.fingerprint}' if block.fingerprint else 'a key that is not known'}, which is "
+                    "not in the drive; give that key as drive_key_file.",
+                    option="drive",
+                    code="key_missing",
                 ) from exc
             raise self._failed("cannot read a record", exc) from exc
         found = self._get()

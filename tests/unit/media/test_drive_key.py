@@ -24,7 +24,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import NO_KEYS, Keyring
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import VolumeChoice
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_source import VolumeChoice, first_place
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import OVERWRITE
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import dry_run, write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeError
@@ -266,6 +266,19 @@ def test_a_drive_that_cannot_is_refused_before_anything_is_written(library: KeyL
                 said = refused(partial(call, library.job("s2", TREE), library.on(drive)))
             assert said.code == "option_invalid"
     assert library.catalog.session("s2") is None
+
+
+def test_a_key_of_another_program_is_noticed_before_anything_is_split(library: KeyLibrary) -> None:
+    library.target.set(scope=2, encrypt=2, decrypt=3, key=bytes(32).hex())
+    library.key = None
+    with library.drive(writable=False) as drive:
+        volumes = library.on(drive)(library.catalog)
+        assert "another program" in refused(partial(first_place, volumes)).message
+    library.key = KEY
+    with library.drive(writable=False) as drive:
+        first_place(library.on(drive)(library.catalog))
+    library.back_up("s2", TREE)
+    assert verify(library, KEYS, "s2")["proved"] == "content"
 
 
 def test_a_label_is_in_the_clear_also_when_an_encrypted_session_begins_with_it(

@@ -46,6 +46,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key 
     drive_keys_of,
     writing_key_of,
 )
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.mtio import MtStatus
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.scsi import CommandRefused, parse_sense
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.st import StTape
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
@@ -242,27 +243,32 @@ def test_what_a_killed_task_left_is_taken_out_before_the_next_use(tmp_path: Path
     target = Target(tmp_path / "state")
     for encrypt in (True, False):
         drive(target).set(KEY, encrypt=encrypt)
-        drive(target).clear_left(writable=True)
+        drive(target).clear_left(writes=True)
         assert target.state["key"] == ""
     target.management = False
     drive(target).set(KEY, encrypt=True)
-    drive(target).clear_left(writable=False)
+    drive(target).clear_left(writes=False)
     assert (target.state["key"], target.state["scope"]) == ("", ALL_NEXUS)
     # A drive that does not let go of it must not be used.
     drive(target).set(KEY, encrypt=True)
     target.deaf = True
-    assert "switch it off" in refused(lambda: drive(target).clear_left(writable=False)).message
+    assert "switch it off" in refused(lambda: drive(target).clear_left(writes=False)).message
 
 
 def test_a_key_of_another_program_stays_and_nothing_is_written_with_it(tmp_path: Path) -> None:
     target = Target(tmp_path / "state")
     target.tell(security_out(0x10, 52), set_page(1, ALL_NEXUS, bytes(32), encrypt=True, on_demount=False))
-    drive(target).clear_left(writable=False)
-    assert "another program" in refused(lambda: drive(target).clear_left(writable=True)).message
+    drive(target).clear_left(writes=False)
+    assert "another program" in refused(lambda: drive(target).clear_left(writes=True)).message
     assert target.state["key"] == bytes(32).hex()
+    # A task with a key of its own takes over, so that labels are in the clear.
+    kept = target.state
+    drive(target).clear_left(writes=True, has_key=True)
+    assert target.state["key"] == ""
+    target.set(**kept)
     # The library's business is not ours.
     target.elsewhere = 3
-    drive(target).clear_left(writable=True)
+    drive(target).clear_left(writes=True)
     assert target.state["key"] == bytes(32).hex()
 
 
@@ -280,7 +286,7 @@ def test_a_drive_that_lost_the_key_is_found_out(tmp_path: Path) -> None:
 def test_a_drive_that_does_not_encrypt_bothers_nobody_without_a_key(tmp_path: Path) -> None:
     target = Target(tmp_path / "state", encrypts=False)
     one = drive(target)
-    one.clear_left(writable=True)
+    one.clear_left(writes=True)
     one.clear()
     one.prove_in_force()
     assert one.next_block() == NextBlock(None, "")
@@ -301,6 +307,24 @@ class Deviceless(StTape):
 
     def _operate(self, what: str, operation: int, count: int = 1, *, ends: bool = False) -> None:
         """There is no device."""
+
+
+def test_a_record_that_cannot_be_read_for_lack_of_a_key_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(tmp_path / "state")
+    one = Deviceless(target)
+    monkeypatch.setattr(one, "_get", lambda: MtStatus(True, False, False, False, False))
+    read_end, write_end = os.pipe()
+    # A read of the writing end fails, as one of the drive does.
+    monkeypatch.setattr(one, "_fd", write_end)
+    assert FINGERPRINT not in refused(lambda: one.read_record(512)).message
+    kad = bytes.fromhex("0000001c") + MARKED
+    monkeypatch.setattr(target, "next_kad", lambda: kad)
+    said = refused(lambda: one.read_record(512))
+    assert (FINGERPRINT in said.message, said.code) == (True, "key_missing")
+    os.close(read_end)
+    os.close(write_end)
 
 
 @pytest.mark.parametrize("how", ["close", "unload", "fetch"])
