@@ -15,7 +15,7 @@ from ansible.utils.vars import load_extra_vars
 from ansible_collections.splitmirror.backup.plugins.filter.array_files import array_files
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PAIR_OVERRIDES
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import DEFAULT_STATE_DIR
-from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import EXPORTERS
+from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import ATTACHERS, EXPORTING
 
 Set = dict[str, Any]
 
@@ -57,11 +57,10 @@ def mirror_sets(
         known["pairs"].append({key: value for key, value in pair.items() if key not in PAIR_OVERRIDES})
     arrays = [one["array"] for one in sets]
     for one in sets:
-        exporter = EXPORTERS.get(one["transport"])
         one.update(
             **array_files(str(one["array_tasks"]), ours, str(one["provider"]), steps, folders),
-            exports=exporter is not None and exporter.exports,
-            attaches=exporter is not None and exporter.attacher is not None,
+            exports=one["transport"] in EXPORTING,
+            attaches=one["transport"] in ATTACHERS,
             runs_in="in_set.yml" if one["array"] == host["array"] else "in_set_of_other_array.yml",
             title=one["array"] if arrays.count(one["array"]) == 1 else f"{one['array']} ({_names(one)})",
         )

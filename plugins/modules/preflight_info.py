@@ -119,11 +119,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import FAIL, ON_UNREADABLE
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder.preflight import ask_database_host
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.daemon import boot_id
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.preflight import ask_media_server
-from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.preflight import ask_array
 from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry import PROVIDER_SPEC
 from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Preflight, folder_ready
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
@@ -148,6 +144,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         if params["report_dir"]:
             preflight.ask("report folder", lambda: folder_ready(params["report_dir"], "splitmirror_report_dir", 0))
     elif params["ask"] == "database_host":
+        from ansible_collections.splitmirror.backup.plugins.module_utils.holder.preflight import ask_database_host
+        from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
+
         ask_database_host(
             preflight,
             state,
@@ -159,9 +158,13 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             needed=ansible_folders(module._remote_tmp),
         )
     elif params["ask"] == "array":
+        from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.preflight import ask_array
+
         for sentence in ask_array(preflight, params):
             module.warn(sentence)
     else:
+        from ansible_collections.splitmirror.backup.plugins.module_utils.media.preflight import ask_media_server
+
         ask_media_server(preflight, state, params)
     return {
         "changed": False,

@@ -173,8 +173,6 @@ class Exporter(ABC):
     exports: ClassVar[bool] = True
     #: It lets in an initiator by its name or address; without that, whoever has the secret.
     knows_initiators: ClassVar[bool] = True
-    #: How the media server finds the mirrors; None where it is the array itself.
-    attacher: ClassVar[Optional[type[Attacher]]] = None
 
     @abstractmethod
     def preflight(self, portal: Optional[Portal]) -> None:

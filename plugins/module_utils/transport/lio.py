@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import Optional
 
 from ..host.tools import ToolError, run_tool
-from .attach import IscsiAttacher
 from .base import Device, Exporter, FoundExport, Initiator, Lun
 from .names import Portal, TransportError, is_taken, label_of, refuse_foreign_address, session_of
 from .secret import Chap
@@ -40,7 +39,6 @@ class LioExporter(Exporter):
     """Targets of this kernel."""
 
     name = "lio"
-    attacher = IscsiAttacher
 
     def __init__(self, configfs: str = CONFIGFS) -> None:
         self._configfs = configfs

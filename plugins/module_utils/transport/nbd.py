@@ -283,7 +283,6 @@ class NbdExporter(Exporter):
     """A storage daemon for each mirror set, at the first free port from that of the portal on."""
 
     name = "nbd"
-    attacher = NbdAttacher
     knows_initiators = False
 
     def __init__(self) -> None:

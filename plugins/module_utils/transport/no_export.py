@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-from .attach import StaticAttacher
 from .base import Device, Exporter, FoundExport, Initiator, Lun
-from .masked import MaskedAttacher
 from .names import Portal, TransportError
 from .secret import Chap
 
@@ -54,11 +52,9 @@ class StaticExporter(NoExporter):
     """The array shows the mirror's LUN to the media server once and for all; see docs/transports.md."""
 
     name = "static"
-    attacher = StaticAttacher
 
 
 class MaskedExporter(NoExporter):
     """The array shows the mirror of each session to the media server, as a LUN of its own; see docs/transports.md."""
 
     name = "masked"
-    attacher = MaskedAttacher

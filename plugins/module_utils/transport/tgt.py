@@ -24,7 +24,6 @@ from typing import Optional
 
 from ..host.blockdev import sector_bytes
 from ..host.tools import ToolError, run_tool
-from .attach import IscsiAttacher
 from .base import Device, Exporter, FoundExport, Initiator, Lun
 from .names import Portal, TransportError, refuse_foreign_address, session_of
 from .secret import Chap, user_prefix
@@ -64,7 +63,6 @@ class TgtExporter(Exporter):
     """Targets of the tgtd that runs on this host."""
 
     name = "tgt"
-    attacher = IscsiAttacher
 
     def preflight(self, portal: Optional[Portal]) -> None:
         """See Exporter."""

@@ -23,7 +23,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry
     PROVIDERS,
     make_provider,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.options import Spec
+from ansible_collections.splitmirror.backup.plugins.module_utils.options import Spec, union_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.integration.lab import contract
 from ansible_collections.splitmirror.backup.tests.support.mirrors import SESSION, Array
@@ -33,6 +33,11 @@ PAIR = yaml.safe_load(ModuleDocFragment.PAIRS)["options"]["pairs"]["suboptions"]
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "docs/providers.md").read_text(encoding="utf-8")
 INTEGRATION = ROOT / "tests/integration"
+
+
+def test_the_registry_has_the_options_that_the_providers_declare() -> None:
+    union = union_of({name: provider.argument_spec for name, provider in PROVIDERS.items()})
+    assert PROVIDER_SPEC["provider_options"]["options"] == union
 
 
 def test_documentation_has_the_providers_and_options_of_the_registry() -> None:

@@ -16,7 +16,9 @@ import yaml
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.base import AttachOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.names import TransportError
 from ansible_collections.splitmirror.backup.plugins.module_utils.transport.registry import (
+    ATTACHERS,
     EXPORTERS,
+    EXPORTING,
     make_attacher,
     make_exporter,
 )
@@ -24,7 +26,7 @@ from ansible_collections.splitmirror.backup.plugins.modules import mirror_attach
 
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles/mirrored_backup"
-ATTACHED = sorted(name for name, kind in EXPORTERS.items() if kind.attacher is not None)
+ATTACHED = sorted(ATTACHERS)
 
 
 @pytest.mark.parametrize(("module", "names"), [(mirror_present, sorted(EXPORTERS)), (mirror_attach, ATTACHED)])
@@ -49,7 +51,8 @@ def test_the_role_has_the_transports_of_the_registry() -> None:
 def test_the_role_knows_which_transports_export() -> None:
     rule = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["splitmirror_exports"]
     names = rule[rule.index("[") : rule.index("]") + 1]
-    assert sorted(ast.literal_eval(names)) == sorted(name for name, kind in EXPORTERS.items() if kind.exports)
+    assert sorted(ast.literal_eval(names)) == sorted(EXPORTING)
+    assert {*EXPORTING} == {name for name, kind in EXPORTERS.items() if kind.exports}
     # The role attaches the mirrors on the media server unless the transport is local.
     assert sorted({*EXPORTERS} - {*ATTACHED}) == ["local"]
 
