@@ -85,6 +85,15 @@ options:
             description: A command that prints the paths of folders and files, one a line.
             type: list
             elements: str
+          incremental:
+            description:
+              - What an incremental session writes of the files that the command C(files) names.
+              - V(all) writes all of them. V(changed) leaves out what is proved to be unchanged, and needs a database
+                that writes its files with system calls, not through memory that the file is mapped to.
+            type: str
+            choices: [all, changed]
+            default: all
+            version_added: 0.2.0
           timeout_s:
             description: How many seconds each command may take.
             type: int

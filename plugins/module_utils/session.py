@@ -21,7 +21,7 @@ from .errors import SplitMirrorError
 DEFAULT_STATE_DIR = "/var/lib/splitmirror"
 _CATALOG = "catalog.sqlite"
 #: What stands in a state folder, besides the catalog. The role puts a virtual tape into ``library``.
-_OURS = frozenset(("sessions", "leases", "mirrors", "drives", "mounts", "library", "reports", "lost+found"))
+_OURS = frozenset(("sessions", "leases", "mirrors", "drives", "mounts", "library", "reports", "bases", "lost+found"))
 #: In the folder of the drives, which QueueTicket gets: which volume is in which drive, and the lock of the queue.
 LOADED = "loaded.json"
 QUEUE_LOCK = "lock"
@@ -193,6 +193,15 @@ class StateDir:
     def map_file(self, session: str) -> str:
         """The extent map: the database host makes it, the media server gets a copy."""
         return self.session_file(session, "map.sqlite")
+
+    @property
+    def bases_dir(self) -> str:
+        """Maps of sessions on which the next incremental sessions may build."""
+        return os.path.join(self.root, "bases")
+
+    def base_map(self, session: str) -> str:
+        """The map of a session on which others may build."""
+        return os.path.join(self.bases_dir, f"{check_session_id(session)}.sqlite")
 
     def extras_file(self, session: str) -> str:
         """Label files and logs of the session: the database host makes it, the media server gets a copy."""

@@ -97,6 +97,18 @@ sessions:
     reason:
       description: Why it failed, or what is damaged.
       type: str
+    level:
+      description: V(full), V(incremental) or V(differential).
+      type: str
+      version_added: 0.2.0
+    base:
+      description: The session on which it builds; none for a full one.
+      type: str
+      version_added: 0.2.0
+    base_missing:
+      description: The session on which it builds, itself or through others, and which is not there or not V(good).
+      type: str
+      version_added: 0.2.0
     phase:
       description: In which phase of its run it failed; empty when nobody told, or it did not fail.
       type: str
@@ -307,7 +319,7 @@ files:
   elements: dict
   contains:
     session:
-      description: The session that holds it.
+      description: The session that holds it. For a file that an incremental session has in a base, that is the base.
       type: str
     path:
       description: Its path on the database host.

@@ -76,8 +76,14 @@ entered:
       description: V(good), V(failed), or V(damaged) as long as a part of the session is not in the catalog.
       type: str
     reason:
-      description: Why it failed, or which part is missing.
+      description: Why it failed, or which part or which session that it builds on is missing.
       type: str
+    base_missing:
+      description:
+        - The session on which it builds, itself or through others, and which the catalog does not have, or not as
+          V(good). Empty if none is missing. Until that is entered, only what changed since can be restored.
+      type: str
+      version_added: 0.2.0
     file_number:
       description: The tape file.
       type: int

@@ -95,6 +95,7 @@ sessions:
     kept_by:
       description:
         - The options that keep it, and V(last_good) for the last good session of its host. Empty if it expires.
+        - C(base of) and an id if nothing else keeps it, and that session builds on it.
       type: list
       elements: str
       sample: [last_good, keep_daily, keep_monthly]

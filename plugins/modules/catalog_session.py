@@ -139,6 +139,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import FAILED, GOOD, OPEN
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.bases import drop_maps
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, check_session_id
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         if module.params["state"] == "recovered":
             return recover(catalog, module.params, dry_run=module.check_mode)
         result = (dry_run if module.check_mode else close)(catalog, module.params)
+        if not module.check_mode and module.params["state"] in ("closed", "failed"):
+            drop_maps(state_dir, catalog)
     before = result.pop("before", result["session_state"])
     return {
         **result,

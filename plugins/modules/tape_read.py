@@ -156,6 +156,13 @@ volumes:
   returned: success
   type: list
   elements: str
+base_missing:
+  description:
+    - The session on which RV(session) builds, itself or through others, and which is not in the catalog or not good.
+      Then only what changed since can be restored, and the task fails after that. None if nothing is missing.
+  returned: success and failure
+  type: str
+  version_added: 0.2.0
 missing:
   description: The first hundred members that are not in O(target), each with C(path), C(volume) and C(reason).
   returned: success and failure, not in check mode

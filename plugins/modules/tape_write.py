@@ -63,6 +63,24 @@ options:
       - For how many days the session is kept, from 0 to 365000. Its volume cannot be overwritten before.
       - If it is left out, the session is kept forever.
     type: float
+  level:
+    description:
+      - What of the host is written. V(full) writes everything.
+      - V(incremental) writes what changed since the last good session of O(host), V(differential) what changed since
+        the last good full one. What is not proved to be unchanged is written. The session lists what was removed.
+      - V(auto) is V(full) if the last good full session is O(full_every_days) old, else V(incremental).
+      - A session becomes V(full) if there is nothing that it can build on (RV(level_reason)).
+    type: str
+    choices: [full, incremental, differential, auto]
+    default: full
+    version_added: 0.2.0
+  full_every_days:
+    description:
+      - With O(level=auto), after how many days there is a full session again. A run that begins up to two hours earlier
+        in the day counts as if it did not.
+    type: float
+    default: 7
+    version_added: 0.2.0
   queue_depth:
     description:
       - How many reads of the mirror are in flight at the same time, from 1 to 256.
@@ -219,6 +237,33 @@ host:
   returned: success
   type: str
   sample: db1
+level:
+  description: What was written, V(full), V(incremental) or V(differential).
+  returned: success
+  type: str
+  sample: incremental
+  version_added: 0.2.0
+level_reason:
+  description: Why RV(level) is V(full) although O(level) is something else; empty if it is not, or if it was due.
+  returned: success
+  type: str
+  version_added: 0.2.0
+base:
+  description: The session on which it builds. It is kept as long as this one. Empty for a full session.
+  returned: success
+  type: str
+  sample: 20260131T120000Z-db1-3f2a
+  version_added: 0.2.0
+unchanged:
+  description: Number of paths that are unchanged since the base, folders and links included, and so are not written.
+  returned: success, not in check mode
+  type: int
+  version_added: 0.2.0
+removed:
+  description: Number of paths that the base has and the host has not any more.
+  returned: success, not in check mode
+  type: int
+  version_added: 0.2.0
 files:
   description: Number of regular files, hard links counted once. In check mode the number in the map.
   returned: success
@@ -370,6 +415,18 @@ evidence:
     proof:
       description: What the proof found.
       type: dict
+    level:
+      description: As RV(level). Left out for a full session, as are C(base), C(unchanged) and C(removed).
+      type: str
+    base:
+      description: As RV(base).
+      type: str
+    unchanged:
+      description: As RV(unchanged).
+      type: int
+    removed:
+      description: As RV(removed).
+      type: int
 """
 
 import functools
@@ -384,6 +441,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.keys import parse_recipients
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.bases import check_full_every_days
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
@@ -439,7 +497,10 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         retention_days=kept,
         evidence=params["evidence"],
         recipients=parse_recipients(params["recipients"], "recipients"),
+        level=params["level"],
+        full_every_days=params["full_every_days"],
     )
+    check_full_every_days(job.full_every_days)
     wanted = Wanted.of(params)
     options = DriveOptions.of(params, dry_run=module.check_mode, key=key)
     who = f"tape_write of session {job.session}"
@@ -454,7 +515,10 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     noting = noting_uses(state_dir, "write", job.session, module.warn, auto_clean=params["auto_clean"])
     with clearing_on_signals(key is not None), noting as left, queue(left=left) as lease:
         choice = wanted.choice(lease, timeout_s=options.timeout_s, tell=tell, warn=module.warn)
-        return {"changed": True, **write_session(job, choice, status)}
+        done = write_session(job, choice, status)
+    if done["level_reason"]:
+        module.warn(f"session {job.session} is a full one: {done['level_reason']}")
+    return {"changed": True, **done}
 
 
 def main() -> None:
@@ -472,6 +536,8 @@ def main() -> None:
             **DRIVE_KEY_SPEC,
             "proof": {"type": "str", "choices": ["full", "changed", "none"], "default": "full"},
             "retention_days": {"type": "float"},
+            "level": {"type": "str", "choices": ["full", "incremental", "differential", "auto"], "default": "full"},
+            "full_every_days": {"type": "float", "default": 7},
             "queue_depth": {"type": "int", "default": 64},
             "buffer_bytes": {"type": "int", "default": 256 << 20},
             "evidence": {"type": "dict"},

@@ -75,12 +75,19 @@ def link(path: str, target: str) -> FileEntry:
     return folder(path)._replace(kind="l", mode=0o777, target=os.fsencode(target))
 
 
-def make_map(where: Path, session: str, entries: Sequence[FileEntry], state: str = "checked") -> Path:
-    """A map of entries that need no device."""
+def make_map(
+    where: Path, session: str, entries: Sequence[FileEntry], state: str = "checked", checked_ns: int = 0
+) -> Path:
+    """A map of entries that need no device.
+
+    :param checked_ns: when it was checked; 0 for a map with which no other is compared.
+    """
     path = where / f"{session}.sqlite"
     with MapFile.create(str(path), session, "db1") as map_file:
         for entry in entries:
             map_file.add_new(entry, [])
+        if checked_ns:
+            map_file.set_meta("checked_ns", str(checked_ns))
         map_file.set_state(state)
     return path
 
@@ -211,19 +218,19 @@ class Library:
     def content(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (self.folder / "V1").glob("*.tar")}
 
-    def make_map(self, session: str, entries: Sequence[FileEntry], state: str = "checked") -> Path:
-        return make_map(self.state_dir, session, entries, state)
+    def make_map(self, session: str, entries: Sequence[FileEntry], state: str = "checked", checked_ns: int = 0) -> Path:
+        return make_map(self.state_dir, session, entries, state, checked_ns)
 
     def on(self, drive: TapeDrive, mode: str = APPEND, *, allow_last: bool = False) -> VolumeChoice:
         """The choice of ``volume``, in a drive that is held."""
         return one_volume(Held(drive), self.volume, mode, allow_last=allow_last)
 
-    def job(self, session: str, entries: Sequence[FileEntry], **options: Any) -> WriteJob:
+    def job(self, session: str, entries: Sequence[FileEntry], *, checked_ns: int = 0, **options: Any) -> WriteJob:
         return WriteJob(
             **{
                 "session": session,
                 "state_dir": str(self.state_dir),
-                "map_path": str(self.make_map(session, entries)),
+                "map_path": str(self.make_map(session, entries, checked_ns=checked_ns)),
                 "devices": {},
                 "mounts_dir": str(self.state_dir / "mounts"),
                 "proof": "none",

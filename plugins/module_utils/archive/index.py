@@ -37,6 +37,27 @@ def looks_like_index(name: bytes) -> bool:
     return _INDEX_NAME.fullmatch(name) is not None
 
 
+_OWN_FOLDER = b".splitmirror/"
+_REMOVED_NAME = re.compile(rb"\.splitmirror/[^/]+/removed")
+
+
+def removed_name(session: str) -> bytes:
+    """Name of the member of an incremental session that lists what its bases have and the host has not any more: names
+    of members, each followed by a zero byte, what is in a folder before the folder.
+    """
+    return _OWN_FOLDER + f"{session}/removed".encode()
+
+
+def looks_like_removed(name: bytes) -> bool:
+    """Whether a member may be such a list, by its name."""
+    return _REMOVED_NAME.fullmatch(name) is not None
+
+
+def is_own(name: bytes) -> bool:
+    """Whether a member is none of the host's: the index, or the list of what was removed."""
+    return name.startswith(_OWN_FOLDER)
+
+
 def head_line(meta: Mapping[str, Any], fill_bytes: int = 0) -> bytes:
     """The first line of an index. :param fill_bytes: so many spaces stand at its end."""
     return json.dumps({"format_version": FORMAT_VERSION, **meta}, sort_keys=True).encode() + b" " * fill_bytes + b"\n"

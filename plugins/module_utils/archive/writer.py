@@ -27,7 +27,7 @@ from ..extents.maprows import (
 )
 from .crossing import Crossing, crossing
 from .estimate import EMPTY_LINE_BYTES, room_for
-from .index import head_line, index_name, member_line
+from .index import head_line, index_name, is_own, member_line
 from .members import (
     DevicePiece,
     InlinePiece,
@@ -258,7 +258,7 @@ class ArchiveWriter:
         finally:
             if plan.stream is not None:
                 plan.stream.close()
-        if plan.kind == "f":
+        if plan.kind == "f" and not is_own(plan.name):
             self._files += 1
             self._bytes += plan.size
             self._fallbacks += entry.source == SOURCE_MOUNT

@@ -65,16 +65,25 @@ class ChainTable(MemberTable):
             for rank, number in enumerate(chain):
                 self._choose(number, rank, wanted or ())
 
-    def chosen(self, chain: Sequence[int], part: Part, *, all_of_it: bool) -> Iterator[tuple[int, MemberRecord]]:
+    def chosen(
+        self, chain: Sequence[int], part: Part, after: Optional[Part], *, all_of_it: bool
+    ) -> Iterator[tuple[int, MemberRecord]]:
         """(number of the part that lists it, member) of what begins in a part and was chosen, in order.
 
+        :param after: the next part of the session; None for the last one.
         :param all_of_it: what was chosen is all.
         """
         rank = chain.index(part.session)
         columns = "m." + COLUMNS.replace(", ", ", m.")
-        query = f"SELECT m.part, {columns} FROM members m WHERE m.session = ? AND m.offset_bytes >= ? "  # noqa: S608
-        query += "AND m.offset_bytes < ? "
-        values: list[object] = [part.session, part.offset_bytes, part.end_bytes]
+        # No member is passed over, wherever the catalog has it.
+        query = f"SELECT m.part, {columns} FROM members m WHERE m.session = ? "  # noqa: S608
+        values: list[object] = [part.session]
+        if part.part:
+            query += "AND m.offset_bytes >= ? "
+            values.append(part.offset_bytes)
+        if after is not None:
+            query += "AND m.offset_bytes < ? "
+            values.append(after.offset_bytes)
         if rank < len(chain) - 1 and all_of_it:
             query += f"AND {_SHOWN} "
             values.append(rank)

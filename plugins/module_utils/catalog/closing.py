@@ -30,6 +30,9 @@ def verdict_of(catalog: Catalog, session: str, evidence: Mapping[str, Any]) -> V
     for key, value in told.items():
         if known.write.get(key) != value:
             return Verdict(False, f"the evidence of the write is not what the catalog has ({key}).")
+    gone = catalog.missing_base(known)
+    if gone is not None:
+        return Verdict(False, f"session {gone}, on which it builds, cannot be restored any more.")
     parts = catalog.parts(known.number)
     if [part.part for part in parts if part.complete] != list(range(len(known.write.get("parts", ())))):
         return Verdict(False, "the parts in the evidence of the write are not those that the catalog has.")

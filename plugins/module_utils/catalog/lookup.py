@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import itertools
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Optional
 
+from ..archive.index import is_own
 from ..archive.model import MemberRecord
 from .closing import failed_in
 from .parts import part_of_member
@@ -82,6 +85,40 @@ def complete_parts(catalog: Catalog, session: Session) -> dict[int, Part]:
     return parts
 
 
+@dataclass(frozen=True)
+class Chain:
+    """A session and its bases, the full one first, as far as they are good.
+
+    :param missing: the id of the base where it ends before the full one; None if all are there. What is older than
+        that cannot be told from what it changed, so nothing of it is used.
+    """
+
+    sessions: Sequence[Session]
+    missing: Optional[str]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the sessions in the catalog."""
+        return [session.number for session in self.sessions]
+
+    def parts(self, catalog: Catalog) -> dict[int, dict[int, Part]]:
+        """The parts of each session by its number, by number of the part.
+
+        :raises CatalogError: one is missing or not complete.
+        """
+        return {session.number: complete_parts(catalog, session) for session in self.sessions}
+
+    def id_of(self, number: int) -> str:
+        """The id of the session with this number."""
+        return next(session.id for session in self.sessions if session.number == number)
+
+
+def chain_of(catalog: Catalog, session: Session) -> Chain:
+    """A session with its bases."""
+    bases = itertools.takewhile(lambda base: base.state == GOOD, catalog.bases(session))
+    return Chain([*reversed(list(bases)), session], catalog.missing_base(session))
+
+
 def parse_time(text: str, option: str) -> float:
     """Seconds since 1970 of an ISO 8601 time (UTC when it names no zone). :raises CatalogError: it is not a time."""
     try:
@@ -123,6 +160,9 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
         "host": session.host,
         "state": session.state,
         "reason": session.reason,
+        "level": session.level,
+        "base": session.base or None,
+        "base_missing": catalog.missing_base(session),
         "phase": failed_in(session),
         "created": format_time(session.created_s),
         "closed": format_time(session.closed_s),
@@ -202,8 +242,22 @@ def member_facts(session: str, part: Part, member: MemberRecord) -> dict[str, An
 
 
 def find_files(catalog: Catalog, session: Session, pattern: str) -> Iterator[dict[str, Any]]:
-    """Members of a session whose path on the database host matches a shell pattern (``*`` also matches ``/``)."""
+    """Members of a session whose path on the database host matches a shell pattern (``*`` also matches ``/``).
+
+    What an incremental session has in its bases is found there.
+    """
     wanted = re.compile(fnmatch.translate(pattern).encode("utf-8", "surrogateescape"))
+    chain = chain_of(catalog, session)
+    if len(chain.sessions) > 1 and session.state == GOOD:
+        catalog.choose(chain.numbers)
+        for of_session in chain.parts(catalog).values():
+            for part in of_session.values():
+                for _listed, member in catalog.chosen(
+                    chain.numbers, part, of_session.get(part.part + 1), all_of_it=True
+                ):
+                    if wanted.match(b"/" + member.path) and (part.session == session.number or not is_own(member.path)):
+                        yield member_facts(chain.id_of(part.session), part, member)
+        return
     parts = {part.part: part for part in catalog.parts(session.number)}
     for number, member in catalog.members(session.number):
         if wanted.match(b"/" + member.path):

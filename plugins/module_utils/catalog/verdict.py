@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from .records import FULL
+
 #: What must have happened in the window, in this order, each exactly once; the splits once for each splitter.
 WINDOW_ORDER = (
     "freeze_acknowledged",
@@ -149,6 +151,8 @@ def _write(write: Mapping[str, Any]) -> str:
             return f"part {number + 1} of the session is missing."
         if part.get("last") is not (number == len(parts) - 1):
             return "the last part of the session is missing, or another part follows it."
+    if write.get("level", FULL) != FULL and not write.get("base"):
+        return "the evidence of the write does not say on which session this one builds."
     proof = write.get("proof")
     if isinstance(proof, Mapping) and proof.get("mode") != "none" and proof.get("complete") is not True:
         return "the proof of the extent map against the mirror was not complete."

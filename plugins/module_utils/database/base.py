@@ -14,6 +14,7 @@ from typing import Any, Callable, ClassVar, Iterator, Mapping, Optional
 
 from ..errors import SplitMirrorError
 from ..extents.scope import Scope
+from ..extents.since import Demand
 from .relocation import Move, refuse_outside
 
 
@@ -100,7 +101,7 @@ class DatabaseDriver(ABC):
 
     The order of calls for a backup; the holder calls them all, but for the first line and the last::
 
-        preflight, files                          any process, before hot backup begins
+        preflight, files, demands                 any process, before hot backup begins
         begin, ping ...                           quiesce hot_backup
         prepare_window, in_window ... thaw        quiesce hot_backup and freeze
         ping ..., end                             quiesce hot_backup
@@ -149,6 +150,17 @@ class DatabaseDriver(ABC):
 
         :raises DatabaseError: when they cannot be found.
         """
+
+    def demands(self) -> list[Demand]:
+        """What of files() an incremental session writes, whatever is proved of it: all files, or those changed since.
+
+        What is not demanded is left out if the map proves that it is unchanged (extents/since.py), so by the inode's
+        time of change among others. A driver demands less than all only for a database that writes its files with
+        system calls that set that time, as write(2) does.
+
+        :raises DatabaseError: as files.
+        """
+        return [Demand(scope.root) for scope in self.files()]
 
     def begin(self, backup_name: str) -> None:
         """Begin hot backup.

@@ -11,6 +11,7 @@ import os
 from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence
 
 from ..extents.scope import Scope
+from ..extents.since import Demand
 from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, ThawCommand
 from .limited import run_limited
 
@@ -29,6 +30,7 @@ class CommandsDriver(DatabaseDriver):
         "ping": _ARGV,
         "recover": _ARGV,
         "files": _ARGV,
+        "incremental": {"type": "str", "choices": ["all", "changed"], "default": "all"},
         "timeout_s": {"type": "int", "default": 60},
     }
 
@@ -77,6 +79,9 @@ class CommandsDriver(DatabaseDriver):
                 )
             scopes.append(Scope(path, label=f"commands {self.title}"))
         return scopes
+
+    def demands(self) -> list[Demand]:
+        return [] if self.options["incremental"] == "changed" else super().demands()
 
     def begin(self, backup_name: str) -> None:
         self._begun = True

@@ -17,6 +17,7 @@ import struct
 from typing import Any, Callable, ClassVar, Iterator, Mapping, Optional
 
 from ..extents.scope import Scope
+from ..extents.since import Demand
 from .base import Capabilities, DatabaseDriver, DatabaseError, EndResult, LabelFile, Restored, SessionLost
 from .links import with_linked
 from .login import PASSWORD_SPEC, os_user_spec
@@ -109,6 +110,10 @@ class PostgresqlDriver(DatabaseDriver):
         if wal != os.path.join(pgdata, "pg_wal"):
             scopes.append(Scope(wal, exclude=("*",) if hot else (), label=label))
         return with_linked(self.where, scopes)
+
+    def demands(self) -> list[Demand]:
+        # It writes with pwrite(2) alone (src/backend/storage/file/fd.c); nothing is mapped for writing.
+        return []
 
     def begin(self, backup_name: str) -> None:
         pg = self._connected()

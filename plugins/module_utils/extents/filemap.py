@@ -282,7 +282,8 @@ class FileMapper:
         # fmt: off
         return (
             path, kind, run.fs, found.st_ino, place.fs.dev, found.st_nlink, found.st_mode & 0o7777, found.st_uid,
-            found.st_gid, size, found.st_mtime_ns, found.st_ctime_ns, major, minor, target, xattrs, source, None, reason,
+            found.st_gid, size, found.st_mtime_ns, found.st_ctime_ns, major, minor, target, xattrs, source, None,
+            reason,
         ), []
         # fmt: on
 

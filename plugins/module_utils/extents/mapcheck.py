@@ -85,8 +85,8 @@ class RowCheck:
         if tuple(map(type, row)) not in _TYPES:
             raise wrong("a row of files has values of wrong types")
         (
-            key, kind, fs, inode, dev, nlink, mode, uid, gid, size, _mtime, _ctime, major, minor, target, xattrs, source,
-            content, _reason, extents,
+            key, kind, fs, inode, dev, nlink, mode, uid, gid, size, _mtime, _ctime, major, minor, target, xattrs,
+            source, content, _reason, extents,
         ) = row  # fmt: skip
         # The first three are quick, and only names that begin with a dot go on from there.
         if (b"\0." in key or b"\0\0" in key or b"/" in key or key[:1] in _ODD_ENDS or key[-1:] in _ODD_ENDS) and (

@@ -11,6 +11,7 @@ from the start of the LUN. The map holds readable data only: holes and unwritten
 from __future__ import annotations
 
 import os
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
@@ -48,7 +49,7 @@ _BATCH_ROWS = 4000
 _PLAIN = f"kind = 'f' AND nlink = 1 AND source = '{SOURCE_DEVICE}' AND ifnull(length(extents), 0) = {EXTENT_BYTES}"
 
 
-def _tree_bounds(path: bytes) -> tuple[bytes, bytes]:
+def tree_bounds(path: bytes) -> tuple[bytes, bytes]:
     """The sort keys from which on and up to which (exclusive) a path and all below it lie."""
     key = sort_key(path)
     # Below the root anything may follow, and no name has more than 255 bytes; elsewhere only the separator, zero.
@@ -184,16 +185,26 @@ class MapFile(MapSqlite):
         :param layer: record each as removed by this layer, see add_changes.
         """
         self._flush()
-        bounds = _tree_bounds(path)
+        bounds = tree_bounds(path)
         if layer is not None:
             keys = self._db.execute(f"SELECT sort_key FROM files WHERE {_INSIDE}", bounds)  # noqa: S608
-            self.add_changes(layer, [(_path_of(key), "removed") for (key,) in keys])
+            self.add_changes(layer, [(path_of(key), "removed") for (key,) in keys])
         return self._write(f"DELETE FROM files WHERE {_INSIDE}", bounds).rowcount  # noqa: S608
+
+    def remove_entry(self, path: bytes) -> None:
+        """Take one path out of the map, whatever is below it."""
+        self._flush()
+        self._write("DELETE FROM files WHERE sort_key = ?", (sort_key(path),))
+
+    def forget_change(self, path: bytes) -> None:
+        """Note that it is not known when a path changed."""
+        self._flush()
+        self._write("UPDATE files SET ctime_ns = 0 WHERE sort_key = ?", (sort_key(path),))
 
     def holds_below(self, path: bytes) -> bool:
         """Whether there is anything below a path in the map."""
         self._flush()
-        key, end = _tree_bounds(path)
+        key, end = tree_bounds(path)
         below = self._db.execute("SELECT 1 FROM files WHERE sort_key > ? AND sort_key < ? LIMIT 1", (key, end))
         return below.fetchone() is not None
 
@@ -209,7 +220,7 @@ class MapFile(MapSqlite):
         self._flush()
         query = "SELECT sort_key FROM files WHERE inode = ? AND dev = ?"
         with self._reading():
-            return [_path_of(row[0]) for inode in inodes for row in self._db.execute(query, (inode, dev))]
+            return [path_of(row[0]) for inode in inodes for row in self._db.execute(query, (inode, dev))]
 
     def index_inodes(self) -> None:
         """Make the index behind paths_of_inodes; done once, when all files are in."""
@@ -229,7 +240,7 @@ class MapFile(MapSqlite):
         take = self._take
         before = None
         with self._reading():
-            for row in self._db.execute(f"{self._select} WHERE {_INSIDE} ORDER BY sort_key", _tree_bounds(below)):
+            for row in self._db.execute(f"{self._select} WHERE {_INSIDE} ORDER BY {self._order}", tree_bounds(below)):
                 key = row[0]
                 # A damaged tree of pages may lead round and round.
                 if before is not None and key <= before:
@@ -237,13 +248,24 @@ class MapFile(MapSqlite):
                 before = key
                 yield take(row)
 
+    def only(self, since: str) -> None:
+        """Let entries, rows, counts and add_up give from now on only what changed.
+
+        :param since: the file that compare_maps made.
+        """
+        with self._reading():
+            self._db.execute("ATTACH ? AS since", (f"file:{urllib.parse.quote(since)}?mode=ro",))
+        changed = "since.changed CROSS JOIN files ON sort_key = key"
+        self._select, self._files = self._select.replace("FROM files", f"FROM {changed}"), changed
+        self._order = "key"
+
     def counts(self) -> MapCounts:
         """Count what the map holds; reads all of it."""
         self._flush()
         with self._reading():
             entries, files, size, extents, fallback = self._db.execute(
-                "SELECT count(*), total(kind = 'f'), total(CASE kind WHEN 'f' THEN size END), total(length(extents)), "
-                "total(source = 'mount') FROM files"
+                "SELECT count(*), total(kind = 'f'), total(CASE kind WHEN 'f' THEN size END), total(length(extents)), "  # noqa: S608
+                f"total(source = 'mount') FROM {self._files}"
             ).fetchone()
             return MapCounts(entries, int(files), int(size), int(extents) // EXTENT_BYTES, int(fallback))
 
@@ -275,12 +297,12 @@ class MapFile(MapSqlite):
             self._db.create_function("plain_bytes", 6, plain)
             found = self._db.execute(
                 "SELECT count(*), total(size), total(plain_bytes(sort_key, size, extents, uid, gid, xattrs)) "  # noqa: S608
-                f"FROM files WHERE {_PLAIN}"
+                f"FROM {self._files} WHERE {_PLAIN}"
             ).fetchone()
             if failed:
                 raise failed[0]
             files, data_bytes, archive_bytes = map(int, found)
-            for row in self._db.execute(f"{self._select} WHERE NOT ({_PLAIN}) ORDER BY sort_key"):
+            for row in self._db.execute(f"{self._select} WHERE NOT ({_PLAIN}) ORDER BY {self._order}"):
                 fields, extents = self._take(row)
                 is_file, length, taken = measure(
                     FileEntry._make(fields), [ExtentRow._make(extent) for extent in extents]
@@ -325,7 +347,7 @@ class MapFile(MapSqlite):
             return {number: name.decode("utf-8", "surrogateescape") for number, name in rows}
 
 
-def _path_of(key: bytes) -> bytes:
+def path_of(key: bytes) -> bytes:
     """The inverse of sort_key."""
     return b"/" + key.replace(b"\0", b"/")
 

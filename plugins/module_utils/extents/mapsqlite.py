@@ -73,6 +73,8 @@ class MapSqlite:
         # It has the format before this one.
         self._old = False
         self._select = _SELECT
+        # Where the entries are, and what gives their order.
+        self._files, self._order = "files", "sort_key"
 
     @classmethod
     def create(cls: type[_Self], path: str, session: str, host: str) -> _Self:

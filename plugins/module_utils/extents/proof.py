@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import gc
 import os
+import sqlite3
+import urllib.parse
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -62,10 +64,11 @@ class Proof:
     :param map_path: the map file; what differs is recorded in it at the end.
     :param mounts: for each file system of the map, by number, the folder where the mirror's is mounted (its root).
     :param mode: ``full`` proves all; ``changed`` what the check changed in the window; ``none`` nothing.
+    :param since: a file of compare_maps; then only entries are given that changed by it, or that differ from the map.
     :raises MapError: when a mount is missing.
     """
 
-    def __init__(self, map_path: str, mounts: Mapping[int, str], mode: str = FULL) -> None:
+    def __init__(self, map_path: str, mounts: Mapping[int, str], mode: str = FULL, since: Optional[str] = None) -> None:
         if mode not in MODES:
             raise MapError(
                 f"proof: {mode} is not a mode of the proof; use one of {', '.join(MODES)}.",
@@ -74,6 +77,7 @@ class Proof:
             )
         self._path = map_path
         self._mode = mode
+        self._since = since
         self._counts = dict.fromkeys((REMAPPED, ADDED, REMOVED, ATTRIBUTES), 0)
         self._examined = 0
         self._changes: list[tuple[bytes, str]] = []
@@ -83,7 +87,7 @@ class Proof:
             with MapFile.open(map_path, read_only=True, foreign=True) as map_file:
                 places = _places(map_file, mounts)
             # The process starts now: later there may be threads, and these do not survive a fork.
-            self._worker = Worker(lambda send: _prove(map_path, places, mode, send))
+            self._worker = Worker(lambda send: _prove(map_path, places, mode, since, send))
 
     def __enter__(self) -> Proof:
         return self
@@ -105,6 +109,10 @@ class Proof:
             self._mode, self._examined, counts[REMAPPED], counts[ADDED], counts[REMOVED], counts[ATTRIBUTES]
         )
 
+    def changes(self) -> list[tuple[bytes, str]]:
+        """(path, what) of what differed so far."""
+        return list(self._changes)
+
     def result(self) -> dict[str, Any]:
         """The fields of ProofCounts, and ``complete``: all entries were handed out, and each was proved."""
         return {**self.counts()._asdict(), "complete": self._complete and self._mode != NONE}
@@ -116,6 +124,8 @@ class Proof:
         """
         if self._worker is None:
             with MapFile.open(self._path, read_only=True, foreign=True) as map_file:
+                if self._since is not None:
+                    map_file.only(self._since)
                 yield from map_file.entries()
             self._complete = True
             return
@@ -155,19 +165,20 @@ def _places(map_file: MapFile, mounts: Mapping[int, str]) -> FileSystems:
     return FileSystems(placed)
 
 
-def _prove(map_path: str, places: FileSystems, mode: str, send: Send) -> None:
+def _prove(map_path: str, places: FileSystems, mode: str, since: Optional[str], send: Send) -> None:
     """The work of the other process: send what was proved, a Part at a time."""
     # Nothing here makes cycles, and looking for them in all these rows takes time.
     gc.disable()
     with MapFile.open(map_path, read_only=True, foreign=True) as map_file:
         prover = _Prover(map_file, places)
+        wanted = None if since is None else _Wanted(since)
         examined = 0
         changes: list[tuple[bytes, str]] = []
         proved: list[MappedFields] = []
         for part in prover.changed() if mode == CHANGED else prover.full():
             examined += part[0]
             changes += part[1]
-            proved += part[2]
+            proved += part[2] if wanted is None else wanted.among(part)
             if len(proved) + len(changes) >= _BATCH:
                 send((examined, changes, proved))
                 examined, changes, proved = 0, [], []
@@ -186,6 +197,33 @@ def _parts(findings: Iterator[Finding]) -> Iterator[Part]:
             [(found.path, found.what) for found in some if found.what not in _AS_STORED],
             [row for row in proved if row is not None],
         )
+
+
+class _Wanted:
+    """Picks what changed since a base out of what was proved, in logical order. :param since: see Proof."""
+
+    def __init__(self, since: str) -> None:
+        uri = f"file:{urllib.parse.quote(os.fsencode(since))}?mode=ro"
+        self._keys = sqlite3.connect(uri, uri=True).execute("SELECT key FROM changed ORDER BY key")
+        self._next: Optional[bytes] = None
+        self._go_on()
+
+    def among(self, part: Part) -> list[MappedFields]:
+        """The entries of a part that changed since the base, or differ from the map."""
+        _examined, changes, rows = part
+        if not rows or (not changes and (self._next is None or self._next > sort_key(rows[-1][0][0]))):
+            return []
+        differ = {path for path, _what in changes}
+        return [row for row in rows if self._has(sort_key(row[0][0])) or row[0][0] in differ]
+
+    def _has(self, key: bytes) -> bool:
+        while self._next is not None and self._next < key:
+            self._go_on()
+        return self._next == key
+
+    def _go_on(self) -> None:
+        row = self._keys.fetchone()
+        self._next = None if row is None else row[0]
 
 
 class _Rows:

@@ -23,10 +23,10 @@ from .filemap import FileMapper, Translation
 from .maprows import SOURCE_DEVICE, SOURCE_NONE, ExtentFields, MappedFields, pack_xattrs
 from .walk import PlacedFs, Run
 
-# mode, uid, size; ctime, mtime; gid, links; flags; head of the extents: magic, entries, depth; the first of them: block,
-# length, high and low part of the start; of the inode again: low part of file_acl, high part of the size; high parts
-# of file_acl, uid, gid; behind the old inode extra_isize, what ctime and mtime have beyond 32 bits of seconds, and what
-# may be the magic number of attributes
+# mode, uid, size; ctime, mtime; gid, links; flags; head of the extents: magic, entries, depth; the first of them:
+# block, length, high and low part of the start; of the inode again: low part of file_acl, high part of the size; high
+# parts of file_acl, uid, gid; behind the old inode extra_isize, what ctime and mtime have beyond 32 bits of seconds,
+# and what may be the magic number of attributes
 _INODE = struct.Struct("<HHI 4x ii 4x HH 4x I 4x HH2xH4x IHHI 36x 4x II 6x HHH 4x H 2x II 20x 4s")
 _INODE_BYTES = 128
 _USUAL_EXTRA_BYTES = 32

@@ -22,6 +22,7 @@ from ..extents.mapper import map_scopes
 from ..extents.maprows import MapCounts, MapError
 from ..extents.rules import ScopeTree
 from ..extents.scope import Scope
+from ..extents.since import set_demands
 from ..extents.stack import LunSpec, Segment
 from ..extents.survey import survey
 from ..host.status import StatusWriter
@@ -132,6 +133,7 @@ class HostMapping:
             tracker = ask(self._state, self._session, "track", TRACK_S, mounts=plan.mounts)["result"]["tracker"]
             with MapFile.create(self.path, self._session, os.uname().nodename) as map_file:
                 map_file.set_meta("names", json.dumps(other_names(self._drivers, self._paths)))
+                set_demands(map_file, [demand for driver in self._drivers for demand in driver.demands()])
                 status = StatusWriter(self._state.status_file(self._session), "map", "files")
                 counts = map_scopes(
                     map_file, plan.scopes, self._luns, progress=status.set, on_unreadable=self._on_unreadable

@@ -17,6 +17,8 @@ from typing import Any, Optional
 
 from ..archive.crossing import Crossing, comment_of, lead_of
 from ..archive.estimate import extras_bytes
+from ..archive.index import is_own
+from ..archive.members import member_name
 from ..archive.model import ArchiveResult, Fallback, Links, MemberRecord, Owners, WriterOptions
 from ..archive.ring import ArchiveStream
 from ..archive.writer import ArchiveWriter, open_archive
@@ -271,7 +273,8 @@ class PartWriter:
         left = self._left(archive, needed)
         if left >= 0:
             return False
-        divides = first is not None and first[0].kind == "f" and left + needed >= self._reserved_bytes + _END_BYTES
+        is_file = first is not None and first[0].kind == "f" and not is_own(member_name(first[0].path))
+        divides = is_file and left + needed >= self._reserved_bytes + _END_BYTES
         capacity = self.drive.status().capacity_bytes
         if divides and (self._may_cross or (capacity is not None and needed > capacity)):
             return True

@@ -111,6 +111,7 @@ class SessionReader:
     :ivar lost: names of members that are lost on what was reached; hard links to them are lost as well.
     :ivar unreached: by number of the part, what could not be reached.
     :ivar damaged: something was reached that is not what was written.
+    :ivar no_drive: why no drive is waited for any more; None if none was missed.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class SessionReader:
         self.lost: set[bytes] = set()
         self.unreached: dict[int, Unreached] = {}
         self.damaged = False
-        self._no_drive: Optional[DriveTimeout] = None
+        self.no_drive: Optional[DriveTimeout] = None
         # Of the session that is read: its parts by number, and the last one that was opened.
         self._parts: dict[int, Part] = {}
         self._part: Optional[Part] = None
@@ -226,13 +227,13 @@ class SessionReader:
         return data
 
     def _open(self, part: Part) -> None:
-        if self._no_drive is not None:
+        if self.no_drive is not None:
             # Do not wait once more for the same drives.
-            raise self._no_drive
+            raise self.no_drive
         try:
             self._drive = self._drives.exchange(part.volume)
         except DriveTimeout as exc:
-            self._no_drive = exc
+            self.no_drive = exc
             raise
         self._take(open_part(self._drive, part, self._catalog, keyring=self._keyring, status=self._status))
         self._part = part

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from ..catalog.parts import BEFORE, PIECE, broken_part, join_facts, missing_parts, part_facts
-from ..catalog.records import DAMAGED, FAILED, GOOD, OPEN, Part, Session
+from ..catalog.records import DAMAGED, FAILED, FULL, GOOD, LEVELS, OPEN, Part, Session
 from ..catalog.standing import standing_of
 from ..catalog.store import Catalog, damaged_name, named_volumes
 from ..catalog.verdict import judge
@@ -139,6 +139,7 @@ def rebuild(
             note_capacity(drive, catalog, volume, ended.used_bytes)
         # Last: until then the volume is not as the catalog has it, and nothing is written to it.
         catalog.set_volume_end(volume, file_number, block, unfinished=unfinished)
+    _tell_missing_bases(catalog, result)
     return {**result, "changed": changed}
 
 
@@ -182,16 +183,32 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
     lives = known is not None and known.state == OPEN and _is_written(os.path.dirname(catalog.path), session)
     entered = make(catalog.joined_by(session, part, volumes, writer_lives=lives))
     if not dry_run:
-        catalog.enter_part(session, part, read.all_members(), make, volumes, writer_lives=lives)
+        removed = read.removed_names()
+        catalog.enter_part(session, part, read.all_members(), make, volumes, writer_lives=lives, removed=removed)
     result["entered"].append(
         {
             "session": session,
             "state": entered.state,
             "reason": entered.reason,
             "file_number": part.file_number,
+            "base": entered.base,
         }
     )
     return True
+
+
+def _tell_missing_bases(catalog: Catalog, result: Mapping[str, Any]) -> None:
+    """Say of each session that was entered which of its bases is missing."""
+    entered = {found["session"] for found in result["entered"]}
+    for found in result["entered"]:
+        session, base = catalog.session(found["session"]), found.pop("base")
+        missing = catalog.missing_base(session) if session is not None else base
+        found["base_missing"] = "" if missing is None or (session is None and missing in entered) else missing
+        if found["base_missing"] and not found["reason"]:
+            found["reason"] = (
+                f"session {missing}, on which it builds, is not in the catalog or not good; enter its volumes with "
+                "catalog_rebuild."
+            )
 
 
 def _session_with(known: Optional[Session], session: str, part: Part, read: Scan) -> Session:
@@ -201,6 +218,11 @@ def _session_with(known: Optional[Session], session: str, part: Part, read: Scan
     :raises VerifyError: the index of the part contradicts that of another part.
     """
     head = read.head or {}
+    level, base = head.get("level", FULL), head.get("base", "")
+    if level not in LEVELS or not isinstance(base, str) or (level == FULL) != (not base):
+        raise VerifyError(f"the index has {level!r} and {base!r} as level and base, which do not go together.")
+    if base:
+        check_session_id(base)
     proof, names, told = head.get("proof"), head.get("names"), head.get("evidence")
     counts = {"members": read.members, "files": read.files, "bytes": read.size_bytes}
     pieces = {} if read.piece_sha256 is None else {PIECE: read.piece_sha256}
@@ -217,6 +239,7 @@ def _session_with(known: Optional[Session], session: str, part: Part, read: Scan
         # The index is written only after the proof is complete.
         "proof": {**proof, "complete": True} if isinstance(proof, dict) else None,
         **({"headers_sha256": read.headers_sha256} if read.is_old else {}),
+        **({"level": level, "base": base} if base else {}),
     }
     write = join_facts(sorted([*earlier, mine], key=lambda facts: int(facts["part"])), common)
     evidence = {**(told if isinstance(told, Mapping) else {}), "session": session, "write": write}
@@ -248,6 +271,8 @@ def _session_with(known: Optional[Session], session: str, part: Part, read: Scan
         members=write["members"],
         write=write,
         evidence=evidence,
+        level=level,
+        base=base,
     )
     if known is not None:
         _refuse_contradiction(entered, known)
@@ -264,13 +289,15 @@ def _refuse_contradiction(entered: Session, known: Session) -> None:
             "host": session.host,
             "created_s": session.created_s,
             "expires_s": session.expires_s,
+            "level": session.level,
+            "base": session.base,
             "evidence": evidence,
             **common,
         }
 
     one, other = said(entered), said(known)
     # The evidence of an open session is not in the catalog yet.
-    compared = ("host", "created_s", "expires_s") if known.state == OPEN else tuple(one)
+    compared = ("host", "created_s", "expires_s", "level", "base") if known.state == OPEN else tuple(one)
     differ = [key for key in compared if one[key] != other[key]]
     if differ:
         raise VerifyError(f"the index contradicts that of another part of session {known.id} in {', '.join(differ)}.")

@@ -22,18 +22,19 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from ..archive.index import index_name
+from ..archive.index import index_name, removed_name
 from ..archive.model import MemberRecord
-from ..catalog.lookup import complete_parts, find_good_session, member_facts, member_name
-from ..catalog.parts import crossed_from, part_of_member
+from ..catalog.lookup import Chain, chain_of, find_good_session, member_facts, member_name
+from ..catalog.parts import crossed_from
 from ..catalog.records import GOOD, CatalogError, Part, Session
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..host.status import StatusWriter
 from .arrival import NotThere, what_differs
+from .chain import ChainReader, in_reading_order
 from .extract import Said, TarExtractor
 from .losses import DOUBTFUL, MISSING, Losses
-from .reading import NOT_REACHED, Located, SessionReader, check_names
+from .reading import NOT_REACHED, Located, check_names
 from .sealed import NO_KEYS, Keyring
 from .volume_source import Drives
 
@@ -83,12 +84,13 @@ class _Run:
     job: RestoreJob
     catalog: Catalog
     session: Session
+    chain: Chain
     losses: Losses
     tally: _Tally
     status: Optional[StatusWriter]
 
     def wanted(self) -> Generator[Located, None, None]:
-        return _wanted(self.job, self.catalog, self.session)
+        return _wanted(self.job, self.catalog, self.chain)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class _Extracted:
     :param end: the error that ended the restore early; None if it was complete. :param said: the messages of tar.
     """
 
-    reader: SessionReader
+    reader: ChainReader
     doubtful: set[bytes]
     end: Optional[SplitMirrorError]
     said: Said
@@ -108,10 +110,10 @@ class _Extracted:
 
 def needed_volume(job: RestoreJob, catalog: Catalog) -> str:
     """The volume that is read first. :raises SplitMirrorError: the target, the session or a path is refused."""
-    session = _checked(job, catalog)
-    with closing(_wanted(job, catalog, session)) as wanted:
+    session, chain = _checked(job, catalog)
+    with closing(_wanted(job, catalog, chain)) as wanted:
         first = next(wanted, None)
-    return complete_parts(catalog, session)[0].volume if first is None else first[0].volume
+    return chain.parts(catalog)[session.number][0].volume if first is None else first[0].volume
 
 
 def dry_run(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
@@ -120,14 +122,14 @@ def dry_run(job: RestoreJob, catalog: Catalog) -> dict[str, Any]:
     :returns: session, host, target, members, files, bytes, volumes, and ``positions`` of the first thousand members.
     :raises SplitMirrorError: the target, the session or a path is refused.
     """
-    session = _checked(job, catalog)
-    tally, parts = _Tally(), complete_parts(catalog, session)
+    session, chain = _checked(job, catalog)
+    tally, parts = _Tally(), chain.parts(catalog)
     positions: list[dict[str, Any]] = []
-    for part, member in _wanted(job, catalog, session):
-        _count(tally, parts, part, member)
+    for part, member in _wanted(job, catalog, chain):
+        _count(tally, parts[part.session], part, member)
         if len(positions) < _SHOWN_FILES:
-            positions.append(member_facts(session.id, part, member))
-    return {**_result(job, session, tally), "positions": positions}
+            positions.append(member_facts(chain.id_of(part.session), part, member))
+    return {**_result(job, session, tally), "base_missing": chain.missing, "positions": positions}
 
 
 def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[StatusWriter] = None) -> dict[str, Any]:
@@ -142,10 +144,10 @@ def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[
         was.
     """
     begun = time.monotonic()
-    session = _checked(job, catalog)
+    session, chain = _checked(job, catalog)
     losses = Losses(os.path.dirname(catalog.path), f"{session.id}-tape_read")
     tally = _Tally()
-    run = _Run(job, catalog, session, losses, tally, status)
+    run = _Run(job, catalog, session, chain, losses, tally, status)
     total_bytes = 0
     for _part, member in run.wanted():
         check_names(member.path, member.kind, member.linkname)
@@ -174,15 +176,16 @@ def restore(job: RestoreJob, catalog: Catalog, drives: Drives, status: Optional[
         "records_read": done.reader.records_read,
         "seconds": round(seconds, 3),
         "bytes_per_s": round(tally.size_bytes / seconds),
+        "base_missing": chain.missing,
     }
-    if losses.count or done.said.status or done.said.lines:
+    if losses.count or chain.missing or done.said.status or done.said.lines:
         raise _damage(run, done, result)
     return {**result, **losses.facts(), **done.reader.facts()}
 
 
 def _extract(run: _Run, drives: Drives, folder: str) -> _Extracted:
     """Give tar all members that can be read, and note the others."""
-    reader = SessionReader(drives, run.catalog, run.status, run.job.keyring)
+    reader = ChainReader(drives, run.catalog, run.status, run.job.keyring)
     doubtful: set[bytes] = set()
     end = None
     # Where the reading ends early, its selection would go on in the catalog, and no other could be made.
@@ -205,12 +208,12 @@ def _extract(run: _Run, drives: Drives, folder: str) -> _Extracted:
 
 def _take_stock(run: _Run, folder: str, done: _Extracted) -> None:
     """Compare the restored files with the catalog, count them, and note what is missing or differs."""
-    lost, parts = done.reader.lost, complete_parts(run.catalog, run.session)
+    parts = run.chain.parts(run.catalog)
     where = os.fsencode(folder)
     for part, member in run.wanted():
-        if member.path in lost:
+        if done.reader.is_lost(part, member.path):
             continue
-        if done.reader.is_unreached(part.part, member.offset_bytes):
+        if done.reader.is_unreached(part, member.offset_bytes):
             run.losses.add(MISSING, member.path, part.volume, NOT_REACHED)
             continue
         try:
@@ -221,7 +224,7 @@ def _take_stock(run: _Run, folder: str, done: _Extracted) -> None:
                 reason = str(exc) if done.end is None else f"{NOT_REACHED} ({done.end.message.rstrip('.')})"
             run.losses.add(MISSING, member.path, part.volume, reason)
             continue
-        _count(run.tally, parts, part, member)
+        _count(run.tally, parts[part.session], part, member)
         reasons = [reason for reason in (differs, done.said.of(member.path)) if reason is not None]
         if reasons and member.path not in done.doubtful:
             run.losses.add(DOUBTFUL, member.path, part.volume, ": ".join(reasons))
@@ -236,13 +239,20 @@ def _damage(run: _Run, done: _Extracted, result: dict[str, Any]) -> RestoreError
         said.append(f"{facts['missing_count']} members of {session} are missing ({losses.words(MISSING)})")
     if facts["doubtful_count"]:
         said.append(f"{facts['doubtful_count']} members of {session} are doubtful ({losses.words(DOUBTFUL)})")
-    said += [str(unreached) for unreached in reader.unreached.values()]
+    said += [str(unreached) for unreached in reader.unreached]
+    if run.chain.missing is not None:
+        said.append(
+            f"session {run.chain.missing}, on which {session} builds, is not in the catalog or not good, so what has "
+            "not changed since then is missing"
+        )
     if not said:
         said.append(f"all members of {session} are restored, but not all of their attributes")
     if done.said.status or done.said.lines:
         said.append(f"tar said {done.said.shown()!r}")
     ended_by_tape = done.end is not None and done.end.option != "target"
     code = reader.loss_code() or ("tape_damaged" if ended_by_tape else None)
+    if code is None and run.chain.missing is not None:
+        code = "session_not_good"
     if code is None:
         what, way_out = "target", "restore these to a file system that can hold them"
     elif code == "tape_damaged":
@@ -258,11 +268,13 @@ def _damage(run: _Run, done: _Extracted, result: dict[str, Any]) -> RestoreError
     return error
 
 
-def _checked(job: RestoreJob, catalog: Catalog) -> Session:
-    """The session to restore. :raises SplitMirrorError: it, the target or a path is refused."""
+def _checked(job: RestoreJob, catalog: Catalog) -> tuple[Session, Chain]:
+    """The session to restore, with its bases. :raises SplitMirrorError: it, the target or a path is refused."""
     _check_target(job.target)
     session = find_good_session(catalog, job.session, job.host)
-    job.keyring.require(list(complete_parts(catalog, session).values()), session.id)
+    chain = chain_of(catalog, session)
+    for number, parts in chain.parts(catalog).items():
+        job.keyring.require(list(parts.values()), chain.id_of(number))
     for path in job.paths:
         if not path.startswith("/"):
             raise RestoreError(
@@ -270,31 +282,34 @@ def _checked(job: RestoreJob, catalog: Catalog) -> Session:
                 option="paths",
                 code="option_invalid",
             )
-        if not catalog.has_path(session.number, _name_of(catalog, session, path)):
-            raise _no_such_file(catalog, session, path)
-    return session
+        if not catalog.chain_has(chain.numbers, _name_of(catalog, chain, path)):
+            raise _no_such_file(catalog, chain, path)
+    return session, chain
 
 
-def _name_of(catalog: Catalog, session: Session, path: str) -> bytes:
+def _name_of(catalog: Catalog, chain: Chain, path: str) -> bytes:
     """The name of the member for a path on the database host, which may be written less than plainly (``//``, ``/./``),
     or lead over a symbolic link by which the user called what was backed up.
     """
     plain = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
     name = member_name(plain)
-    if not catalog.has_path(session.number, name):
-        for other, real in session.write.get("names", {}).items():
+    if not catalog.chain_has(chain.numbers, name):
+        for other, real in chain.sessions[-1].write.get("names", {}).items():
             if plain == other or plain.startswith(f"{other}/"):
                 return member_name(f"{real}{plain[len(other) :]}")
     return name
 
 
-def _no_such_file(catalog: Catalog, session: Session, path: str) -> CatalogError:
-    others = [
-        found.id
-        for found in catalog.sessions(host=session.host, state=GOOD)
-        if catalog.has_path(found.number, _name_of(catalog, found, path))
-    ]
+def _no_such_file(catalog: Catalog, chain: Chain, path: str) -> CatalogError:
+    session = chain.sessions[-1]
+    others = []
+    for found in catalog.sessions(host=session.host, state=GOOD):
+        other = chain_of(catalog, found)
+        if catalog.chain_has(other.numbers, _name_of(catalog, other, path)):
+            others.append(found.id)
     where = f"session {others[-1]} holds it" if others else f"no good session of {session.host} holds it"
+    if chain.missing is not None:
+        where += f", and session {chain.missing}, on which it builds, is not in the catalog or not good"
     return CatalogError(
         f"paths: {path} is not in session {session.id}; {where}.", option="paths", code="option_invalid"
     )
@@ -319,14 +334,18 @@ def _check_target(target: str) -> None:
     raise RestoreError(f"target: {target} is not empty; name a folder that is empty or not there yet.", option="target")
 
 
-def _wanted(job: RestoreJob, catalog: Catalog, session: Session) -> Generator[Located, None, None]:
-    """The members to restore in the order in which they lie on tape; an index only if it is named."""
-    parts = complete_parts(catalog, session)
-    names = [_name_of(catalog, session, path) for path in job.paths] or None
-    indexes = {index_name(session.id, number) for number in parts}
-    for number, member in catalog.members(session.number, names):
-        if names is not None or member.path not in indexes:
-            yield part_of_member(parts, number, member.offset_bytes), member
+def _wanted(job: RestoreJob, catalog: Catalog, chain: Chain) -> Generator[Located, None, None]:
+    """The members to restore in the order in which they are read; what a session has of its own only if it is named."""
+    parts = chain.parts(catalog)
+    names = [_name_of(catalog, chain, path) for path in job.paths] or None
+    own = {removed_name(session.id) for session in chain.sessions}
+    own |= {index_name(session.id, number) for session in chain.sessions for number in parts[session.number]}
+    catalog.choose(chain.numbers, names)
+    for part in in_reading_order(part for of_session in parts.values() for part in of_session.values()):
+        after = parts[part.session].get(part.part + 1)
+        for _listed, member in catalog.chosen(chain.numbers, part, after, all_of_it=names is None):
+            if names is not None or member.path not in own:
+                yield part, member
 
 
 def _is_lost_found(entry: os.DirEntry[str]) -> bool:

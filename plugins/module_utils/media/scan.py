@@ -22,15 +22,18 @@ from ..archive.crossing import GLOBAL, Continued, read_lead
 from ..archive.index import (
     FORMAT_WITHOUT_HEADERS,
     index_name,
+    is_own,
     looks_like_index,
+    looks_like_removed,
     member_line,
     read_head,
     read_member,
+    removed_name,
 )
 from ..archive.model import BLOCK_BYTES, ArchiveError, MemberRecord
 from ..archive.pax import pad
 from ..archive.spool import Spool
-from ..archive.tar_reader import PIECE_BYTES, ArchiveCut, Member, iterate_members
+from ..archive.tar_reader import PIECE_BYTES, ArchiveCut, Member, check_member_name, iterate_members
 from ..catalog.lookup import show_path
 from ..catalog.parts import BEFORE, PIECE
 from ..catalog.records import Part
@@ -64,6 +67,7 @@ class Scan:
     :param piece_sha256: of the data of a member that crosses, as far as it is in this part; None without one.
     :param crossed: the member that began in a part before and ends in this one, as the index lists it; its offset is
         less than 0.
+    :param removed: spool for the list of what was removed. :param removed_member: its name; empty if there is none.
     :param headers_sha256: of all headers but that of the index; sessions of version 0.1 have no other proof of them.
     :param archive_bytes: length of the archive.
     :param age_head: header and nonce of the age file that it is in; empty when it is not encrypted. :param age_keys: as
@@ -88,6 +92,8 @@ class Scan:
     is_cut: bool = False
     crossed: Optional[MemberRecord] = None
     piece_sha256: Optional[str] = None
+    removed: Optional[Spool] = None
+    removed_member: bytes = b""
 
     @property
     def part_number(self) -> int:
@@ -146,6 +152,29 @@ class Scan:
         begin = 1 if self.continued is None else 2
         return (read_member(line) for line in itertools.islice(self.index.lines(), begin, None))
 
+    def removed_names(self) -> Optional[Iterator[bytes]]:
+        """Names of members that the session removed, by the list in this part; None where it has none."""
+        head = self.head or {}
+        if not head.get("base") or self.removed_member != removed_name(str(head.get("session"))):
+            return None
+        return self._removed_names()
+
+    def _removed_names(self) -> Iterator[bytes]:
+        """:raises ArchiveError: the list is not as a backup writes it."""
+        if self.removed is None:
+            return
+        self.removed.rewind()
+        piece, rest = bytearray(PIECE_BYTES), b""
+        while True:
+            size = self.removed.readinto(memoryview(piece))
+            if not size:
+                break
+            *names, rest = (rest + piece[:size]).split(b"\0")
+            for name in names:
+                yield check_member_name(bytes(name))
+        if rest:
+            raise ArchiveError("the list of what was removed is cut short.", code="tape_damaged")
+
     def all_members(self) -> Iterator[MemberRecord]:
         """What the index lists, as it was found, and the index itself, with their offsets in the session."""
         offset_bytes = self.offset_bytes - self.lead_bytes
@@ -195,10 +224,21 @@ def scan(drive: TapeDrive, part: Part, spool_dir: str, keyring: Keyring) -> Iter
     :raises SplitMirrorError: a record is bad, it is not an archive, it has no filemark, no key opens it, or the spools
         have no room.
     """
-    with spool("observed", spool_dir, part) as observed, spool("index", spool_dir, part) as index:
+    with (
+        spool("observed", spool_dir, part) as observed,
+        spool("index", spool_dir, part) as index,
+        spool("removed", spool_dir, part) as removed,
+    ):
         part = unlock(drive, part, keyring)
         stream, sealed = open_found(tape_stream(drive, part), part, keyring)
-        found = Scan(observed, index, age_head=sealed.age_head, age_keys=sealed.age_keys, drive_key=sealed.drive_key)
+        found = Scan(
+            observed,
+            index,
+            age_head=sealed.age_head,
+            age_keys=sealed.age_keys,
+            drive_key=sealed.drive_key,
+            removed=removed,
+        )
         read = _scan(stream, found, part.record_bytes, logical=False)
         if read.is_old and read.sparse:
             # What the checksums of its sparse files cover is known only now, behind them.
@@ -305,11 +345,24 @@ def _take(read: Scan, member: Member, *, logical: bool) -> None:
             sha256 = _first_piece(read, member)
             read.head, read.is_cut = None, False
         else:
-            sha256 = member.sha256(logical=logical)
+            sha256 = _take_removed(read, member) if looks_like_removed(member.name) else member.sha256(logical=logical)
         read.sparse = read.sparse or member.sparse is not None
-        read.files += 1
-        read.size_bytes += member.real_size
+        if not is_own(member.name):
+            read.files += 1
+            read.size_bytes += member.real_size
     read.observed.write(member_line(member.record(sha256)))
+
+
+def _take_removed(read: Scan, member: Member) -> str:
+    """Take in the list of what was removed, and return its checksum."""
+    if read.removed is None:
+        return member.sha256()
+    content = hashlib.sha256()
+    for piece in member.content():
+        content.update(piece)
+        read.removed.write(piece)
+    read.removed_member = member.name
+    return content.hexdigest()
 
 
 def _first_piece(read: Scan, member: Member) -> str:

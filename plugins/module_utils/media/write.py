@@ -14,24 +14,29 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, Optional
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Optional
 
 from ..archive.estimate import Estimate, estimate
-from ..archive.model import Owners, WriterOptions
+from ..archive.index import removed_name
+from ..archive.members import member_name
+from ..archive.model import Fallback, Owners, WriterOptions
 from ..archive.ring import make_ring
 from ..catalog.store import Catalog
 from ..crypt.keys import Recipient
 from ..crypt.sealing import Sealer
 from ..errors import SplitMirrorError
+from ..extents.compare import ADDED, REMOVED
 from ..extents.mapcheck import parse_names
 from ..extents.mapfile import MapFile
-from ..extents.maprows import Mapped
+from ..extents.maprows import SOURCE_MOUNT, SOURCE_NONE, SOURCE_SKIP, FileEntry, Mapped
 from ..extents.proof import FULL, NONE, Proof
+from ..extents.since import Since, compare_maps
 from ..host.files import open_folder, try_lock
 from ..host.status import StatusWriter
 from ..session import StateDir
 from ..tape.base import TapeDrive
+from .bases import Level, choose_level, keep_map
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
 from .part import ArchiveSource, drive_use
 from .sealed import Sealing, sealed_bytes
@@ -55,6 +60,7 @@ class WriteJob:
     :param retention_days: how long the session must be kept; None for ever.
     :param evidence: what is known of the session so far; it is kept on the tape, for a catalog that is rebuilt.
     :param recipients: whom it is encrypted to; none to write it in the clear.
+    :param level: as for choose_level; so is full_every_days.
     """
 
     session: str
@@ -70,6 +76,8 @@ class WriteJob:
     retention_days: Optional[float] = None
     evidence: Optional[Mapping[str, Any]] = None
     recipients: Sequence[Recipient] = ()
+    level: str = FULL
+    full_every_days: float = 7
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ class _Ready:
     drive: TapeDrive
     place: WritePosition
     options: WriterOptions
+    level: Level
+    since: Optional[Since]
 
 
 def dry_run(job: WriteJob, choose: VolumeChoice) -> dict[str, Any]:
@@ -98,11 +108,13 @@ def dry_run(job: WriteJob, choose: VolumeChoice) -> dict[str, Any]:
         if not os.path.exists(job.map_path):
             _drive, place = first_place(volumes)
             _prove_options(job, place)
-            return _where(place)
+            level = choose_level(job.level, job.full_every_days, catalog, state, job.host or "")
+            return {**_where(place), **_level_facts(level)}
         with MapFile.open(job.map_path, job.session, read_only=True, foreign=True) as map_file:
-            ready = _prove_ready(job, volumes, map_file)
+            ready = _prove_ready(job, catalog, volumes, map_file, compares=False)
         return {
             **_where(ready.place),
+            **_level_facts(ready.level),
             "host": ready.host,
             "files": ready.size.files,
             "bytes": ready.size.data_bytes,
@@ -127,7 +139,7 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
         stack.enter_context(_alone(folder, job.session))
         catalog = stack.enter_context(Catalog.open(state.catalog_file, writable=True))
         map_file = stack.enter_context(MapFile.open(job.map_path, job.session, read_only=True, foreign=True))
-        ready = _prove_ready(job, choose(catalog), map_file)
+        ready = _prove_ready(job, catalog, choose(catalog), map_file)
         names = parse_names(map_file.meta("names") or "{}")
         mounts = None
         if job.proof != NONE or map_file.counts().fallback:
@@ -136,20 +148,24 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
             )
         # The proof starts a process, so it begins before any thread.
         folders = {} if mounts is None else mounts.folders
-        proofs = stack.enter_context(_Proofs(lambda: Proof(job.map_path, folders, job.proof)))
+        since = None if ready.since is None else ready.since.path
+        proofs = stack.enter_context(_Proofs(lambda: Proof(job.map_path, folders, job.proof, since)))
         # So does the process that encrypts.
         sealing = None
         if job.recipients:
             sealing = Sealing(job.session, job.recipients, stack.enter_context(Sealer()))
         created_s = time.time()
         expires_s = None if job.retention_days is None else created_s + job.retention_days * _DAY_S
-        number = catalog.begin_session(job.session, ready.host, created_s, expires_s)
-        selection = Selection(proofs.entries(), job.extras or None, proofs.again)
+        number = catalog.begin_session(
+            job.session, ready.host, created_s, expires_s, level=ready.level.level, base=ready.level.base_id
+        )
+        changed = _Changed(job.session, number, catalog, proofs, ready.since)
+        selection = Selection(changed.entries(), job.extras or None, changed.again)
         source = ArchiveSource(
             ready.devices,
             ready.options,
             Owners(map_file.users(), map_file.groups()),
-            mounts.open if mounts is not None else None,
+            changed.fallback(mounts.open if mounts is not None else None),
             # The index grows with the files, and /tmp may lie in memory.
             spool_dir=os.path.dirname(job.map_path),
             ring=make_ring(ready.options),
@@ -162,6 +178,7 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
             "evidence": dict(job.evidence or {}),
             "proof": {"mode": job.proof},
             "names": names,
+            **({"level": ready.level.level, "base": ready.level.base_id} if ready.level.base else {}),
         }
         status = status or StatusWriter(state.status_file(job.session), "write", "bytes")
         status.set(0, ready.size.archive_bytes)
@@ -171,7 +188,7 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
             source,
             selection,
             head,
-            common=lambda: {"proof": proofs.result(), "names": names},
+            common=lambda: {"proof": proofs.result(), "names": names, **_kept_facts(ready.level), **changed.counts()},
             # If the mirror was written while it was read, this is not a backup.
             before_end=lambda: check_seals(map_file, ready.devices),
             expected_bytes=ready.size.archive_bytes,
@@ -180,11 +197,15 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
         )
         done = write_parts(parts, ready.volumes, ready.drive, ready.place)
         status.finish()
+        differed = proofs.changes()
+    keep_map(state, job.session, job.map_path, differed, job.extras)
     seconds = time.monotonic() - begun
     facts = done.facts
     bytes_archive = sum(result.bytes_archive for result in done.results)
     return {
         **_where(done.first),
+        **_level_facts(ready.level),
+        **{"unchanged": 0, "removed": 0, **changed.counts()},
         "host": ready.host,
         "files": facts["files"],
         "members": facts["members"],
@@ -228,13 +249,115 @@ class _Proofs:
         self._proof = self._begin()
         return self._proof.entries()
 
+    def changes(self) -> list[tuple[bytes, str]]:
+        """See Proof.changes."""
+        return self._proof.changes()
+
     def result(self) -> dict[str, Any]:
         """See Proof.result."""
         return self._proof.result()
 
 
-def _prove_ready(job: WriteJob, volumes: VolumeSource, map_file: MapFile) -> _Ready:
-    """Prove the map, the mirror and the volume, and move to where the archive goes."""
+class _Changed:
+    """What is written of an incremental session: what changed, and behind it the list of what was removed. Of a full
+    one everything.
+
+    :param number: of the session in the catalog. :param since: None for a full session.
+    """
+
+    def __init__(self, session: str, number: int, catalog: Catalog, proofs: _Proofs, since: Optional[Since]) -> None:
+        self._path = b"/" + removed_name(session)
+        self._number = number
+        self._catalog = catalog
+        self._proofs = proofs
+        self._since = since
+        self._written = 0
+        self._removed = 0
+
+    def entries(self) -> Iterator[Mapped]:
+        """The entries to write, in order."""
+        return self._with_list(self._proofs.entries())
+
+    def again(self) -> Iterator[Mapped]:
+        """The same, from the first one on."""
+        return self._with_list(self._proofs.again())
+
+    def counts(self) -> dict[str, int]:
+        """How many paths are unchanged, so that the bases have them, and how many were removed; none of a full one."""
+        if self._since is None:
+            return {}
+        found = [what for _path, what in self._proofs.changes()]
+        total = self._since.total + found.count(ADDED) - found.count(REMOVED)
+        return {"unchanged": max(total - self._written, 0), "removed": self._removed}
+
+    def fallback(self, mounted: Optional[Fallback]) -> Optional[Fallback]:
+        """Opens what is read through the mounted mirror, and the list."""
+        if self._since is None:
+            return mounted
+
+        def opened(entry: FileEntry) -> BinaryIO:
+            if entry.path == self._path:
+                return open(self._list_path, "rb")
+            if mounted is None:
+                raise AssertionError(entry)
+            return mounted(entry)
+
+        return opened
+
+    @property
+    def _list_path(self) -> str:
+        return "" if self._since is None else f"{self._since.path}.removed"
+
+    def _with_list(self, entries: Iterator[Mapped]) -> Iterator[Mapped]:
+        if self._since is None:
+            yield from entries
+            return
+        self._written = 0
+        for mapped in entries:
+            self._written += mapped[0].source != SOURCE_SKIP
+            yield mapped
+        # Only now the proof has found all that differs from the map.
+        try:
+            with open(self._list_path, "wb", opener=_private) as stream:
+                for path in self._since.removed(self._proofs.changes()):
+                    stream.write(member_name(path) + b"\0")
+                size = stream.tell()
+            with open(self._list_path, "rb") as stream:
+                self._catalog.set_removed(self._number, _names_in(stream))
+        except OSError as exc:
+            raise SplitMirrorError(
+                f"state_dir: the list of what was removed cannot be kept in {self._list_path} ({exc.strerror}); make "
+                "room there.",
+                option="state_dir",
+                code="state_dir_unusable",
+            ) from exc
+        self._removed = self._catalog.removed_count(self._number)
+        source = SOURCE_MOUNT if size else SOURCE_NONE
+        yield FileEntry(self._path, "f", size=size, mtime_ns=time.time_ns(), source=source), []
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _names_in(stream: BinaryIO) -> Iterator[bytes]:
+    """The names in a list of what was removed."""
+    rest = b""
+    while True:
+        piece = stream.read(1 << 20)
+        if not piece:
+            return
+        *names, rest = (rest + piece).split(b"\0")
+        yield from names
+
+
+def _prove_ready(
+    job: WriteJob, catalog: Catalog, volumes: VolumeSource, map_file: MapFile, *, compares: bool = True
+) -> _Ready:
+    """Prove the map, the mirror and the volume, and move to where the archive goes.
+
+    :param compares: find out what changed since the base.
+    """
     if map_file.meta("state") != "checked":
         raise SplitMirrorError(
             f"map: {job.map_path} was not checked in the window of session {job.session}, so it may be "
@@ -245,10 +368,29 @@ def _prove_ready(job: WriteJob, volumes: VolumeSource, map_file: MapFile) -> _Re
     devices = check_devices(map_file, job.devices)
     drive, place = first_place(volumes)
     options = _prove_options(job, place)
+    host, state = job.host or map_file.meta("host") or "", StateDir(job.state_dir)
+    level = choose_level(job.level, job.full_every_days, catalog, state, host)
+    since = None
+    if level.base is not None and compares:
+        result_path = os.path.join(state.session_dir(job.session), "since.sqlite")
+        since = compare_maps(job.map_path, state.base_map(level.base.id), result_path)
+        map_file.only(since.path)
     size = estimate(map_file, place.label.record_bytes, job.extras or None)
+    if since is not None:
+        size = replace(size, archive_bytes=size.archive_bytes + since.removed_bytes)
     if not volumes.goes_on:
         check_room(place, sealed_bytes(size.archive_bytes, len(job.recipients)))
-    return _Ready(job.host or map_file.meta("host") or "", devices, size, volumes, drive, place, options)
+    return _Ready(host, devices, size, volumes, drive, place, options, level, since)
+
+
+def _level_facts(level: Level) -> dict[str, Any]:
+    """How a session is written, as tape_write returns it."""
+    return {"level": level.level, "base": level.base_id, "level_reason": level.reason}
+
+
+def _kept_facts(level: Level) -> dict[str, Any]:
+    """The same, as it is kept with the session."""
+    return {"level": level.level, "base": level.base_id} if level.base is not None else {}
 
 
 def _prove_options(job: WriteJob, place: WritePosition) -> WriterOptions:

@@ -78,7 +78,7 @@ def held(catalog: Catalog, session: str, wanted: list[bytes] | None = None) -> d
         member.path.decode(): number
         for number in chain
         for part in catalog.parts(number)
-        for _part, member in catalog.chosen(chain, part, all_of_it=wanted is None)
+        for _part, member in catalog.chosen(chain, part, None, all_of_it=wanted is None)
     }
 
 

@@ -33,6 +33,9 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows
     unpack_xattrs,
 )
 
+FILES_OF_FORMAT_4 = """CREATE TABLE files(sort_key BLOB PRIMARY KEY, kind TEXT, fs INTEGER, inode INTEGER, dev INTEGER, nlink INTEGER,
+  mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER, mtime_ns INTEGER, rdev_major INTEGER, rdev_minor INTEGER,
+  target BLOB, xattrs BLOB, source TEXT, content BLOB, reason TEXT, extents BLOB) WITHOUT ROWID"""  # noqa: E501
 NAMES = st.binary(min_size=1, max_size=6).filter(lambda name: b"/" not in name and b"\0" not in name)
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda parts: b"/" + b"/".join(parts))
 EXTENTS = st.lists(st.integers(1, 9), max_size=4).map(
@@ -188,19 +191,13 @@ def test_a_map_of_the_format_before_is_read_and_knows_no_time_of_change(tmp_path
         )
         made.add_new(entry, extents)
     with sqlite3.connect(path) as db:
-        db.executescript(
-            """
-            CREATE TABLE kept AS SELECT * FROM files;
-            DROP TABLE files;
-            CREATE TABLE files(sort_key BLOB PRIMARY KEY, kind TEXT, fs INTEGER, inode INTEGER, dev INTEGER, nlink INTEGER,
-  mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER, mtime_ns INTEGER, rdev_major INTEGER, rdev_minor INTEGER,
-  target BLOB, xattrs BLOB, source TEXT, content BLOB, reason TEXT, extents BLOB) WITHOUT ROWID;
-            INSERT INTO files SELECT sort_key, kind, fs, inode, dev, nlink, mode, uid, gid, size, mtime_ns, rdev_major,
-              rdev_minor, target, xattrs, source, content, reason, extents FROM kept;
-            DROP TABLE kept;
-            UPDATE meta SET value = '4' WHERE key = 'format_version';
-            """
-        )
+        db.execute("CREATE TABLE kept AS SELECT * FROM files")
+        db.execute("DROP TABLE files")
+        db.execute(FILES_OF_FORMAT_4)
+        columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
+        db.execute(f"INSERT INTO files SELECT {', '.join(columns)} FROM kept")
+        db.execute("DROP TABLE kept")
+        db.execute("UPDATE meta SET value = '4' WHERE key = 'format_version'")
     db.close()
     with MapFile.open(str(path), "s1", read_only=True, foreign=True) as opened:
         assert list(opened.entries()) == [(entry._replace(ctime_ns=0), extents)]
