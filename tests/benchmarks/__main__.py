@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.mirror_view import leave_mount_namespace
 
-from . import encrypting, mapping, plot, reading, rig, spanning, writing
+from . import encrypting, increments, mapping, plot, reading, rig, spanning, writing
 from .rig import Options, Result
 
 BENCHES: dict[str, Callable[[Options], Result]] = {
@@ -30,6 +30,7 @@ BENCHES: dict[str, Callable[[Options], Result]] = {
     "memory": writing.memory,
     "crypt": encrypting.crypt,
     "span": spanning.span,
+    "incremental": increments.incremental,
 }
 
 

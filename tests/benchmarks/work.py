@@ -19,7 +19,9 @@ from typing import Optional
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.estimate import estimate
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.model import Owners, WriterOptions
 from ansible_collections.splitmirror.backup.plugins.module_utils.archive.writer import write_archive
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import DIFFERENTIAL, FULL
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.verdict import Verdict
 from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.keys import Recipient
 from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.primitives import make_secret, public_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.sealing import Sealer, SealingSink
@@ -151,6 +153,38 @@ def do_tape(options: argparse.Namespace) -> None:
         )
 
 
+def do_session(options: argparse.Namespace) -> None:
+    """A session on a virtual tape, judged: the first one full, all others with what changed since that."""
+    state = Path(options.state)
+    library = state / "library"
+    level = DIFFERENTIAL
+    if not library.exists():
+        library.mkdir(parents=True)
+        level = FULL
+        with VirtualTape(str(library), writable=True) as drive:
+            drive.make_volume(_VOLUME, 1 << 40)
+            drive.load(_VOLUME)
+            with Catalog.open(str(state / "catalog.sqlite"), writable=True) as catalog:
+                label_volume(drive, catalog, _VOLUME, "bench", 1 << 20)
+    job = WriteJob(
+        session=options.session,
+        state_dir=str(state),
+        map_path=options.map,
+        devices={LUN: options.device},
+        mounts_dir=str(state / "mounts"),
+        buffer_bytes=options.buffer,
+        proof=options.proof,
+        level=level,
+    )
+    with VirtualTape(str(library), writable=True) as drive:
+        done = write_session(job, one_volume(Held(drive), _VOLUME))
+    if done["level"] != level:
+        raise SystemExit(done["level_reason"])
+    with Catalog.open(str(state / "catalog.sqlite"), writable=True) as catalog:
+        # The proof is what this measures nothing of.
+        catalog.close_session(options.session, Verdict(True, ""), {"write": done["evidence"]})
+
+
 def _capacity(map_file: MapFile, volumes: int) -> int:
     """Of each volume, so that the session fills them all."""
     if volumes == 1:
@@ -161,12 +195,13 @@ def _capacity(map_file: MapFile, volumes: int) -> int:
 def main(arguments: Sequence[str]) -> None:
     """Do one part."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=("map", "host", "write", "tape"))
+    parser.add_argument("part", choices=("map", "host", "write", "tape", "session"))
     parser.add_argument("--map", required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--root")
     parser.add_argument("--mount", default="")
     parser.add_argument("--state")
+    parser.add_argument("--session", default=SESSION)
     parser.add_argument("--proof", default="none")
     parser.add_argument("--buffer", type=int, default=256 << 20)
     parser.add_argument("--limit", type=float)
@@ -178,7 +213,8 @@ def main(arguments: Sequence[str]) -> None:
         os.write(options.door, b"\n")
         os.read(options.door, 1)
         os.close(options.door)
-    {"map": do_map, "host": do_host, "write": do_write, "tape": do_tape}[options.part](options)
+    parts = {"map": do_map, "host": do_host, "write": do_write, "tape": do_tape, "session": do_session}
+    parts[options.part](options)
 
 
 if __name__ == "__main__":
