@@ -87,12 +87,11 @@ options:
             elements: str
           incremental:
             description:
-              - What an incremental session writes of the files that the command C(files) names.
-              - V(all) writes all of them. V(changed) leaves out what is proved to be unchanged, and needs a database
-                that writes its files with system calls, not through memory that the file is mapped to.
-            type: str
-            choices: [all, changed]
-            default: all
+              - Whether an incremental session leaves out those of the files that the command C(files) names which are
+                proved to be unchanged. Otherwise it writes all of them.
+              - It needs a database that writes its files with system calls, not through memory that a file is mapped to.
+            type: bool
+            default: false
             version_added: 0.2.0
           timeout_s:
             description: How many seconds each command may take.

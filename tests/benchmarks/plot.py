@@ -13,7 +13,7 @@ from typing import Any
 
 _RESULTS = Path(__file__).parent / "results"
 _IMAGE = Path(__file__).parents[2] / "docs" / "images" / "benchmarks.svg"
-_ORDER = ("small", "small-aged", "large", "map", "check", "proof", "memory", "crypt", "span")
+_ORDER = ("small", "small-aged", "large", "map", "check", "proof", "memory", "crypt", "span", "incremental")
 _LEFT, _UNIT, _MOST, _ROW, _TOP = 120, 210, 2.0, 46, 50
 _REACHED, _MISSED, _INK, _FAINT = "#2f7d4f", "#b5542c", "#24292f", "#8c959f"
 

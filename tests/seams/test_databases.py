@@ -141,6 +141,13 @@ def test_files_are_real_paths_of_what_is_there(way: Way) -> None:
 
 
 @every_way
+def test_what_is_demanded_of_incremental_sessions_belongs_to_it(way: Way) -> None:
+    driver = way.make()
+    roots = {scope.root for scope in driver.files()}
+    assert {demand.path for demand in driver.demands()} == (set() if driver.name == "postgresql" else roots)
+
+
+@every_way
 def test_a_backup_from_begin_to_end(way: Way) -> None:
     driver = way.begun()
     if way.is_hot:

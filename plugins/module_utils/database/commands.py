@@ -30,7 +30,7 @@ class CommandsDriver(DatabaseDriver):
         "ping": _ARGV,
         "recover": _ARGV,
         "files": _ARGV,
-        "incremental": {"type": "str", "choices": ["all", "changed"], "default": "all"},
+        "incremental": {"type": "bool", "default": False},
         "timeout_s": {"type": "int", "default": 60},
     }
 
@@ -81,7 +81,7 @@ class CommandsDriver(DatabaseDriver):
         return scopes
 
     def demands(self) -> list[Demand]:
-        return [] if self.options["incremental"] == "changed" else super().demands()
+        return [] if self.options["incremental"] else super().demands()
 
     def begin(self, backup_name: str) -> None:
         self._begun = True

@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.base import DatabaseDriver, DatabaseError
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.limited import run_limited
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import make_driver
+from ansible_collections.splitmirror.backup.plugins.module_utils.extents.since import Demand
 
 TRUE = ["/bin/true"]
 
@@ -113,6 +114,12 @@ def test_a_command_does_not_run_before_its_start_is_told(tmp_path: Path) -> None
     done = run_limited(python(code), 10, started=started)
     assert done.code == 0
     assert not shown[0].startswith(os.fsencode(sys.executable))
+
+
+def test_it_demands_its_files_for_incremental_sessions_unless_it_is_told_not_to(tmp_path: Path) -> None:
+    files = ["/bin/echo", str(tmp_path)]
+    assert commands(files=files).demands() == [Demand(str(tmp_path))]
+    assert commands(files=files, incremental=True).demands() == []
 
 
 def test_files_are_the_paths_that_its_command_prints(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import itertools
 import os
 import random
 import stat
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,12 +26,15 @@ from hypothesis import strategies as st
 
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_files
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import SOURCE_CONTENT, FileEntry
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.bases import drop_maps
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreError
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.tests.support.tape import Library
+from ansible_collections.splitmirror.backup.tests.support.tape import Held, InTurn, Library, folder, inline, judge
 
 SECOND_NS = 1_000_000_000
 TOP = "/srv"
@@ -191,12 +197,12 @@ class Tree:
         return entries, self._now_ns, nodes
 
 
-def seen(folder: Path) -> dict[str, Node]:
+def seen(where: Path) -> dict[str, Node]:
     """The same of a folder to which something was restored."""
     found: dict[str, Node] = {}
     first: dict[int, str] = {}
-    for path in sorted((folder / TOP[1:], *(folder / TOP[1:]).rglob("*"))):
-        facts, name = os.lstat(path), str(path.relative_to(folder))
+    for path in sorted((where / TOP[1:], *(where / TOP[1:]).rglob("*"))):
+        facts, name = os.lstat(path), str(path.relative_to(where))
         kind = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l"}[stat.S_IFMT(facts.st_mode)]
         data = path.read_bytes() if kind == "f" else os.readlink(os.fsencode(path)) if kind == "l" else b""
         link = first.setdefault(facts.st_ino, name)
@@ -235,8 +241,8 @@ def library(tmp_path: Path) -> Iterator[Library]:
 @given(st.integers(0, 1 << 30))
 def test_a_session_brings_back_the_tree_of_its_time(seed: int) -> None:
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        library = Library(Path(folder))
+    with tempfile.TemporaryDirectory() as where:
+        library = Library(Path(where))
         library.make()
         library.label()
         tree = Tree(seed)
@@ -250,10 +256,10 @@ def test_a_session_brings_back_the_tree_of_its_time(seed: int) -> None:
             assert (done["level"] == level) == bool(done["base"]) == (number > 0)
             expected[f"s{number}"] = nodes
         session = chance.choice(list(expected))
-        library.restore(session, Path(folder) / "back")
-        assert seen(Path(folder) / "back") == expected[session]
-        by_hand(library, session, Path(folder) / "by_hand")
-        assert seen(Path(folder) / "by_hand") == expected[session]
+        library.restore(session, Path(where) / "back")
+        assert seen(Path(where) / "back") == expected[session]
+        by_hand(library, session, Path(where) / "by_hand")
+        assert seen(Path(where) / "by_hand") == expected[session]
         # A catalog that was rebuilt knows as much.
         known = held(library.catalog, "s3")
         library.catalog.close()
@@ -338,3 +344,98 @@ def test_a_missing_base_costs_what_only_it_has(library: Library, tmp_path: Path)
         rebuild("V1", library.catalog, drive)
     library.restore("s1", tmp_path / "all")
     assert seen(tmp_path / "all") == nodes
+
+
+def label_tar(where: Path, name: str, content: bytes) -> str:
+    """Label files as a hot backup leaves them."""
+    path = where / f"{name}.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo(f"srv/{name}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def test_label_files_and_logs_of_a_base_are_not_those_of_a_later_session(library: Library, tmp_path: Path) -> None:
+    tree = tree_of(5, 6)
+    back_up(library, tree, "s0", extras=label_tar(tmp_path, "log.1", b"one"))
+    done, _nodes = back_up(library, tree, "s1", extras=label_tar(tmp_path, "log.2", b"two"))
+    assert done["removed"] == 1
+    back_up(library, tree, "s2", extras=label_tar(tmp_path, "log.2", b"three"))
+    for session, logs in (("s0", {"log.1": b"one"}), ("s1", {"log.2": b"two"}), ("s2", {"log.2": b"three"})):
+        library.restore(session, tmp_path / session)
+        found = {path.name: path.read_bytes() for path in (tmp_path / session / "srv").glob("log.*")}
+        assert found == logs
+
+
+def test_a_session_over_several_volumes_builds_and_is_built_on(library: Library, tmp_path: Path) -> None:
+    names = [f"S{number}" for number in range(9)]
+    for name in names:
+        library.make(name, 1 << 20)
+        library.label(name, record_bytes=4096)
+    contents = {f"srv/big{number}": bytes([number]) * 400_000 for number in range(5)}
+    changed_ns = dict.fromkeys(contents, SECOND_NS)
+    expected = {}
+    for number in range(3):
+        session = f"s{number}"
+        for name in list(contents)[: 4 * number]:
+            contents[name] = os.urandom(400_000)
+            changed_ns[name] = 100 * number * SECOND_NS
+        contents.pop(f"srv/big{number + 2}" if number else "", None)
+        entries = [inline(f"/{name}", data)._replace(ctime_ns=changed_ns[name]) for name, data in contents.items()]
+        job = library.job(session, entries, level="incremental", checked_ns=(100 * number + 50) * SECOND_NS)
+        with library.drive() as drive:
+            done = write_session(job, functools.partial(InTurn, drives=Held(drive), names=names))
+        judge(library, session, done)
+        expected[session] = dict(contents)
+        written = library.catalog.session(session)
+        assert written is not None
+        with library.drive() as drive:
+            verify_session(written, library.catalog, Held(drive))
+    assert len(done["volumes"]) > 1
+    assert (done["base"], done["removed"]) == ("s1", 1)
+    for session, files in expected.items():
+        library.restore(session, tmp_path / session)
+        there = tmp_path / session
+        assert {str(path.relative_to(there)): path.read_bytes() for path in there.rglob("big*")} == files
+    known = held(library.catalog, "s2")
+    library.catalog.close()
+    library.catalog = Catalog.open(str(library.state_dir / "rebuilt.sqlite"), writable=True)
+    with library.drive() as drive:
+        for name in reversed(names):
+            rebuild(name, library.catalog, drive)
+    assert held(library.catalog, "s2") == known
+
+
+def test_what_an_unreachable_base_has_is_named_and_the_rest_is_there(library: Library, tmp_path: Path) -> None:
+    tree = tree_of(9, 14)
+    back_up(library, tree, "s0")
+    library.make("V2")
+    library.label("V2")
+    library.volume = "V2"
+    tree._make()
+    _done, nodes = back_up(library, tree, "s1")
+    (library.folder / "V1").rename(library.folder / "lost")
+    with pytest.raises(RestoreError) as refused:
+        library.restore("s1", tmp_path / "some")
+    facts = refused.value.facts
+    assert [found["volume"] for found in facts["unreached"]] == ["V1"]
+    there = seen(tmp_path / "some")
+    missing = {found["path"][1:] for found in facts["missing"]}
+    assert missing
+    assert there.keys() | missing == nodes.keys()
+
+
+def test_a_path_is_restored_as_it_was_or_is_named_as_missing(library: Library, tmp_path: Path) -> None:
+    entries = [folder("/srv"), inline("/srv/kept", b"k"), inline("/srv/gone", b"g"), inline("/srv/new", b"1")]
+    entries = [entry._replace(ctime_ns=SECOND_NS, inode=number) for number, entry in enumerate(entries)]
+    library.back_up("s0", entries, checked_ns=9 * SECOND_NS)
+    later = [*entries[:2], entries[3]._replace(content=b"2", ctime_ns=20 * SECOND_NS)]
+    done = library.back_up("s1", later, level="incremental", checked_ns=30 * SECOND_NS)
+    assert (done["unchanged"], done["removed"], done["files"]) == (1, 1, 1)
+    result = library.restore("s1", tmp_path / "one", "/srv/kept")
+    assert (result["files"], result["records_read"] < 12) == (1, True)
+    assert (tmp_path / "one/srv/kept").read_bytes() == b"k"
+    with pytest.raises(SplitMirrorError, match="/srv/gone is not in session s1; session s0 holds it"):
+        library.restore("s1", tmp_path / "two", "/srv/gone")
+    assert held(library.catalog, "s1") == {("/srv", "s1"), ("/srv/kept", "s0"), ("/srv/new", "s1")}

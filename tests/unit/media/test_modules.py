@@ -224,6 +224,26 @@ def test_a_night_without_a_backup_looks_like_one(site: Site) -> None:
         assert "already" in site.write(session, host="db1")["msg"]
 
 
+@pytest.mark.parametrize("days", [0, -1, 40000, float("nan")])
+def test_a_full_session_cannot_be_due_just_any_time(site: Site, days: float) -> None:
+    refused = site.write("s1", level="auto", full_every_days=str(days), check=True)
+    assert (refused["failed"], refused["option"]) == (True, "full_every_days")
+
+
+def test_an_incremental_session_without_a_base_becomes_full_and_warns(site: Site) -> None:
+    site.run(tape_label, volume="V1", capacity="64M")
+    look = site.write("s1", level="incremental", host="db1", check=True)
+    done = site.write("s1", level="incremental", host="db1")
+    for result in (look, done):
+        assert (result["level"], result["base"]) == ("full", "")
+        assert "no good full session of db1" in result["level_reason"]
+    assert any("s1 is a full one" in str(warning) for warning in done["warnings"])
+    kept = site.state / "bases" / "s1.sqlite"
+    assert kept.exists()
+    site.run(catalog_session, session="s1", host="db1", state="failed", reason="It was a test.")
+    assert not kept.exists()
+
+
 @pytest.mark.parametrize("days", [-1, 3650000, float("inf"), float("nan")])
 @pytest.mark.parametrize("check", [True, False])
 def test_a_retention_that_no_calendar_holds_is_refused(site: Site, days: float, check: bool) -> None:
