@@ -89,7 +89,8 @@ options:
             description:
               - Whether an incremental session leaves out those of the files that the command C(files) names which are
                 proved to be unchanged. Otherwise it writes all of them.
-              - It needs a database that writes its files with system calls, not through memory that a file is mapped to.
+              - It needs a database that writes its files with system calls, not through memory that a file is mapped
+                to.
             type: bool
             default: false
             version_added: 0.2.0

@@ -119,6 +119,18 @@ reason:
   returned: success
   type: str
   sample: the check of the extent map was not complete before the thaw.
+level:
+  description: What the session holds, V(full), V(incremental) or V(differential); V(full) when it is not there.
+  returned: when O(state=closed)
+  type: str
+  sample: incremental
+  version_added: 0.2.0
+base:
+  description: The session on which it builds; empty for a full one.
+  returned: when O(state=closed)
+  type: str
+  sample: 20260130T120000Z-db1-77b0
+  version_added: 0.2.0
 recovered:
   description: The sessions that were left open and are failed now.
   returned: when O(state=recovered)
@@ -127,7 +139,7 @@ recovered:
   sample: ["20260130T120000Z-db1-77b0"]
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing import (
@@ -137,7 +149,13 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.closing
     fail_session,
     verdict_of,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import FAILED, GOOD, OPEN
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import (
+    FAILED,
+    FULL,
+    GOOD,
+    OPEN,
+    Session,
+)
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.bases import drop_maps
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir, check_session_id
@@ -161,7 +179,15 @@ def dry_run(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
         verdict = verdict_of(catalog, params["session"], params["evidence"])
         reason = verdict.reason
         after = GOOD if verdict.good else FAILED
-    return {"changed": before in ("absent", OPEN), "session_state": after, "reason": reason, "before": before}
+    changed = before in ("absent", OPEN)
+    return {"changed": changed, "session_state": after, "reason": reason, "before": before, **level_of(known, params)}
+
+
+def level_of(known: Optional[Session], params: dict[str, Any]) -> dict[str, str]:
+    """What a session that is judged holds, and on which one it builds."""
+    if params["state"] != "closed":
+        return {}
+    return {"level": FULL, "base": ""} if known is None else {"level": known.level, "base": known.base}
 
 
 def close(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +206,7 @@ def close(catalog: Catalog, params: dict[str, Any]) -> dict[str, Any]:
         changed = catalog.expire_session(session, allow_last=params["allow_last"])
     after = catalog.session(session)
     state, reason = (after.state, after.reason) if after else ("absent", "")
-    return {"changed": changed, "session_state": state, "reason": reason, "before": before}
+    return {"changed": changed, "session_state": state, "reason": reason, "before": before, **level_of(known, params)}
 
 
 def recover(catalog: Catalog, params: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:
