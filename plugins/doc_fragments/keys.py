@@ -28,7 +28,7 @@ options:
 """
 
     # For modules that write, and for those that read.
-    DRIVE = r"""
+    DRIVE_KEY = r"""
 options:
   drive_key_file:
     description:

@@ -22,7 +22,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive
   - splitmirror.backup.write_mode
   - splitmirror.backup.keys.recipients
-  - splitmirror.backup.keys.drive
+  - splitmirror.backup.keys.drive_key
 options:
   expected_bytes:
     description:

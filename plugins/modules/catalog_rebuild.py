@@ -36,7 +36,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.keys
-  - splitmirror.backup.keys.drive
+  - splitmirror.backup.keys.drive_key
 attributes:
   check_mode:
     support: full

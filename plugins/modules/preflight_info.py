@@ -22,7 +22,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive.optional
   - splitmirror.backup.write_mode
   - splitmirror.backup.keys.recipients
-  - splitmirror.backup.keys.drive
+  - splitmirror.backup.keys.drive_key
   - splitmirror.backup.mirror.optional_provider
   - splitmirror.backup.mirror.optional_pairs
 options:

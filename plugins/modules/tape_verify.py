@@ -35,7 +35,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive.cleaning
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.keys
-  - splitmirror.backup.keys.drive
+  - splitmirror.backup.keys.drive_key
 attributes:
   check_mode:
     support: full

@@ -112,7 +112,7 @@ extends_documentation_fragment:
   - splitmirror.backup.drive.cleaning
   - splitmirror.backup.write_mode
   - splitmirror.backup.keys.recipients
-  - splitmirror.backup.keys.drive
+  - splitmirror.backup.keys.drive_key
 attributes:
   check_mode:
     support: full

@@ -23,7 +23,7 @@ _KEY = re.compile(r"[0-9A-Fa-f]{64}")
 # A key and a description in each line, with room for comments.
 _MOST_BYTES = 1 << 20
 _HOW = "openssl rand -hex 32 makes one"
-#: Options of modules (documentation fragment splitmirror.backup.keys.drive).
+#: Options of modules (documentation fragment splitmirror.backup.keys.drive_key).
 DRIVE_KEY_SPEC: dict[str, dict[str, Any]] = {
     "drive_key_file": {"type": "path", "no_log": False},
     "drive_key": {"type": "str", "no_log": True},
