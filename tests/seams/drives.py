@@ -24,6 +24,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base impor
     TapeError,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_facts import DriveFacts
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import DriveKey
 from ansible_collections.splitmirror.backup.tests.support.tapemodel import MARK, Item, Model, play
 
 #: What is tried, and how often of each other.
@@ -38,6 +39,8 @@ class DriveContract:
 
     #: The volume.
     volume = "V1"
+    #: The drive can encrypt by itself.
+    encrypts = False
     #: Rows of operations that are compared with the model, and operations in each.
     rows = 20
     row_length = 30
@@ -136,6 +139,31 @@ class DriveContract:
             assert drive.read_record(4096) == _RECORD
             assert drive.facts() == facts
             assert drive.read_record(4096) == _RECORD[:512]
+
+    def test_a_key_is_refused_by_name_or_used_until_it_is_taken_out(self) -> None:
+        self._new()
+        key = DriveKey(bytes(range(32)))
+        with self.loaded() as drive:
+            if not self.encrypts:
+                assert "encrypt" in refused(TapeError, drive.prove_encrypts).message
+                refused(TapeError, lambda: drive.set_key(key))
+                drive.set_key(None)
+                drive.write_record(_RECORD)
+                return
+            drive.prove_encrypts()
+            drive.write_record(_RECORD)
+            drive.set_key(key)
+            drive.write_record(_RECORD[:512])
+            drive.prove_key()
+            drive.write_filemarks(1)
+            drive.rewind()
+            # With the key, all of it can be read; it goes when the volume is loaded anew.
+            assert [drive.read_record(4096), drive.read_record(4096)] == [_RECORD, _RECORD[:512]]
+            drive.load(self.volume)
+            assert drive.next_key() is None
+            assert drive.read_record(4096) == _RECORD
+            assert drive.next_key() == key.fingerprint
+            refused(TapeError, lambda: drive.read_record(4096))
 
     def test_one_drive_serves_one_user(self) -> None:
         with self.opened():

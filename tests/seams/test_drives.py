@@ -15,6 +15,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base impor
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from ansible_collections.splitmirror.backup.tests.seams.drives import DriveContract
 from ansible_collections.splitmirror.backup.tests.support.faultytape import FaultyTape
+from ansible_collections.splitmirror.backup.tests.support.keydrive import KeyTape, Target
 from ansible_collections.splitmirror.backup.tests.support.tapemodel import MARK, Item, Model
 
 
@@ -55,3 +56,13 @@ class TestVirtualThatDoesNotTell(TestVirtual):
 
     def opened(self, *, writable: bool = True) -> TapeDrive:
         return FaultyTape(str(self.folder), writable=writable, tells=False)
+
+
+class TestVirtualThatEncrypts(TestVirtual):
+    """The same in a drive that takes a key."""
+
+    encrypts = True
+    rows = 5
+
+    def opened(self, *, writable: bool = True) -> TapeDrive:
+        return KeyTape(str(self.folder), Target(self.folder / "drive-state.json"), writable=writable)
