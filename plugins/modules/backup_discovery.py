@@ -115,13 +115,13 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import FAIL, ON_UNREADABLE
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.freeze import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.mapping import (
     HostMapping,
     layout_changes,
     lun_specs,
     scope_changes,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 if TYPE_CHECKING:

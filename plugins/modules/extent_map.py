@@ -227,12 +227,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import PAIRS_SPEC, SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.leaveout import FAIL, ON_UNREADABLE
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.freeze import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.mapping import HostMapping, lun_specs
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.protocol import ask
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import (
-    DEFAULT_LIFETIME_S,
-    ansible_folders,
-)
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import DEFAULT_LIFETIME_S
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 SPEC = {

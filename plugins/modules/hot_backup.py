@@ -168,12 +168,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.database.registry import databases_spec
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder import quiesce
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.freeze import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder.recovery import (
     leftovers,
     quiesced_by_others,
     recover,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 SPEC = {

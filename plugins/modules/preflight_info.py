@@ -144,8 +144,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         if params["report_dir"]:
             preflight.ask("report folder", lambda: folder_ready(params["report_dir"], "splitmirror_report_dir", 0))
     elif params["ask"] == "database_host":
+        from ansible_collections.splitmirror.backup.plugins.module_utils.holder.freeze import ansible_folders
         from ansible_collections.splitmirror.backup.plugins.module_utils.holder.preflight import ask_database_host
-        from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
 
         ask_database_host(
             preflight,

@@ -164,7 +164,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import SESSION_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.holder import quiesce
-from ansible_collections.splitmirror.backup.plugins.module_utils.holder.spawn import ansible_folders
+from ansible_collections.splitmirror.backup.plugins.module_utils.holder.freeze import ansible_folders
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 
 SPEC = {

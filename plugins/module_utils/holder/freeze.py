@@ -16,11 +16,13 @@ import errno
 import fcntl
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from typing import Optional, Sequence
 
 from ..errors import SplitMirrorError
 from ..extents.stack import Mount, read_mounts
+from ..session import StateDir
 from .nested_mounts import lies_on
 
 FIFREEZE = 0xC0045877
@@ -52,6 +54,17 @@ class Needed:
 
     path: str
     reason: str
+
+
+def state_needed(state: StateDir, needed: Sequence[Needed]) -> list[Needed]:
+    """All folders that are never frozen besides the system's own."""
+    return [Needed(state.root, "the state folder of the sessions"), *needed]
+
+
+def ansible_folders(remote_tmp: Optional[str]) -> list[Needed]:
+    """The folders that Ansible works in on this host. :param remote_tmp: the setting, which may begin with ``~``."""
+    reason = "where Ansible puts its modules"
+    return [Needed(os.path.expanduser(remote_tmp or "~/.ansible/tmp"), reason), Needed(tempfile.gettempdir(), reason)]
 
 
 def check_mounts(mounts: Sequence[str], needed: Sequence[Needed], swaps: str = "/proc/swaps") -> list[Mount]:

@@ -27,10 +27,10 @@ from ..extents.stack import LunSpec, Segment
 from ..extents.survey import survey
 from ..host.status import StatusWriter
 from ..session import StateDir
-from .freeze import Needed, check_mounts
+from .freeze import Needed, check_mounts, state_needed
 from .protocol import Json, ask
 from .recovery import recover
-from .spawn import DEFAULT_LIFETIME_S, ensure_holder, state_needed
+from .spawn import DEFAULT_LIFETIME_S, ensure_holder
 
 TRACK_S = 60.0
 

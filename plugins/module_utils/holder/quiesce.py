@@ -17,11 +17,9 @@ from ..errors import SplitMirrorError
 from ..host.files import replace_file
 from ..host.strict_json import read_json
 from ..session import StateDir
-from .checking import check_covered
-from .freeze import Needed, check_mounts
+from .freeze import Needed, check_mounts, state_needed
 from .protocol import Json, NoAnswer, ask, ask_if_running
 from .recovery import recover, thaw_mounts
-from .spawn import ensure_holder, state_needed
 
 #: How long a holder may be busy while writes stand still.
 STUCK_S = 10.0
@@ -98,6 +96,8 @@ def begin(
         finally:
             for driver in drivers:
                 driver.close()
+    from .spawn import ensure_holder  # noqa: PLC0415 - with all of the holder, which most calls do not start
+
     # What an earlier hot backup of this session left must not pass for the result of this one.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(state.hot_backup_file(session))
@@ -172,8 +172,12 @@ def freeze(
     if dry_run:
         checked = check_mounts(mounts, state_needed(state, needed))
         if status is not None and status["tracking"] is not None:
+            from .checking import check_covered  # noqa: PLC0415 - likewise
+
             check_covered(state.map_file(session), session, {mount.dev for mount in checked})
         return Frozen(True, [os.fsdecode(mount.mount_point) for mount in checked])
+    from .spawn import ensure_holder  # noqa: PLC0415 - likewise
+
     started = ensure_holder(state, session, needed)
     try:
         frozen = ask(state, session, "freeze", mounts=list(mounts), deadline_s=deadline_s)["result"]

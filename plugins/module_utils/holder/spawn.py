@@ -7,15 +7,13 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
-import tempfile
 import traceback
-from typing import Callable, Optional, Sequence
+from typing import Callable, Sequence
 
 from ..host.daemon import daemonize
 from ..session import StateDir
-from .freeze import Needed
+from .freeze import Needed, state_needed
 from .protocol import NAME, ask_if_running
 from .server import HolderConfig, run_holder
 
@@ -60,14 +58,3 @@ def ensure_holder(
 
     daemonize(folder, NAME, run)
     return True
-
-
-def state_needed(state: StateDir, needed: Sequence[Needed]) -> list[Needed]:
-    """All folders that are never frozen besides the system's own."""
-    return [Needed(state.root, "the state folder of the sessions"), *needed]
-
-
-def ansible_folders(remote_tmp: Optional[str]) -> list[Needed]:
-    """The folders that Ansible works in on this host. :param remote_tmp: the setting, which may begin with ``~``."""
-    reason = "where Ansible puts its modules"
-    return [Needed(os.path.expanduser(remote_tmp or "~/.ansible/tmp"), reason), Needed(tempfile.gettempdir(), reason)]
