@@ -399,10 +399,7 @@ def lost(bench: Demo, phase: str, **variables: Any) -> tuple[int, dict[str, Any]
     return done.returncode, report
 
 
-@pytest.mark.parametrize(
-    ("phase", "fails_in"),
-    [("begin_hot_backup", "discover"), ("window", "end_hot_backup"), ("end_hot_backup", "present")],
-)
+@pytest.mark.parametrize(("phase", "fails_in"), [("window", "end_hot_backup"), ("end_hot_backup", "present")])
 def test_a_database_host_that_is_lost_leaves_its_mirror_free(bench: Demo, phase: str, fails_in: str) -> None:
     code, report = lost(bench, phase)
     assert code != 0
