@@ -40,7 +40,8 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual im
 from ansible_collections.splitmirror.backup.tests.benchmarks.rig import LUN, SESSION
 from ansible_collections.splitmirror.backup.tests.support.tape import Held, InTurn
 
-_VOLUME, _VOLUMES = "BENCH", 16
+#: Of volumes; always as many, so that the catalog has the same to do.
+_NAMES = [f"BENCH{number}" for number in range(16)]
 #: What of a volume no session can use: its end, behind the early warning, and the end of a part.
 _SPARE_BYTES = 24 << 20
 _RECORD_BYTES = WriterOptions().record_bytes
@@ -120,23 +121,26 @@ def _recipients() -> list[Recipient]:
     return [Recipient(public_of(make_secret()))]
 
 
-def do_tape(options: argparse.Namespace) -> None:
-    """All that the media server does, with proof and catalog, to a virtual tape."""
+def _make_library(options: argparse.Namespace) -> None:
+    """Labelled volumes for do_tape."""
     state = Path(options.state)
     library = state / "library"
     library.mkdir(parents=True)
     if options.limit:
         (library / "drive.json").write_text(json.dumps({"format_version": 1, "bytes_per_s": round(options.limit)}))
-    # Always as many, so that making them takes the same time.
-    names = [f"{_VOLUME}{number}" for number in range(_VOLUMES)]
     with VirtualTape(str(library), writable=True) as drive, MapFile.open(options.map, foreign=True) as opened:
         capacity_bytes = _capacity(opened, options.volumes)
-        for name in names:
+        for name in _NAMES:
             drive.make_volume(name, capacity_bytes)
             drive.load(name)
             with Catalog.open(str(state / "catalog.sqlite"), writable=True) as catalog:
                 label_volume(drive, catalog, name, "bench", 1 << 20)
-    with VirtualTape(str(library), writable=True) as drive:
+
+
+def do_tape(options: argparse.Namespace) -> None:
+    """All that the media server does, with proof and catalog, to a virtual tape."""
+    state = Path(options.state)
+    with VirtualTape(str(state / "library"), writable=True) as drive:
         write_session(
             WriteJob(
                 session=SESSION,
@@ -147,9 +151,9 @@ def do_tape(options: argparse.Namespace) -> None:
                 buffer_bytes=options.buffer,
                 recipients=_recipients() if options.encrypt else (),
             ),
-            one_volume(Held(drive), names[0])
+            one_volume(Held(drive), _NAMES[0])
             if options.volumes == 1
-            else lambda catalog: InTurn(catalog, Held(drive), names),
+            else lambda catalog: InTurn(catalog, Held(drive), _NAMES),
         )
 
 
@@ -207,8 +211,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--limit", type=float)
     parser.add_argument("--volumes", type=int, default=1)
     parser.add_argument("--encrypt", action="store_true")
-    parser.add_argument("--door", type=int, help="descriptor: tell there when all is imported, and wait for the sign")
+    parser.add_argument("--door", type=int, help="descriptor: tell there when all is ready, and wait for the sign")
     options = parser.parse_args(arguments)
+    if options.part == "tape":
+        _make_library(options)
     if options.door is not None:
         os.write(options.door, b"\n")
         os.read(options.door, 1)
