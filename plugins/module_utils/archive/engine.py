@@ -34,12 +34,13 @@ from .lun_loops import Job, read_loops
 from .lun_reader import LunReader, ReadFault, coalesce
 from .model import ArchiveError
 
-# Writer to engine: a turn (stream offset of its end, how it ends, number of integers of requests and of contents),
-# followed by these integers.
-TURN = struct.Struct("<QIII")
+# Writer to engine: a turn (stream offset of its end, how it ends, the stream offset from which on the ring is not filled
+# yet, number of integers of requests and of contents), followed by these integers.
+TURN = struct.Struct("<QIQII")
 GOES_ON = 0  # the last chunk is taken up when it is full
-FLUSH = 1  # take up what is there
+FLUSH = 1  # take up what is there, whatever comes later
 END = 2  # the archive ends here
+NO_HOLD = (1 << 64) - 1
 # Engine to writer: kind, one number, length of what follows.
 REPLY = struct.Struct("<BQI")
 READY = 1  # read up to this stream offset
@@ -121,7 +122,8 @@ class Engine:
         self._missing = [0] * (self._ring_bytes // self._chunk)
         self._contents: deque[tuple[int, int, int]] = deque()
         self._planned = 0
-        self._flush = False
+        self._flushed = 0
+        self._hold = NO_HOLD
         self._ended = False
         self._ready = 0
 
@@ -135,10 +137,11 @@ class Engine:
                 head = turns.read(TURN.size)
                 if len(head) < TURN.size:
                     return
-                end, how, requests, contents = TURN.unpack(head)
+                end, how, hold, requests, contents = TURN.unpack(head)
                 self._take_turn(
                     end,
                     how,
+                    hold,
                     _integers(turns.read(requests * _INTEGER)),
                     _integers(turns.read(contents * _INTEGER)),
                 )
@@ -152,7 +155,7 @@ class Engine:
         except BaseException as exc:  # whatever it is, the parent gets a message
             self._send(BROKEN, 0, f"the reading process failed ({exc!r}).".encode("utf-8", "backslashreplace"))
 
-    def _take_turn(self, end: int, how: int, requests: array[int], contents: array[int]) -> None:
+    def _take_turn(self, end: int, how: int, hold: int, requests: array[int], contents: array[int]) -> None:
         numbers = iter(requests)
         tasks = coalesce(zip(numbers, numbers, numbers, numbers), self._options.gap_bytes)
         chunk = self._chunk
@@ -172,7 +175,9 @@ class Engine:
                     self._missing[place] += 1
             self._contents.extend(zip(numbers, numbers, numbers))
             self._planned = end
-            self._flush = how != GOES_ON
+            self._hold = hold
+            if how != GOES_ON:
+                self._flushed = end
             self._ended = how == END
             self._advance()
         for item in work:
@@ -186,9 +191,10 @@ class Engine:
                 break
             end = ready - ready % self._chunk + self._chunk
             if end > self._planned:
-                if not self._flush:
-                    break
-                end = self._planned
+                end = self._flushed
+            end = min(end, self._hold)
+            if end <= ready:
+                break
             ready = end
         if ready > self._ready:
             self._ready = ready

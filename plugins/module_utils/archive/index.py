@@ -63,8 +63,11 @@ def head_line(meta: Mapping[str, Any], fill_bytes: int = 0) -> bytes:
     return json.dumps({"format_version": FORMAT_VERSION, **meta}, sort_keys=True).encode() + b" " * fill_bytes + b"\n"
 
 
-def member_line(member: MemberRecord) -> bytes:
-    """The line of one member. A name that is not UTF-8 is ``path_b64``, a link target ``linkname_b64``."""
+def member_line(member: MemberRecord, base_bytes: int = 0) -> bytes:
+    """The line of one member. A name that is not UTF-8 is ``path_b64``, a link target ``linkname_b64``.
+
+    :param base_bytes: from where on offsets count in the index.
+    """
     path, kind, size, offset, header, sha256, mtime, mode, uid, gid, linkname, digest = member
     return (
         b'{%b,"kind":"%b","size":%d,"offset_bytes":%d,"header_bytes":%d,%b"mtime_ns":%d,"mode":%d,"uid":%d,"gid":%d%b%b}\n'
@@ -72,7 +75,7 @@ def member_line(member: MemberRecord) -> bytes:
             _text(b"path", path),
             kind.encode(),
             size,
-            offset,
+            offset - base_bytes,
             header,
             b"" if sha256 is None else b'"sha256":"%b",' % sha256.encode(),
             mtime,

@@ -33,6 +33,8 @@ from .model import BLOCK_BYTES, ArchiveError, RecordSink, WriterOptions
 
 _CHUNK_BYTES = 4 << 20
 _CHUNKS_AT_LEAST = 8
+# The most of the ring that is filled later.
+_HELD = 32
 # When reads are shorter than this on average, files lie scattered.
 _SCATTERED_BYTES = 256 << 10
 _ZEROS = bytes(1 << 16)
@@ -97,8 +99,10 @@ class ArchiveStream:
         self._lap = 0
         self._turn_bytes = self._chunk
         self._turn_most = self._ring_bytes // self._chunk // 2 * self._chunk
+        #: The most that may be held.
+        self.hold_most = self._ring_bytes // _HELD
         #: When the sink gets records, and how it was fed.
-        self.feed = Feed(self._record, self._ring_bytes - self._turn_most if options.streams else None)
+        self.feed = self._new_feed(streams=options.streams)
         #: sha256 of the contents, in order; the thread that laid them out takes them from the left.
         self.digests: deque[bytes] = deque()
         # Under the condition, in the order in which they follow each other: written and checksummed; read.
@@ -112,6 +116,8 @@ class ArchiveStream:
         # Everything before this is to be written without waiting for more.
         self._drain_to = 0
         self._errand: Optional[Callable[[], object]] = None
+        # From here on the engine waits for what is put into the ring later; the same when all of that is laid out.
+        self._hold = self._due = engine.NO_HOLD
         self._finished = False
         self._error: Optional[BaseException] = None
         self._stopped = False
@@ -213,6 +219,27 @@ class ArchiveStream:
             self._lay(room)
             length -= room
 
+    def hold(self, lay: Callable[[], None]) -> None:
+        """What ``lay`` lays out is put into the ring later, by fill; ``on_turn`` is called when that is due.
+
+        It is due when everything before is checksummed. Until then nothing of it, or behind it, is written.
+        """
+        self._hold = self.position
+        lay()
+        self._due = self._hold
+
+    def fill(self, data: memoryview) -> None:
+        """Put into the ring what was laid out in its place, from hold on."""
+        offset = self._hold
+        while data:
+            place = offset % self._ring_bytes
+            piece = data[: self._ring_bytes - place]
+            self._ring[place : place + len(piece)] = piece
+            offset += len(piece)
+            data = data[len(piece) :]
+        self._hold = self._due = engine.NO_HOLD
+        self._send_turn()
+
     def fill_block(self) -> None:
         """Zeros up to the end of the block; they are not content."""
         self.put(_ZEROS[: -self.position % BLOCK_BYTES])
@@ -239,6 +266,35 @@ class ArchiveStream:
         self._wait_while(lambda: not (self._finished and self._written == self._total))
         self.feed.rest()
 
+    def end_part(self) -> None:
+        """End a part of the archive, which the sink gets at once, without waiting for it."""
+        if self.position % self._record:
+            raise AssertionError("a part that is not the last one ends with a record")
+        self._send_turn(engine.FLUSH)
+        with self._changed:
+            self._drain_to = self.position
+            self._changed.notify_all()
+        # What comes next must not wait for a long turn.
+        self._turn_bytes = self._chunk
+        self._bound = self._near_bound = self.position
+
+    def feed_anew(self, *, streams: bool) -> None:
+        """Feed the sink as at the beginning; it must be waiting, see in_caller. :param streams: as in WriterOptions."""
+        self.feed = self._new_feed(streams=streams)
+
+    def _new_feed(self, *, streams: bool) -> Feed:
+        return Feed(self._record, self._ring_bytes - self._turn_most if streams else None)
+
+    def wait_hashed(self, offset: int) -> None:
+        """For the sink: wait until everything before an offset is checksummed; then all its digests are there."""
+        with self._changed:
+            while self._hashed < offset and not self._stopped and self._error is None:
+                self._changed.wait()
+
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Wait until an errand of the sink has brought something about. :param ready: whether it has."""
+        self._wait_while(lambda: not ready())
+
     def flush(self) -> None:
         """Wait until everything laid out is read and checksummed: then all its digests are there."""
         self._send_turn(engine.FLUSH)
@@ -261,7 +317,7 @@ class ArchiveStream:
     def in_caller(self, errand: Callable[[], object]) -> None:
         """For the sink, which is called in a thread: have the caller's thread do something, and wait until it is done.
 
-        The caller comes to it when it waits for the sink. What the errand raises ends the archive.
+        The caller comes to it when it waits for the sink, and at each chunk. What the errand raises ends the archive.
         """
         with self._changed:
             self._errand = errand
@@ -271,14 +327,21 @@ class ArchiveStream:
             if self._errand is not None:
                 raise self._error or ArchiveError("the archive was given up.")
 
+    def _is_called(self) -> bool:
+        """The caller's thread has something to do besides laying out."""
+        return self._errand is not None or self._hashed >= self._due
+
     def _wait_while(self, unready: Callable[[], bool]) -> None:
         """Wait in the caller's thread, and do errands meanwhile. :raises BaseException: the archive has failed."""
         while True:
             with self._changed:
-                while self._error is None and self._errand is None and unready():
+                while self._error is None and not self._is_called() and unready():
                     self._changed.wait()
                 errand = self._errand
             self._check()
+            if self._hashed >= self._due:
+                self._on_turn()
+                continue
             if errand is None:
                 return
             try:
@@ -299,6 +362,8 @@ class ArchiveStream:
         if self.position >= self._near_bound:
             if self.position >= self._bound:
                 self._turn()
+            elif self._is_called():
+                self._wait_while(lambda: False)
             place = self.position % self._ring_bytes
             self._lap = self.position - place
             self._near_bound = min(self._bound, self.position - self.position % self._chunk + self._chunk)
@@ -321,7 +386,7 @@ class ArchiveStream:
         return min(free + self._ring_bytes, self.position + self._turn_bytes)
 
     def _send_turn(self, how: int = engine.GOES_ON) -> None:
-        head = engine.TURN.pack(self.position, how, len(self._requests), len(self._contents))
+        head = engine.TURN.pack(self.position, how, self._hold, len(self._requests), len(self._contents))
         body = array("q", self._requests).tobytes() + array("q", self._contents).tobytes()
         try:
             self._link.sendall(head + body)
@@ -400,8 +465,8 @@ class ArchiveStream:
                     self._changed.wait()
                 if self._is_over(done):
                     return
-                ready = self._ready
-            while ready - done >= self._record and not self._stopped:
+                ready, feed = self._ready, self.feed
+            while ready - done >= self._record and not self._stopped and self.feed is feed:
                 place = done % self._ring_bytes
                 self._sink.write_record(self._ring[place : place + self._record])
                 done += self._record

@@ -13,8 +13,10 @@ ring buffer (``buffer_bytes``).
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Callable, Optional, cast
 
 from ..extents.maprows import (
@@ -57,6 +59,9 @@ from .tar_headers import show
 from .tar_reader import iterate_members
 
 _EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+#: Stands in a line until the checksum is known; nobody can name a file so.
+_LATE_SHA256 = secrets.token_hex(32).encode()
 
 # A member whose checksum is not known yet: MemberRecord without the checksum, and whether one will come.
 _Pending = tuple[bytes, str, int, int, int, int, int, int, int, Optional[bytes], bytes, bool]
@@ -129,6 +134,15 @@ def open_archive(
             yield writer
 
 
+@dataclass
+class _Late:
+    """Lines of an index that was laid out without them: those whose checksums are missing, and those that are known."""
+
+    lines: deque[bytes]
+    known: list[bytes] = field(default_factory=list)
+    is_laid_out: bool = False
+
+
 def _index_error(folder: str, reason: str) -> ArchiveError:
     return ArchiveError(
         f"the index of the archive cannot be kept in {folder} ({reason}); make room there, about 350 bytes for each "
@@ -160,8 +174,14 @@ class ArchiveWriter:
         self._record_bytes = options.record_bytes
         self._pending: deque[_Pending] = deque()
         self._members = self._files = self._bytes = self._fallbacks = self._inline = self._skipped = 0
+        # Where the part begins that is being laid out.
+        self._begin = 0
         # Of the index: how far it has grown, what its offsets are less than those in the archive, and whether it waits.
+        # Where the last index was laid out: it is a member that has no line in the next one.
         self._index_bytes = 0
+        self._index_at = -1
+        # Lines that the last index gets later, for members whose checksums are not known; None when there are none.
+        self._late: Optional[_Late] = None
         # What the names of pending members take in it, about: few have characters that are written otherwise.
         self._pending_bytes = 0
         self._base = 0
@@ -236,7 +256,7 @@ class ArchiveWriter:
         return room_for(entry, extents, self.headers, self._planner.links)
 
     def length_with_index(self) -> int:
-        """How long the archive is with the index of what was laid out so far, without the index's first line."""
+        """Where the archive would end with the index of what was laid out so far, without the index's first line."""
         lines_bytes = self._index_bytes + len(self._pending) * EMPTY_LINE_BYTES + self._pending_bytes
         return self.stream.position + lines_bytes
 
@@ -336,12 +356,38 @@ class ArchiveWriter:
         self._put_index({"record_bytes": self._record_bytes, **index_meta}, fills=not marked)
         self.stream.finish(marked=marked)
         self.report()
-        return self.result()
+        feed = self.stream.feed
+        return self._result(self._members + 1, feed.stops, feed.writing_s)
+
+    def end_part(self, index_meta: Mapping[str, Any], ended: Callable[[ArchiveResult], None]) -> None:
+        """Lay out the index of a part that is not the last one; what comes next belongs to the next part.
+
+        :param index_meta: as for finish. :param ended: gets what the part holds, before its end can be written; nothing
+            is known then of how the sink is fed.
+        """
+        if len(self._pending) * EMPTY_LINE_BYTES + self._pending_bytes > self.stream.hold_most:
+            self.stream.flush()
+            self.report()
+        pending = len(self._pending)
+        self._put_index({"record_bytes": self._record_bytes, **index_meta}, fills=True)
+        self._spool.truncate()
+        result = self._result(self._members + pending + 1, None, 0.0)
+        self._members = self._files = self._bytes = self._fallbacks = self._inline = self._skipped = 0
+        self._index_bytes = 0
+        self._base = self._begin = self.stream.position
+        ended(result)
+        self.stream.end_part()
 
     def _put_index(self, meta: Mapping[str, Any], *, fills: bool) -> None:
-        """Lay out the index; every other member must be reported before. :param fills: it ends with a record."""
+        """Lay out the index. Lines of members that are not reported yet are put into it later, see report.
+
+        :param fills: it ends with a record.
+        """
         name = index_name(str(meta["session"]), int(meta.get("part", 0)))
-        lines_bytes, written_ns = self._spool.rewind()
+        spooled_bytes, written_ns = self._spool.rewind()
+        late = self._late = self._late_lines()
+        late_bytes = sum(map(len, late.lines))
+        lines_bytes = spooled_bytes + late_bytes
         ownership = (0o600, 0, 0)
         head = head_line(meta)
         while True:
@@ -351,13 +397,28 @@ class ArchiveWriter:
             if not fills or not end % self._record_bytes:
                 break
             head = head_line(meta, len(head) - len(head_line(meta)) + -end % self._record_bytes)
+        self._index_at = self.stream.position
         self._expect(MemberPlan(name, "f", size, None, header), written_ns, ownership, True)
         self.stream.put(header)
         self.stream.begin_content()
         self.stream.content(_filler(head), len(head))
-        self.stream.content(self._spool.readinto, size - len(head))
+        self.stream.content(self._spool.readinto, spooled_bytes)
+        if late_bytes:
+            self.stream.hold(lambda: self.stream.zeros(late_bytes))
+            late.is_laid_out = True
+        else:
+            self._late = None
         self.stream.end_content()
         self.stream.fill_block()
+
+    def _late_lines(self) -> _Late:
+        """The lines of all members that are not reported yet."""
+        lines: deque[bytes] = deque()
+        for path, kind, size, offset, header, mtime_ns, mode, uid, gid, link, digest, has_content in self._pending:
+            sha256 = _LATE_SHA256.decode() if has_content else _EMPTY_SHA256 if kind == "f" else None
+            record = MemberRecord(path, kind, size, offset, header, sha256, mtime_ns, mode, uid, gid, link, digest)
+            lines.append(member_line(record, self._base))
+        return _Late(lines)
 
     # -- reports -----------------------------------------------------------------------------------------------------
 
@@ -387,9 +448,25 @@ class ArchiveWriter:
         """Report all members whose checksums have come, and put them into the index."""
         if self._waits:
             return
+        if self._late is not None:
+            self._report_late(self._late)
+        if self._late is None:
+            text = b"".join(self._report_until(None))
+            self._index_bytes += len(text)
+            self._spool.write(text)
+
+    def _report_late(self, late: _Late) -> None:
+        """Report members of the part whose index is laid out, and put the lines into it when all of them are known."""
+        late.known += self._report_until(late)
+        if late.is_laid_out and not late.lines:
+            self.stream.fill(memoryview(b"".join(late.known)))
+            self._late = None
+
+    def _report_until(self, late: Optional[_Late]) -> list[bytes]:
+        """Report members whose checksums have come, and return their lines. :param late: only so many, by its lines."""
         pending, digests = self._pending, self.stream.digests
         lines = []
-        while pending:
+        while pending and (late is None or late.lines):
             path, kind, size, offset, header, mtime_ns, mode, uid, gid, link, digest, has_content = pending[0]
             if has_content:
                 if not digests:
@@ -400,13 +477,15 @@ class ArchiveWriter:
             pending.popleft()
             self._pending_bytes -= len(path) + len(link or b"")
             record = MemberRecord(path, kind, size, offset, header, sha256, mtime_ns, mode, uid, gid, link, digest)
-            lines.append(member_line(record._replace(offset_bytes=offset - self._base) if self._base else record))
-            self._members += 1
+            if late is not None:
+                line = late.lines.popleft()
+                lines.append(line.replace(_LATE_SHA256, sha256.encode(), 1) if has_content and sha256 else line)
+            elif offset != self._index_at:
+                lines.append(member_line(record, self._base))
+                self._members += 1
             if self._member is not None:
                 self._member(record)
-        text = b"".join(lines)
-        self._index_bytes += len(text)
-        self._spool.write(text)
+        return lines
 
     def _name_at(self, offset: int) -> str:
         """The file whose data lie at a stream offset."""
@@ -417,19 +496,20 @@ class ArchiveWriter:
             name = b"/" + path
         return show(name)
 
-    def result(self) -> ArchiveResult:
-        """What was written."""
+    def _result(self, members: int, stops: Optional[int], writing_s: float) -> ArchiveResult:
+        """What was written since the part began."""
+        bytes_archive = self.stream.position - self._begin
         return ArchiveResult(
-            members=self._members,
+            members=members,
             files=self._files,
             bytes_data=self._bytes,
-            bytes_archive=self.stream.position,
-            records=self.stream.position // self._record_bytes,
+            bytes_archive=bytes_archive,
+            records=bytes_archive // self._record_bytes,
             fallback=self._fallbacks,
             inline=self._inline,
             skipped=self._skipped,
-            stops=self.stream.feed.stops,
-            writing_s=self.stream.feed.writing_s,
+            stops=stops,
+            writing_s=writing_s,
         )
 
 

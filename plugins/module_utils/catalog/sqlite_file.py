@@ -110,7 +110,8 @@ class CatalogDatabase:
                 # Nothing writes now. If a writer comes while we read, the stamp changes (sqlite.org/uri.html).
                 mode, stamp = "ro&immutable=1", _stamp_of(path)
             uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}"
-            db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
+            # Who writes a session uses it in two threads, but not at once.
+            db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as exc:
             if not os.access(path, os.R_OK) and (os.path.exists(path) or not os.access(os.path.dirname(path), os.X_OK)):
                 raise CatalogError(

@@ -495,10 +495,13 @@ class Catalog(ChainTable, UseTable):
                     option="session",
                 )
             self._move_end_behind(part)
+            # Those of the parts before it are counted already; a member that crosses began in one of them.
             self._db.execute(
-                "UPDATE sessions SET files = ?, bytes = ?, write = ?, "
-                "members = (SELECT count(*) FROM members WHERE session = number) WHERE number = ?",
-                (files, min(size_bytes, MOST_BYTES), json.dumps(write), part.session),
+                "UPDATE sessions SET files = ?1, bytes = ?2, write = ?3, "
+                "members = members + (SELECT count(*) FROM members "
+                "WHERE session = ?4 AND offset_bytes >= (SELECT max(offset_bytes) FROM parts "
+                "WHERE session = ?4 AND part <= ?5 AND lead_bytes = 0)) WHERE number = ?4",
+                (files, min(size_bytes, MOST_BYTES), json.dumps(write), part.session, part.part),
             )
 
     # -- inside --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ good end of a part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
@@ -22,7 +22,7 @@ from ..errors import SplitMirrorError
 from ..extents.maprows import Mapped
 from ..host.status import StatusWriter
 from ..tape.base import TapeDrive, TapeError
-from .part import ArchiveSource, PartWriter, next_place
+from .part import ArchiveSource, PartWriter, PlaceDiffers, next_place
 from .sealed import Sealing
 from .selection import Selection
 from .tape_file import DoesNotFit, PartFull, VolumeFailed
@@ -101,10 +101,8 @@ class _Span:
         self._fresh_bytes: Optional[int] = None
 
     def step(self) -> None:
-        """Write one part, or find out that its place will not do and take the next one."""
+        """Write parts until the last one is complete or a place will not do; then take the next place."""
         selection, goes_on = self._parts.selection, self._volumes.goes_on
-        # Nothing is looked for ahead of a single volume: it takes whatever comes.
-        first = selection.peek() if goes_on else None
         if not self._label():
             return
         if not self._facts:
@@ -112,11 +110,11 @@ class _Span:
         part = self._writer()
         try:
             with part:
-                result = part.write(self._parts.source, selection, self._parts.head)
-                if part.is_last:
-                    self._parts.before_end()
+                part.write(self._parts.source, selection, self._parts.head)
+                self._parts.before_end()
                 self.write = part.finish(self._parts.common())
         except DoesNotFit as exc:
+            self._take_back(part)
             was_fresh = self._is_fresh()
             try:
                 self._next(exc.needed_bytes)
@@ -124,11 +122,15 @@ class _Span:
                 # No other volume was larger.
                 raise exc if was_fresh else none from none
             return
+        except PlaceDiffers:
+            self._take_back(part)
+            self._rewind(part.first)
+            return
         except PartFull:
             self._take_back(part)
             if not goes_on:
                 raise
-            self._rewind(first)
+            self._rewind(part.first)
             self._count_room(part)
             return
         except VolumeFailed as exc:
@@ -136,15 +138,11 @@ class _Span:
             if not goes_on:
                 raise
             self._volume_failed(exc, part.place.label.volume)
-            self._rewind(first)
+            self._rewind(part.first)
             self._next(0)
             return
-        self.results.append(result)
         self._take_back(part)
-        self._began, self._failed = None, None
-        self.is_complete = part.is_last
-        if not self.is_complete:
-            self._next(0)
+        self.is_complete = True
 
     def _writer(self) -> PartWriter:
         return PartWriter(
@@ -155,7 +153,7 @@ class _Span:
             earlier=self._facts,
             sealing=self._parts.sealing,
             status=self._parts.status,
-            volumes=self._volumes,
+            next_place=self._place_behind if self._volumes.goes_on else None,
             began=self._began,
             may_cross=self._is_fresh(),
         )
@@ -180,8 +178,11 @@ class _Span:
 
     def _take_back(self, part: PartWriter) -> None:
         """Go on behind the parts that were finished."""
+        if len(part.facts) > len(self._facts):
+            self._failed = None
         self._facts, self._began = part.facts, part.began
-        # A member that crosses may have taken other volumes, in other drives.
+        self.results += part.results
+        # They may be on other volumes, in other drives.
         self.drive, self._place = part.drive, part.place
 
     def _rewind(self, first: Optional[Mapped]) -> None:
@@ -215,9 +216,13 @@ class _Span:
 
     def _next(self, needed_bytes: int) -> None:
         """Take the next volume. :param needed_bytes: at least; 0 for what is left of the session."""
-        written = sum(part["records"] for part in self._facts) * self._place.label.record_bytes
+        self.drive, self._place = self._place_behind(self._facts, needed_bytes)
+
+    def _place_behind(self, facts: Sequence[Mapping[str, Any]], needed_bytes: int) -> tuple[TapeDrive, WritePosition]:
+        """The next volume, behind these parts. :param needed_bytes: as for _next."""
+        written = sum(part["records"] for part in facts) * self._place.label.record_bytes
         left = max(self._parts.expected_bytes - written, 0)
-        self.drive, place = next_place(self._volumes, self._parts.catalog, needed_bytes or left)
+        drive, place = next_place(self._volumes, self._parts.catalog, needed_bytes or left)
         if place.remaining_bytes is None and place.file_number == 1 and self._fresh_bytes is not None:
             place = replace(place, remaining_bytes=self._fresh_bytes)
-        self._place = place
+        return drive, place

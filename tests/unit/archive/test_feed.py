@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 from collections.abc import Callable
@@ -120,3 +121,44 @@ def test_the_sink_waits_for_the_high_mark_at_the_beginning_and_whenever_nothing_
         stream.finish()
     assert sink.records == 271
     assert feed.stops == 2
+
+
+def test_what_is_held_is_filled_later_and_nothing_behind_it_is_written_before() -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.data = bytearray()
+
+        def write_record(self, record: memoryview, /) -> None:
+            self.data += record
+
+    sink = Kept()
+    filled: list[int] = []
+    late = bytes(range(256)) * 10
+
+    def on_turn() -> None:
+        # It is due when what stands before it is checksummed.
+        if held and not filled and len(stream.digests) == 1:
+            filled.append(len(sink.data))
+            stream.fill(memoryview(late))
+
+    held: list[int] = []
+    options = WriterOptions(record_bytes=RECORD, buffer_bytes=16 * RECORD)
+    with ring.ArchiveStream({}, sink, options, on_turn=on_turn, name_at=str) as stream:
+        stream.put(b"a" * 3 * 512)
+        for content in (b"b" * 512, late):
+            stream.begin_content()
+            if content is late:
+                stream.hold(lambda: stream.zeros(len(late)))
+                held.append(stream.position)
+            else:
+                stream.zeros(512)
+            stream.end_content()
+        for _dummy in range(40):
+            stream.put(b"c" * RECORD)
+        stream.finish()
+        found = [digest.hex() for digest in stream.digests]
+    assert len(filled) == 1
+    assert filled[0] <= 4 * 512
+    assert sink.data[4 * 512 :].startswith(late + b"c")
+    assert sink.data.count(b"c"[0]) == 40 * RECORD + 10
+    assert found == [hashlib.sha256(bytes(512)).hexdigest(), hashlib.sha256(late).hexdigest()]

@@ -14,7 +14,8 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -44,6 +45,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.write imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import (
     Buffer,
     DriveStatus,
+    EarlyWarning,
     TapeDrive,
     TapeError,
 )
@@ -599,6 +601,82 @@ def test_a_drive_that_does_not_report_its_room_is_counted(pool: Library, tmp_pat
 def test_a_volume_that_is_full_at_its_label_is_left_out(pool: Library, tmp_path: Path) -> None:
     done = back_up(pool, faults=Faults(full_at=1), mode="overwrite")
     assert "V1" not in done["volumes"]
+    comes_back(pool, tmp_path / "t")
+
+
+class PatientTape(FaultyTape):
+    """A drive that writes no filemark until something has happened.
+
+    :ivar warnings: how often it was full before it said so.
+    """
+
+    def __init__(self, library: Library, until: threading.Event) -> None:
+        super().__init__(str(library.folder), writable=True)
+        self._until = until
+        self.warnings = 0
+
+    def write_filemarks(self, count: int) -> None:
+        assert self._until.wait(60)
+        super().write_filemarks(count)
+
+    def write_record(self, record: Buffer) -> None:
+        try:
+            super().write_record(record)
+        except EarlyWarning:
+            self.warnings += 1
+            raise
+
+
+def handed_out(entries: Sequence[FileEntry], reached: bytes, event: threading.Event) -> Iterator[Mapped]:
+    """Entries in order; the event is set at one of them."""
+    for entry in entries:
+        if entry.path == reached:
+            event.set()
+        yield entry, []
+
+
+@pytest.mark.parametrize("less", ["nothing", "room", "record_bytes"])
+def test_the_next_part_is_laid_out_before_the_end_of_the_last_one_is_written(
+    library: Library, tmp_path: Path, less: str
+) -> None:
+    """Also when it turns out that it is not to be written so, because there is less of something on its volume."""
+    make_volumes(library, ["V1"])
+    make_volumes(library, VOLUMES[1:], CAPACITY_BYTES * 3 // 4 if less == "room" else CAPACITY_BYTES)
+    for volume in VOLUMES[1:] if less == "record_bytes" else ():
+        library.label(volume, record_bytes=RECORD_BYTES // 2)
+    tree = [inline(f"/srv/{number:02}", _random.randbytes(5000)) for number in range(24)]
+    event = threading.Event()
+    catalog = library.catalog
+    head = {"session": "s1", "host": "db1", "created_s": 1.0, "expires_s": None, "evidence": window_evidence()}
+    head.update(proof={"mode": "none"}, names={})
+    drive = PatientTape(library, event)
+    with drive:
+        volumes = InTurn(catalog, Held(drive), VOLUMES)
+        parts = SessionParts(
+            catalog,
+            catalog.begin_session("s1", "db1"),
+            ArchiveSource({}, WriterOptions(buffer_bytes=4 << 20), Owners(), None, str(library.state_dir)),
+            # Six of them go on the first volume, and one more is looked at.
+            Selection(handed_out(tree, b"/srv/08", event), None, lambda: ((entry, []) for entry in tree)),
+            head,
+            common=lambda: {"proof": {"mode": "none", "complete": False}, "names": {}},
+            before_end=lambda: None,
+            expected_bytes=0,
+        )
+        done = write_parts(parts, volumes, *volumes.first())
+        assert drive.warnings == 0
+    judge(library, "s1", {"evidence": done.facts})
+    written = parts_of(library)
+    assert [part.volume for part in written] == VOLUMES[: len(written)]
+    assert {part.record_bytes for part in written[1:]} == {RECORD_BYTES // (2 if less == "record_bytes" else 1)}
+    assert (len(written) > 4) == (less == "room")
+    comes_back(library, tmp_path / "t", files={os.fsdecode(entry.path)[1:]: entry.content for entry in tree})
+
+
+def test_a_drive_that_streams_gets_each_part_to_its_end(pool: Library, tmp_path: Path) -> None:
+    (pool.folder / "drive.json").write_text('{"format_version": 1, "bytes_per_s": 100000000}')
+    done = back_up(pool)
+    assert done["drive_stops"] is not None
     comes_back(pool, tmp_path / "t")
 
 
