@@ -34,8 +34,8 @@ from .lun_loops import Job, read_loops
 from .lun_reader import LunReader, ReadFault, coalesce
 from .model import ArchiveError
 
-# Writer to engine: a turn (stream offset of its end, how it ends, the stream offset from which on the ring is not filled
-# yet, number of integers of requests and of contents), followed by these integers.
+# Writer to engine: a turn (stream offset of its end, how it ends, the stream offset from which on the ring is not
+# filled yet, number of integers of requests and of contents), followed by these integers.
 TURN = struct.Struct("<QIQII")
 GOES_ON = 0  # the last chunk is taken up when it is full
 FLUSH = 1  # take up what is there, whatever comes later
