@@ -166,10 +166,10 @@ def do_session(options: argparse.Namespace) -> None:
         library.mkdir(parents=True)
         level = FULL
         with VirtualTape(str(library), writable=True) as drive:
-            drive.make_volume(_VOLUME, 1 << 40)
-            drive.load(_VOLUME)
+            drive.make_volume(_NAMES[0], 1 << 40)
+            drive.load(_NAMES[0])
             with Catalog.open(str(state / "catalog.sqlite"), writable=True) as catalog:
-                label_volume(drive, catalog, _VOLUME, "bench", 1 << 20)
+                label_volume(drive, catalog, _NAMES[0], "bench", 1 << 20)
     job = WriteJob(
         session=options.session,
         state_dir=str(state),
@@ -181,7 +181,7 @@ def do_session(options: argparse.Namespace) -> None:
         level=level,
     )
     with VirtualTape(str(library), writable=True) as drive:
-        done = write_session(job, one_volume(Held(drive), _VOLUME))
+        done = write_session(job, one_volume(Held(drive), _NAMES[0]))
     if done["level"] != level:
         raise SystemExit(done["level_reason"])
     with Catalog.open(str(state / "catalog.sqlite"), writable=True) as catalog:
