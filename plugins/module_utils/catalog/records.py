@@ -114,6 +114,27 @@ class VolumeUse(NamedTuple):
     facts: dict[str, Any]
 
 
+class Copy(NamedTuple):
+    """A further place of a part: the same tape file, byte for byte, in the same records, on another volume.
+
+    Its filemark is on the volume. All copies of parts of a session in one pool are one copy of the session.
+
+    :param session: number of the session. :param part: number of the part in it.
+    :param copied_s: when it was made or found; seconds since 1970. :param expires_s: until when it is kept, whatever
+        becomes of the session elsewhere; None for ever.
+    :param drive_key: as in Part; each copy may have another one, or none.
+    """
+
+    session: int
+    part: int
+    volume: str
+    file_number: int
+    block: int
+    copied_s: float
+    expires_s: Optional[float]
+    drive_key: str = ""
+
+
 class Part(NamedTuple):
     """What of a session is on one volume: a whole archive with its own index, in one tape file.
 
@@ -128,6 +149,7 @@ class Part(NamedTuple):
     :param age_head: header and nonce of the age file that the archive is in; empty when it is not encrypted.
     :param age_keys: fingerprints of the keys that it is encrypted to, with spaces between them.
     :param drive_key: fingerprint of the key with which the drive encrypted it; empty when it did not.
+    :param sha256: of the whole tape file, which is the same wherever it was copied to; empty as long as it was not.
     """
 
     session: int
@@ -144,11 +166,18 @@ class Part(NamedTuple):
     age_head: bytes = b""
     age_keys: str = ""
     drive_key: str = ""
+    sha256: bytes = b""
 
     @property
     def end_bytes(self) -> int:
         """Where the next part begins."""
         return self.offset_bytes + self.archive_bytes - self.lead_bytes
+
+    def at(self, copy: Copy) -> Part:
+        """The same part where a copy of it is."""
+        return self._replace(
+            volume=copy.volume, file_number=copy.file_number, block=copy.block, drive_key=copy.drive_key
+        )
 
     def place_of(self, offset_bytes: int) -> int:
         """Where in the tape file of this part the place is that is counted from the beginning of the session."""

@@ -23,6 +23,7 @@ from .records import (
     LEVELS,
     OPEN,
     CatalogError,
+    Copy,
     Part,
     Session,
     Volume,
@@ -33,7 +34,8 @@ _TEXT, _BYTES, _COUNT, _TIME = "text", "bytes", "count", "time"
 _MAYBE_TIME, _MAYBE_COUNT = "maybe a time", "maybe a count"
 _VOLUME = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _COUNT, _COUNT, _TEXT, _MAYBE_COUNT, _TEXT, _MAYBE_TIME)
 _SESSION = (_COUNT, _TEXT, _TEXT, _TEXT, _TEXT, _TIME, _MAYBE_TIME, _MAYBE_TIME, _COUNT, _COUNT, _COUNT, *(_TEXT,) * 4)
-_PART = (_COUNT, _COUNT, _TEXT, *(_COUNT,) * 8, _BYTES, _TEXT)
+_PART = (_COUNT, _COUNT, _TEXT, *(_COUNT,) * 8, _BYTES, _TEXT, _TEXT, _BYTES)
+_COPY = (_COUNT, _COUNT, _TEXT, _COUNT, _COUNT, _TIME, _MAYBE_TIME, _TEXT)
 _USE = (_TEXT, _TEXT, _TEXT, _TEXT, _TIME, _TEXT)
 _STATES = (OPEN, GOOD, FAILED, DAMAGED)
 _MAYBE: tuple[type, ...] = (bytes, type(None))
@@ -76,7 +78,15 @@ def part_of(row: Sequence[Any]) -> Part:
     found = found._replace(complete=bool(found.complete))
     if not found.record_bytes or row[8] not in (0, 1) or (found.complete and found.lead_bytes > found.archive_bytes):
         raise damaged("parts")
+    if len(found.sha256) not in (0, _SHA256_BYTES):
+        raise damaged("parts")
     return found
+
+
+def copy_of(row: Sequence[Any]) -> Copy:
+    """A row of copies. :raises CatalogError: it is damaged."""
+    _check(row, _COPY, "copies")
+    return Copy._make(row)
 
 
 def use_of(row: Sequence[Any]) -> VolumeUse:

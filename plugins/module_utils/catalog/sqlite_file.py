@@ -20,7 +20,7 @@ from .records import CatalogChanged, CatalogError
 
 FORMAT_VERSION = "4"
 #: Older formats. 1: without digests of headers. 2: what was added for sessions over several volumes is missing. 3:
-#: without what was added for incremental sessions and for keys of drives.
+#: without what was added for copies, for incremental sessions and for keys of drives.
 _OLD_FORMATS = ("1", "2", "3")
 #: What the next writer makes of an older format: table, column, its type, and its value in old rows.
 ADDED_COLUMNS = (
@@ -36,6 +36,7 @@ ADDED_COLUMNS = (
     ("sessions", "level", "TEXT NOT NULL DEFAULT 'full'", "'full'"),
     ("sessions", "base", "TEXT NOT NULL DEFAULT ''", "''"),
     ("parts", "drive_key", "TEXT NOT NULL DEFAULT ''", "''"),
+    ("parts", "sha256", "BLOB NOT NULL DEFAULT x''", "x''"),
 )
 
 #: The catalog is written by several sessions at once; what takes longest is to forget a volume with millions of files,
@@ -64,7 +65,7 @@ CREATE TABLE parts(session INTEGER, part INTEGER, volume TEXT, file_number INTEG
   record_bytes INTEGER, offset_bytes INTEGER, records INTEGER, complete INTEGER,
   archive_bytes INTEGER NOT NULL DEFAULT 0, lead_bytes INTEGER NOT NULL DEFAULT 0,
   age_head BLOB NOT NULL DEFAULT x'', age_keys TEXT NOT NULL DEFAULT '',
-  drive_key TEXT NOT NULL DEFAULT '', PRIMARY KEY(session, part));
+  drive_key TEXT NOT NULL DEFAULT '', sha256 BLOB NOT NULL DEFAULT x'', PRIMARY KEY(session, part));
 CREATE TABLE members(session INTEGER, offset_bytes INTEGER, part INTEGER, path BLOB, kind TEXT, size INTEGER,
   header_bytes INTEGER, sha256 BLOB, mtime_ns INTEGER, mode INTEGER, uid INTEGER, gid INTEGER, linkname BLOB,
   header_digest BLOB, PRIMARY KEY(session, offset_bytes)) WITHOUT ROWID;
@@ -75,12 +76,15 @@ ADDED_TABLES = (
     "volume_uses(number INTEGER PRIMARY KEY, volume TEXT NOT NULL, drive TEXT NOT NULL, what TEXT, session TEXT, "
     "used_s REAL, facts TEXT)",
     "removed(session INTEGER, path BLOB, PRIMARY KEY(session, path)) WITHOUT ROWID",
+    "copies(session INTEGER, part INTEGER, volume TEXT, file_number INTEGER, block INTEGER, copied_s REAL, "
+    "expires_s REAL, drive_key TEXT NOT NULL DEFAULT '', PRIMARY KEY(volume, file_number))",
 )
 #: Indexes that formats 3 and 4 added; they make nothing possible, but the choice of a volume among hundreds quick.
 _ADDED_INDEXES = (
     "parts_volume ON parts(volume)",
     "sessions_newest ON sessions(host, state, created_s)",
     "sessions_base ON sessions(base) WHERE base != ''",
+    "copies_session ON copies(session)",
 )
 
 _Self = TypeVar("_Self", bound="CatalogDatabase")

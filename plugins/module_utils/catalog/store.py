@@ -17,6 +17,7 @@ from typing import Any, Optional
 
 from ..archive.model import MemberRecord
 from .chains import ChainTable
+from .copies import CopyTable, in_pools, latest, places_of
 from .records import (
     DAMAGED,
     FAILED,
@@ -25,6 +26,7 @@ from .records import (
     MOST_BYTES,
     OPEN,
     CatalogError,
+    Copy,
     Part,
     PartUnknown,
     Session,
@@ -45,6 +47,15 @@ _NEWEST_GOOD = (
 )
 #: May not be lost; the value is the time.
 _UNEXPIRED = "state != 'failed' AND (state = 'open' OR expires_s IS NULL OR expires_s > ?)"
+#: Is kept, if not where it was written first then as a copy; both values are the time.
+_KEPT = (
+    f"({_UNEXPIRED} OR EXISTS (SELECT 1 FROM copies c WHERE c.session = sessions.number "  # noqa: S608
+    "AND (c.expires_s IS NULL OR c.expires_s > ?)))"
+)
+#: Has a part on a volume as its first place; the value is its name.
+_FIRST_ON = "number IN (SELECT session FROM parts WHERE volume = ?)"
+#: Has a part or a copy of one on a volume; both values are its name.
+_ON = "number IN (SELECT session FROM parts WHERE volume = ? UNION SELECT session FROM copies WHERE volume = ?)"
 
 
 def _is_base(of: str) -> str:
@@ -57,7 +68,7 @@ def _is_base(of: str) -> str:
     )
 
 
-class Catalog(ChainTable, UseTable):
+class Catalog(ChainTable, UseTable, CopyTable):
     """The open catalog."""
 
     # -- volumes -------------------------------------------------------------------------------------------------
@@ -75,7 +86,8 @@ class Catalog(ChainTable, UseTable):
     def replace_volume(self, volume: Volume, *, allow_last: bool = False) -> None:
         """Enter a volume that was labelled anew; what the catalog knew of its name is forgotten.
 
-        A session that had a part on it is forgotten with its parts on other volumes: it cannot be restored any more.
+        A session that had a part on it lives on by a copy of each part that is lost; its expiry is then that of the
+        copy. One that has no such copy is forgotten with its parts on other volumes: it cannot be restored any more.
 
         :param allow_last: also the last good session of a host.
         :raises CatalogError: what is on the one it knew is still needed.
@@ -85,9 +97,11 @@ class Catalog(ChainTable, UseTable):
             known = self.volume(volume.name)
             if known is not None:
                 volume = volume._replace(capacity_bytes=known.capacity_bytes)
-            for session in self.sessions_on(volume.name):
-                self._forget(session.number)
-            self._db.execute("DELETE FROM parts WHERE volume = ?", (volume.name,))
+            for session in self._first_on(volume.name):
+                if not self._live_on(session, volume.name):
+                    self._forget(session.number)
+            for table in ("parts", "copies"):
+                self._db.execute(f"DELETE FROM {table} WHERE volume = ?", (volume.name,))  # noqa: S608
             self._db.execute(f"INSERT OR REPLACE INTO volumes({_VOLUME}) VALUES({_places(_VOLUME)})", volume)
 
     def set_volume_end(self, name: str, files: int, blocks: int, *, unfinished: bool = False) -> None:
@@ -129,13 +143,23 @@ class Catalog(ChainTable, UseTable):
         """Sessions on a volume that may not be overwritten: open ones, good or damaged ones that have not expired, and
         those on which such a one builds.
 
-        An open session does not expire: its writer may be on another volume.
+        An open session does not expire: its writer may be on another volume. A copy has an expiry of its own.
         """
         now_s = time.time() if now_s is None else now_s
-        return self._sessions(
-            f"number IN (SELECT session FROM parts WHERE volume = ?) AND ({_UNEXPIRED} OR {_is_base(_UNEXPIRED)})",  # noqa: S608
-            (volume, now_s, now_s),
-        )
+        needed = {
+            session.number
+            for session in self._sessions(
+                f"{_FIRST_ON} AND ({_UNEXPIRED} OR {_is_base(_UNEXPIRED)})",
+                (volume, now_s, now_s),
+            )
+        }
+        needed |= {copy.session for copy in self.copies_on(volume) if _far(copy.expires_s) > now_s}
+        needed |= {
+            session.number
+            for session in self._sessions(f"{_ON} AND {_is_base(_KEPT)}", (volume, volume, now_s, now_s))
+            if not self._is_whole_without(session, volume)
+        }
+        return [session for session in self.sessions_on(volume) if session.number in needed]
 
     def builders_on(self, volume: str, now_s: Optional[float] = None) -> list[Session]:
         """Unexpired sessions, wherever they are, that build on sessions of a volume."""
@@ -146,13 +170,22 @@ class Catalog(ChainTable, UseTable):
         return self._builders("id = ?", session, now_s)
 
     def sessions_on(self, volume: str) -> list[Session]:
-        """Sessions with a part on a volume, from old to new."""
-        return self._sessions("number IN (SELECT session FROM parts WHERE volume = ?)", (volume,))
+        """Sessions with a part or a copy of one on a volume, from old to new; ``expires_s`` is of what is there."""
+        found = {session.number: session for session in self._first_on(volume)}
+        copies = self.copies_on(volume)
+        for session in self._sessions("number IN (SELECT session FROM copies WHERE volume = ?)", (volume,)):
+            times = [copy.expires_s for copy in copies if copy.session == session.number]
+            first = [found[session.number].expires_s] if session.number in found else []
+            found[session.number] = session._replace(expires_s=latest([*times, *first]))
+        return sorted(found.values(), key=lambda session: (session.created_s, session.number))
 
     def last_good(self, volume: str) -> list[Session]:
-        """Sessions on a volume that are the newest backup which their host has, expired or not, or its bases."""
+        """Sessions on a volume that are the newest backup which their host has, expired or not, or its bases, and that
+        would be lost with the volume.
+        """
         newest = f"({_NEWEST_GOOD} OR {_is_base(_NEWEST_GOOD)})"
-        return self._sessions(f"number IN (SELECT session FROM parts WHERE volume = ?) AND {newest}", (volume,))  # noqa: S608
+        found = self._sessions(f"{_ON} AND {newest}", (volume, volume))
+        return [session for session in found if not self._is_whole_without(session, volume)]
 
     def is_last_good(self, session: str) -> bool:
         """Whether a session is the newest backup that its host has."""
@@ -449,14 +482,18 @@ class Catalog(ChainTable, UseTable):
     def session_in(self, volume: str, file_number: int) -> Optional[Session]:
         """The session, whatever became of it, that is known to stand complete in this tape file."""
         found = self._sessions(
-            "number IN (SELECT session FROM parts WHERE volume = ? AND file_number = ? AND complete = 1)",
+            "number IN (SELECT session FROM parts WHERE volume = ?1 AND file_number = ?2 AND complete = 1 "
+            "UNION SELECT session FROM copies WHERE volume = ?1 AND file_number = ?2)",
             (volume, file_number),
         )
         return found[0] if found else None
 
     def finished(self, volume: str, file_number: int) -> bool:
         """An archive is known to be complete in this tape file, or in one behind it."""
-        query = "SELECT 1 FROM parts WHERE volume = ? AND file_number >= ? AND complete = 1"
+        query = (
+            "SELECT 1 FROM parts WHERE volume = ?1 AND file_number >= ?2 AND complete = 1 "
+            "UNION SELECT 1 FROM copies WHERE volume = ?1 AND file_number >= ?2"
+        )
         return self._one(query, volume, file_number) is not None
 
     def begin_part(self, part: Part) -> None:
@@ -504,6 +541,110 @@ class Catalog(ChainTable, UseTable):
                 (files, min(size_bytes, MOST_BYTES), json.dumps(write), part.session, part.part),
             )
 
+    # -- copies --------------------------------------------------------------------------------------------------
+
+    def places(self, number: int) -> dict[int, list[Part]]:
+        """All places of each complete part of a session, by its number: the first place, then the copies."""
+        return places_of(self.parts(number), self.copies(number))
+
+    def lives_by_copy(self, session: Session) -> bool:
+        """Whether what was written first is gone, or was never found: the session is where it was copied to."""
+        named = {facts["part"]: facts["volume"] for facts in session.write.get("parts", ())}
+        return any(part.volume != named.get(part.part, part.volume) for part in self.parts(session.number))
+
+    def begin_copy(self, place: Part) -> None:
+        """Tell that the tape file at a place is about to become a copy; dead writers' claims on it go."""
+        with self._transaction():
+            self._drop_claims(place)
+            self._leave_unfinished(place.volume, place.file_number, place.block)
+
+    def drop_copy(self, place: Part) -> None:
+        """Tell that a copy that was begun has been cut off the volume again."""
+        with self._transaction():
+            self._drop_claims(place)
+
+    def enter_copy(self, place: Part, expires_s: Optional[float]) -> None:
+        """Enter a copy of a complete part, which was made or found; its volume ends behind it, if not later.
+
+        :param place: the part where the copy is, with the digest of the tape file if that is known.
+        :raises PartUnknown: the catalog does not have the part (any more).
+        """
+        with self._transaction():
+            known = [part for part in self.parts(place.session) if part.part == place.part and part.complete]
+            if not known or self._one("SELECT 1 FROM sessions WHERE number = ?", place.session) is None:
+                raise PartUnknown(
+                    f"session: the session that was copied to {place.volume} is not in the catalog any more; copy "
+                    "another one.",
+                    option="session",
+                )
+            self._forget_damaged(place)
+            self._drop_claims(place)
+            self._insert_copy(
+                Copy(place.session, place.part, place.volume, place.file_number, place.block, time.time(), expires_s, place.drive_key)
+            )
+            if place.sha256:
+                self._db.execute(
+                    "UPDATE parts SET sha256 = ? WHERE session = ? AND part = ?",
+                    (place.sha256, place.session, place.part),
+                )
+            volume = self.volume(place.volume)
+            if volume is not None and volume.files <= place.file_number:
+                self._move_end_behind(place)
+
+    def _first_on(self, volume: str) -> list[Session]:
+        """Sessions that have a part on a volume as its first place."""
+        return self._sessions(_FIRST_ON, (volume,))
+
+    def _is_whole_without(self, session: Session, volume: str) -> bool:
+        places = self.places(session.number)
+        return bool(places) and all(any(place.volume != volume for place in found) for found in places.values())
+
+    def _live_on(self, session: Session, volume: str) -> bool:
+        """Let copies take the place of what a session loses with a volume; False if there are not enough.
+
+        If one pool has a whole copy, that becomes the first place of all parts; what they had elsewhere stays a copy.
+        """
+        if session.state == OPEN or not self._is_whole_without(session, volume):
+            return False
+        parts = self.parts(session.number)
+        copies = [copy for copy in self.copies(session.number) if copy.volume != volume]
+        pools = {known.name: known.pool for known in self.volumes()}
+        whole = [found for found in in_pools(copies, pools).values() if len(found) == len(parts)]
+        chosen: dict[int, Copy] = {copy.part: copy for copy in copies}
+        if whole:
+            # None, for ever, is the latest.
+            chosen = max(whole, key=lambda found: min(_far(copy.expires_s) for copy in found.values()))
+        times: list[Optional[float]] = []
+        for part in parts:
+            copy = chosen.get(part.part)
+            if copy is None or (not whole and part.volume != volume):
+                times.append(session.expires_s)
+                continue
+            times.append(copy.expires_s)
+            self._db.execute("DELETE FROM copies WHERE volume = ? AND file_number = ?", (copy.volume, copy.file_number))
+            self._db.execute(
+                "UPDATE parts SET volume = ?, file_number = ?, block = ?, drive_key = ? WHERE session = ? AND part = ?",
+                (copy.volume, copy.file_number, copy.block, copy.drive_key, session.number, part.part),
+            )
+            if part.volume != volume:
+                self._insert_copy(
+                    copy._replace(
+                        volume=part.volume,
+                        file_number=part.file_number,
+                        block=part.block,
+                        expires_s=session.expires_s,
+                        drive_key=part.drive_key,
+                    )
+                )
+        self._db.execute("UPDATE sessions SET expires_s = ? WHERE number = ?", (latest(times), session.number))
+        return True
+
+    def _drop_claims(self, place: Part) -> None:
+        """Remove what is known of an unfinished tape file at a place."""
+        self._db.execute(
+            "DELETE FROM parts WHERE volume = ? AND file_number = ? AND complete = 0", (place.volume, place.file_number)
+        )
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _builders(self, condition: str, value: str, now_s: Optional[float]) -> list[Session]:
@@ -536,13 +677,17 @@ class Catalog(ChainTable, UseTable):
 
     def _forget_damaged(self, part: Part) -> None:
         """Forget what was called damaged in the tape file of a part."""
-        known = self.session_in(part.volume, part.file_number)
-        if known is not None and known.state == DAMAGED:
-            self._forget(known.number)
+        for known in self._first_on(part.volume):
+            if known.state == DAMAGED and any(
+                (other.volume, other.file_number) == (part.volume, part.file_number) and other.complete
+                for other in self.parts(known.number)
+            ):
+                self._forget(known.number)
 
     def _forget(self, number: int) -> None:
         """Forget a session with all its parts, but not where on a volume an unfinished one stands."""
         parts = self.parts(number)
+        self._delete_copies(number)
         for table, column in (
             ("members", "session"),
             ("removed", "session"),
@@ -565,6 +710,7 @@ class Catalog(ChainTable, UseTable):
         """Make damaged sessions of the complete parts that joined_by left out of the facts of a session."""
         kept = {facts["part"] for facts in joined.write["parts"]}
         now_s = time.time()
+        places = self.places(joined.number)
         for part in self.parts(joined.number):
             if not part.complete or part.part in kept:
                 continue
@@ -574,9 +720,11 @@ class Catalog(ChainTable, UseTable):
                     (joined.number, part.part),
                 )
             reason = f"later parts of session {joined.id} do not follow this part; it was written again."
-            name = damaged_name(part.volume, part.file_number)
-            aside = Session(0, name, "", DAMAGED, reason, now_s, now_s, None, 0, 0, 0, {}, {})
-            self._insert_part(part._replace(session=self._insert_session(aside), part=0))
+            for place in places[part.part]:
+                name = damaged_name(place.volume, place.file_number)
+                aside = Session(0, name, "", DAMAGED, reason, now_s, now_s, None, 0, 0, 0, {}, {})
+                self._insert_part(place._replace(session=self._insert_session(aside), part=0))
+            self._delete_copies(joined.number, part.part)
 
     def _insert_session(self, session: Session) -> int:
         # A number is never used again: the writer of a session that was forgotten may still have it.
@@ -610,7 +758,7 @@ class Catalog(ChainTable, UseTable):
         """Remember an unfinished tape file that belongs to no session (any more), as a part of session 0."""
         self._db.execute(
             f"INSERT INTO parts({_PART}) SELECT 0, coalesce(max(part), -1) + 1, ?, ?, ?, "  # noqa: S608
-            "(SELECT record_bytes FROM volumes WHERE name = ?), 0, 0, 0, 0, 0, x'', '', '' "
+            "(SELECT record_bytes FROM volumes WHERE name = ?), 0, 0, 0, 0, 0, x'', '', '', x'' "
             "FROM parts WHERE session = 0",
             (volume, file_number, block, volume),
         )
@@ -619,6 +767,10 @@ class Catalog(ChainTable, UseTable):
 def _places(columns: str) -> str:
     """The place holders for values of these columns."""
     return ", ".join("?" for _column in columns.split(", "))
+
+
+def _far(expires_s: Optional[float]) -> float:
+    return float("inf") if expires_s is None else expires_s
 
 
 def _is_dead(session: Session, parts: Sequence[Part]) -> bool:
