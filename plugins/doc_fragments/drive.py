@@ -68,6 +68,52 @@ class ModuleDocFragment:
     # For modules that need a drive in some of their states only.
     OPTIONAL: str = _DRIVE.format(required="false")
 
+    # For modules that use volumes of several libraries.
+    LIBRARIES: str = r"""
+options:
+  libraries:
+    description:
+      - Further drives and libraries of this host, with the pools whose volumes are used in them. The volumes of all
+        other pools are used in O(drive) or O(drives).
+      - So a virtual library on a disk and a tape library can be used together.
+    type: list
+    elements: dict
+    default: []
+    version_added: 0.2.0
+    suboptions:
+      pools:
+        description: The pools.
+        type: list
+        elements: str
+        required: true
+      drive_type:
+        description: As O(drive_type).
+        type: str
+        choices: [st, virtual]
+        required: true
+      drive:
+        description: As O(drive). Exactly one of this and C(drives) is needed.
+        type: path
+      drives:
+        description: As O(drives).
+        type: list
+        elements: dict
+        suboptions:
+          device:
+            description: The drive, as O(drive).
+            type: path
+            required: true
+          element:
+            description: Its number in the library, as O(drive_element).
+            type: int
+      drive_element:
+        description: As O(drive_element).
+        type: int
+      changer:
+        description: As O(changer).
+        type: path
+"""
+
     # For modules that ask the drive for its health.
     CLEANING: str = r"""
 options:

@@ -60,6 +60,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
+  - splitmirror.backup.drive.libraries
   - splitmirror.backup.drive.cleaning
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.keys
@@ -221,6 +222,7 @@ positions:
   elements: dict
 """
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
@@ -229,6 +231,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
     run_module,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.libraries import Libraries, LibraryDrives
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_status import reading_status
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import (
     RestoreJob,
@@ -243,11 +246,12 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key 
     DRIVE_KEY_SPEC,
     clearing_on_signals,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import queue_for_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
     CLEANING_SPEC,
     DRIVE_RULES,
     DRIVE_SPEC,
+    LIBRARIES_SPEC,
 )
 
 if TYPE_CHECKING:
@@ -269,14 +273,15 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     with Catalog.open(state.catalog_file, no_trace=module.check_mode) as catalog:
         if module.check_mode:
             return {"changed": True, **dry_run(job, catalog)}
-        volume = needed_volume(job, catalog)
+        # What is wrong is refused before a drive is waited for.
+        needed_volume(job, catalog)
         who = f"tape_read of session {job.session}"
-        told, options = reading_status(state, job.session, "restore"), DriveOptions.of(params)
+        told, libraries = reading_status(state, job.session, "restore"), Libraries.of(params)
         noting = noting_uses(state, "restore", job.session, module.warn, auto_clean=params["auto_clean"])
         with clearing_on_signals(job.keyring.has_drive_keys), told as status, noting as left:
-            queued = queue_for_drive(options, volume, who=who, tell=status.wait_for, left=left)
-            with queued as lease:
-                return {"changed": True, **restore(job, catalog, lease, status)}
+            queue = functools.partial(queue_for_drive, who=who, tell=status.wait_for, left=left)
+            with LibraryDrives(libraries, catalog, queue) as drives:
+                return {"changed": True, **restore(job, catalog, drives, status)}
 
 
 def main() -> None:
@@ -290,6 +295,7 @@ def main() -> None:
             "target": {"type": "path", "required": True},
             "numeric_owner": {"type": "bool", "default": False},
             **DRIVE_SPEC,
+            **LIBRARIES_SPEC,
             **IDENTITY_SPEC,
             **DRIVE_KEY_SPEC,
             **CLEANING_SPEC,

@@ -28,10 +28,17 @@ options:
   host:
     description: The database host. It is required for V(latest).
     type: str
+  pool:
+    description:
+      - The pool of the copy to verify. See M(splitmirror.backup.session_copy).
+      - If it is left out, what is verified is the session where it was written first, or the copy that took its place.
+    type: str
+    version_added: 0.2.0
 extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
+  - splitmirror.backup.drive.libraries
   - splitmirror.backup.drive.cleaning
   - splitmirror.backup.session.state_dir
   - splitmirror.backup.keys
@@ -154,6 +161,7 @@ bytes_per_s:
   type: int
 """
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import (
@@ -164,20 +172,22 @@ from ansible_collections.splitmirror.backup.plugins.module_utils._module import 
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.libraries import Libraries, LibraryDrives
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_status import reading_status
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import keyring_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import needed_volume, verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import (
     DRIVE_KEY_SPEC,
     clearing_on_signals,
 )
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import queue_for_drive
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
     CLEANING_SPEC,
     DRIVE_RULES,
     DRIVE_SPEC,
+    LIBRARIES_SPEC,
 )
 
 if TYPE_CHECKING:
@@ -186,7 +196,9 @@ if TYPE_CHECKING:
 SPEC: Spec = {
     "session": {"type": "str", "required": True},
     "host": {"type": "str"},
+    "pool": {"type": "str"},
     **DRIVE_SPEC,
+    **LIBRARIES_SPEC,
     **IDENTITY_SPEC,
     **DRIVE_KEY_SPEC,
     **CLEANING_SPEC,
@@ -197,22 +209,27 @@ SPEC: Spec = {
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Verify a session."""
     params = module.params
-    options = DriveOptions.of(params, dry_run=module.check_mode)
+    libraries, pool = Libraries.of(params, dry_run=module.check_mode), params["pool"]
     state, keyring = StateDir(params["state_dir"]), keyring_of(params)
     with Catalog.open(state.catalog_file, no_trace=module.check_mode) as catalog:
         session = find_good_session(catalog, params["session"], params["host"])
-        volume = needed_volume(session, catalog)
         who = f"tape_verify of session {session.id}"
         if module.check_mode:
-            looking = queue_for_drive(options, volume, who=who)
-            with clearing_on_signals(keyring.has_drive_keys), looking as lease:
-                return {"changed": False, **verify_session(session, catalog, lease, report=False, keyring=keyring)}
+            looking = LibraryDrives(libraries, catalog, functools.partial(queue_for_drive, who=who))
+            with clearing_on_signals(keyring.has_drive_keys), looking as drives:
+                return {
+                    "changed": False,
+                    **verify_session(session, catalog, drives, report=False, keyring=keyring, pool=pool),
+                }
         told = reading_status(state, session.id, "verify")
         noting = noting_uses(state, "verify", session.id, module.warn, auto_clean=params["auto_clean"])
         with clearing_on_signals(keyring.has_drive_keys), told as status, noting as left:
-            queued = queue_for_drive(options, volume, who=who, tell=status.wait_for, left=left)
-            with queued as lease:
-                return {"changed": False, **verify_session(session, catalog, lease, status=status, keyring=keyring)}
+            queue = functools.partial(queue_for_drive, who=who, tell=status.wait_for, left=left)
+            with LibraryDrives(libraries, catalog, queue) as drives:
+                return {
+                    "changed": False,
+                    **verify_session(session, catalog, drives, status=status, keyring=keyring, pool=pool),
+                }
 
 
 def main() -> None:

@@ -83,6 +83,7 @@ def minimal(module: str, root: Path) -> dict[str, Any]:
             "driver": "postgresql",
             "data_directory": str(root / "state/pg"),
         },
+        "session_copy": {"pool": "p", "state_dir": str(root / "state"), **drive},
         "tape_label": {"volume": "V1", "capacity": "64M", "state_dir": str(root / "state"), **drive},
         "tape_read": {"session": "s1", "target": str(root / "t"), "state_dir": str(root / "state"), **drive},
         "tape_verify": {"session": "s1", "state_dir": str(root / "state"), **drive},

@@ -46,6 +46,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "mirror_sync": {"state": "recovered"},
     "preflight_info": {"ask": "media_server", "host": "db1"},
     "session_lease": {"state": "held", "host": "db1"},
+    "session_copy": {},
     "tape_label": {"pool": "p", "capacity": "8M"},
     "tape_read": {},
     "tape_verify": {},

@@ -119,6 +119,27 @@ def chain_of(catalog: Catalog, session: Session) -> Chain:
     return Chain([*reversed(list(bases)), session], catalog.missing_base(session))
 
 
+def parts_in_pool(catalog: Catalog, session: Session, pool: str) -> dict[int, Part]:
+    """The parts of a session where they are in a pool, by number. :raises CatalogError: one of them is not there."""
+    pools = {volume.name: volume.pool for volume in catalog.volumes()}
+    complete_parts(catalog, session)
+    found = {
+        number: place
+        for number, places in catalog.places(session.number).items()
+        for place in reversed(places)
+        if pools.get(place.volume) == pool
+    }
+    missing = [part for part in catalog.parts(session.number) if part.part not in found]
+    if missing:
+        raise CatalogError(
+            f"pool: part {missing[0].part + 1} of {session.id} is on no volume of pool {pool}; name another pool, or "
+            "copy the session there with session_copy.",
+            option="pool",
+            code="option_invalid",
+        )
+    return found
+
+
 def parse_time(text: str, option: str) -> float:
     """Seconds since 1970 of an ISO 8601 time (UTC when it names no zone). :raises CatalogError: it is not a time."""
     try:

@@ -580,7 +580,16 @@ class Catalog(ChainTable, UseTable, CopyTable):
             self._forget_damaged(place)
             self._drop_claims(place)
             self._insert_copy(
-                Copy(place.session, place.part, place.volume, place.file_number, place.block, time.time(), expires_s, place.drive_key)
+                Copy(
+                    place.session,
+                    place.part,
+                    place.volume,
+                    place.file_number,
+                    place.block,
+                    time.time(),
+                    expires_s,
+                    place.drive_key,
+                )
             )
             if place.sha256:
                 self._db.execute(

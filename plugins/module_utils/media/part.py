@@ -4,7 +4,7 @@
 
 """A part of a session: a whole archive with its own index, in one tape file of one volume.
 
-PartWriter reserves, writes, cuts back and finishes a part. open_part is the way to read one.
+PartWriter reserves, writes, cuts back and finishes a part. tape_stream is the way to read one.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from ..errors import SplitMirrorError
 from ..extents.maprows import Mapped
 from ..host.status import StatusWriter
 from ..tape.base import TapeDrive, TapeError
-from .sealed import NO_KEYS, Keyring, PartSeal, PartStream, Sealing, open_sealed
+from .sealed import PartSeal, Sealing
 from .selection import Selection
-from .tape_file import DoesNotFit, PartFull, TapeRecordSink, TapeStream
+from .tape_file import DoesNotFit, PartFull, Taken, TapeRecordSink, TapeStream
 from .volume_source import VolumeSource
-from .volumes import WritePosition, begin_anew, cut_back, load_known
+from .volumes import WritePosition, begin_anew, cut_back
 
 _BATCH_MEMBERS = 5000
 # Of a part whose volume is not known yet, no more are laid out when so many are reported, for they are kept in memory.
@@ -726,31 +726,10 @@ def drive_use(facts: Mapping[str, Any], bytes_archive: int) -> dict[str, Any]:
     }
 
 
-def open_part(
-    drive: TapeDrive,
-    part: Part,
-    catalog: Optional[Catalog] = None,
-    *,
-    keyring: Keyring = NO_KEYS,
-    status: Optional[StatusWriter] = None,
-) -> PartStream:
-    """The archive of a part, as a stream of bytes that can be read from any place on.
-
-    :param catalog: load the volume first, and prove by its label that it is the one that the catalog means; None when
-        the caller has done so.
-    :param keyring: the keys for parts that are encrypted.
-    :param status: reports how far the reading has come, in bytes.
-    :raises TapeError: it is another volume. :raises CryptError: it is encrypted, and no key opens it.
-    :raises DriveKeyError: the drive encrypted it, and the key is not there.
-    """
-    if catalog is not None:
-        load_known(drive, catalog, part.volume)
-    drive.set_key(keyring.drive_key_of_part(part))
-    tape = tape_stream(drive, part, status)
-    return open_sealed(tape, part, keyring) if part.age_head else tape
-
-
-def tape_stream(drive: TapeDrive, part: Part, status: Optional[StatusWriter] = None) -> TapeStream:
-    """The tape file of a part, as it is on the tape."""
-    short_end = bool(part.age_head)
-    return TapeStream(drive, part.file_number, part.block, part.record_bytes, status, short_end=short_end)
+def tape_stream(
+    drive: TapeDrive, part: Part, status: Optional[StatusWriter] = None, taken: Optional[Taken] = None
+) -> TapeStream:
+    """The tape file of a part, as it is on the tape. :param taken: gets each record that is read."""
+    return TapeStream(
+        drive, part.file_number, part.block, part.record_bytes, status, short_end=bool(part.age_head), taken=taken
+    )

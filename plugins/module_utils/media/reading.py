@@ -10,11 +10,12 @@ Restore and verify both read members this way, so they report the same damage.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from ..archive.crossing import read_lead
 from ..archive.model import BLOCK_BYTES, ArchiveError, MemberRecord
@@ -32,11 +33,15 @@ from ..catalog.records import Part
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..host.status import StatusWriter
-from ..tape.base import TapeDrive, TapeError
+from ..tape.base import TapeError
 from ..tape.tickets import DriveTimeout
-from .part import open_part
-from .sealed import NO_KEYS, Keyring, PartStream
+from .libraries import LibraryDrives, nearest_first
+from .part import tape_stream
+from .places import PlacesStream
+from .sealed import NO_KEYS, Keyring, PartStream, open_sealed
+from .tape_file import TapeStream
 from .volume_source import Drives
+from .volumes import load_known
 
 Located = tuple[Part, MemberRecord]
 
@@ -64,6 +69,17 @@ class FoundMember:
         self.length = 0 if header is None else header.size + pad(header.size)
         self.read_fault = False
         self.by_link = False
+        self._again: Callable[[], bool] = _never
+
+    def may_come_again(self, again: Callable[[], bool]) -> FoundMember:
+        """The same member. :param again: whether there is another place to read it from."""
+        self._again = again
+        return self
+
+    @property
+    def comes_again(self) -> bool:
+        """Something is wrong with it, and it is read once more from another place; ask when blocks() is exhausted."""
+        return self.reason is not None and not self.by_link and self._again()
 
     def blocks(self) -> Iterator[bytes]:
         """The blocks behind the headers. From a bad record on they are zeros, so that tar finds the next member."""
@@ -87,6 +103,10 @@ class FoundMember:
             self.reason = "its content is not what was written"
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Unreached:
     """A part of which nothing could be read from a place on.
@@ -107,6 +127,7 @@ class SessionReader:
 
     :param status: how far the reading has come, in bytes.
     :param keyring: the keys for parts that are encrypted.
+    :param places: gives the places of a part, the first one that was written first; None for all that the catalog has.
     :ivar records_read: how many records were read, labels included.
     :ivar lost: names of members that are lost on what was reached; hard links to them are lost as well.
     :ivar unreached: by number of the part, what could not be reached.
@@ -120,12 +141,17 @@ class SessionReader:
         catalog: Catalog,
         status: Optional[StatusWriter] = None,
         keyring: Keyring = NO_KEYS,
+        places: Optional[Callable[[Part], Sequence[Part]]] = None,
     ) -> None:
         self._drives = drives
         self._keyring = keyring
+        self._places = places or self._all_places
+        # The tape file that is open; volumes not to read the member from once more, and those that it was read from.
+        self._tape: Optional[PlacesStream] = None
+        self._avoid: set[str] = set()
+        self._used: set[str] = set()
         self._status = status
         self._catalog = catalog
-        self._drive: Optional[TapeDrive] = None
         self._stream: Optional[PartStream] = None
         self._records_before = 0
         self.lost: set[bytes] = set()
@@ -152,16 +178,28 @@ class SessionReader:
             if not self._parts:
                 self._parts = {known.part: known for known in self._catalog.parts(part.session)}
             for _part, record in members:
-                try:
-                    if not is_open:
-                        self._open(part)
-                        is_open = True
-                    found = self._find(part, record)
-                except TapeError as exc:
-                    self.unreached[part.part] = Unreached(part, record.offset_bytes, exc)
-                    break
-                yield found
-                self._note(found)
+                self._avoid = set()
+                again = True
+                while again:
+                    self._begin_member()
+                    try:
+                        if not is_open:
+                            self._open(part)
+                            is_open = True
+                        found = self._find(part, record).may_come_again(functools.partial(self._elsewhere, part))
+                    except TapeError as exc:
+                        self.unreached[part.part] = Unreached(part, record.offset_bytes, exc)
+                        break
+                    if found.header is not None or not found.comes_again:
+                        yield found
+                    again = found.comes_again
+                    if again:
+                        self._avoid |= self._read_from()
+                        is_open = False
+                else:
+                    self._note(found)
+                    continue
+                break
 
     def is_unreached(self, part: int, offset_bytes: int) -> bool:
         """Whether the member at this place was not reached."""
@@ -205,7 +243,7 @@ class SessionReader:
                 raise AssertionError("a part is open")
             block = self._stream.read(BLOCK_BYTES)
         except TapeError as exc:
-            self.unreached[after.part] = Unreached(after, after.offset_bytes, exc)
+            self.unreached[after.part] = Unreached(self._places(after)[0], after.offset_bytes, exc)
             raise
         told = read_lead(block, self._stream, after.record_bytes)
         if told.name != record.path or told.lead_bytes != after.lead_bytes or told.head.get("part") != after.part:
@@ -227,26 +265,54 @@ class SessionReader:
         return data
 
     def _open(self, part: Part) -> None:
-        if self.no_drive is not None:
+        self._used |= self._read_from()
+        places = nearest_first(self._drives, self._places(part))
+        places.sort(key=lambda place: place.volume in self._avoid)
+        self._records_before = self.records_read
+        self._tape = self._stream = None
+        self._tape = PlacesStream(places, self._open_place)
+        self._part = part
+        self._renew(part)
+
+    def _open_place(self, place: Part) -> Callable[[], TapeStream]:
+        """See OpenPlace."""
+        if self.no_drive is not None and not isinstance(self._drives, LibraryDrives):
             # Do not wait once more for the same drives.
             raise self.no_drive
         try:
-            self._drive = self._drives.exchange(part.volume)
+            drive = self._drives.exchange(place.volume)
         except DriveTimeout as exc:
             self.no_drive = exc
             raise
-        self._take(open_part(self._drive, part, self._catalog, keyring=self._keyring, status=self._status))
-        self._part = part
+        load_known(drive, self._catalog, place.volume)
+        drive.set_key(self._keyring.drive_key_of_part(place))
         self._records_before += 1  # the label
-
-    def _take(self, stream: PartStream) -> None:
-        self._records_before = self.records_read
-        self._stream = stream
+        return lambda: tape_stream(drive, place, self._status)
 
     def _renew(self, part: Part) -> None:
-        """Go on with a stream that does not rely on where the head stands."""
-        if self._drive is not None:
-            self._take(open_part(self._drive, part, keyring=self._keyring, status=self._status))
+        """Go on with a stream that does not rely on what was read."""
+        if self._tape is not None:
+            self._stream = open_sealed(self._tape, part, self._keyring) if part.age_head else self._tape
+
+    def _all_places(self, part: Part) -> Sequence[Part]:
+        return self._catalog.places(part.session)[part.part]
+
+    def _begin_member(self) -> None:
+        self._used = set()
+        if self._tape is not None:
+            self._tape.used = {self._tape.place.volume}
+
+    def _read_from(self) -> set[str]:
+        """The volumes that the member was read from."""
+        return self._used | (set() if self._tape is None else self._tape.used)
+
+    def _elsewhere(self, part: Part) -> bool:
+        """Whether there is another place from which the member may be read."""
+        if self._read_from() <= self._avoid:
+            # The last reading tried nothing new.
+            return False
+        volumes = {place.volume for one in (part, *crossed_from(self._parts, part)) for place in self._places(one)}
+        return not volumes <= self._avoid | self._read_from()
 
     def _find(self, part: Part, record: MemberRecord) -> FoundMember:
         if record.kind == "h" and self._is_lost(part.session, record.linkname or b""):

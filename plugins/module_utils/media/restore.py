@@ -197,6 +197,9 @@ def _extract(run: _Run, drives: Drives, folder: str) -> _Extracted:
                     continue
                 tar.put((found.header.header,))
                 tar.put(found.blocks())
+                if found.comes_again:
+                    # tar replaces it.
+                    continue
                 if found.reason is not None:
                     doubtful.add(found.record.path)
                     run.losses.add(DOUBTFUL, found.record.path, found.part.volume, found.reason)

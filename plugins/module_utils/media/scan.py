@@ -248,6 +248,17 @@ def scan(drive: TapeDrive, part: Part, spool_dir: str, keyring: Keyring) -> Iter
         yield read
 
 
+@contextmanager
+def scan_known(stream: PartStream, part: Part, spool_dir: str, *, logical: bool) -> Iterator[Scan]:
+    """As scan, for a part that the catalog knows and that is read from somewhere else, once from its beginning on.
+
+    :param stream: the archive. :param logical: version 0.1 wrote it.
+    :raises SplitMirrorError: see scan.
+    """
+    with spool("observed", spool_dir, part) as observed, spool("index", spool_dir, part) as index:
+        yield _scan(stream, Scan(observed, index), part.record_bytes, logical=logical)
+
+
 def _scan(stream: PartStream, read: Scan, record_bytes: int, *, logical: bool) -> Scan:
     headers = hashlib.sha256()
     try:

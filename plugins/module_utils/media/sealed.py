@@ -38,7 +38,7 @@ from ..crypt.sealing import Sealer, SealingSink
 from ..errors import SplitMirrorError
 from ..tape.base import Position, TapeDrive, TapeError
 from ..tape.drive_key import DriveKey, DriveKeyError, drive_keys_of
-from .tape_file import TapeStream
+from .tape_file import TapeFile
 
 # So much of a tape file shows whether it is an age file; a record is not shorter.
 _LOOK_BYTES = 512
@@ -259,7 +259,7 @@ class OpenedStream:
     :param head: header and nonce of the age file. :param key: of the file.
     """
 
-    def __init__(self, tape: TapeStream, head: bytes, key: bytes) -> None:
+    def __init__(self, tape: TapeFile, head: bytes, key: bytes) -> None:
         self._tape = tape
         self._file = OpenedFile(tape, len(head) - NONCE_BYTES, key, head[-NONCE_BYTES:])
         self._head = head
@@ -311,7 +311,7 @@ class OpenedStream:
         return self._offset
 
 
-def open_sealed(tape: TapeStream, part: Part, keyring: Keyring) -> OpenedStream:
+def open_sealed(tape: TapeFile, part: Part, keyring: Keyring) -> OpenedStream:
     """The archive in an encrypted part that the catalog knows.
 
     :raises CryptError: no key opens it.
@@ -320,7 +320,7 @@ def open_sealed(tape: TapeStream, part: Part, keyring: Keyring) -> OpenedStream:
     return OpenedStream(tape, part.age_head, keyring.key_of_part(part, what))
 
 
-def open_found(tape: TapeStream, part: Part, keyring: Keyring) -> tuple[PartStream, Part]:
+def open_found(tape: TapeFile, part: Part, keyring: Keyring) -> tuple[PartStream, Part]:
     """The archive in a tape file of which it is not known whether it is encrypted, and the part as it turns out to be.
 
     :raises NoKey: it is encrypted, and no key opens it. :raises TapeError: a record is bad.
@@ -363,7 +363,7 @@ def unlock(drive: TapeDrive, part: Part, keyring: Keyring) -> Part:
     return part._replace(drive_key=key.fingerprint)
 
 
-def prove_records(tape: TapeStream, part: Part) -> Optional[str]:
+def prove_records(tape: TapeFile, part: Part) -> Optional[str]:
     """Read an encrypted part without a key, and return what is wrong with it; None if nothing can be seen.
 
     :raises TapeError: a record cannot be read, or the data end without a filemark.
@@ -381,7 +381,7 @@ def prove_records(tape: TapeStream, part: Part) -> Optional[str]:
     return None
 
 
-def read_exactly(tape: TapeStream, size: int) -> bytes:
+def read_exactly(tape: TapeFile, size: int) -> bytes:
     """So many bytes; fewer at the end of the tape file."""
     data = tape.read(size)
     while len(data) < size:
@@ -392,7 +392,7 @@ def read_exactly(tape: TapeStream, size: int) -> bytes:
     return data
 
 
-def changed(tape: TapeStream, error: AgeError) -> TapeError:
+def changed(tape: TapeFile, error: AgeError) -> TapeError:
     """The error for an age file that is not what was written."""
     return TapeError(
         f"volume: tape file {tape.file_number} is damaged or was changed ({error}); try another drive or another "

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Callable
+from typing import Optional, Protocol
 
 from ..host.status import StatusWriter
 from ..tape.base import (
@@ -123,6 +124,40 @@ class TapeRecordSink:
             )
 
 
+class TapeFile(Protocol):
+    """The bytes of a tape file, wherever they come from.
+
+    :ivar file_number: the tape file.
+    :ivar short_end: as for TapeStream.
+    """
+
+    file_number: int
+    short_end: bool
+
+    @property
+    def records_read(self) -> int:
+        """How many records were read from the tape."""
+
+    def approach(self, offset_bytes: int) -> None:
+        """Move to the record of a byte without reading it, unless it is in memory. :raises TapeError: that fails."""
+
+    def seek(self, offset_bytes: int) -> None:
+        """Go to a byte of the tape file. :raises TapeError: that fails."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes, less only at a record's end; ``b""`` at the filemark. :raises TapeError: that fails."""
+
+    def skip_to_filemark(self) -> int:
+        """Read what is left and return how many records there are. :raises TapeError: that fails."""
+
+    def archive_bytes(self) -> int:
+        """How long the tape file is, after skip_to_filemark."""
+
+
+#: Gets each record that is read from a tape, with its number in the tape file.
+Taken = Callable[[int, bytes], None]
+
+
 class TapeStream:
     """The bytes of one tape file, from any place in it on, up to its filemark.
 
@@ -132,7 +167,7 @@ class TapeStream:
     :param status: how far the reading has come, in bytes.
     :param short_end: the last record, or the last two, may be shorter, as in an encrypted part (crypt/sealing.py,
         tail_of).
-    :ivar records_read: how many records were read from the tape.
+    :param taken: see Taken.
     """
 
     def __init__(
@@ -144,8 +179,10 @@ class TapeStream:
         status: Optional[StatusWriter] = None,
         *,
         short_end: bool = False,
+        taken: Optional[Taken] = None,
     ) -> None:
         self._drive = drive
+        self._taken = taken
         self._status = status
         self.file_number = file_number
         self.short_end = short_end
@@ -156,7 +193,12 @@ class TapeStream:
         self._next = -1  # number of the record under the head; -1 before the first seek
         self._end = 0  # where the record under the head begins, as a byte of the tape file
         self._ended = False  # the filemark was met
-        self.records_read = 0
+        self._read = 0
+
+    @property
+    def records_read(self) -> int:
+        """See TapeFile."""
+        return self._read
 
     def seek(self, offset_bytes: int) -> None:
         """Go to a byte of the tape file; a record that is in memory is not read again."""
@@ -231,9 +273,11 @@ class TapeStream:
                 option="volume",
                 code="tape_damaged",
             )
+        if self._taken is not None:
+            self._taken(self._next, self._record)
         self._end += len(self._record)
         self._next += 1
-        self.records_read += 1
+        self._read += 1
         if self._status is not None:
             self._status.add(len(self._record))
         return True

@@ -17,7 +17,7 @@ from ..archive.index import index_name, read_head, read_member
 from ..archive.model import ArchiveError, MemberRecord
 from ..archive.spool import Spool
 from ..archive.tar_reader import iterate_members
-from ..catalog.lookup import complete_parts, show_path
+from ..catalog.lookup import complete_parts, parts_in_pool, show_path
 from ..catalog.parts import crossed_from, next_of
 from ..catalog.records import Part, Session
 from ..catalog.store import Catalog
@@ -54,11 +54,6 @@ class _Run:
     read: _Read
 
 
-def needed_volume(session: Session, catalog: Catalog) -> str:
-    """The volume that verify_session reads first. :raises CatalogError: the session has no complete archive."""
-    return complete_parts(catalog, session)[0].volume
-
-
 def verify_session(
     session: Session,
     catalog: Catalog,
@@ -67,6 +62,7 @@ def verify_session(
     report: bool = True,
     status: Optional[StatusWriter] = None,
     keyring: Keyring = NO_KEYS,
+    pool: Optional[str] = None,
 ) -> dict[str, Any]:
     """Read all parts of a session from tape and compare every member with the catalog and with the indexes on the tape.
 
@@ -76,13 +72,15 @@ def verify_session(
     :param report: write the list of damaged members to a file.
     :param status: reports how far the reading has come, in bytes.
     :param keyring: the keys for parts that are encrypted; without any the records alone are proved.
+    :param pool: read the copy in this pool; None for what was written first.
     :returns: session, host, members, files, bytes, records_read, volumes, seconds, bytes_per_s, ``proved`` (``content``
         or ``records``), and what Losses and SessionReader say.
     :raises SplitMirrorError: something differs; the sentence, the facts and the report say what. If no member could be
         reached, it is the error of the first volume.
     """
     begun = time.monotonic()
-    parts = list(complete_parts(catalog, session).values())
+    known = complete_parts(catalog, session) if pool is None else parts_in_pool(catalog, session, pool)
+    parts = list(known.values())
     keyring.require_drive_keys(parts, session.id)
     if not keyring.has_identities and any(part.age_head for part in parts):
         return verify_records(session, catalog, drives, parts, status)
@@ -91,8 +89,8 @@ def verify_session(
     losses = Losses(state_dir if report else None, f"{session.id}-tape_verify")
     if status is not None:
         status.set(0, parts[-1].end_bytes)
-    reader = SessionReader(drives, catalog, status, keyring)
-    run = _Run(session, complete_parts(catalog, session), catalog, reader, losses, Differences(), _Read())
+    reader = SessionReader(drives, catalog, status, keyring, lambda part: [known[part.part]])
+    run = _Run(session, known, catalog, reader, losses, Differences(), _Read())
     headers = hashlib.sha256()
     try:
         for part in parts:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -13,7 +14,7 @@ from typing import Any, Optional
 from ..catalog.records import Part, Session
 from ..catalog.store import Catalog
 from ..host.status import StatusWriter
-from ..tape.base import TapeError
+from ..tape.base import TapeDrive, TapeError
 from .part import tape_stream
 from .scan import VerifyError
 from .sealed import prove_records
@@ -28,7 +29,8 @@ def verify_records(
     parts: Sequence[Part],
     status: Optional[StatusWriter] = None,
 ) -> dict[str, Any]:
-    """Read all records of a session. Of the content nothing is proved but what the drive proves of each record.
+    """Read all records of a session. Of the content nothing is proved but what the drive proves of each record;
+    of a part that was ever copied, all of it is compared with what was copied.
 
     :param status: reports how far the reading has come, in bytes.
     :returns: what verify_session returns; ``proved`` is ``records``, and no member is counted.
@@ -42,7 +44,7 @@ def verify_records(
         drive = drives.exchange(part.volume)
         load_known(drive, catalog, part.volume)
         try:
-            fault = prove_records(tape_stream(drive, part, status), part)
+            fault = _fault(drive, part, status)
         except TapeError as exc:
             fault = exc.message.rstrip(".")
         if fault is not None:
@@ -75,3 +77,13 @@ def verify_records(
         error.facts = result
         raise error
     return result
+
+
+def _fault(drive: TapeDrive, part: Part, status: Optional[StatusWriter]) -> Optional[str]:
+    """What is wrong with a part; None if nothing can be seen. :raises TapeError: a record cannot be read."""
+    seen = hashlib.sha256()
+    tape = tape_stream(drive, part, status, taken=lambda _number, record: seen.update(record))
+    fault = prove_records(tape, part)
+    if fault is None and part.sha256 and seen.digest() != part.sha256:
+        return "its content is not what was copied"
+    return fault

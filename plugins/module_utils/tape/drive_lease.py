@@ -105,6 +105,11 @@ class DriveOptions:
         """The drives by the paths that all their other names lead to."""
         return {os.path.realpath(choice.device): choice for choice in self.choices}
 
+    def goes_beside(self, other: DriveOptions) -> bool:
+        """Whether a task that has one of the other drives can get one of these as well."""
+        mine, others = set(self.devices()), set(other.devices())
+        return mine.isdisjoint(others) or min(len(mine), len(others)) > 1
+
 
 def silent(_reason: Optional[str]) -> None:
     """Report no reason for waiting."""

@@ -35,6 +35,18 @@ OPTIONAL_DRIVE_SPEC: dict[str, dict[str, Any]] = {
     **DRIVE_SPEC,
     "drive_type": {**DRIVE_SPEC["drive_type"], "required": False},
 }
+#: Of modules that use volumes of several libraries (documentation fragment splitmirror.backup.drive.libraries).
+LIBRARIES_SPEC: dict[str, dict[str, Any]] = {
+    "libraries": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "pools": {"type": "list", "elements": "str", "required": True},
+            **{name: DRIVE_SPEC[name] for name in ("drive_type", "drive", "drives", "drive_element", "changer")},
+        },
+    }
+}
 #: Of modules that ask the drive for its health (documentation fragment splitmirror.backup.drive.cleaning).
 CLEANING_SPEC: dict[str, dict[str, Any]] = {"auto_clean": {"type": "bool", "default": False}}
 #: What a module that needs a drive gives to AnsibleModule besides.
