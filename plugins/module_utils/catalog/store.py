@@ -322,6 +322,10 @@ class Catalog(ChainTable, UseTable, CopyTable):
         if known.state not in (DAMAGED, OPEN) or writer_lives or not known.write.get("parts"):
             raise _known_already(known)
         strays: set[int] = set()
+        # A copy stands for what was written first, whose volume the indexes name.
+        named = {facts["part"]: facts["volume"] for facts in known.write["parts"]}
+        parts = [other._replace(volume=named.get(other.part, other.volume)) for other in parts]
+        part = part._replace(volume=first_volume(part, volumes))
         for other in (other for other in parts if other.complete):
             if part.part == other.part or (
                 part.part < other.part and not _is_before(part, other, named_volumes(known))
@@ -546,6 +550,11 @@ class Catalog(ChainTable, UseTable, CopyTable):
     def places(self, number: int) -> dict[int, list[Part]]:
         """All places of each complete part of a session, by its number: the first place, then the copies."""
         return places_of(self.parts(number), self.copies(number))
+
+    def parts_with_head(self, age_head: bytes) -> list[Part]:
+        """The complete parts in age files with this header and these random bytes: one, or copies of one."""
+        rows = self._rows(f"SELECT {_PART} FROM parts WHERE age_head = ? AND complete = 1", age_head)  # noqa: S608
+        return [part_of(row) for row in rows]
 
     def lives_by_copy(self, session: Session) -> bool:
         """Whether what was written first is gone, or was never found: the session is where it was copied to."""
@@ -800,6 +809,11 @@ def named_volumes(session: Session) -> list[str]:
     named = session.evidence.get("volumes")
     written = [str(facts["volume"]) for facts in session.write.get("parts", ())]
     return [str(volume) for volume in named] if isinstance(named, list) and named else written
+
+
+def first_volume(part: Part, volumes: Sequence[str]) -> str:
+    """The volume that a part was written to first. :param volumes: as the index of the part names them."""
+    return volumes[part.part] if part.part < len(volumes) else part.volume
 
 
 def damaged_name(volume: str, file_number: int) -> str:

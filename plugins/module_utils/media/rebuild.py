@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -15,7 +16,7 @@ from typing import Any, Optional
 from ..catalog.parts import BEFORE, PIECE, broken_part, join_facts, missing_parts, part_facts
 from ..catalog.records import DAMAGED, FAILED, FULL, GOOD, LEVELS, OPEN, Part, Session
 from ..catalog.standing import standing_of
-from ..catalog.store import Catalog, damaged_name, named_volumes
+from ..catalog.store import Catalog, damaged_name, first_volume, named_volumes
 from ..catalog.verdict import judge
 from ..crypt.primitives import CryptError
 from ..errors import SplitMirrorError
@@ -27,7 +28,7 @@ from ..tape.base import (
     TapeDrive,
     TapeError,
 )
-from .scan import Differences, Scan, VerifyError, compare_index, scan
+from .scan import Differences, Scan, VerifyError, compare, compare_index, scan
 from .sealed import NO_KEYS, Keyring, NoKey
 from .volumes import enter_label, load_labelled, note_capacity
 
@@ -48,6 +49,9 @@ def rebuild(
     archive is entered as damaged: most of it may still be read, so it is kept until it is said to expire. Only what an
     interrupted writer left behind the last filemark is given to the next session. A tape file that no key opens is
     entered as damaged too, unless the catalog has it; it becomes a session when the volume is read with the key.
+
+    A part that the catalog has elsewhere is entered as a copy. Until when a copy is kept is not on the volume, so it is
+    kept for ever, until session_copy is told something else.
 
     :param allow_last: forget also the last good session of a host, on another volume of that name.
     :param dry_run: enter nothing.
@@ -107,6 +111,15 @@ def rebuild(
                     or _can_be_read(drive, file_number, block, label.record_bytes)
                 )
                 break
+            twins = catalog.parts_with_head(part.age_head) if isinstance(exc, NoKey) and part.age_head else []
+            if twins and twins[0].records == records and catalog.session_in(volume, file_number) is None:
+                result["damaged"].pop()
+                copied = twins[0]._replace(volume=volume, file_number=file_number, block=block, sha256=b"")
+                _enter_copy(catalog, copied, None, result, dry_run=dry_run)
+                changed = True
+                block += records + 1
+                file_number += 1
+                continue
             part = part._replace(records=records, archive_bytes=records * part.record_bytes)
             old = catalog.session_in(volume, file_number)
             damage["session"] = damaged_name(volume, file_number) if old is None else old.id
@@ -147,7 +160,7 @@ def _same_part(catalog: Catalog, part: Part) -> Optional[tuple[Session, int]]:
     """The session that the catalog has in an encrypted tape file, and how many records it has there; None for none."""
     session = catalog.session_in(part.volume, part.file_number)
     if session is not None:
-        for known in catalog.parts(session.number):
+        for known in itertools.chain.from_iterable(catalog.places(session.number).values()):
             mine, its = (part.age_head, part.drive_key), (known.age_head, known.drive_key)
             if _same_place(part, known) and mine == its:
                 return session, known.records
@@ -172,14 +185,22 @@ def _enter(read: Scan, part: Part, catalog: Catalog, result: dict[str, Any], *, 
     session = check_session_id("" if read.head is None else str(read.head.get("session")))
     part = part._replace(part=read.part_number, offset_bytes=read.offset_bytes, lead_bytes=read.lead_bytes)
     known = catalog.session(session)
-    if known is not None and any(_same_place(part, other) for other in catalog.parts(known.number)):
+    places = {} if known is None else catalog.places(known.number)
+    if known is not None and any(_same_place(part, other) for other in itertools.chain.from_iterable(places.values())):
         result["known"].append({"session": session, "state": known.state, "file_number": part.file_number})
         return False
+    volumes = read.volumes
+    first = first_volume(part, volumes)
+    if known is not None and part.part in places and _is_copy(read, part, known, places[part.part][0], catalog):
+        # The index says until when what was written first is kept.
+        expires_s = _time(read.head or {}, "expires_s") if part.volume == first else None
+        _enter_copy(catalog, part._replace(session=known.number), expires_s, result, dry_run=dry_run)
+        return True
 
     def make(joined: Optional[Session]) -> Session:
-        return _session_with(joined, session, part, read)
+        by_copy = part.volume != first or (joined is not None and catalog.lives_by_copy(joined))
+        return _session_with(joined, session, part._replace(volume=first), read, by_copy=by_copy)
 
-    volumes = read.volumes
     lives = known is not None and known.state == OPEN and _is_written(os.path.dirname(catalog.path), session)
     entered = make(catalog.joined_by(session, part, volumes, writer_lives=lives))
     if not dry_run:
@@ -211,10 +232,46 @@ def _tell_missing_bases(catalog: Catalog, result: Mapping[str, Any]) -> None:
             )
 
 
-def _session_with(known: Optional[Session], session: str, part: Part, read: Scan) -> Session:
+def _is_copy(read: Scan, part: Part, known: Session, other: Part, catalog: Catalog) -> bool:
+    """Whether a part that was read is the same as one that the catalog has elsewhere."""
+    if (part.volume, part.file_number) == (other.volume, other.file_number):
+        return False
+    told = {facts["part"]: facts for facts in known.write.get("parts", ())}.get(part.part, {})
+    if told.get(PIECE) != read.piece_sha256:
+        return False
+    place = other._replace(volume=part.volume, file_number=part.file_number, block=part.block, drive_key=part.drive_key)
+    if place != part._replace(session=other.session, sha256=other.sha256, age_keys=other.age_keys):
+        return False
+    found = Differences()
+    expected = (member for _part, member in catalog.members(known.number, part=part.part))
+    compare("the catalog", expected, read.all_members(), found)
+    return not found.count
+
+
+def _enter_copy(
+    catalog: Catalog, place: Part, expires_s: Optional[float], result: dict[str, Any], *, dry_run: bool
+) -> None:
+    """Enter a copy of a part that the catalog has. :param place: the part where it was found."""
+    if not dry_run:
+        catalog.enter_copy(place, expires_s)
+    known = next(session for session in catalog.sessions() if session.number == place.session)
+    result["entered"].append(
+        {
+            "session": known.id,
+            "state": known.state,
+            "reason": known.reason,
+            "file_number": place.file_number,
+            "base": known.base,
+        }
+    )
+
+
+def _session_with(known: Optional[Session], session: str, part: Part, read: Scan, *, by_copy: bool) -> Session:
     """A session with a part that was read: judged if all parts are there, and damaged as long as one is missing.
 
     :param known: what the catalog has of it, with its other parts.
+    :param part: with the volume that it was written to first. :param by_copy: some part of it is a copy, of which
+        nobody knows until when it is kept.
     :raises VerifyError: the index of the part contradicts that of another part.
     """
     head = read.head or {}
@@ -265,7 +322,7 @@ def _session_with(known: Optional[Session], session: str, part: Part, read: Scan
         reason=reason,
         created_s=_time(head, "created_s") or 0.0,
         closed_s=time.time(),
-        expires_s=_time(head, "expires_s"),
+        expires_s=None if by_copy else _time(head, "expires_s"),
         files=write["files"],
         bytes=write["bytes"],
         members=write["members"],
@@ -275,7 +332,7 @@ def _session_with(known: Optional[Session], session: str, part: Part, read: Scan
         base=base,
     )
     if known is not None:
-        _refuse_contradiction(entered, known)
+        _refuse_contradiction(entered, known._replace(expires_s=None) if by_copy else known)
     return entered
 
 

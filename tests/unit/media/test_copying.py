@@ -10,13 +10,15 @@ import contextlib
 import itertools
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
 import pytest
 
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.lookup import find_good_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import CatalogError, Part
+from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.copying import (
@@ -30,7 +32,10 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.copying i
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.libraries import Libraries, LibraryDrives
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import NO_KEYS, Keyring
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeError
@@ -43,7 +48,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.medium imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVES
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.virtual import VirtualTape
 from ansible_collections.splitmirror.backup.tests.support.tape import Held, InTurn, Library, folder, inline, judge
-from ansible_collections.splitmirror.backup.tests.unit.media.test_encryption import RECIPIENTS
+from ansible_collections.splitmirror.backup.tests.unit.media.test_encryption import KEYS, RECIPIENTS
 
 RECORD = 2048
 _CHANCE = random.Random(5)
@@ -379,3 +384,82 @@ def test_a_part_that_has_no_room_in_the_spool_is_refused(site: Site, tmp_path: P
     site.one_drive = True
     site.spool_dir = tmp_path / "missing"
     refused(lambda: site.copy("tape", "s1"), "spool_dir: part 1 of s1 cannot be kept", "splitmirror_part_bytes")
+
+
+ALL = {"V1": "disk", "V2": "disk", "V3": "disk", "V4": "disk", "T1": "tape", "T2": "tape"}
+
+
+def rebuilt(site: Site, volumes: Sequence[str], keyring: Keyring = NO_KEYS) -> None:
+    """Lose the catalog, and rebuild it from these volumes."""
+    site.catalog.close()
+    for path in site.state_dir.glob("catalog.sqlite*"):
+        path.unlink()
+    site.catalog = Catalog.open(str(site.state_dir / "catalog.sqlite"), writable=True)
+    for name in volumes:
+        shelf = site.folder if ALL[name] == "disk" else site.tapes
+        with VirtualTape(str(shelf)) as drive:
+            rebuild(name, site.catalog, drive, keyring=keyring)
+            again = rebuild(name, site.catalog, drive, keyring=keyring)
+            assert not again["changed"], again
+
+
+@pytest.mark.parametrize(
+    ("volumes", "missing"),
+    [
+        (["T1", "T2"], {"V1", "V2", "V3", "V4"}),
+        (["T1", "T2", "V1", "V2", "V3", "V4"], {"T1", "T2"}),
+        (["V3", "T2", "V4", "V2", "T1", "V1"], {"V1", "V2", "V3", "V4"}),
+        (["V1", "V3", "T1", "T2"], {"V2", "V4"}),
+    ],
+)
+def test_a_lost_catalog_is_rebuilt_from_copies_or_from_a_mix(
+    site: Site, tmp_path: Path, volumes: list[str], missing: set[str]
+) -> None:
+    site.copy("tape")
+    whole = {session: {place.volume for places in site.places(session) for place in places} for session in FILES}
+    rebuilt(site, volumes, KEYS)
+    for session in FILES:
+        known = site.catalog.session(session)
+        assert known is not None
+        assert (known.state, known.reason) == ("good", "")
+        found = {place.volume for places in site.places(session) for place in places}
+        assert found == whole[session] & set(volumes)
+    for name in missing:
+        shutil.rmtree((site.folder if ALL[name] == "disk" else site.tapes) / name, ignore_errors=True)
+    assert site.bring_back("s1", tmp_path / "back") == FILES["s1"]
+
+
+def test_a_copy_that_no_key_opens_is_known_by_its_header(site: Site) -> None:
+    site.copy("tape", "secret")
+    rebuilt(site, ["V4"], KEYS)
+    with VirtualTape(str(site.tapes)) as drive:
+        found = rebuild("T1", site.catalog, drive)
+    assert [one["session"] for one in found["entered"]] == ["secret"]
+    assert [place.volume for place in site.places("secret")[0]] == ["V4", "T1"]
+
+
+def test_what_is_found_as_a_copy_is_kept_until_a_run_says_until_when(site: Site) -> None:
+    site.copy("tape", "s1", retention_days=1.0)
+    rebuilt(site, ["T1", "V1", "V2", "V3"])
+    session = site.catalog.session("s1")
+    assert session is not None
+    assert session.expires_s is None
+
+
+def test_a_copy_is_verified(site: Site) -> None:
+    site.copy()
+    first, copy = site.places("secret")[0]
+
+    def verify(session: str, pool: Optional[str]) -> dict[str, Any]:
+        with site.drives() as drives:
+            return verify_session(find_good_session(site.catalog, session, None), site.catalog, drives, pool=pool)
+
+    assert verify("s1", "tape")["volumes"] == ["T1"]
+    assert verify("secret", "tape")["proved"] == "records"
+    path = site.tapes / copy.volume / f"{copy.file_number:05}.tar"
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 1
+    path.write_bytes(data)
+    refused(lambda: verify("secret", "tape"), "its content is not what was copied")
+    assert verify("secret", None)["volumes"] == [first.volume]
+    refused(lambda: verify("secret", "far"), "on no volume of pool far")
