@@ -34,7 +34,15 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.tests.support.tape import Held, InTurn, Library, folder, inline, judge
+from ansible_collections.splitmirror.backup.tests.support.tape import (
+    MTIME_NS,
+    Held,
+    InTurn,
+    Library,
+    folder,
+    inline,
+    judge,
+)
 
 SECOND_NS = 1_000_000_000
 TOP = "/srv"
@@ -438,4 +446,7 @@ def test_a_path_is_restored_as_it_was_or_is_named_as_missing(library: Library, t
     assert (tmp_path / "one/srv/kept").read_bytes() == b"k"
     with pytest.raises(SplitMirrorError, match="/srv/gone is not in session s1; session s0 holds it"):
         library.restore("s1", tmp_path / "two", "/srv/gone")
+    by_hand(library, "s1", tmp_path / "by_hand")
+    # The folder is as it was, although a file in it was unpacked anew.
+    assert (tmp_path / "by_hand/srv").stat().st_mtime_ns == MTIME_NS
     assert held(library.catalog, "s1") == {("/srv", "s1"), ("/srv/kept", "s0"), ("/srv/new", "s1")}
