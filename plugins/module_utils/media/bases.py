@@ -10,6 +10,7 @@ newest good full one. The next session is compared with it (extents/since.py).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tarfile
@@ -151,6 +152,12 @@ def _unknown(path: bytes) -> FileEntry:
     return FileEntry(path, "f", source=SOURCE_CONTENT, content=b"")
 
 
+def drop_map(state: StateDir, session: str) -> None:
+    """Remove the map of a session, if it is kept."""
+    with contextlib.suppress(OSError):
+        os.unlink(state.base_map(session))
+
+
 def drop_maps(state: StateDir, catalog: Catalog) -> None:
     """Remove the maps on which no session will build."""
     try:
@@ -165,5 +172,5 @@ def drop_maps(state: StateDir, catalog: Catalog) -> None:
             newest[session.host, True] = session.id
     kept.update(newest.values())
     for name in names:
-        if name.removesuffix(".sqlite") not in kept:
+        if name[: -len(".sqlite")] not in kept:
             os.unlink(os.path.join(state.bases_dir, name))

@@ -36,7 +36,7 @@ from ..host.files import open_folder, try_lock
 from ..host.status import StatusWriter
 from ..session import StateDir
 from ..tape.base import TapeDrive
-from .bases import Level, choose_level, keep_map
+from .bases import Level, choose_level, drop_map, keep_map
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
 from .part import ArchiveSource, drive_use
 from .sealed import Sealing, sealed_bytes
@@ -198,7 +198,11 @@ def write_session(job: WriteJob, choose: VolumeChoice, status: Optional[StatusWr
         done = write_parts(parts, ready.volumes, ready.drive, ready.place)
         status.finish()
         differed = proofs.changes()
-    keep_map(state, job.session, job.map_path, differed, job.extras)
+    try:
+        keep_map(state, job.session, job.map_path, differed, job.extras)
+    except SplitMirrorError:
+        # The session is written all the same. The next one becomes full, and says that there is no map of this one.
+        drop_map(state, job.session)
     seconds = time.monotonic() - begun
     facts = done.facts
     bytes_archive = sum(result.bytes_archive for result in done.results)

@@ -327,6 +327,25 @@ def test_only_the_maps_that_can_be_built_on_are_kept(library: Library) -> None:
     assert back_up(library, tree, "s3", level="differential")[0]["base"] == "s0"
 
 
+def test_a_map_that_cannot_be_kept_does_not_fail_its_session(library: Library) -> None:
+    tree = tree_of(10, 5)
+    (library.state_dir / "bases").write_text("in the way")
+    assert back_up(library, tree, "s0")[0]["level"] == "full"
+    (library.state_dir / "bases").unlink()
+    assert "its map is not kept" in back_up(library, tree, "s1")[0]["level_reason"]
+
+
+def test_what_left_the_scopes_and_came_back_is_in_the_sessions_that_had_it(library: Library, tmp_path: Path) -> None:
+    old = [inline(f"/srv/{name}", name.encode())._replace(ctime_ns=SECOND_NS, inode=5) for name in ("a", "b")]
+    for number, (entries, level) in enumerate(
+        [(old, "full"), (old[:1], "incremental"), (old, "incremental"), (old, "differential")]
+    ):
+        done = library.back_up(f"s{number}", entries, level=level, checked_ns=(number + 9) * SECOND_NS)
+        assert (done["files"], done["removed"]) == ((2, 0), (0, 1), (1, 0), (0, 0))[number]
+        library.restore(f"s{number}", tmp_path / f"s{number}")
+        assert sorted(os.listdir(tmp_path / f"s{number}" / "srv")) == [entry.path[-1:].decode() for entry in entries]
+
+
 def test_a_missing_base_costs_what_only_it_has(library: Library, tmp_path: Path) -> None:
     tree = tree_of(4, 12)
     back_up(library, tree, "s0")
