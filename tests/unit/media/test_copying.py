@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import random
 import shutil
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Optional
@@ -211,6 +212,14 @@ def test_all_sessions_are_copied_as_they_are_and_only_once(site: Site, tmp_path:
     for name in ("V1", "V2", "V3"):
         shutil.rmtree(site.folder / name)
     assert site.bring_back("s1", tmp_path / "back") == FILES["s1"]
+
+
+def test_what_the_drive_encrypted_is_not_copied_in_the_clear(site: Site) -> None:
+    with contextlib.closing(sqlite3.connect(site.catalog.path)) as catalog, catalog:
+        catalog.execute("UPDATE parts SET drive_key = '0123456789abcdef' WHERE volume = 'V2'")
+    assert refused(lambda: site.copy("tape", "s1"), "encrypted by the drive").code == "key_missing"
+    assert [len(places) for places in site.places("s1")] == [1, 1, 1]
+    assert site.copy("tape", "secret") == ["secret"]
 
 
 def test_a_copy_goes_to_the_volume_that_is_named(site: Site) -> None:
