@@ -641,10 +641,10 @@ def test_the_next_part_is_laid_out_before_the_end_of_the_last_one_is_written(
 ) -> None:
     """Also when it turns out that it is not to be written so, because there is less of something on its volume."""
     make_volumes(library, ["V1"])
-    make_volumes(library, VOLUMES[1:], CAPACITY_BYTES * 3 // 4 if less == "room" else CAPACITY_BYTES)
+    make_volumes(library, VOLUMES[1:], CAPACITY_BYTES // 2 if less == "room" else CAPACITY_BYTES)
     for volume in VOLUMES[1:] if less == "record_bytes" else ():
         library.label(volume, record_bytes=RECORD_BYTES // 2)
-    tree = [inline(f"/srv/{number:02}", _random.randbytes(5000)) for number in range(24)]
+    tree = [inline(f"/srv/{number:02}", _random.randbytes(5000)) for number in range(16)]
     event = threading.Event()
     catalog = library.catalog
     head = {"session": "s1", "host": "db1", "created_s": 1.0, "expires_s": None, "evidence": window_evidence()}
