@@ -175,6 +175,31 @@ sessions:
         complete:
           description: Whether the filemark behind it is proved to be on the volume.
           type: bool
+    copies:
+      description:
+        - Further copies of it, one for each pool, which M(splitmirror.backup.session_copy) made. RV(sessions[].parts) are
+          where it was written first, or the copy that took its place.
+      type: list
+      elements: dict
+      version_added: 0.2.0
+      contains:
+        pool:
+          description: The pool.
+          type: str
+          sample: offsite
+        volumes:
+          description: The volumes.
+          type: list
+          elements: str
+        complete:
+          description: Whether all parts are there.
+          type: bool
+        copied:
+          description: When it was made, or found on its volumes.
+          type: str
+        expires:
+          description: Until when it is kept; null for ever.
+          type: str
     evidence:
       description: What it was judged by.
       type: dict
@@ -256,7 +281,7 @@ volumes:
       type: float
       version_added: 0.2.0
     unexpired:
-      description: Sessions on it that must not be overwritten.
+      description: Sessions on it, and copies of sessions, that must not be overwritten.
       type: list
       elements: str
     uses:

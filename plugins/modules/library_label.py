@@ -34,6 +34,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
+  - splitmirror.backup.drive.libraries
   - splitmirror.backup.session.state_dir
 attributes:
   check_mode:
@@ -93,9 +94,14 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.labelling import label_blank
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.libraries import Libraries
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import queue_for_drive
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
+    DRIVE_RULES,
+    DRIVE_SPEC,
+    LIBRARIES_SPEC,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -106,7 +112,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     look = module.check_mode
     path = StateDir(params["state_dir"]).catalog_file
-    options = DriveOptions.of(params, dry_run=look)
+    options = Libraries.of(params, dry_run=look).of_pool(params["pool"])
     who = f"library_label of pool {params['pool']}"
     queued = queue_for_drive(options, "", who=who, writable=not look)
     opened = Catalog.open_for(path, writable=not look, no_trace=look)
@@ -126,6 +132,7 @@ def main() -> None:
             "pool": {"type": "str", "default": "default"},
             "record_bytes": {"type": "int", "default": 1 << 20},
             **DRIVE_SPEC,
+            **LIBRARIES_SPEC,
             **STATE_DIR_SPEC,
         },
         **DRIVE_RULES,

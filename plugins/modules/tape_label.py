@@ -57,6 +57,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive
+  - splitmirror.backup.drive.libraries
   - splitmirror.backup.session.state_dir
 attributes:
   check_mode:
@@ -139,11 +140,11 @@ from ansible.module_utils.common.text.formatters import human_to_bytes
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.libraries import Libraries
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import (
-    DriveOptions,
     VolumeNotAtHand,
     use_drive,
 )
@@ -151,6 +152,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.tape.label impo
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
     DRIVE_RULES,
     DRIVE_SPEC,
+    LIBRARIES_SPEC,
     make_virtual_folder,
 )
 
@@ -209,12 +211,12 @@ def label(module: AnsibleModule) -> dict[str, Any]:
     size_bytes = capacity_bytes(params["capacity"])
     state_dir = StateDir(params["state_dir"])
     catalog_path = state_dir.catalog_file
-    options = DriveOptions.of(params, dry_run=True)
+    options = Libraries.of(params, dry_run=True).of_pool(pool)
     folder = options.choices[0].device
-    if not make_virtual_folder(params["drive_type"], folder, params["state_dir"], dry_run=module.check_mode):
+    if not make_virtual_folder(options.drive_type, folder, params["state_dir"], dry_run=module.check_mode):
         return outcome(True, None, new_label(volume, pool, record_bytes), True, True)
     if not module.check_mode:
-        options = DriveOptions.of(params)
+        options = Libraries.of(params).of_pool(pool)
     writable = not module.check_mode
     used = use_drive(options, volume, who=f"tape_label of volume {volume}", writable=writable)
     look = module.check_mode
@@ -255,6 +257,7 @@ def main() -> None:
             "capacity": {"type": "str"},
             "allow_last": {"type": "bool", "default": False},
             **DRIVE_SPEC,
+            **LIBRARIES_SPEC,
             **STATE_DIR_SPEC,
         },
         **DRIVE_RULES,

@@ -97,6 +97,16 @@ options:
         speed is written to as the data come.
     type: int
     default: 268435456
+  part_bytes:
+    description:
+      - The largest part of the session, in bytes on the tape, with O(pool). A volume then has several parts of a session.
+        A file that is larger goes on in the next part.
+      - Use it if sessions are copied (M(splitmirror.backup.session_copy)) to volumes that are smaller than those of
+        O(pool), because each part must fit on one of these.
+      - V(0) for parts as large as the volumes.
+    type: int
+    default: 0
+    version_added: 0.2.0
   evidence:
     description:
       - The results of the tasks before this one, with the keys C(window), C(check) and C(hot_backup), as for
@@ -540,6 +550,7 @@ def main() -> None:
             "full_every_days": {"type": "float", "default": 7},
             "queue_depth": {"type": "int", "default": 64},
             "buffer_bytes": {"type": "int", "default": 256 << 20},
+            "part_bytes": {"type": "int", "default": 0},
             "evidence": {"type": "dict"},
             **SESSION_SPEC,
             **DRIVE_SPEC,

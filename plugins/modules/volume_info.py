@@ -23,6 +23,7 @@ extends_documentation_fragment:
   - splitmirror.backup.attributes
   - splitmirror.backup.attributes.media_server
   - splitmirror.backup.drive.optional
+  - splitmirror.backup.drive.libraries
   - splitmirror.backup.session.state_dir
 attributes:
   check_mode:
@@ -81,7 +82,11 @@ volumes:
       description: How much room is left; null when that is not known.
       type: int
     sessions:
-      description: The sessions with a part on it, from old to new, whatever became of them.
+      description: The sessions with a part or a copy of one on it, from old to new, whatever became of them.
+      type: list
+      elements: str
+    copies:
+      description: Those of them of which a copy is on it, see M(splitmirror.backup.session_copy).
       type: list
       elements: str
     needed:
@@ -148,10 +153,14 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_list import list_volumes, places
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.libraries import Libraries
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volume_list import list_volumes
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, OPTIONAL_DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
+    DRIVE_RULES,
+    LIBRARIES_SPEC,
+    OPTIONAL_DRIVE_SPEC,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -160,9 +169,9 @@ if TYPE_CHECKING:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """List the volumes."""
     params = module.params
-    options = None if params["drive_type"] is None else DriveOptions.of(params, dry_run=True)
+    libraries = None if params["drive_type"] is None else Libraries.of(params, dry_run=True)
     path = StateDir(params["state_dir"]).catalog_file
-    where = places(options)
+    where = {} if libraries is None else libraries.look()
     with Catalog.open_for(path, writable=False, no_trace=module.check_mode) as catalog:
         return {"changed": False, **list_volumes(catalog, params["pool"], where)}
 
@@ -171,7 +180,7 @@ def main() -> None:
     """Run the module."""
     run_module(
         work,
-        {"pool": {"type": "str"}, **OPTIONAL_DRIVE_SPEC, **STATE_DIR_SPEC},
+        {"pool": {"type": "str"}, **OPTIONAL_DRIVE_SPEC, **LIBRARIES_SPEC, **STATE_DIR_SPEC},
         required_by={"drive": ["drive_type"], "drives": ["drive_type"], "changer": ["drive_type"]},
         required_if=[("drive_type", "st", ["drive", "drives"], True), ("drive_type", "virtual", ["drive"])],
         mutually_exclusive=DRIVE_RULES["mutually_exclusive"],

@@ -17,6 +17,7 @@ from typing import Any, Optional
 from ..archive.index import is_own
 from ..archive.model import MemberRecord
 from .closing import failed_in
+from .copies import in_pools, latest
 from .parts import part_of_member
 from .records import DAMAGED, FAILED, GOOD, CatalogError, Part, Session, VolumeUse
 from .rowcheck import part_named
@@ -206,8 +207,25 @@ def session_facts(catalog: Catalog, session: Session) -> dict[str, Any]:
             }
             for part in catalog.parts(session.number)
         ],
+        "copies": _copy_facts(catalog, session),
         "evidence": session.evidence,
     }
+
+
+def _copy_facts(catalog: Catalog, session: Session) -> list[dict[str, Any]]:
+    """The copies of a session, one for each pool."""
+    pools = {volume.name: volume.pool for volume in catalog.volumes()}
+    count = len(catalog.parts(session.number))
+    return [
+        {
+            "pool": pool,
+            "volumes": list(dict.fromkeys(copy.volume for copy in copies.values())),
+            "complete": len(copies) == count,
+            "copied": format_time(max(copy.copied_s for copy in copies.values())),
+            "expires": format_time(latest(copy.expires_s for copy in copies.values())),
+        }
+        for pool, copies in sorted(in_pools(catalog.copies(session.number), pools).items())
+    ]
 
 
 def use_facts(use: VolumeUse) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..tape.base import TapeDrive, TapeError
 from ..tape.drive_lease import DriveLease, DriveOptions
 from ..tape.registry import drive_class
 from ..tape.tickets import DriveTimeout
-from .volume_list import places
+from .volume_list import Place, places
 from .volume_source import Drives
 
 #: How near a volume is: in a drive or on a disk; in a library; where people have to bring it from; away.
@@ -67,6 +67,13 @@ class Libraries:
     def of_pool(self, pool: str) -> DriveOptions:
         """The drives for the volumes of a pool."""
         return self.by_pool.get(pool, self.main)
+
+    def look(self) -> dict[str, Place]:
+        """Where the volumes are that the libraries hold (see volume_list.places); nothing moves."""
+        found: dict[str, Place] = {}
+        for options in {id(options): options for options in (self.main, *self.by_pool.values())}.values():
+            found.update(places(options))
+        return found
 
     def of_volume(self, catalog: Catalog, volume: str) -> DriveOptions:
         """The drives for a volume; the main ones for one that the catalog does not know."""

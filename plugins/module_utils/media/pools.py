@@ -24,7 +24,7 @@ from ..errors import SplitMirrorError
 from ..tape.base import TapeDrive, TapeError
 from ..tape.drive_lease import DriveLease, Tell, VolumeNotAtHand, silent
 from ..tape.label import read_label
-from .volume_source import VolumeChoice, one_volume
+from .volume_source import LimitedParts, VolumeChoice, VolumeSource, one_volume
 from .volumes import (
     APPEND,
     OVERWRITE,
@@ -395,17 +395,29 @@ class Wanted:
 
     :param mode: ``append`` or ``overwrite``, how to begin.
     :param allow_last: use a volume again even if the last good session of a host is on it.
+    :param part_bytes: the largest part; 0 for no limit.
     """
 
     volume: Optional[str]
     pool: Optional[str] = None
     mode: str = APPEND
     allow_last: bool = False
+    part_bytes: int = 0
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Wanted:
         """From the parameters of a module (documentation fragment splitmirror.backup.write_mode)."""
-        return cls(params["volume"], params["pool"], params["mode"], params["allow_last"])
+        found = cls(
+            params["volume"], params["pool"], params["mode"], params["allow_last"], params.get("part_bytes") or 0
+        )
+        if found.part_bytes and (found.pool is None or found.part_bytes < 0):
+            raise TapeError(
+                "part_bytes: parts are limited only where a session goes over the volumes of a pool; give pool, and a "
+                "number above 0.",
+                option="part_bytes",
+                code="option_invalid",
+            )
+        return found
 
     @property
     def option(self) -> str:
@@ -417,17 +429,22 @@ class Wanted:
         if self.pool is None:
             return one_volume(lease, self.volume or "", self.mode, allow_last=self.allow_last)
         pool = self.pool
-        return lambda catalog: PoolVolumes(
-            lease,
-            catalog,
-            pool,
-            volume=self.volume,
-            mode=self.mode,
-            allow_last=self.allow_last,
-            timeout_s=timeout_s,
-            tell=tell,
-            warn=warn,
-        )
+
+        def choose(catalog: Catalog) -> VolumeSource:
+            volumes = PoolVolumes(
+                lease,
+                catalog,
+                pool,
+                volume=self.volume,
+                mode=self.mode,
+                allow_last=self.allow_last,
+                timeout_s=timeout_s,
+                tell=tell,
+                warn=warn,
+            )
+            return LimitedParts(volumes, catalog, self.part_bytes) if self.part_bytes else volumes
+
+        return choose
 
     def room_bytes(self, catalog: Catalog) -> Optional[int]:
         """How much goes on the volumes of the pool that may be written; None when that is not known of one of them."""

@@ -159,8 +159,9 @@ class _Span:
         )
 
     def _is_fresh(self) -> bool:
-        """Nothing but its label is on the volume, and it has the room that such a volume has."""
-        return self._place.file_number == 1 and (self._place.label.volume, 1) not in self._counted
+        """No other volume has more room for a part: nothing but its label is on this one, or it has as much as a part gets."""
+        where = (self._place.label.volume, self._place.file_number)
+        return (self._place.file_number == 1 or self._place.is_limited) and where not in self._counted
 
     def _label(self) -> bool:
         """Label the volume anew if that must be; False when it will not do, and the next one is there."""

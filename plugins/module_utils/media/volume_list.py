@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Optional
 
 from ..catalog.lookup import format_time
@@ -48,7 +48,10 @@ def list_volumes(catalog: Catalog, pool: Optional[str], where: Mapping[str, Plac
     found = standings(catalog, pool)
     known = {volume.name for volume in catalog.volumes()}
     return {
-        "volumes": [_facts(standing, catalog.uses(standing.volume.name), where) for standing in found],
+        "volumes": [
+            _facts(standing, catalog.uses(standing.volume.name), where, _copies(catalog, standing))
+            for standing in found
+        ],
         "unknown": [
             {"volume": name, "place": {"kind": kind, "number": number, "note": "", "since": None}}
             for name, (kind, number) in sorted(where.items())
@@ -57,7 +60,15 @@ def list_volumes(catalog: Catalog, pool: Optional[str], where: Mapping[str, Plac
     }
 
 
-def _facts(standing: Standing, uses: list[VolumeUse], where: Mapping[str, Place]) -> dict[str, Any]:
+def _copies(catalog: Catalog, standing: Standing) -> set[str]:
+    """The sessions of which a copy is on a volume."""
+    numbers = {copy.session for copy in catalog.copies_on(standing.volume.name)}
+    return {session.id for session in standing.sessions if session.number in numbers}
+
+
+def _facts(
+    standing: Standing, uses: list[VolumeUse], where: Mapping[str, Place], copies: Collection[str]
+) -> dict[str, Any]:
     volume = standing.volume
     kind, number = where.get(volume.name, (ELSEWHERE if volume.place else UNKNOWN, None))
     told = [use.facts for use in uses]
@@ -69,6 +80,7 @@ def _facts(standing: Standing, uses: list[VolumeUse], where: Mapping[str, Place]
         "used_bytes": standing.used_bytes,
         "free_bytes": standing.room_bytes,
         "sessions": [session.id for session in standing.sessions],
+        "copies": sorted(copies),
         "needed": [session.id for session in standing.unexpired],
         "last_good": [session.id for session in standing.last_good],
         "expires": format_time(standing.expires_s) if standing.sessions else None,

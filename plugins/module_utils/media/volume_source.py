@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Optional, Protocol
 
 from ..catalog.store import Catalog
 from ..tape.base import TapeDrive, TapeError
 from .volumes import APPEND, WritePosition, place_for, position_by_catalog
+
+#: So many records a part must have at least, if parts are limited.
+_LEAST_RECORDS = 64
 
 
 class Drives(Protocol):
@@ -108,6 +111,69 @@ class OneVolume:
 
     def out_of_use(self, volume: str, reason: str) -> None:
         """See VolumeSource. A person named the volume, so it stays in use."""
+
+
+class LimitedParts:
+    """The volumes of another source, with a limit for parts: a volume is given again as long as it has room.
+
+    :param part_bytes: the largest part.
+    """
+
+    goes_on = True
+
+    def __init__(self, volumes: VolumeSource, catalog: Catalog, part_bytes: int) -> None:
+        self._volumes = volumes
+        self._catalog = catalog
+        self._part_bytes = part_bytes
+        self._given: Optional[tuple[TapeDrive, WritePosition]] = None
+        self._failed: set[str] = set()
+
+    def first(self) -> tuple[TapeDrive, WritePosition]:
+        """See VolumeSource. :raises TapeError: the limit is too low."""
+        drive, place = self._limited(*self._volumes.first())
+        self._check(place)
+        return drive, place
+
+    def by_catalog(self) -> WritePosition:
+        """See VolumeSource."""
+        place = self._volumes.by_catalog()
+        self._check(place)
+        return place
+
+    def next(self, needed_bytes: int) -> tuple[TapeDrive, WritePosition]:
+        """See VolumeSource."""
+        if self._given is not None and self._given[1].is_limited:
+            drive, last = self._given
+            volume = last.label.volume
+            if volume not in self._failed:
+                place = place_for(drive, self._catalog, volume, APPEND)
+                room = place.remaining_bytes
+                # If nothing was written there, the next member needs another place.
+                if place.file_number > last.file_number and (room is None or room >= self._least(place)):
+                    return self._limited(drive, place)
+        return self._limited(*self._volumes.next(needed_bytes))
+
+    def out_of_use(self, volume: str, reason: str) -> None:
+        """See VolumeSource."""
+        self._failed.add(volume)
+        self._volumes.out_of_use(volume, reason)
+
+    def _limited(self, drive: TapeDrive, place: WritePosition) -> tuple[TapeDrive, WritePosition]:
+        self._given = drive, place.with_room(place.remaining_bytes, self._part_bytes)
+        return self._given
+
+    def _least(self, place: WritePosition) -> int:
+        return _LEAST_RECORDS * place.label.record_bytes
+
+    def _check(self, place: WritePosition) -> None:
+        least = self._least(place)
+        if self._part_bytes < least:
+            raise TapeError(
+                f"part_bytes: a part of {self._part_bytes} bytes is too small for records of "
+                f"{place.label.record_bytes} bytes; give at least {least}.",
+                option="part_bytes",
+                code="option_invalid",
+            )
 
 
 def one_volume(drives: Drives, volume: str, mode: str = APPEND, *, allow_last: bool = False) -> VolumeChoice:

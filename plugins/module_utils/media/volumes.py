@@ -45,6 +45,7 @@ class WritePosition:
     :param remaining_bytes: the room from there on; None if the drive does not report it.
     :param anew: what is on the volume has expired, and it is to be labelled anew first (begin_anew).
     :param allow_last: even if the last good session of a host is on it.
+    :param part_bytes: how long a part may become on the tape, whatever room there is; None for no limit.
     """
 
     label: Label
@@ -53,6 +54,18 @@ class WritePosition:
     remaining_bytes: Optional[int]
     anew: bool = False
     allow_last: bool = False
+    part_bytes: Optional[int] = None
+
+    def with_room(self, remaining_bytes: Optional[int], part_bytes: Optional[int]) -> WritePosition:
+        """The same place with what a part may take of this room."""
+        if part_bytes is not None:
+            remaining_bytes = part_bytes if remaining_bytes is None else min(part_bytes, remaining_bytes)
+        return replace(self, remaining_bytes=remaining_bytes, part_bytes=part_bytes)
+
+    @property
+    def is_limited(self) -> bool:
+        """A part has as much room as it gets anywhere, and there is more on the volume, as far as anybody knows."""
+        return self.part_bytes is not None and self.remaining_bytes == self.part_bytes
 
     @property
     def position(self) -> Position:
@@ -165,7 +178,7 @@ def begin_anew(drive: TapeDrive, catalog: Catalog, place: WritePosition) -> Writ
     catalog.refuse_needed(place.label.volume, allow_last=place.allow_last)
     label = new_label(place.label.volume, place.label.pool, place.label.record_bytes)
     _write(drive, catalog, label, place.allow_last)
-    return WritePosition(label, 1, 2, drive.status().remaining_bytes)
+    return WritePosition(label, 1, 2, None).with_room(drive.status().remaining_bytes, place.part_bytes)
 
 
 def note_capacity(drive: TapeDrive, catalog: Catalog, volume: str, used_bytes: int) -> None:

@@ -25,6 +25,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.errors import S
 from ansible_collections.splitmirror.backup.plugins.module_utils.media import pools
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import PoolVolumes, Wanted, rank
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.prepare import prepare
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import NO_KEYS
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import APPEND, OVERWRITE
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
@@ -42,11 +43,13 @@ from ansible_collections.splitmirror.backup.tests.support.tape import (
     RECORD,
     Held,
     Library,
+    folder,
     inline,
     judge,
     make_map,
     run_module_apart,
 )
+from ansible_collections.splitmirror.backup.tests.unit.media.test_encryption import KEYS, RECIPIENTS
 
 # -- the rule ----------------------------------------------------------------------------------------------------
 
@@ -424,6 +427,44 @@ def test_a_session_is_written_over_the_volumes_of_its_pool(site: Site) -> None:
             write_session(library.job("s10", tree), choice)
     assert caught.value.code == "pool_exhausted"
     assert [session.id for session in library.catalog.sessions(state="good")] == ["s1", "s3", "s9"]
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_parts_are_no_larger_than_asked_and_a_volume_has_several(site: Site, tmp_path: Path, is_sealed: bool) -> None:
+    library, most = site.library, 200_000
+    make(library, "V1", "V2", "V3")
+    write(library, "V1", "s1", 1500, expires_s=5.0)
+    library.catalog.take_out_of_use("V2", "torn.")
+    tree = [
+        inline(f"/srv/{number}", bytes([number]) * size) for number, size in enumerate([9000, 700_000, 50_000, 9000])
+    ]
+    recipients = RECIPIENTS if is_sealed else ()
+    with queue_for_drive(DriveOptions.of(site.params), "", who="test", writable=True) as lease:
+        choice = Wanted(None, "p", allow_last=True, part_bytes=most).choice(lease, timeout_s=0)
+        done = write_session(library.job("s9", tree, recipients=recipients), choice)
+    judge(library, "s9", done)
+    session = find_good_session(library.catalog, "s9", None)
+    parts = library.catalog.parts(session.number)
+    assert len(parts) > 4
+    assert all(part.records * part.record_bytes <= most for part in parts)
+    assert [part.volume for part in parts].count("V3") > 2
+    with library.drive(writable=False) as drive:
+        keyring = KEYS if is_sealed else NO_KEYS
+        assert verify_session(session, library.catalog, Held(drive), keyring=keyring)["files"] == 4
+
+
+@pytest.mark.parametrize("wanted", [{"pool": None, "part_bytes": 1 << 20}, {"pool": "p", "part_bytes": -1}])
+def test_a_limit_for_parts_needs_a_pool_and_is_not_negative(wanted: dict[str, Any]) -> None:
+    with pytest.raises(TapeError, match="part_bytes: parts are limited only"):
+        Wanted.of({"volume": "V1", "mode": "append", "allow_last": False, **wanted})
+
+
+def test_a_limit_for_parts_that_is_too_low_is_refused(site: Site) -> None:
+    make(site.library, "V1")
+    with queue_for_drive(DriveOptions.of(site.params), "", who="test", writable=True) as lease:
+        choice = Wanted(None, "p", part_bytes=1000).choice(lease, timeout_s=0)
+        with pytest.raises(TapeError, match="part_bytes: a part of 1000 bytes is too small"):
+            write_session(site.library.job("s9", [folder("/srv")]), choice)
 
 
 @pytest.mark.slow
