@@ -17,7 +17,8 @@ description:
   - Nothing is erased. An expired session can be restored until its volume is used again.
   - The last good session of a host is kept whatever the rule says.
   - Sessions that have expired already do not count, and are not kept again. Sessions that are open, failed or damaged
-    are left as they are.
+    are left as they are, and so are copies, and sessions that live on by a copy
+    (M(splitmirror.backup.session_copy)).
   - Days begin at midnight UTC, weeks on Monday.
   - At least one option must be above 0, otherwise the rule keeps nothing and is refused.
 options:

@@ -102,12 +102,14 @@ class Planned:
     :param parts: those that have no copy there yet, in order.
     :param expires_s: until when the copy is kept.
     :param renewed: volumes with other parts of the copy, the expiry of which is set anew.
+    :param lives_on: the session itself is such a copy, all that was found of it.
     """
 
     session: Session
     parts: list[Part]
     expires_s: Optional[float]
     renewed: list[str] = field(default_factory=list)
+    lives_on: bool = False
 
     def facts(self, volumes: Sequence[str]) -> dict[str, Any]:
         """As modules return it. :param volumes: that the parts are on."""
@@ -141,7 +143,7 @@ def plan(job: CopyJob, catalog: Catalog) -> list[Planned]:
             if found is None:
                 found = wanted[one.number] = _planned(job, catalog, pool, pools, one)
             found.expires_s = latest((found.expires_s, expires_s))
-    return [found for found in wanted.values() if found.parts or found.renewed]
+    return [found for found in wanted.values() if found.parts or found.renewed or found.lives_on]
 
 
 def target_pool(job: CopyJob, catalog: Catalog) -> str:
@@ -224,7 +226,14 @@ def _planned(job: CopyJob, catalog: Catalog, pool: str, pools: dict[str, str], s
     anew = (
         {one.volume for one in copies if one.expires_s is None or missing} if expires_s is not None or missing else ()
     )
-    return Planned(session, missing, expires_s, sorted(anew))
+    lives_on = (
+        expires_s is not None
+        and session.expires_s is None
+        and catalog.lives_by_copy(session)
+        and not catalog.is_last_good(session.id)
+        and all(pools.get(part.volume) == pool for part in catalog.parts(session.number))
+    )
+    return Planned(session, missing, expires_s, sorted(anew), lives_on)
 
 
 def check_parts(job: CopyJob, catalog: Catalog, planned: Sequence[Planned]) -> None:
@@ -328,6 +337,8 @@ class Copier:
             )
         if planned.renewed:
             self.catalog.set_copy_expiry(planned.session.number, planned.renewed, planned.expires_s)
+        if planned.lives_on:
+            self.catalog.set_expiry({planned.session.id: planned.expires_s}, time.time())
         return [self._copy_part(planned, part) for part in planned.parts]
 
     def _copy_part(self, planned: Planned, part: Part) -> str:

@@ -122,7 +122,7 @@ def judge(catalog: Catalog, rule: Rule, host: Optional[str], now_s: float) -> li
     """What becomes of each good session that has not expired, from old to new; the hosts by name.
 
     The last good session of a host is kept whatever the rule says, and so are the bases of what is kept. Sessions that
-    have expired already, and those that are open, failed or damaged, are left as they are.
+    have expired already, that live on by a copy, or that are open, failed or damaged, are left as they are.
 
     :param host: of this host alone.
     """
@@ -131,6 +131,8 @@ def judge(catalog: Catalog, rule: Rule, host: Optional[str], now_s: float) -> li
     for name in sorted({session.host for session in good}):
         of_host = [session for session in good if session.host == name]
         valid = [session for session in of_host if session.expires_s is None or session.expires_s > now_s]
+        # A copy has an expiry of its own.
+        valid = [session for session in valid if not catalog.lives_by_copy(session)]
         kept = rule.keeps(valid, now_s)
         for session in valid:
             always = [LAST_GOOD] if session is of_host[-1] else []

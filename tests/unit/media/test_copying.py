@@ -11,6 +11,7 @@ import itertools
 import random
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Optional
@@ -35,6 +36,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.libraries
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.retention import Rule, apply
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import NO_KEYS, Keyring
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
@@ -57,6 +59,7 @@ _CHANCE = random.Random(5)
 FILES = {
     "s1": {"srv/a": _CHANCE.randbytes(3000), "srv/large": _CHANCE.randbytes(80_000), "srv/z": _CHANCE.randbytes(5000)},
     "secret": {"srv/b": _CHANCE.randbytes(9000)},
+    "later": {"srv/c": b"c"},
 }
 
 
@@ -203,7 +206,7 @@ def refused(call: Any, *words: str) -> SplitMirrorError:
 def test_all_sessions_are_copied_as_they_are_and_only_once(site: Site, tmp_path: Path, one_drive: bool) -> None:
     site.one_drive = one_drive
     assert site.copy() == ["s1", "secret"]
-    for session in FILES:
+    for session in ("s1", "secret"):
         for first, copy in site.places(session):
             assert site.file_of(first) == site.file_of(copy)
             assert first.sha256
@@ -425,9 +428,11 @@ def test_a_lost_catalog_is_rebuilt_from_copies_or_from_a_mix(
     site: Site, tmp_path: Path, volumes: list[str], missing: set[str]
 ) -> None:
     site.copy("tape")
-    whole = {session: {place.volume for places in site.places(session) for place in places} for session in FILES}
+    whole = {
+        session: {place.volume for places in site.places(session) for place in places} for session in ("s1", "secret")
+    }
     rebuilt(site, volumes, KEYS)
-    for session in FILES:
+    for session in ("s1", "secret"):
         known = site.catalog.session(session)
         assert known is not None
         assert (known.state, known.reason) == ("good", "")
@@ -453,6 +458,27 @@ def test_what_is_found_as_a_copy_is_kept_until_a_run_says_until_when(site: Site)
     session = site.catalog.session("s1")
     assert session is not None
     assert session.expires_s is None
+    # What lives by a copy alone gets its expiry from the next run, but for the last good session of its host.
+    rebuilt(site, ["T1", "V4"], KEYS)
+    site.write_over("later", "V4")
+    assert site.copy("tape", "s1", retention_days=9.0) == ["s1"]
+    session = site.catalog.session("s1")
+    assert session is not None
+    assert session.expires_s == session.created_s + 9 * 86400
+    assert site.copy("tape", "s1", retention_days=9.0) == []
+
+
+def test_the_rule_for_sessions_leaves_copies_alone(site: Site) -> None:
+    site.copy("tape", "s1", retention_days=90.0)
+    site.catalog.expire_session("s1", allow_last=True)
+    for name in ("V1", "V2", "V3"):
+        known = site.catalog.volume(name)
+        assert known is not None
+        site.catalog.replace_volume(known._replace(uuid=f"new {name}", files=1, blocks=2), allow_last=True)
+    apply(site.catalog, Rule(keep_last=1), "db1", time.time())
+    session = site.catalog.session("s1")
+    assert session is not None
+    assert session.expires_s == session.created_s + 90 * 86400
 
 
 def test_a_copy_is_verified(site: Site) -> None:
