@@ -297,7 +297,7 @@ volumes:
           type: str
           sample: /dev/tape/by-id/scsi-DRIVE001-nst
         what:
-          description: V(write), V(verify) or V(restore).
+          description: V(write), V(verify), V(restore) or V(copy).
           type: str
         session:
           description: The session.

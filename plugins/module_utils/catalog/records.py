@@ -101,7 +101,7 @@ class VolumeUse(NamedTuple):
     """One use of a volume in a drive, and what the drive said at its end of itself and of the volume.
 
     :param volume: its name; of a use as CLEAN, that of a cleaning cartridge.
-    :param what: ``write``, ``verify``, ``restore`` or CLEAN. :param session: id of the session.
+    :param what: ``write``, ``verify``, ``restore``, ``copy`` or CLEAN. :param session: id of the session.
     :param used_s: seconds since 1970.
     :param facts: as DriveFacts.told (tape/drive_facts.py).
     """

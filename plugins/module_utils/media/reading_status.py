@@ -19,7 +19,7 @@ from ..session import StateDir
 def reading_status(state: StateDir, session: str, phase: str) -> Iterator[StatusWriter]:
     """Tell how far reading a session has come; the file, and the folder if nothing else is in it, go at the end.
 
-    :param phase: ``verify`` or ``restore``. The unit is bytes of the archive.
+    :param phase: ``verify``, ``restore`` or ``copy``. The unit is bytes of the archive.
     """
     path = None
     with contextlib.suppress(SplitMirrorError):

@@ -39,7 +39,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore i
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.retention import Rule, apply
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import NO_KEYS, Keyring
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import APPEND, label_volume, place_for
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import (
@@ -271,6 +271,27 @@ def test_what_fails_half_way_is_cut_off_and_the_next_run_goes_on(site: Site, tmp
     assert site.bring_back("s1", tmp_path / "back") == FILES["s1"]
 
 
+def test_what_a_dead_process_left_is_written_over(site: Site) -> None:
+    first = site.places("s1")[0][0]
+    with VirtualTape(str(site.tapes), writable=True) as drive:
+        place = place_for(drive, site.catalog, "T1", APPEND)
+        site.catalog.begin_copy(first._replace(volume="T1", file_number=place.file_number, block=place.block))
+        drive.write_record(bytes(RECORD))
+    assert site.copy("tape", "s1") == ["s1"]
+    assert [(copy.volume, copy.file_number) for _first, copy in site.places("s1")] == [("T1", 1), ("T1", 2), ("T1", 3)]
+
+
+def test_the_base_of_a_session_is_copied_with_it_and_kept_as_long(site: Site) -> None:
+    site.catalog._db.execute("UPDATE sessions SET level = 'incremental', base = 's1' WHERE id = 'secret'")
+    assert site.copy("tape", "secret", retention_days=9.0) == ["s1", "secret"]
+    base, session = site.catalog.session("s1"), site.catalog.session("secret")
+    assert base is not None
+    assert session is not None
+    assert session.created_s > base.created_s
+    expires = {copy.expires_s for number in (base.number, session.number) for copy in site.catalog.copies(number)}
+    assert expires == {session.created_s + 9 * 86400}
+
+
 def test_one_session_that_cannot_be_read_does_not_keep_the_others(site: Site) -> None:
     first = site.places("s1")[0][0]
     Scratched.unreadable.add((first.volume, first.file_number, 0))
@@ -335,6 +356,37 @@ def test_the_same_record_of_both_copies_is_named_as_lost(site: Site, tmp_path: P
     error = refused(lambda: site.bring_back("s1", tmp_path / "back"), "1 members of s1 are doubtful")
     assert [one["path"] for one in error.facts["doubtful"]] == ["/srv/large"]
     assert (tmp_path / "back/srv/z").read_bytes() == FILES["s1"]["srv/z"]
+
+
+def test_at_random_damage_a_file_is_whole_or_named(site: Site, tmp_path: Path) -> None:
+    site.copy("tape", "s1")
+    target, came_back = tmp_path / "back", 0
+    for seed in range(8):
+        chance = random.Random(seed)
+        bad = [
+            {(place.part, number) for place in places for number in range(place.records) if chance.random() < seed / 20}
+            for places in zip(*site.places("s1"))
+        ]
+        Scratched.unreadable = {
+            (place.volume, place.file_number, number)
+            for which, places in enumerate(zip(*site.places("s1")))
+            for place in places
+            for part, number in bad[which]
+            if part == place.part
+        }
+        named: set[str] = set()
+        try:
+            with site.drives() as drives:
+                restore(RestoreJob("s1", str(target)), site.catalog, drives)
+        except SplitMirrorError as exc:
+            assert bad[0] & bad[1], "each record can be read somewhere"
+            named = {one["path"][1:] for one in (*exc.facts["missing"], *exc.facts["doubtful"])}
+        for name, data in FILES["s1"].items():
+            if name not in named:
+                assert (target / name).read_bytes() == data, seed
+                came_back += 1
+        shutil.rmtree(target, ignore_errors=True)
+    assert came_back > 8
 
 
 def test_content_that_was_changed_is_read_again_from_the_other_copy(site: Site, tmp_path: Path) -> None:
