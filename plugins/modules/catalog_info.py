@@ -177,8 +177,8 @@ sessions:
           type: bool
     copies:
       description:
-        - Further copies of it, one for each pool, which M(splitmirror.backup.session_copy) made. RV(sessions[].parts) are
-          where it was written first, or the copy that took its place.
+        - Further copies of it, one for each pool, which M(splitmirror.backup.session_copy) made. RV(sessions[].parts)
+          are where it was written first, or the copy that took its place.
       type: list
       elements: dict
       version_added: 0.2.0

@@ -99,8 +99,8 @@ options:
     default: 268435456
   part_bytes:
     description:
-      - The largest part of the session, in bytes on the tape, with O(pool). A volume then has several parts of a session.
-        A file that is larger goes on in the next part.
+      - The largest part of the session, in bytes on the tape, with O(pool). A volume then has several parts of a
+        session. A file that is larger goes on in the next part.
       - Use it if sessions are copied (M(splitmirror.backup.session_copy)) to volumes that are smaller than those of
         O(pool), because each part must fit on one of these.
       - V(0) for parts as large as the volumes.

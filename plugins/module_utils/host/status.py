@@ -28,7 +28,7 @@ EVERY_S = 0.5
 class Status:
     """How far work has come.
 
-    :param phase: what is done: ``map``, ``sync``, ``resync``, ``prepare``, ``write``, ``verify``, ``restore``, ``copy``.
+    :param phase: ``map``, ``sync``, ``resync``, ``prepare``, ``write``, ``verify``, ``restore`` or ``copy``.
     :param done: how much of it is done, in units; never more than ``total``.
     :param total: how much there is; None when that is not known.
     :param unit: ``bytes``, ``files`` or ``percent``.

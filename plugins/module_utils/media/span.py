@@ -159,7 +159,7 @@ class _Span:
         )
 
     def _is_fresh(self) -> bool:
-        """No other volume has more room for a part: nothing but its label is on this one, or it has as much as a part gets."""
+        """No other volume has more room for a part: only the label is on this one, or it has as much as a part gets."""
         where = (self._place.label.volume, self._place.file_number)
         return (self._place.file_number == 1 or self._place.is_limited) and where not in self._counted
 
