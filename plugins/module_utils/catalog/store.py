@@ -93,16 +93,19 @@ class Catalog(ChainTable, UseTable, CopyTable):
         :raises CatalogError: what is on the one it knew is still needed.
         """
         with self._transaction():
-            self.refuse_needed(volume.name, allow_last=allow_last)
+            self._forget_all_on(volume.name, allow_last)
             known = self.volume(volume.name)
             if known is not None:
                 volume = volume._replace(capacity_bytes=known.capacity_bytes)
-            for session in self._first_on(volume.name):
-                if not self._live_on(session, volume.name):
-                    self._forget(session.number)
-            for table in ("parts", "copies"):
-                self._db.execute(f"DELETE FROM {table} WHERE volume = ?", (volume.name,))  # noqa: S608
             self._db.execute(f"INSERT OR REPLACE INTO volumes({_VOLUME}) VALUES({_places(_VOLUME)})", volume)
+
+    def forget_all_on(self, volume: str, *, allow_last: bool = False) -> None:
+        """Forget what is on a volume, before it is written over: who dies then leaves no session that cannot be read.
+
+        The parameters are those of replace_volume, which says what becomes of the sessions.
+        """
+        with self._transaction():
+            self._forget_all_on(volume, allow_last)
 
     def set_volume_end(self, name: str, files: int, blocks: int, *, unfinished: bool = False) -> None:
         """Tell where the data of a volume end, as it was seen on the volume itself.
@@ -608,6 +611,14 @@ class Catalog(ChainTable, UseTable, CopyTable):
             volume = self.volume(place.volume)
             if volume is not None and volume.files <= place.file_number:
                 self._move_end_behind(place)
+
+    def _forget_all_on(self, volume: str, allow_last: bool) -> None:
+        self.refuse_needed(volume, allow_last=allow_last)
+        for session in self._first_on(volume):
+            if not self._live_on(session, volume):
+                self._forget(session.number)
+        for table in ("parts", "copies"):
+            self._db.execute(f"DELETE FROM {table} WHERE volume = ?", (volume,))  # noqa: S608
 
     def _first_on(self, volume: str) -> list[Session]:
         """Sessions that have a part on a volume as its first place."""

@@ -410,6 +410,7 @@ def _nothing_behind(drive: TapeDrive) -> bool:
 
 
 def _write(drive: TapeDrive, catalog: Catalog, label: Label, allow_last: bool) -> None:
+    catalog.forget_all_on(label.volume, allow_last=allow_last)
     write_label(drive, label)
     enter_label(catalog, label, allow_last=allow_last)
     note_capacity(drive, catalog, label.volume, LABEL_RECORD_BYTES)
