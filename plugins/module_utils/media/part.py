@@ -496,7 +496,7 @@ class PartWriter:
         if self.place.label.record_bytes != self._record_bytes or not self._may_go_on(archive):
             self._stays = True
             raise PlaceDiffers(f"volume: the part for {self.place.label.volume} is begun once more.", option="volume")
-        self._may_cross = self.place.file_number == 1
+        self._may_cross = self.place.file_number == 1 or self.place.is_limited
         self._catalog.begin_part(self._part)
         self._members, self._batch, self._next_batch = len(self._next_batch), self._next_batch, []
         self._done = self._end_records = None

@@ -43,7 +43,7 @@ from .medium import VOLUME_JSON, Medium, TapeFile
 VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 #: As on LTO, where the warning comes some way before the end; never more than a sixteenth of a small volume.
 _EARLY_WARNING_BYTES = 16 << 20
-_FLUSH_BYTES = 4 << 20
+_FLUSH_BYTES = 8 << 20
 
 
 class VirtualTape(TapeDrive):
