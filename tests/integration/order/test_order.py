@@ -61,6 +61,8 @@ PHASES = [
 ]
 #: The volume is chosen by its pool, and sessions are kept by a rule.
 BY_POOL = {"splitmirror_volume": "", "splitmirror_pool": "default", "splitmirror_retention": {"keep_last": 50}}
+#: A session is copied from the library on disk to another one, which stands for one of tapes.
+COPIES = {"splitmirror_copies": [{"pool": "offsite", "retention_days": 90}]}
 WINDOW = ["freeze_acknowledged", "split_sent", "split_returned", "check_done", "thaw_sent", "thaw_acknowledged"]
 #: What a PostgreSQL backup leaves out (docs/databases.md), and what it adds.
 LEFT_OUT = (
@@ -181,11 +183,22 @@ def ways(bench: Demo) -> Iterator[Ways]:
         yield made
 
 
+def libraries(bench: Demo) -> dict[str, Any]:
+    """The variable that tells of the other library."""
+    offsite = {"pools": ["offsite"], "drive_type": "virtual", "drive": str(bench.folder / "tapes")}
+    return {"splitmirror_libraries": [offsite]}
+
+
 @pytest.fixture(scope="module")
 def night(bench: Demo, ways: Ways) -> tuple[dict[str, Any], str]:
-    """A backup is taken by a user with sudo, and clones of its mirrors are kept; its report, and what was printed."""
+    """A backup is taken by a user with sudo, copied, and clones of its mirrors are kept; its report, and what was
+    printed.
+    """
+    more = libraries(bench)
+    bench.must("label", splitmirror_volumes=["OFF1"], splitmirror_label_pool="offsite", **more)
+    hook = str(HOOKS / "keep_mirror.yml")
     with ways.taken("sudo") as words:
-        printed = bench.must("backup", *words, splitmirror_after_phase_tasks=str(HOOKS / "keep_mirror.yml"), **BY_POOL)
+        printed = bench.must("backup", *words, splitmirror_after_phase_tasks=hook, **BY_POOL, **COPIES, **more)
     return bench.report(), printed
 
 
@@ -197,8 +210,8 @@ def report(night: tuple[dict[str, Any], str]) -> dict[str, Any]:
 
 def test_a_good_run_prints_at_most_40_tasks_and_no_warning(night: tuple[dict[str, Any], str]) -> None:
     lines = night[1].splitlines()
-    # The test's own hook is there for the next test.
-    hook = ("Keep a clone of each mirror", "Run the user's tasks")
+    # The test's own hook is there for the next test, and the copy for the one after it.
+    hook = ("Keep a clone of each mirror", "Run the user's tasks", "Copy the sessions of this host")
     tasks = [line for line in lines if line.startswith("TASK ") and not any(name in line for name in hook)]
     assert 20 < len(tasks) <= 40, "\n".join(tasks)
     assert [line for line in lines if "WARNING" in line] == []
@@ -240,8 +253,16 @@ def test_a_backup_is_the_mirror_at_the_split(bench: Demo, report: dict[str, Any]
 
 def test_a_restored_database_has_every_acknowledged_commit(bench: Demo, report: dict[str, Any]) -> None:
     assert report["state"] == "good"
-    bench.must("verify", splitmirror_verify_host="db1")
-    bench.must("restore")
+    more = libraries(bench)
+    assert report["session"] not in bench.must("copy", **BY_POOL, **COPIES, **more), "it was copied after the backup"
+    bench.must("verify", splitmirror_verify_host="db1", splitmirror_verify_pool="offsite", **more)
+    volume = bench.folder / "state/media1/library" / report["write"]["volume"]
+    volume.rename(bench.folder / "lost")
+    try:
+        # The copy is all that is left.
+        bench.must("restore", **more)
+    finally:
+        (bench.folder / "lost").rename(volume)
     bench.bring("verified")
     result = bench.reports / "result.json"
     assert '"restore_verified": true' in result.read_text(encoding="utf-8")
