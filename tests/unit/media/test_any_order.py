@@ -141,8 +141,9 @@ class Site:
         with use_drive(self.options, volume, who="label", writable=True) as lease:
             drive = lease.drive
             drive.load(volume)
-            label_volume(drive, self.library.catalog, volume, pool, RECORD_BYTES, allow_last=allow_last)
-        self.unread.discard(volume)
+            done = label_volume(drive, self.library.catalog, volume, pool, RECORD_BYTES, allow_last=allow_last)
+        if done.in_catalog:
+            self.unread.discard(volume)
 
     def append(self) -> None:
         self.write()
