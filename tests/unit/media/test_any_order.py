@@ -223,6 +223,11 @@ class Site:
         queue = queue_for_drive(self.options, "", who="copy", writable=True)
         reading = LibraryDrives(libraries, catalog, lambda options, name: queue_for_drive(options, name, who="read"))
         beside = self.chance.random() < 0.7
+        if retention_days is not None:
+            # It is set before anything is copied, so a volume with what expires by that may be used at once.
+            for one in planned:
+                for volume in one.renewed:
+                    self.need_no_more(one.session.id, copies_on=volume)
         try:
             with reading, queue as lease:
                 choose = job.target.choice(lease, timeout_s=0)
