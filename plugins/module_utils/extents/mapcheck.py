@@ -128,13 +128,15 @@ def _check_xattrs(blob: bytes, key: bytes) -> None:
             raise wrong("an extended attribute in it has an invalid name", b"/" + key)
 
 
-def bound_work(db: sqlite3.Connection, path: str) -> None:
+def bound_work(db: sqlite3.Connection, *paths: str) -> None:
     """Give up reading a database whose tree of pages leads round and round, however few pages it has.
 
     What an honest one is asked takes steps of SQLite in proportion to its size: fewer than one a byte, each time that
     all of it is read. The query then raises sqlite3.OperationalError.
+
+    :param paths: all files that are read.
     """
-    left = (os.path.getsize(path) * _STEPS_A_BYTE + _STEPS_AT_LEAST) // _STEPS_AT_ONCE
+    left = (sum(map(os.path.getsize, paths)) * _STEPS_A_BYTE + _STEPS_AT_LEAST) // _STEPS_AT_ONCE
 
     def is_too_much() -> bool:
         nonlocal left

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
 from ..host.beneath import is_plain
-from .mapcheck import bound_work, wrong
+from .mapcheck import DAMAGED, bound_work, wrong
 from .mapfile import MapFile, path_of, tree_bounds
 from .maprows import SOURCE_MOUNT, SOURCE_SKIP, MapError, sort_key
 
@@ -67,7 +68,14 @@ def demands_of(map_file: MapFile) -> list[Demand]:
 
 def is_base(map_file: MapFile) -> bool:
     """Whether a later map can be compared with this one: it has times of change, and was checked in a window."""
-    return map_file.meta("state") == "checked" and (map_file.meta(CHECKED_NS) or "").isdigit()
+    return map_file.meta("state") == "checked" and _checked_ns(map_file) is not None
+
+
+def _checked_ns(map_file: MapFile) -> Optional[int]:
+    """When a map was checked, nanoseconds since 1970; None if it does not say a time."""
+    said = map_file.meta(CHECKED_NS) or ""
+    # As many digits as fit into an integer of SQLite.
+    return int(said) if re.fullmatch("[0-9]{1,18}|[1-8][0-9]{18}", said) is not None else None
 
 
 @dataclass(frozen=True)
@@ -106,16 +114,17 @@ def compare_maps(map_path: str, base_path: str, result_path: str) -> Since:
 
     :param map_path: a map of the host. :param base_path: an older one for which is_base holds.
     :param result_path: the file for the result, made anew.
-    :raises MapError: a map cannot be read, or the result cannot be written.
+    :raises MapError: they cannot be compared.
     """
     with (
         MapFile.open(map_path, read_only=True, foreign=True) as new,
         MapFile.open(base_path, read_only=True, foreign=True) as base,
     ):
-        if not is_base(base):
+        checked_ns = _checked_ns(base)
+        if checked_ns is None or not is_base(base):
             raise MapError(f"map: {base_path} cannot be compared with; back up at level full.", code="map_missing")
         same = _same_filesystems(new, base)
-        limit_ns = int(base.meta(CHECKED_NS) or 0) - TICK_NS
+        limit_ns = checked_ns - TICK_NS
         demands = demands_of(new)
     try:
         if os.path.lexists(result_path):
@@ -126,18 +135,17 @@ def compare_maps(map_path: str, base_path: str, result_path: str) -> Since:
             for name, path in (("new", map_path), ("base", base_path)):
                 db.execute("ATTACH ? AS " + name, (path,))
                 db.execute(f"PRAGMA {name}.cache_size=-16384")
-            bound_work(db, map_path)
+            bound_work(db, map_path, base_path)
             db.execute("BEGIN")
             _find(db, same, limit_ns, demands)
             total = db.execute("SELECT count(*) FROM new.files WHERE source != ?", (SOURCE_SKIP,)).fetchone()[0]
             changed = db.execute("SELECT count(*) FROM changed").fetchone()[0]
             removed_bytes = db.execute("SELECT ifnull(sum(length(key) + 1), 0) FROM removed").fetchone()[0]
             db.execute("COMMIT")
-    except (OSError, sqlite3.Error) as exc:
+    except (OSError, *DAMAGED) as exc:
         raise MapError(
-            f"map: {map_path} cannot be compared with that of the base ({exc}); state_dir needs room.",
-            "state_dir",
-            code="state_dir_unusable",
+            f"map: {map_path} cannot be compared with that of the base ({exc}); back up at level full.",
+            code="map_missing",
         ) from exc
     return Since(result_path, int(total), int(changed), int(removed_bytes))
 

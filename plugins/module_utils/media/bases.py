@@ -66,11 +66,14 @@ def check_full_every_days(days: float) -> None:
         )
 
 
-def choose_level(asked: str, full_every_days: float, catalog: Catalog, state: StateDir, host: str) -> Level:
+def choose_level(
+    asked: str, full_every_days: float, catalog: Catalog, state: StateDir, host: str, *, anew: str = ""
+) -> Level:
     """On which session of a host the next one builds.
 
     :param asked: FULL, INCREMENTAL, DIFFERENTIAL, or AUTO: full if the last full one is so many days old, else
         incremental.
+    :param anew: the volume that is labelled anew for the session, and all that is on it lost; empty for none.
     :returns: a full one also where nothing can be built on, with the reason.
     """
     if asked == FULL:
@@ -82,16 +85,24 @@ def choose_level(asked: str, full_every_days: float, catalog: Catalog, state: St
     if asked == AUTO and full[-1].created_s + full_every_days * _DAY_S - _EARLY_S <= time.time():
         return Level(FULL)
     base = full[-1] if asked == DIFFERENTIAL else good[-1]
-    why_not = _why_not(catalog, state, base)
+    why_not = _why_not(catalog, state, base, anew)
     if why_not:
-        return Level(FULL, reason=f"session {base.id} cannot be built on: {why_not}.")
+        return not_on(base, why_not)
     return Level(DIFFERENTIAL if asked == DIFFERENTIAL else INCREMENTAL, base)
 
 
-def _why_not(catalog: Catalog, state: StateDir, base: Session) -> str:
+def not_on(base: Session, why: str) -> Level:
+    """A full session, for nothing can be built on this one. :param why: without a stop."""
+    return Level(FULL, reason=f"session {base.id} cannot be built on: {why}.")
+
+
+def _why_not(catalog: Catalog, state: StateDir, base: Session, anew: str) -> str:
     missing = catalog.missing_base(base)
     if missing is not None:
         return f"session {missing}, on which it builds, is missing or not good"
+    for one in (base, *catalog.bases(base)) if anew else ():
+        if any(part.volume == anew for part in catalog.parts(one.number)):
+            return f"volume {anew}, which has {one.id}, is to be used again"
     path = state.base_map(base.id)
     if not os.path.exists(path):
         return "its map is not kept on this media server"
@@ -162,7 +173,7 @@ def drop_maps(state: StateDir, catalog: Catalog) -> None:
     """Remove the maps on which no session will build."""
     try:
         names = os.listdir(state.bases_dir)
-    except FileNotFoundError:
+    except OSError:
         return
     kept = {session.id for session in catalog.sessions(state=OPEN)}
     newest: dict[tuple[str, bool], str] = {}
@@ -172,5 +183,8 @@ def drop_maps(state: StateDir, catalog: Catalog) -> None:
             newest[session.host, True] = session.id
     kept.update(newest.values())
     for name in names:
-        if name[: -len(".sqlite")] not in kept:
-            os.unlink(os.path.join(state.bases_dir, name))
+        session, ending = os.path.splitext(name)
+        if ending == ".sqlite" and session not in kept:
+            # Another task may remove it at the same time.
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(state.bases_dir, name))

@@ -29,14 +29,14 @@ from ..errors import SplitMirrorError
 from ..extents.compare import ADDED, REMOVED
 from ..extents.mapcheck import parse_names
 from ..extents.mapfile import MapFile
-from ..extents.maprows import SOURCE_MOUNT, SOURCE_NONE, SOURCE_SKIP, FileEntry, Mapped
+from ..extents.maprows import SOURCE_MOUNT, SOURCE_NONE, SOURCE_SKIP, FileEntry, MapError, Mapped
 from ..extents.proof import FULL, NONE, Proof
 from ..extents.since import Since, compare_maps
 from ..host.files import open_folder, try_lock
 from ..host.status import StatusWriter
 from ..session import StateDir
 from ..tape.base import TapeDrive
-from .bases import Level, choose_level, drop_map, keep_map
+from .bases import Level, choose_level, drop_map, keep_map, not_on
 from .mirror_view import ReadOnlyMounts, check_devices, check_seals
 from .part import ArchiveSource, drive_use
 from .sealed import Sealing, sealed_bytes
@@ -108,7 +108,8 @@ def dry_run(job: WriteJob, choose: VolumeChoice) -> dict[str, Any]:
         if not os.path.exists(job.map_path):
             _drive, place = first_place(volumes)
             _prove_options(job, place)
-            level = choose_level(job.level, job.full_every_days, catalog, state, job.host or "")
+            anew = place.label.volume if place.anew else ""
+            level = choose_level(job.level, job.full_every_days, catalog, state, job.host or "", anew=anew)
             return {**_where(place), **_level_facts(level)}
         with MapFile.open(job.map_path, job.session, read_only=True, foreign=True) as map_file:
             ready = _prove_ready(job, catalog, volumes, map_file, compares=False)
@@ -373,12 +374,17 @@ def _prove_ready(
     drive, place = first_place(volumes)
     options = _prove_options(job, place)
     host, state = job.host or map_file.meta("host") or "", StateDir(job.state_dir)
-    level = choose_level(job.level, job.full_every_days, catalog, state, host)
+    anew = place.label.volume if place.anew else ""
+    level = choose_level(job.level, job.full_every_days, catalog, state, host, anew=anew)
     since = None
     if level.base is not None and compares:
         result_path = os.path.join(state.session_dir(job.session), "since.sqlite")
-        since = compare_maps(job.map_path, state.base_map(level.base.id), result_path)
-        map_file.only(since.path)
+        try:
+            since = compare_maps(job.map_path, state.base_map(level.base.id), result_path)
+        except MapError as exc:
+            level = not_on(level.base, f"their maps cannot be compared ({exc.message.rstrip('.')})")
+        else:
+            map_file.only(since.path)
     size = estimate(map_file, place.label.record_bytes, job.extras or None)
     if since is not None:
         size = replace(size, archive_bytes=size.archive_bytes + since.removed_bytes)

@@ -199,3 +199,15 @@ def test_a_map_without_times_of_change_is_no_base(tmp_path: Path) -> None:
         made.set_meta("checked_ns", "")
     with pytest.raises(MapError, match="level full"):
         compare_maps(make(tmp_path, "s1", []), base, str(tmp_path / "since"))
+
+
+def test_a_small_map_can_be_compared_with_a_large_base(tmp_path: Path) -> None:
+    base, new = make(tmp_path, "base", [folder("/srv"), file("/srv/a")]), make(tmp_path, "new", [folder("/srv")])
+    with closing(sqlite3.connect(base)) as db, db:
+        columns = [row[1] for row in db.execute("PRAGMA table_info(files)")][1:]
+        db.execute(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 90000) INSERT INTO files "
+            f"SELECT CAST(sort_key || n AS BLOB), {', '.join(columns)} FROM files, n WHERE kind = 'f'"
+        )
+    since = compare_maps(new, base, str(tmp_path / "since"))
+    assert (since.total, since.changed, len(list(since.removed()))) == (1, 1, 90001)

@@ -11,11 +11,13 @@ import io
 import itertools
 import os
 import random
+import sqlite3
 import stat
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.bases imp
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreError
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import OVERWRITE
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.tests.support.tape import (
@@ -309,6 +312,53 @@ def test_what_cannot_be_built_on_makes_a_full_session_that_says_so(library: Libr
     assert done["evidence"].get("base") is None
     Path(StateDir(str(library.state_dir)).base_map("s2")).write_bytes(b"not a map")
     assert "cannot be read" in back_up(library, tree, "s3")[0]["level_reason"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE meta SET value = '\u00b2' WHERE key = 'checked_ns'",
+        f"UPDATE meta SET value = '{'9' * 40}' WHERE key = 'checked_ns'",
+        "UPDATE files SET sort_key = CAST(sort_key || 'x' AS TEXT)",
+        "UPDATE files SET sort_key = CAST(sort_key || x'002e2e' AS BLOB)",
+    ],
+)
+def test_a_base_map_that_was_forged_or_damaged_makes_a_full_session(library: Library, harm: str) -> None:
+    tree = tree_of(11, 9)
+    back_up(library, tree, "s0")
+    with closing(sqlite3.connect(StateDir(str(library.state_dir)).base_map("s0"))) as db, db:
+        db.execute(harm)
+    done, _nodes = back_up(library, tree, "s1")
+    assert (done["level"], done["base"]) == ("full", "")
+    assert "session s0 cannot be built on" in done["level_reason"]
+    assert back_up(library, tree, "s2")[0]["base"] == "s1"
+
+
+def test_what_the_session_itself_writes_over_is_not_built_on(library: Library, tmp_path: Path) -> None:
+    tree = tree_of(12, 9)
+    back_up(library, tree, "s0")
+    back_up(library, tree, "s1")
+    for session in ("s1", "s0"):
+        library.catalog.expire_session(session, allow_last=True)
+    done, nodes = back_up(library, tree, "s2", mode=OVERWRITE, allow_last=True)
+    assert (done["level"], done["level_reason"]) == (
+        "full",
+        "session s1 cannot be built on: volume V1, which has s1, is to be used again.",
+    )
+    library.restore("s2", tmp_path / "back")
+    assert seen(tmp_path / "back") == nodes
+
+
+def test_what_is_no_map_among_those_that_are_kept_is_left_alone(library: Library) -> None:
+    state = StateDir(str(library.state_dir))
+    (library.state_dir / "bases").write_text("in the way")
+    drop_maps(state, library.catalog)
+    (library.state_dir / "bases").unlink()
+    back_up(library, tree_of(13, 3), "s0")
+    (library.state_dir / "bases" / "lost+found").mkdir()
+    (library.state_dir / "bases" / "old.sqlite").mkdir()
+    drop_maps(state, library.catalog)
+    assert sorted(os.listdir(state.bases_dir)) == ["lost+found", "old.sqlite", "s0.sqlite"]
 
 
 def test_auto_is_full_when_the_last_full_one_is_old_enough(library: Library) -> None:
