@@ -183,8 +183,8 @@ def drop_maps(state: StateDir, catalog: Catalog) -> None:
             newest[session.host, True] = session.id
     kept.update(newest.values())
     for name in names:
-        session, ending = os.path.splitext(name)
-        if ending == ".sqlite" and session not in kept:
+        stem, ending = os.path.splitext(name)
+        if ending == ".sqlite" and stem not in kept:
             # Another task may remove it at the same time.
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(state.bases_dir, name))

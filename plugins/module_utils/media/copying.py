@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Optional, cast
 
 from ..archive.model import ArchiveError
 from ..catalog.copies import in_pools, latest
-from ..catalog.lookup import complete_parts, find_good_session, format_time
+from ..catalog.lookup import chain_of, complete_parts, find_good_session, format_time
 from ..catalog.parts import PIECE
 from ..catalog.records import GOOD, Part, PartUnknown, Session
 from ..catalog.standing import standings
@@ -137,7 +137,8 @@ def plan(job: CopyJob, catalog: Catalog) -> list[Planned]:
     wanted: dict[int, Planned] = {}
     for session in _chosen(job, catalog, pool, pools):
         expires_s = job.expires_s(session)
-        for one in (*reversed(catalog.bases(session)), session):
+        # A base that is damaged is not copied, and keeps nothing else from being copied.
+        for one in chain_of(catalog, session).sessions:
             # A base is of use as long as what builds on it.
             found = wanted.get(one.number)
             if found is None:

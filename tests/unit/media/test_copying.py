@@ -292,6 +292,14 @@ def test_the_base_of_a_session_is_copied_with_it_and_kept_as_long(site: Site) ->
     assert expires == {session.created_s + 9 * 86400}
 
 
+def test_a_damaged_base_does_not_keep_sessions_from_being_copied(site: Site) -> None:
+    site.catalog._db.execute("UPDATE sessions SET level = 'incremental', base = 's1' WHERE id = 'secret'")
+    # As if the first volume of the base was not entered yet.
+    site.catalog._db.execute("UPDATE sessions SET state = 'damaged' WHERE id = 's1'")
+    site.catalog._db.execute("DELETE FROM parts WHERE volume = 'V1'")
+    assert site.copy("tape") == ["secret"]
+
+
 def test_one_session_that_cannot_be_read_does_not_keep_the_others(site: Site) -> None:
     first = site.places("s1")[0][0]
     Scratched.unreadable.add((first.volume, first.file_number, 0))
