@@ -20,6 +20,7 @@ extends_documentation_fragment:
   - splitmirror.backup.databases
   - splitmirror.backup.databases.paths
   - splitmirror.backup.drive.optional
+  - splitmirror.backup.drive.libraries
   - splitmirror.backup.write_mode
   - splitmirror.backup.keys.recipients
   - splitmirror.backup.keys.drive_key
@@ -32,7 +33,7 @@ options:
       - All hosts are asked for their Python, and all but V(controller) for root, clock and state folder.
       - V(database_host) is asked for its LUNs and databases, and whether all that is to be backed up can be mapped.
       - V(database_host) needs O(pairs), V(array) O(provider) and O(pairs).
-      - V(array) is asked for the mirrors, V(media_server) for catalog, drive, volume, and the room on it.
+      - V(array) is asked for the mirrors, V(media_server) for catalog, drive, volume, the room on it, and O(copies).
     type: str
     choices: [controller, database_host, array, media_server]
     required: true
@@ -49,6 +50,33 @@ options:
   host:
     description: The database host, whose last session tells how much room is needed. For O(ask=media_server).
     type: str
+  part_bytes:
+    description: The largest part of a session, as for M(splitmirror.backup.tape_write). For O(ask=media_server).
+    type: int
+    default: 0
+  copies:
+    description:
+      - To which pools sessions of O(host) are copied (see M(splitmirror.backup.session_copy)). For
+        O(ask=media_server), which is asked for a volume of each.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      pool:
+        description: The pool to copy to. Exactly one of this and C(volume) is needed.
+        type: str
+      volume:
+        description: The only volume to copy to.
+        type: str
+      source:
+        description: The pool to copy from. O(pool) unless it is given.
+        type: str
+      retention_days:
+        description: For how many days a copy is kept.
+        type: float
+  spool_dir:
+    description: The folder for parts that are copied with one drive.
+    type: path
 attributes:
   check_mode:
     support: full
@@ -124,7 +152,11 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.mirror.registry
 from ansible_collections.splitmirror.backup.plugins.module_utils.preflight import Preflight, folder_ready
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import DRIVE_KEY_SPEC
-from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import DRIVE_RULES, OPTIONAL_DRIVE_SPEC
+from ansible_collections.splitmirror.backup.plugins.module_utils.tape.registry import (
+    DRIVE_RULES,
+    LIBRARIES_SPEC,
+    OPTIONAL_DRIVE_SPEC,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -191,11 +223,27 @@ def main() -> None:
             "provider": {**PROVIDER_SPEC["provider"], "required": False},
             "pairs": {**PAIRS_SPEC["pairs"], "required": False},
             "host": {"type": "str"},
+            "part_bytes": {"type": "int", "default": 0},
+            "copies": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "pool": {"type": "str"},
+                    "volume": {"type": "str"},
+                    "source": {"type": "str"},
+                    "retention_days": {"type": "float"},
+                },
+                "mutually_exclusive": [("pool", "volume")],
+                "required_one_of": [("pool", "volume")],
+            },
+            "spool_dir": {"type": "path"},
             "databases": databases_spec(),
             "paths": {"type": "list", "elements": "path", "default": []},
             "exclude": {"type": "list", "elements": "str", "default": []},
             "on_unreadable": {"type": "str", "choices": list(ON_UNREADABLE), "default": FAIL},
             **OPTIONAL_DRIVE_SPEC,
+            **LIBRARIES_SPEC,
             **WRITE_MODE_SPEC,
             **RECIPIENTS_SPEC,
             **DRIVE_KEY_SPEC,

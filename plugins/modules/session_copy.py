@@ -147,7 +147,6 @@ from typing import TYPE_CHECKING, Any, Optional
 from ansible_collections.splitmirror.backup.plugins.module_utils._module import STATE_DIR_SPEC, run_module
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.records import Part
 from ansible_collections.splitmirror.backup.plugins.module_utils.catalog.store import Catalog
-from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.copying import (
     Copier,
@@ -160,9 +159,7 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.media.copying i
     target_pool,
 )
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.libraries import Libraries, LibraryDrives
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.reading_status import reading_status
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.retention import MOST_DAYS
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.uses import noting_uses
 from ansible_collections.splitmirror.backup.plugins.module_utils.session import StateDir
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_lease import DriveOptions, queue_for_drive
@@ -177,30 +174,10 @@ if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
 
-def job_of(params: dict[str, Any]) -> CopyJob:
-    """What was asked for."""
-    kept = params["retention_days"]
-    if kept is not None and not 0 <= kept <= MOST_DAYS:
-        raise SplitMirrorError(
-            f"retention_days: a copy cannot be kept for {kept:g} days; give 0 to {MOST_DAYS}, or leave it out to keep "
-            "it for ever.",
-            option="retention_days",
-            code="option_invalid",
-        )
-    return CopyJob(
-        Wanted(params["volume"], params["pool"], allow_last=params["allow_last"]),
-        params["spool_dir"] or params["state_dir"],
-        params["sessions"],
-        params["source"],
-        params["host"],
-        kept,
-    )
-
-
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Copy, or tell what would be copied."""
     params = module.params
-    job, state = job_of(params), StateDir(params["state_dir"])
+    job, state = CopyJob.of(params), StateDir(params["state_dir"])
     libraries = Libraries.of(params, dry_run=module.check_mode)
     with Catalog.open_for(state.catalog_file, writable=not module.check_mode, no_trace=module.check_mode) as catalog:
         pool = target_pool(job, catalog)

@@ -135,6 +135,10 @@ def wrong_on_media_server(library: Library, **params: object) -> set[str]:
         "drive_key_file": None,
         "drive_key": None,
         "host": "db1",
+        "part_bytes": 0,
+        "copies": [],
+        "libraries": [],
+        "spool_dir": None,
         **params,
     }
     ask_media_server(preflight, StateDir(str(library.state_dir)), asked)
@@ -144,3 +148,44 @@ def wrong_on_media_server(library: Library, **params: object) -> set[str]:
 def test_whom_a_session_is_encrypted_to_is_asked_for(library: Library) -> None:
     assert wrong_on_media_server(library, host="db9", recipients=[PUBLIC]) == set()
     assert wrong_on_media_server(library, host="db9", recipients=["age1x"]) == {"encryption"}
+
+
+def copy_to(pool: str | None, **more: object) -> dict[str, object]:
+    return {"pool": pool, "volume": None, "source": None, "retention_days": None, **more}
+
+
+def library_of(folder: Path, *pools: str) -> dict[str, object]:
+    drive = {"drive": str(folder), "drives": None, "drive_element": None, "changer": None}
+    return {"pools": list(pools), "drive_type": "virtual", **drive}
+
+
+def test_where_sessions_are_to_be_copied_is_asked_for(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "tapes").mkdir()
+    tapes = Library(tmp_path / "tapes")
+    tapes.catalog.close()
+    tapes.catalog = library.catalog
+    tapes.make("T1", 4 << 20)
+    tapes.label("T1", "tape")
+    pool = {"host": "db9", "volume": None, "pool": "p", "libraries": [library_of(tapes.folder, "tape")]}
+    assert wrong_on_media_server(library, **pool, copies=[copy_to("tape"), copy_to(None, volume="T1")]) == set()
+    for copy, question in (
+        (copy_to("none"), "copy to pool none"),
+        (copy_to("p"), "copy to pool p"),
+        (copy_to("tape", source="none"), "copy to pool tape"),
+        (copy_to("tape", retention_days=-1), "copy to pool tape"),
+        (copy_to(None, volume="T9"), "copy to volume T9"),
+    ):
+        assert wrong_on_media_server(library, **pool, copies=[copy]) == {question}
+    # In the main library there is no such volume.
+    for libraries in ([], [library_of(tmp_path / "away", "tape")]):
+        asked = {**pool, "libraries": libraries}
+        assert wrong_on_media_server(library, **asked, copies=[copy_to("tape")]) == {"copy to pool tape"}
+    (tmp_path / "file").touch()
+    spool = {"spool_dir": str(tmp_path / "file")}
+    assert wrong_on_media_server(library, **pool, **spool, copies=[copy_to("tape")]) == {"copy to pool tape"}
+
+
+def test_how_large_a_part_may_be_is_asked_for(library: Library) -> None:
+    assert wrong_on_media_server(library, host="db9", volume=None, pool="p", part_bytes=1 << 20) == set()
+    assert wrong_on_media_server(library, volume=None, pool="p", part_bytes=5) == {"volume"}
+    assert wrong_on_media_server(library, part_bytes=1 << 20) == {"volume"}

@@ -37,6 +37,7 @@ from .libraries import LibraryDrives, nearest_first
 from .part import next_place, tape_stream
 from .places import PlacesStream
 from .pools import PoolVolumes, Wanted
+from .retention import MOST_DAYS
 from .scan import Differences, compare, scan_known
 from .sealed import prove_records
 from .tape_file import PartFull, TapeRecordSink, TapeStream, VolumeFailed
@@ -89,6 +90,26 @@ class CopyJob:
     source: Optional[str] = None
     host: Optional[str] = None
     retention_days: Optional[float] = None
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> CopyJob:
+        """From the parameters of a module. :raises SplitMirrorError: a number is impossible."""
+        kept = params["retention_days"]
+        if kept is not None and not 0 <= kept <= MOST_DAYS:
+            raise SplitMirrorError(
+                f"retention_days: a copy cannot be kept for {kept:g} days; give 0 to {MOST_DAYS}, or leave it out to "
+                "keep it for ever.",
+                option="retention_days",
+                code="option_invalid",
+            )
+        return cls(
+            Wanted(params["volume"], params["pool"], allow_last=params["allow_last"]),
+            params["spool_dir"] or params["state_dir"],
+            params["sessions"],
+            params["source"],
+            params["host"],
+            kept,
+        )
 
     def expires_s(self, session: Session) -> Optional[float]:
         """Until when the copy of a session is kept."""

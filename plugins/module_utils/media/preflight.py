@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
@@ -17,8 +18,12 @@ from ..session import StateDir
 from ..tape.base import TapeError
 from ..tape.drive_key import DriveKey, writing_key_of
 from ..tape.drive_lease import DriveOptions
+from .copying import CopyJob, check_parts, target_pool
+from .copying import plan as plan_copies
+from .libraries import Libraries
 from .pools import Wanted
 from .prepare import prepare
+from .volumes import APPEND
 
 _SESSION = "preflight"
 
@@ -27,7 +32,7 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
     """Ask for the state folder, the catalog, the drive with its volume, and the room on it.
 
     :param params: those of the module: the drive's, ``volume``, ``pool``, ``mode``, ``allow_last``, ``recipients``,
-        ``drive_key_file``, ``drive_key`` and ``host``.
+        ``drive_key_file``, ``drive_key``, ``host``, ``part_bytes``, ``copies``, ``libraries`` and ``spool_dir``.
     """
     key: Optional[DriveKey] = None
 
@@ -54,11 +59,13 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
             last_bytes = sum(part.records * part.record_bytes for part in opened.parts(good[-1].number))
         return f"The last good session of {params['host']} is {good[-1].id}, of {last_bytes} bytes on tape."
 
-    wanted = Wanted.of(params)
+    wanted = Wanted(params["volume"], params["pool"])
     readable = preflight.ask("catalog", catalog)
     plan: dict[str, Any] = {}
 
     def volume() -> str:
+        nonlocal wanted
+        wanted = Wanted.of(params)
         if not os.path.exists(path):
             raise TapeError(
                 f"{wanted.option}: nothing is labelled yet, because there is no catalog; run the playbook label.",
@@ -67,13 +74,34 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
             )
         drives = DriveOptions.of(params, dry_run=True, key=key)
         plan.update(prepare(state.root, _SESSION, drives=drives, wanted=wanted))
-        seen = f"in {plan['drive']}" if plan["drive"] else "by the catalog; it is in no drive that is free now"
-        return f"{plan['volume']} is labelled, and tape file {plan['file_number']} comes next ({seen})."
+        return _next_place(plan)
 
     if readable and preflight.ask("volume", volume):
         preflight.ask(
             "room", lambda: _room(plan, last_bytes) if wanted.pool is None else _pool_room(path, wanted, last_bytes)
         )
+    for copy in params["copies"] if readable and os.path.exists(path) else ():
+        target = f"pool {copy['pool']}" if copy["pool"] else f"volume {copy['volume']}"
+        preflight.ask(f"copy to {target}", functools.partial(_copy, state, params, copy))
+
+
+def _next_place(plan: Mapping[str, Any]) -> str:
+    seen = f"in {plan['drive']}" if plan["drive"] else "by the catalog; it is in no drive that is free now"
+    return f"{plan['volume']} is labelled, and tape file {plan['file_number']} comes next ({seen})."
+
+
+def _copy(state: StateDir, params: Mapping[str, Any], copy: Mapping[str, Any]) -> str:
+    """Whether sessions can be copied. :raises SplitMirrorError: they cannot."""
+    job = CopyJob.of({**params, "mode": APPEND, "sessions": (), **copy, "source": copy["source"] or params["pool"]})
+    with Catalog.open_for(state.catalog_file, writable=False, no_trace=True) as catalog:
+        pool = target_pool(job, catalog)
+        planned = plan_copies(job, catalog)
+        check_parts(job, catalog, planned)
+    if params["spool_dir"]:
+        folder_ready(params["spool_dir"], "spool_dir")
+    drives = Libraries.of(params, dry_run=True).of_pool(pool)
+    found = _next_place(prepare(state.root, _SESSION, drives=drives, wanted=job.target))
+    return f"{found} {len(planned)} sessions of {params['host']} are still to be copied there."
 
 
 def _pool_room(path: str, wanted: Wanted, last_bytes: Optional[int]) -> str:
