@@ -48,7 +48,8 @@ options:
     description: The folder of the reports. For O(ask=controller).
     type: path
   host:
-    description: The database host, whose last session tells how much room is needed. For O(ask=media_server).
+    description:
+      - The database host, whose last session of the same level tells how much room is needed. For O(ask=media_server).
     type: str
   part_bytes:
     description: The largest part of a session, as for M(splitmirror.backup.tape_write). For O(ask=media_server).
@@ -77,6 +78,18 @@ options:
   spool_dir:
     description: The folder for parts that are copied with one drive.
     type: path
+  level:
+    description:
+      - The level of the session that is to be written, as in M(splitmirror.backup.tape_write). For O(ask=media_server).
+    type: str
+    choices: [full, incremental, differential, auto]
+    default: full
+    version_added: 0.2.0
+  full_every_days:
+    description: As in M(splitmirror.backup.tape_write). For O(ask=media_server).
+    type: float
+    default: 7
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: full
@@ -238,6 +251,8 @@ def main() -> None:
                 "required_one_of": [("pool", "volume")],
             },
             "spool_dir": {"type": "path"},
+            "level": {"type": "str", "choices": ["full", "incremental", "differential", "auto"], "default": "full"},
+            "full_every_days": {"type": "float", "default": 7},
             "databases": databases_spec(),
             "paths": {"type": "list", "elements": "path", "default": []},
             "exclude": {"type": "list", "elements": "str", "default": []},

@@ -78,6 +78,9 @@ def library(tmp_path: Path) -> Library:
         ({"volume": "V9"}, {"volume"}),
         ({"volume": None, "pool": "none"}, {"volume"}),
         ({"volume": None, "pool": "p"}, {"room"}),
+        ({"volume": None, "pool": "p", "level": "auto"}, set()),
+        ({"volume": None, "pool": "p", "level": "auto", "full_every_days": 1e-6}, {"room"}),
+        ({"volume": None, "pool": "p", "host": "db9", "level": "incremental"}, set()),
         ({"volume": None, "pool": "p", "host": "db9"}, set()),
         ({"drive_type": "wax"}, {"volume"}),
         ({"drive": "/nowhere"}, {"volume"}),
@@ -139,6 +142,8 @@ def wrong_on_media_server(library: Library, **params: object) -> set[str]:
         "copies": [],
         "libraries": [],
         "spool_dir": None,
+        "level": "full",
+        "full_every_days": 7,
         **params,
     }
     ask_media_server(preflight, StateDir(str(library.state_dir)), asked)

@@ -15,7 +15,7 @@ import os
 import shutil
 import tarfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -66,6 +66,22 @@ def check_full_every_days(days: float) -> None:
         )
 
 
+def level_by_catalog(asked: str, full_every_days: float, good: Sequence[Session], host: str) -> tuple[str, str]:
+    """The level of the next session of a host, as far as its good sessions decide it.
+
+    :param asked, full_every_days, host: as for choose_level. :param good: from old to new.
+    :returns: FULL, INCREMENTAL or DIFFERENTIAL; and why it is full although something else was asked for.
+    """
+    if asked == FULL:
+        return FULL, ""
+    full = [session for session in good if session.level == FULL]
+    if not full:
+        return FULL, f"the catalog has no good full session of {host} to build on."
+    if asked == AUTO and full[-1].created_s + full_every_days * _DAY_S - _EARLY_S <= time.time():
+        return FULL, ""
+    return DIFFERENTIAL if asked == DIFFERENTIAL else INCREMENTAL, ""
+
+
 def choose_level(
     asked: str, full_every_days: float, catalog: Catalog, state: StateDir, host: str, *, anew: str = ""
 ) -> Level:
@@ -76,19 +92,15 @@ def choose_level(
     :param anew: the volume that is labelled anew for the session, and all that is on it lost; empty for none.
     :returns: a full one also where nothing can be built on, with the reason.
     """
-    if asked == FULL:
-        return Level(FULL)
     good = catalog.sessions(host, GOOD)
-    full = [session for session in good if session.level == FULL]
-    if not full:
-        return Level(FULL, reason=f"the catalog has no good full session of {host} to build on.")
-    if asked == AUTO and full[-1].created_s + full_every_days * _DAY_S - _EARLY_S <= time.time():
-        return Level(FULL)
-    base = full[-1] if asked == DIFFERENTIAL else good[-1]
+    level, reason = level_by_catalog(asked, full_every_days, good, host)
+    if level == FULL:
+        return Level(FULL, reason=reason)
+    base = good[-1] if level == INCREMENTAL else [session for session in good if session.level == FULL][-1]
     why_not = _why_not(catalog, state, base, anew)
     if why_not:
         return not_on(base, why_not)
-    return Level(DIFFERENTIAL if asked == DIFFERENTIAL else INCREMENTAL, base)
+    return Level(level, base)
 
 
 def not_on(base: Session, why: str) -> Level:

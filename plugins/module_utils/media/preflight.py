@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
+from ..catalog.records import Session
 from ..catalog.store import Catalog
 from ..crypt.keys import parse_recipients
 from ..preflight import Preflight, folder_ready
@@ -18,6 +19,7 @@ from ..session import StateDir
 from ..tape.base import TapeError
 from ..tape.drive_key import DriveKey, writing_key_of
 from ..tape.drive_lease import DriveOptions
+from .bases import level_by_catalog
 from .copying import CopyJob, check_parts, target_pool
 from .copying import plan as plan_copies
 from .libraries import Libraries
@@ -32,7 +34,8 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
     """Ask for the state folder, the catalog, the drive with its volume, and the room on it.
 
     :param params: those of the module: the drive's, ``volume``, ``pool``, ``mode``, ``allow_last``, ``recipients``,
-        ``drive_key_file``, ``drive_key``, ``host``, ``part_bytes``, ``copies``, ``libraries`` and ``spool_dir``.
+        ``drive_key_file``, ``drive_key``, ``level``, ``full_every_days``, ``host``, ``part_bytes``, ``copies``,
+        ``libraries`` and ``spool_dir``.
     """
     key: Optional[DriveKey] = None
 
@@ -48,16 +51,19 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
         preflight.ask("encryption by the drive", drive_key)
     preflight.ask("state folder", lambda: folder_ready(state.root, "state_dir"))
     path = state.catalog_file
-    last_bytes: Optional[int] = None
+    last: Optional[_Last] = None
 
     def catalog() -> str:
-        nonlocal last_bytes
+        nonlocal last
         with Catalog.open_for(path, writable=False, no_trace=True) as opened:
             good = opened.sessions(params["host"], "good")
             if not good:
                 return f"It has no good session of {params['host']} yet."
-            last_bytes = sum(part.records * part.record_bytes for part in opened.parts(good[-1].number))
-        return f"The last good session of {params['host']} is {good[-1].id}, of {last_bytes} bytes on tape."
+            level, _ = level_by_catalog(params["level"], params["full_every_days"], good, params["host"])
+            same = [session for session in good if session.level == level][-1:]
+            last = next((_Last(level, _bytes_of(opened, session)) for session in same), None)
+            newest_bytes = _bytes_of(opened, good[-1])
+        return f"The last good session of {params['host']} is {good[-1].id}, of {newest_bytes} bytes on tape."
 
     wanted = Wanted(params["volume"], params["pool"])
     readable = preflight.ask("catalog", catalog)
@@ -68,7 +74,8 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
         wanted = Wanted.of(params)
         if not os.path.exists(path):
             raise TapeError(
-                f"{wanted.option}: nothing is labelled yet, because there is no catalog; run the playbook label.",
+                f"{wanted.option}: nothing is labelled yet, because there is no catalog in {state.root}; run the "
+                "playbook label, or catalog_rebuild for each volume if there was a catalog.",
                 option=wanted.option,
                 code="volume_wrong",
             )
@@ -77,9 +84,7 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
         return _next_place(plan)
 
     if readable and preflight.ask("volume", volume):
-        preflight.ask(
-            "room", lambda: _room(plan, last_bytes) if wanted.pool is None else _pool_room(path, wanted, last_bytes)
-        )
+        preflight.ask("room", lambda: _room(plan, last) if wanted.pool is None else _pool_room(path, wanted, last))
     for copy in params["copies"] if readable and os.path.exists(path) else ():
         target = f"pool {copy['pool']}" if copy["pool"] else f"volume {copy['volume']}"
         preflight.ask(f"copy to {target}", functools.partial(_copy, state, params, copy))
@@ -104,16 +109,27 @@ def _copy(state: StateDir, params: Mapping[str, Any], copy: Mapping[str, Any]) -
     return f"{found} {len(planned)} sessions of {params['host']} are still to be copied there."
 
 
-def _pool_room(path: str, wanted: Wanted, last_bytes: Optional[int]) -> str:
+class _Last(NamedTuple):
+    """The last good session of the level that the next one has: the level, and its bytes on tape."""
+
+    level: str
+    archive_bytes: int
+
+
+def _bytes_of(catalog: Catalog, session: Session) -> int:
+    return sum(part.records * part.record_bytes for part in catalog.parts(session.number))
+
+
+def _pool_room(path: str, wanted: Wanted, last: Optional[_Last]) -> str:
     """As _room, on all volumes of a pool that may be written. :raises TapeError: there is none."""
     with Catalog.open_for(path, writable=False, no_trace=True) as catalog:
         room = wanted.room_bytes(catalog)
     if room is None:
         return f"It is not known how much room is left on the volumes of pool {wanted.pool}."
-    if (last_bytes or 0) > room:
+    if last is not None and last.archive_bytes > room:
         raise TapeError(
             f"pool: {room} bytes have room on the volumes of pool {wanted.pool} that may be written, and a session as "
-            f"large as the last one needs {last_bytes}; label more volumes for it.",
+            f"large as the last {last.level} one needs {last.archive_bytes}; label more volumes for it.",
             option="pool",
             code="pool_exhausted",
         )
@@ -126,17 +142,19 @@ def _encryption(texts: Sequence[str]) -> str:
     return f"The session will be encrypted to {keys}; without a secret key of these it cannot be restored."
 
 
-def _room(plan: Mapping[str, Any], last_bytes: Optional[int]) -> str:
-    """Whether a session as large as the last good one, logs included, has room. :raises TapeError: it has none."""
+def _room(plan: Mapping[str, Any], last: Optional[_Last]) -> str:
+    """Whether a session as large as the last good one of its level has room. :raises TapeError: it has none."""
     room = plan["remaining_bytes"]
     if room is None:
         return "The drive does not report how much room is left."
-    needed = (last_bytes or 0) + plan["record_bytes"]
+    needed = (0 if last is None else last.archive_bytes) + plan["record_bytes"]
     if needed > room:
         raise TapeError(
-            f"volume: {plan['volume']} has {room} bytes left, and a session as large as the last one needs {needed}; "
-            "name a volume with more room.",
+            f"volume: {plan['volume']} has {room} bytes left, and a session as large as the last "
+            f"{'one' if last is None else last.level + ' one'} needs {needed}; name a volume with more room.",
             option="volume",
             code="volume_full",
         )
-    return f"{room} bytes are left" + ("." if last_bytes is None else f", and the last session took {last_bytes}.")
+    return f"{room} bytes are left" + (
+        "." if last is None else f", and the last {last.level} session took {last.archive_bytes}."
+    )
