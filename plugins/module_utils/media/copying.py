@@ -25,7 +25,7 @@ from ..archive.model import ArchiveError
 from ..catalog.copies import in_pools, latest
 from ..catalog.lookup import chain_of, complete_parts, find_good_session, format_time
 from ..catalog.parts import PIECE
-from ..catalog.records import GOOD, Part, PartUnknown, Session
+from ..catalog.records import GOOD, Copy, Part, PartUnknown, Session
 from ..catalog.standing import standings
 from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
@@ -157,14 +157,25 @@ def plan(job: CopyJob, catalog: Catalog) -> list[Planned]:
     _check_source(job, pool, set(pools.values()))
     wanted: dict[int, Planned] = {}
     for session in _chosen(job, catalog, pool, pools):
-        expires_s = job.expires_s(session)
         # A base that is damaged is not copied, and keeps nothing else from being copied.
-        for one in chain_of(catalog, session).sessions:
+        *bases, planned = [
+            wanted.setdefault(one.number, _planned(job, catalog, pool, pools, one))
+            for one in chain_of(catalog, session).sessions
+        ]
+        planned.expires_s = until_s = latest((planned.expires_s, job.expires_s(session)))
+        if not planned.parts and not planned.renewed:
+            # What was copied before has an expiry of its own.
+            copies = _copies_in(catalog, pool, pools, session)
+            until_s = latest(copy.expires_s for copy in copies) if copies else session.expires_s
+        for base in bases:
             # A base is of use as long as what builds on it.
-            found = wanted.get(one.number)
-            if found is None:
-                found = wanted[one.number] = _planned(job, catalog, pool, pools, one)
-            found.expires_s = latest((found.expires_s, expires_s))
+            base.expires_s = latest((base.expires_s, until_s))
+            sooner = {
+                copy.volume
+                for copy in _copies_in(catalog, pool, pools, base.session)
+                if latest((copy.expires_s, until_s)) != copy.expires_s
+            }
+            base.renewed = sorted({*base.renewed, *sooner})
     return [found for found in wanted.values() if found.parts or found.renewed or found.lives_on]
 
 
@@ -235,6 +246,10 @@ def _chosen(job: CopyJob, catalog: Catalog, pool: str, pools: dict[str, str]) ->
 def _is_in(catalog: Catalog, session: Session, pool: str, pools: dict[str, str]) -> bool:
     places = catalog.places(session.number)
     return bool(places) and all(any(pools.get(place.volume) == pool for place in found) for found in places.values())
+
+
+def _copies_in(catalog: Catalog, pool: str, pools: dict[str, str], session: Session) -> list[Copy]:
+    return list(in_pools(catalog.copies(session.number), pools).get(pool, {}).values())
 
 
 def _planned(job: CopyJob, catalog: Catalog, pool: str, pools: dict[str, str], session: Session) -> Planned:

@@ -292,6 +292,19 @@ def test_the_base_of_a_session_is_copied_with_it_and_kept_as_long(site: Site) ->
     assert expires == {session.created_s + 9 * 86400}
 
 
+def test_the_copy_of_a_base_is_kept_as_long_as_what_is_copied_later(site: Site) -> None:
+    site.copy("tape", "s1", retention_days=1e-9)
+    site.catalog._db.execute("UPDATE sessions SET level = 'incremental', base = 's1' WHERE id = 'secret'")
+    assert site.copy("tape", "secret", retention_days=9.0) == ["s1", "secret"]
+    base, session = site.catalog.session("s1"), site.catalog.session("secret")
+    assert base is not None
+    assert session is not None
+    assert {copy.expires_s for copy in site.catalog.copies(base.number)} == {session.created_s + 9 * 86400}
+    assert site.copy("tape", "secret", retention_days=9.0) == []
+    # Until when the copy of what builds on it is kept was said before.
+    assert site.copy("tape", "secret", retention_days=30.0) == []
+
+
 def test_a_damaged_base_does_not_keep_sessions_from_being_copied(site: Site) -> None:
     site.catalog._db.execute("UPDATE sessions SET level = 'incremental', base = 's1' WHERE id = 'secret'")
     # As if the first volume of the base was not entered yet.
