@@ -41,7 +41,7 @@ def misshapen(variables: Mapping[str, Any]) -> list[str]:
 
 
 def _sentence(name: str, shape: str, value: str) -> str:
-    right = json.dumps({name: [value] if shape == "list" else {"name": value}})
+    right = json.dumps({name: [part.strip() for part in value.split(",")] if shape == "list" else {"name": value}})
     return f"{name}: {value!r} is a string, and it has to be {SHAPES[shape]}; on the command line say -e '{right}'."
 
 

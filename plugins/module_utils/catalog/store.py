@@ -209,8 +209,8 @@ class Catalog(ChainTable, UseTable, CopyTable):
             if builders and kept[0].expires_s is not None and kept[0].expires_s <= time.time():
                 way_out = f"wait until {builders[-1].id} expires, which builds on it"
             raise CatalogError(
-                f"volume: {volume} holds unexpired data (session {kept[0].id} and {len(kept) - 1} more); name another "
-                f"volume, or {way_out}.",
+                f"volume: {volume} holds unexpired data (session {kept[0].id}"
+                f"{f' and {len(kept) - 1} more' if len(kept) > 1 else ''}); name another volume, or {way_out}.",
                 option="volume",
                 code="volume_not_expired",
             )

@@ -90,6 +90,10 @@ def test_each_list_of_a_role_is_looked_at(role: str, entry: str, looked_at_in: s
     assert [name for name in lists if f"'{name}': {name}" not in asked] == []
 
 
+def test_a_list_with_commas_is_proposed_as_its_parts() -> None:
+    assert '["A1", "A2"]' in misshapen({"splitmirror_volumes": "A1, A2"})[0]
+
+
 @pytest.mark.slow
 def test_a_list_that_a_play_gives_to_its_role_as_a_string_is_told(tmp_path: Path) -> None:
     play = {
