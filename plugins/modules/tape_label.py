@@ -243,6 +243,10 @@ def label(module: AnsibleModule) -> dict[str, Any]:
             allow_last=params["allow_last"],
             dry_run=module.check_mode,
         )
+    if not done.in_catalog:
+        module.warn(
+            f"volume: {volume} has this label, and data that the catalog does not have; enter them with catalog_rebuild."
+        )
     return outcome(done.changed or made, done.before, done.after, made, done.in_catalog)
 
 
