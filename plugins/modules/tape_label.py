@@ -245,7 +245,7 @@ def label(module: AnsibleModule) -> dict[str, Any]:
         )
     if not done.in_catalog:
         module.warn(
-            f"volume: {volume} has this label, and data that the catalog does not have; enter them with catalog_rebuild."
+            f"volume: {volume} has this label, and data that the catalog lacks; enter them with catalog_rebuild."
         )
     return outcome(done.changed or made, done.before, done.after, made, done.in_catalog)
 
