@@ -22,9 +22,11 @@ DEFAULT_STATE_DIR = "/var/lib/splitmirror"
 _CATALOG = "catalog.sqlite"
 #: What stands in a state folder, besides the catalog. The role puts a virtual tape into ``library``.
 _OURS = frozenset(("sessions", "leases", "mirrors", "drives", "mounts", "library", "reports", "bases", "lost+found"))
-#: In the folder of the drives, which QueueTicket gets: which volume is in which drive, and the lock of the queue.
+#: In the folder of the drives, which QueueTicket gets: which volume is in which drive, the lock of the queue, and that of
+#: the one task that copies sessions.
 LOADED = "loaded.json"
 QUEUE_LOCK = "lock"
+COPY_LOCK = "copy.lock"
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _SHORT = re.compile("sm[a-z2-7]{16}")
 

@@ -31,6 +31,7 @@ from ..catalog.store import Catalog
 from ..errors import SplitMirrorError
 from ..host.files import open_lock, try_lock
 from ..host.status import StatusWriter
+from ..session import COPY_LOCK
 from ..tape.base import TapeDrive, TapeError
 from ..tape.drive_lease import DriveLease
 from .libraries import LibraryDrives, nearest_first
@@ -320,7 +321,7 @@ def one_at_a_time(folder: str, timeout_s: float, tell: Callable[[Optional[str]],
 
     :param folder: of the queue for drives. :raises TapeError: another one took too long.
     """
-    handle = open_lock(os.path.join(folder, "copy.lock"))
+    handle = open_lock(os.path.join(folder, COPY_LOCK))
     try:
         limit_s = time.monotonic() + timeout_s
         while not try_lock(handle):
