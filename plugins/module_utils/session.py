@@ -22,8 +22,8 @@ DEFAULT_STATE_DIR = "/var/lib/splitmirror"
 _CATALOG = "catalog.sqlite"
 #: What stands in a state folder, besides the catalog. The role puts a virtual tape into ``library``.
 _OURS = frozenset(("sessions", "leases", "mirrors", "drives", "mounts", "library", "reports", "bases", "lost+found"))
-#: In the folder of the drives, which QueueTicket gets: which volume is in which drive, the lock of the queue, and that of
-#: the one task that copies sessions.
+#: In the folder of the drives, which QueueTicket gets: which volume is in which drive, the lock of the queue, and
+#: that of the one task that copies sessions.
 LOADED = "loaded.json"
 QUEUE_LOCK = "lock"
 COPY_LOCK = "copy.lock"
