@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -30,13 +31,21 @@ from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.primitive
 from ansible_collections.splitmirror.backup.plugins.module_utils.crypt.sealing import tail_of
 from ansible_collections.splitmirror.backup.plugins.module_utils.errors import SplitMirrorError
 from ansible_collections.splitmirror.backup.plugins.module_utils.extents.maprows import FileEntry
+from ansible_collections.splitmirror.backup.plugins.module_utils.host.status import StatusWriter
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.copying import (
+    Copier,
+    CopyJob,
+    copy_sessions,
+    plan,
+)
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.libraries import Libraries, LibraryDrives
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.pools import Wanted
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.rebuild import rebuild
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.restore import RestoreJob, restore
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.sealed import NO_KEYS, Keyring
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.tape_file import TapeStream
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.verify import verify_session
-from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import place_for
+from ansible_collections.splitmirror.backup.plugins.module_utils.media.volumes import label_volume, place_for
 from ansible_collections.splitmirror.backup.plugins.module_utils.media.write import write_session
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.base import Buffer, TapeDrive, TapeError
 from ansible_collections.splitmirror.backup.plugins.module_utils.tape.drive_key import DriveKey
@@ -516,6 +525,46 @@ def a_pool_chooses_and_people_are_waited_for(where: Path) -> None:
     assert contents(where / "t") == files_of(tree())
 
 
+def a_session_is_copied_from_disk_to_tape_and_restored_from_there(where: Path) -> None:
+    """In two parts, of which one goes over a volume of tape that is full."""
+    home()
+    for volume in ("LAB001", "LAB002"):
+        labelled(where, volume, record_bytes=1 << 18).catalog.close()
+    library, shelf = RealLibrary(where), where / "disk"
+    shelf.mkdir()
+    params = {"drive_type": "virtual", "drive": str(shelf), "drive_timeout_s": 60, "state_dir": str(where)}
+    libraries = Libraries(DriveOptions.of(params), {"p": pool(where)})
+    with use_drive(libraries.main, "DISK1", who="label", writable=True) as lease:
+        lease.drive.make_volume("DISK1", 1 << 30)
+        lease.drive.load("DISK1")
+        label_volume(lease.drive, library.catalog, "DISK1", "disk", 1 << 18)
+    entries = [*tree(), *(inline(f"/x{number}", random.Random(number).randbytes(8 << 20)) for number in range(11))]
+    with queue_for_drive(libraries.main, "", who="write", writable=True) as lease:
+        choice = Wanted(None, "disk", part_bytes=52 << 20).choice(lease, timeout_s=0)
+        judge(library, "s1", write_session(library.job("s1", entries), choice))
+    job = CopyJob(Wanted(None, "p"), str(where))
+    tape = libraries.of_pool("p")
+    with (
+        LibraryDrives(
+            libraries, library.catalog, lambda options, name: queue_for_drive(options, name, who="r")
+        ) as disk,
+        queue_for_drive(tape, "", who="copy", writable=True) as lease,
+    ):
+        planned = plan(job, library.catalog)
+        assert [len(one.parts) for one in planned] == [2]
+        copier = Copier(job, library.catalog, disk, lease, lambda _place: True, job.target.choice(lease, timeout_s=0))
+        status = StatusWriter(None, "copy", "bytes")
+        (copied,) = copy_sessions(copier, planned, lambda _one: contextlib.nullcontext(status))["copied"]
+    assert copied["volumes"] == ["LAB001", "LAB002"]
+    assert plan(job, library.catalog) == []
+    (shelf / "DISK1").rename(where / "lost")
+    with LibraryDrives(
+        libraries, library.catalog, lambda options, name: queue_for_drive(options, name, who="t")
+    ) as all_:
+        restore(RestoreJob("s1", str(where / "t")), library.catalog, all_)
+    assert contents(where / "t") == files_of(entries)
+
+
 # -- one story in three acts, with a power cut between the first two (test_media.py) --
 
 STORY = Path("/srv/scratch/story")
@@ -637,6 +686,7 @@ CASES = [
     a_fleet_shares_two_drives,
     a_volume_is_found_in_whichever_drive_it_is,
     a_pool_chooses_and_people_are_waited_for,
+    a_session_is_copied_from_disk_to_tape_and_restored_from_there,
     a_record_size_that_the_adapter_refuses_labels_nothing,
 ]
 #: In this order; the power is cut while the first one waits.
