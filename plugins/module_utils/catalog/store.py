@@ -205,7 +205,8 @@ class Catalog(ChainTable, UseTable, CopyTable):
             way_out = "wait until they expire"
             if kept[0].state == OPEN:
                 way_out = f"close session {kept[0].id} as failed with catalog_session, if its run has ended"
-            builders = self.builders(kept[0].id)
+            # One that lives on by a copy builds on it as well.
+            builders = self._builders("id = ?", kept[0].id, None, as_copy=True)
             if builders and kept[0].expires_s is not None and kept[0].expires_s <= time.time():
                 way_out = f"wait until {builders[-1].id} expires, which builds on it"
             raise CatalogError(
@@ -676,13 +677,13 @@ class Catalog(ChainTable, UseTable, CopyTable):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _builders(self, condition: str, value: str, now_s: Optional[float]) -> list[Session]:
+    def _builders(self, condition: str, value: str, now_s: Optional[float], *, as_copy: bool = False) -> list[Session]:
         now_s = time.time() if now_s is None else now_s
         return self._sessions(
-            f"base != '' AND {_UNEXPIRED} AND base IN (WITH RECURSIVE found(id) AS ("  # noqa: S608
+            f"base != '' AND {_KEPT if as_copy else _UNEXPIRED} AND base IN (WITH RECURSIVE found(id) AS ("  # noqa: S608
             f"SELECT id FROM sessions WHERE {condition} UNION SELECT next.id FROM sessions next JOIN found "
             "ON next.base = found.id WHERE next.base != '') SELECT id FROM found)",
-            (now_s, value),
+            (*[now_s] * (2 if as_copy else 1), value),
         )
 
     def _sessions(self, condition: str, values: Sequence[object]) -> list[Session]:

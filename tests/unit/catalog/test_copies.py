@@ -161,6 +161,8 @@ def test_a_base_is_kept_somewhere_as_long_as_a_copy_builds_on_it(catalog: Catalo
     write(catalog, "s3", ["O1"], FUTURE, created_s=9.0)
     copy(catalog, inc, 0, "T1", FUTURE)
     assert needed(catalog, "D1") == ["full"]
+    with pytest.raises(CatalogError, match="or wait until inc expires, which builds on it"):
+        label(catalog, "D1", "new")
     assert needed(catalog, "D2") == []
     copy(catalog, base, 0, "T2", PAST)
     assert needed(catalog, "D1") == []
