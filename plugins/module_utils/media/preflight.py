@@ -59,7 +59,7 @@ def ask_media_server(preflight: Preflight, state: StateDir, params: Mapping[str,
             good = opened.sessions(params["host"], "good")
             if not good:
                 return f"It has no good session of {params['host']} yet."
-            level, _ = level_by_catalog(params["level"], params["full_every_days"], good, params["host"])
+            level, _why = level_by_catalog(params["level"], params["full_every_days"], good, params["host"])
             same = [session for session in good if session.level == level][-1:]
             last = next((_Last(level, _bytes_of(opened, session)) for session in same), None)
             newest_bytes = _bytes_of(opened, good[-1])

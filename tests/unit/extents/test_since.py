@@ -203,7 +203,7 @@ def test_a_map_without_times_of_change_is_no_base(tmp_path: Path) -> None:
 
 def test_a_small_map_can_be_compared_with_a_large_base(tmp_path: Path) -> None:
     base, new = make(tmp_path, "base", [folder("/srv"), file("/srv/a")]), make(tmp_path, "new", [folder("/srv")])
-    with closing(sqlite3.connect(base)) as db, db:
+    with closing(sqlite3.connect(base, isolation_level=None)) as db:
         columns = [row[1] for row in db.execute("PRAGMA table_info(files)")][1:]
         db.execute(
             "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 90000) INSERT INTO files "

@@ -19,7 +19,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -172,12 +172,11 @@ class Site:
         self.close()
         child = os.fork()
         if not child:
-            try:
+            with suppress(BaseException):
                 self.library.catalog = self.opened()
                 OneOfTwo.at_record = staticmethod(lambda number: os._exit(9) if number == at else None)
                 self.put(self.library, job)
-            finally:
-                os._exit(1)
+            os._exit(1)
         os.waitpid(child, 0)
         self.library.catalog = self.opened()
 

@@ -218,7 +218,7 @@ def test_all_sessions_are_copied_as_they_are_and_only_once(site: Site, tmp_path:
 
 
 def test_what_the_drive_encrypted_is_not_copied_in_the_clear(site: Site) -> None:
-    with contextlib.closing(sqlite3.connect(site.catalog.path)) as catalog, catalog:
+    with contextlib.closing(sqlite3.connect(site.catalog.path, isolation_level=None)) as catalog:
         catalog.execute("UPDATE parts SET drive_key = '0123456789abcdef' WHERE volume = 'V2'")
     assert refused(lambda: site.copy("tape", "s1"), "encrypted by the drive").code == "key_missing"
     assert [len(places) for places in site.places("s1")] == [1, 1, 1]

@@ -326,7 +326,7 @@ def test_what_cannot_be_built_on_makes_a_full_session_that_says_so(library: Libr
 def test_a_base_map_that_was_forged_or_damaged_makes_a_full_session(library: Library, harm: str) -> None:
     tree = tree_of(11, 9)
     back_up(library, tree, "s0")
-    with closing(sqlite3.connect(StateDir(str(library.state_dir)).base_map("s0"))) as db, db:
+    with closing(sqlite3.connect(StateDir(str(library.state_dir)).base_map("s0"), isolation_level=None)) as db:
         db.execute(harm)
     done, _nodes = back_up(library, tree, "s1")
     assert (done["level"], done["base"]) == ("full", "")
