@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import importlib
 import os
 import signal
 import tempfile
@@ -19,6 +20,14 @@ import hypothesis
 import pytest
 
 from ansible_collections.splitmirror.backup.tests.support.blockdev import run
+
+# Before any test: some let Ansible find collections by itself from then on (init_plugin_loader), and then a namespace
+# package that Python has found already gives no further module. The product imports some of its code when it is used.
+_PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
+for _path in sorted([*_PLUGINS.glob("module_utils/**/*.py"), *_PLUGINS.glob("modules/*.py")]):
+    if _path.stem != "__init__":
+        _name = ".".join(_path.relative_to(_PLUGINS).with_suffix("").parts)
+        importlib.import_module(f"ansible_collections.splitmirror.backup.plugins.{_name}")
 
 # New examples in every run; a failure prints what reproduces it. How fast they come says how busy the machine is.
 hypothesis.settings.register_profile(

@@ -18,6 +18,7 @@ import importlib
 import inspect
 import json
 import sys
+import types
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -30,9 +31,20 @@ class Taken(BaseException):
     """The specification is known. Not an Exception: modules catch those."""
 
 
+def _have_paramiko() -> None:
+    """ansible-core 2.21 does not have this file any more, and a maker's collection still imports it."""
+    name = "ansible.module_utils.compat.paramiko"
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name])["paramiko"] = None
+
+
 def specification(fqcn: str) -> dict[str, Any]:
     """The options of a module and the rules about them, as AnsibleModule takes them."""
     namespace, name, module = fqcn.split(".", 2)
+    _have_paramiko()
     loaded = importlib.import_module(f"ansible_collections.{namespace}.{name}.plugins.modules.{module}")
     given: dict[str, Any] = {}
     try:

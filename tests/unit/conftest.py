@@ -6,18 +6,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.splitmirror.backup.tests.support.tape import Library
-
-# Before any test: some let Ansible find collections by itself from then on (init_plugin_loader), and then a namespace
-# package that Python has found already gives no further module.
-for _path in sorted((Path(__file__).resolve().parents[2] / "plugins/modules").glob("*.py")):
-    importlib.import_module(f"ansible_collections.splitmirror.backup.plugins.modules.{_path.stem}")
 
 
 @pytest.fixture
