@@ -16,6 +16,7 @@ import hashlib
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -72,6 +73,12 @@ def _nothing(_number: int) -> None: ...
 
 
 nothing = staticmethod(_nothing)
+
+
+def die_at(at: int, number: int) -> None:
+    """End this process, without a word."""
+    if number == at:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class OneOfTwo(FaultyTape):
@@ -174,7 +181,7 @@ class Site:
         if not child:
             with suppress(BaseException):
                 self.library.catalog = self.opened()
-                OneOfTwo.at_record = staticmethod(lambda number: os._exit(9) if number == at else None)
+                OneOfTwo.at_record = staticmethod(partial(die_at, at))
                 self.put(self.library, job)
             os._exit(1)
         os.waitpid(child, 0)
