@@ -546,7 +546,7 @@ class _Source:
         """
         tried, error = {place.volume for place in places}, None
         try:
-            reading = _Reading(self._copier.drives, self._copier.catalog, places, write)
+            reading = _Reading(self._copier.drives, self._copier.catalog, self._session, places, write)
             fault = reading.prove(self._part, os.path.dirname(self._copier.catalog.path))
             if fault is None:
                 return reading.digest
@@ -573,9 +573,12 @@ class _Reading:
     :param write: gets each record once. :raises TapeError: none of the places can be had.
     """
 
-    def __init__(self, drives: LibraryDrives, catalog: Catalog, places: Sequence[Part], write: WriteRecord) -> None:
+    def __init__(
+        self, drives: LibraryDrives, catalog: Catalog, session: Session, places: Sequence[Part], write: WriteRecord
+    ) -> None:
         self._drives = drives
         self._catalog = catalog
+        self._session = session
         self._write = write
         self._hash = hashlib.sha256()
         self._records = 0
@@ -611,16 +614,12 @@ class _Reading:
         with scan_known(self._stream, part, spool_dir, logical=is_old) as read:
             expected = (member for _part, member in catalog.members(part.session, part=part.part))
             compare("the catalog", expected, read.all_members(), found)
-            told = {facts["part"]: facts for facts in self._facts(part)}.get(part.part, {})
+            told = {facts["part"]: facts for facts in self._session.write.get("parts", ())}.get(part.part, {})
             if PIECE in told and told[PIECE] != read.piece_sha256:
                 found.add("the data of the file that crosses it are not what was written")
             if (read.records, read.archive_bytes) != (part.records, part.archive_bytes):
                 found.add(f"it has {read.records} records, and the catalog has {part.records}")
         return f"{self._where()} is not what was written: {'; '.join(found.shown)}" if found.count else None
-
-    def _facts(self, part: Part) -> Sequence[Mapping[str, Any]]:
-        found = [session for session in self._catalog.sessions() if session.number == part.session]
-        return found[0].write.get("parts", ()) if found else ()
 
     def _where(self) -> str:
         return f"volume {' or '.join(sorted(self.used))}"
