@@ -405,12 +405,7 @@ class Copier:
                 if not volumes.goes_on:
                     raise
                 if failed is not None:
-                    raise TapeError(
-                        f"drive: two volumes in a row cannot be written in {drive.device} (the last is "
-                        f"{place.label.volume}: {exc.message.rstrip('.')}); clean or replace the drive, then take them "
-                        "into use again with catalog_volume.",
-                        option="drive",
-                    ) from exc
+                    raise exc.of_the_drive(drive.device, place.label.volume) from exc
                 failed = exc
                 volumes.out_of_use(place.label.volume, exc.message)
             else:

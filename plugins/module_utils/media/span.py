@@ -206,12 +206,7 @@ class _Span:
     def _volume_failed(self, error: VolumeFailed, volume: str) -> None:
         """Take the volume out of use. :raises TapeError: it is the second in a row, so the drive is at fault."""
         if self._failed is not None:
-            raise TapeError(
-                f"drive: two volumes in a row cannot be written in {self.drive.device} (the last is {volume}: "
-                f"{error.message.rstrip('.')}); clean or replace the drive, then take them into use again with "
-                "catalog_volume.",
-                option="drive",
-            ) from error
+            raise error.of_the_drive(self.drive.device, volume) from error
         self._failed = error
         self._volumes.out_of_use(volume, error.message)
 

@@ -42,6 +42,15 @@ _FAILED = ("drive_failed", "tape_damaged")
 class VolumeFailed(TapeError):
     """The volume, or the drive, failed while it was written: another volume may do."""
 
+    def of_the_drive(self, device: str, volume: str) -> TapeError:
+        """The error to raise where the volume before this one has failed as well: it is the drive that is at fault."""
+        return TapeError(
+            f"drive: two volumes in a row cannot be written in {device} (the last is {volume}: "
+            f"{self.message.rstrip('.')}); clean or replace the drive, then take them into use again with "
+            "catalog_volume.",
+            option="drive",
+        )
+
 
 class TapeRecordSink:
     """Writes the records of one archive as the tape file at ``place``, where the head is.
